@@ -1,0 +1,455 @@
+"""Runs, files and flags: the instrument every script shares.
+
+A run is one request answered once. Its name is made from the request, its folder `runs/<name>/`
+holds the manifest (`config.json`) and the TensorBoard events, and a lock keeps two processes from
+answering the same request at once. The module also holds the two things every stage needs to be
+safe and pleasant: files that appear only when complete, and errors that are one sentence.
+
+Layout and naming: README, "The workspace".
+"""
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PART_ORDER = ("val", "test", "cold_test")
+
+
+# --------------------------------------------------------------------------- errors and flags
+
+class UsageError(Exception):
+    """The request cannot be meant: wrong flag, value or name. Exit status 2."""
+
+
+class WorkError(Exception):
+    """The request is sound but the work failed: bad data, full disk, lost file. Exit status 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line, exit status 2, and that never guesses at a flag."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def cli(main, argv=None):
+    """Run `main(argv)` as a script: exit status 0, 1 (work) or 2 (usage), one sentence on stderr."""
+    prog = Path(sys.argv[0]).name
+    try:
+        status = main(argv)
+    except UsageError as e:
+        status = _say(prog, e, 2)
+    except WorkError as e:
+        status = _say(prog, e, 1)
+    except KeyboardInterrupt:
+        status = _say(prog, "interrupted; the same command continues where it stopped", 130)
+    except MemoryError as e:
+        status = _say(prog, f"out of memory{f': {e}' if str(e) else ''}", 1)
+    except OSError as e:
+        status = _say(prog, _os_sentence(e), 1)
+    sys.exit(status or 0)
+
+
+def _say(prog, message, status):
+    print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+def _os_sentence(e):
+    if e.filename is None and e.errno is None:  # libraries raise OSError with a message of their own
+        return str(e)
+    where = f" {e.filename}" if e.filename else ""
+    if e.errno == errno.ENOSPC:
+        return f"the disk is full while writing{where}; nothing half-written was left behind"
+    if e.errno in (errno.ENOTDIR, errno.EEXIST) and e.filename:
+        return f"{e.filename}: a folder is needed here, but a file of that name is in the way"
+    return f"{e.strerror or e}{where}"
+
+
+def common_flags(parser, seed=True, device=False, overwrite=True):
+    """Add the flags that mean the same in every script."""
+    group = parser.add_argument_group("common")
+    group.add_argument("--workdir", metavar="DIR", default=None,
+                       help="workspace folder (default: $WORKDIR, else the current directory)")
+    if seed:
+        group.add_argument("--seed", type=int, default=42, help="seed of everything random (default 42)")
+    if device:
+        group.add_argument("--device", default="auto",
+                           help="auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default auto)")
+    if overwrite:
+        group.add_argument("--overwrite", action="store_true", help="do finished work again")
+    return group
+
+
+def workspace(args, create=False):
+    """The workspace folder of a parsed command line, as an absolute Path."""
+    path = Path(args.workdir or os.environ.get("WORKDIR") or ".").expanduser().absolute()
+    if create:
+        path.mkdir(parents=True, exist_ok=True)
+    elif not path.is_dir():
+        raise UsageError(f"workspace {path} is not a folder; name one with --workdir or WORKDIR")
+    return path
+
+
+def pick_device(name="auto"):
+    """torch.device for 'auto', 'cpu', 'cuda', 'cuda:N'; an absent one is a usage error."""
+    import torch
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name} is no device; use auto, cpu or cuda[:N]") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name} is not here: {torch.cuda.device_count()} CUDA devices found")
+    return device
+
+
+# --------------------------------------------------------------------------- whole files or none
+
+@contextlib.contextmanager
+def atomic(path, keep_suffix=True):
+    """Yield a temporary path beside `path`; rename it into place when the block ends well.
+
+    A reader never sees half a file; an exception leaves the old file as it was. Missing parent
+    folders are made. The temporary name ends in the same suffix, as some writers insist.
+    """
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix if keep_suffix else ''}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path):
+    """The value of a json file; WorkError with the file's name when it cannot be read as one."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as e:
+        raise WorkError(f"{path} is not readable as json ({e})") from None
+
+
+def write_npy(path, array):
+    import numpy as np
+    with atomic(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def write_parquet(path, frame):
+    """Write a pandas frame (index dropped) or a pyarrow table; timestamps stay naive microseconds."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    table = frame if isinstance(frame, pa.Table) else pa.Table.from_pandas(frame, preserve_index=False)
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_csv(path, frame, index=True, **kwargs):
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=index, **kwargs)
+
+
+def save_checkpoint(path, state):
+    import torch
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path, device="cpu"):
+    import torch
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError) as e:
+        raise WorkError(f"checkpoint {path} cannot be read ({type(e).__name__}); "
+                        "remove it or use --overwrite to start again") from None
+
+
+def checksum(path):
+    """sha256 of a file's bytes, as hex."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+# --------------------------------------------------------------------------- progress and signals
+
+class Progress:
+    """A progress bar with rate and time left; plain lines every `every` seconds without a terminal."""
+
+    def __init__(self, total, desc, unit="it", every=10.0, initial=0):
+        self.total, self.desc, self.unit, self.every = total, desc, unit, every
+        self.n = self.initial = initial
+        self.start = self.last = time.monotonic()
+        self.note = ""
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+            self.bar = tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=True, leave=True)
+
+    def update(self, n=1, **note):
+        """Advance by n units; keyword values are shown beside the bar."""
+        self.n += n
+        if note:
+            self.note = ", ".join(f"{k}={v}" for k, v in note.items())
+        if self.bar is not None:
+            if note:
+                self.bar.set_postfix_str(self.note, refresh=False)
+            self.bar.update(n)
+        elif time.monotonic() - self.last >= self.every:
+            self._line()
+
+    def _line(self):
+        self.last = time.monotonic()
+        rate = (self.n - self.initial) / max(self.last - self.start, 1e-9)
+        left = f", {_clock((self.total - self.n) / rate)} left" if self.total and rate > 0 else ""
+        of = f"/{self.total}" if self.total else ""
+        print(f"{self.desc}: {self.n}{of} {self.unit}, {rate:.3g} {self.unit}/s{left}"
+              f"{f' [{self.note}]' if self.note else ''}", file=sys.stderr, flush=True)
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+        elif self.n > self.initial:
+            self._line()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
+def _clock(seconds):
+    seconds = int(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+class StopRequest:
+    """True once SIGUSR1 or SIGTERM has arrived (Slurm sends one before a time limit).
+
+    Loops ask `stop.requested` at a point from which they can resume, save, and raise Interrupted.
+    """
+
+    def __init__(self):
+        self.requested = False
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(number, self._set)
+
+    def _set(self, number, frame):
+        self.requested = True
+
+
+EXIT_RESUMABLE = 85  # work saved, not finished: the batch template requeues on this status
+
+
+def stop_here(what):
+    """Leave with the status that means: all is saved, run the same command again."""
+    print(f"{what}: stopped by a signal; everything is saved, the same command continues", file=sys.stderr)
+    sys.exit(EXIT_RESUMABLE)
+
+
+# --------------------------------------------------------------------------- runs
+
+def slug(text):
+    """Text as a part of a file name: letters, digits, '.', '-' and '_' only, at most 40 characters."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(text)).strip("-.")[:40]
+
+
+def request_hash(request):
+    return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def run_name(recommender, embedding, request, seed=None, comment=""):
+    """Readable and unique: recommender, embedding, seed, comment, hash of the whole request."""
+    words = [recommender, embedding, None if seed is None else f"s{seed}", comment]
+    return "_".join([slug(w) for w in words if w not in (None, "") and slug(w)] + [request_hash(request)])
+
+
+class Run:
+    """One request in one workspace. Use as a context manager; the body does the work.
+
+        with runs.Run(workdir, "shallow", request, embedding="musicnn", inputs=[...], args=args) as run:
+            if run.finished:
+                return
+            ... # run.resume says whether to look for run.checkpoint("last")
+            run.finish(parts=["val", "test"])
+
+    request: every argument that can change the result (not device, workers, verbosity).
+    inputs:  paths whose content the result depends on; their checksums decide skip or redo.
+    outputs: paths that must still exist for a finished run to be skipped.
+    """
+
+    def __init__(self, workdir, recommender, request, embedding=None, inputs=(), outputs=(),
+                 args=None, name=None, info=None):
+        self.workdir, self.recommender, self.embedding = Path(workdir), recommender, embedding
+        self.request = json.loads(json.dumps(request, default=str))
+        self.info = dict(info or {})
+        self.args = args
+        self.outputs = [Path(o) for o in outputs]
+        self.name = name or run_name(recommender, embedding, self.request,
+                                     request.get("seed"), request.get("comment", ""))
+        self.folder = self.workdir / "runs" / self.name
+        self.inputs = {self._relative(p): checksum(p) for p in inputs}
+        self.finished = self.resume = False
+        self._writer = self._lock = None
+
+    def _relative(self, path):
+        path = Path(path).absolute()
+        return str(path.relative_to(self.workdir)) if path.is_relative_to(self.workdir) else str(path)
+
+    # paths ----------------------------------------------------------------
+    def preds(self, part):
+        return self.workdir / "preds" / f"{self.name}_{part}.pqt"
+
+    def metrics(self, part, suffix="csv"):
+        return self.workdir / "metrics" / f"{self.name}_{part}.{suffix}"
+
+    def checkpoint(self, which):
+        """Path of the 'best' or 'last' checkpoint."""
+        return self.workdir / "checkpoints" / (self.embedding or self.recommender) / f"{self.name}_{which}.pt"
+
+    def model_embeddings(self, which):
+        """Path of the learned 'users' or 'items' embeddings."""
+        return self.workdir / "model_embeddings" / f"{self.name}_{which}.npy"
+
+    # life -----------------------------------------------------------------
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.folder / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise WorkError(f"run {self.name} is being made by another process right now; "
+                            "wait for it, or change the request") from None
+        self.started = time.time()
+        self._decide()
+        if not self.finished:
+            self._write("running")
+        return self
+
+    def _decide(self):
+        manifest = self.folder / "config.json"
+        overwrite = bool(getattr(self.args, "overwrite", False))
+        if not manifest.exists():
+            return
+        old = read_json(manifest)
+        if old.get("request") != self.request:
+            raise WorkError(f"run name {self.name} is taken by a different request; "
+                            "choose another --comment")
+        same = old.get("inputs") == self.inputs
+        if not same:
+            changed = sorted(k for k in {*old.get("inputs", {}), *self.inputs}
+                             if old.get("inputs", {}).get(k) != self.inputs.get(k))
+            print(f"{self.name}: made again, because {', '.join(changed)} changed since", file=sys.stderr)
+        if not same or overwrite:
+            self._clean()
+        elif old.get("status") == "finished" and all(p.exists() for p in self.outputs):
+            self.finished = True
+            print(f"{self.name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
+        else:
+            self.resume = True
+
+    def _clean(self):
+        for which in ("best", "last"):
+            self.checkpoint(which).unlink(missing_ok=True)
+        for events in self.folder.rglob("events.out.tfevents.*"):
+            events.unlink()
+
+    def __exit__(self, kind, value, traceback):
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def finish(self, **results):
+        """Mark the run finished; keyword values (parts, epochs, val metrics ...) go into the manifest."""
+        if self._writer is not None:
+            self._writer.flush()
+        self._write("finished", wall_seconds=round(time.time() - self.started, 3),
+                    peak_memory_bytes=peak_memory(), **results)
+
+    def _write(self, status, **more):
+        write_json(self.folder / "config.json", {
+            "run": self.name, "status": status, "recommender": self.recommender, "embedding": self.embedding,
+            "seed": self.request.get("seed"), "comment": self.request.get("comment", ""),
+            "request": self.request, "inputs": self.inputs,
+            "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()}
+            if self.args is not None else {}, "command": sys.argv,
+            "versions": versions(), "git": git_state(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            **self.info, **more})
+
+    def writer(self, purge_step=None):
+        """TensorBoard writer of this run, opened on first use."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+            self._writer = SummaryWriter(log_dir=str(self.folder), purge_step=purge_step)
+        return self._writer
+
+
+def find_runs(workdir):
+    """Manifests of all runs of a workspace, sorted by name: [(name, config dict)]."""
+    found = []
+    for manifest in sorted((Path(workdir) / "runs").glob("*/config.json")):
+        found.append((manifest.parent.name, read_json(manifest)))
+    return found
+
+
+def peak_memory():
+    """Peak resident memory of this process, bytes (and of the GPU, where one was used, if larger)."""
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak = max(peak, torch.cuda.max_memory_allocated())
+    return peak
+
+
+def versions():
+    """Versions of Python and of the libraries that can change a figure, those that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+    found = {"python": sys.version.split()[0]}
+    for package in ("torch", "transformers", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy",
+                    "faiss-cpu", "librosa", "duckdb", "rs_metrics"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def git_state():
+    """Commit of the code and whether the tree differs from it; empty outside a git checkout."""
+    def git(*words):
+        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], check=True,
+                              capture_output=True, text=True).stdout.strip()
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

@@ -1,0 +1,16 @@
+"""Fixtures every test may use: the cross-check data and a tiny workspace."""
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder of the cross-check data ($SHARED_DATA, default ../shared); skips where it is absent."""
+    folder = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"needs the cross-check data: no golden/ in SHARED_DATA={folder}")
+    return folder
