@@ -1,0 +1,324 @@
+"""Splits and embeddings: the instrument that reads what stages 1 and 2 wrote.
+
+Files speak in `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender sees
+dense codes: user u of `Split.users`, item i of `Split.tracks`. Items of train come first (the hot
+catalogue), tracks that appear only in the cold test follow. Every file is checked before it is used.
+
+    split = dataset.load(workdir)
+    vectors = dataset.load_embedding(split, "musicnn")     # (n_items, D), row i = item i
+"""
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+import runs
+from runs import UsageError, WorkError
+
+PARTS = runs.PART_ORDER
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One row per (user, item) pair, sorted by user, then item.
+
+    user, item: int64 (N,) dense codes; count: float32 (N,) plays;
+    time: int64 (N,) seconds since the epoch of the first play in the window, or None without times.
+    """
+    user: np.ndarray
+    item: np.ndarray
+    count: np.ndarray
+    time: np.ndarray | None
+
+    def __len__(self):
+        return len(self.user)
+
+
+@dataclass
+class Split:
+    """A loaded split. See `load` for the fields' meaning."""
+    workdir: Path
+    users: np.ndarray          # int64 (U,) user_id of each user code, ascending
+    tracks: np.ndarray         # int64 (n_items,) track_id of each item code
+    n_hot: int                 # items 0..n_hot-1 are the tracks of train, the rest are cold
+    train: Interactions
+    others: dict               # part name -> Interactions
+    n_tracks: int              # rows of trackid_sorted.csv, and so of every embedding
+    track_checksum: str        # sha256 of trackid_sorted.csv
+    time: str                  # "real", "ordinal" or "none"
+    inputs: list = field(default_factory=list)
+
+    @property
+    def n_users(self):
+        return len(self.users)
+
+    @property
+    def n_items(self):
+        return len(self.tracks)
+
+    @property
+    def parts(self):
+        return tuple(p for p in PARTS if p in self.others)
+
+    def part(self, name):
+        """Interactions of 'train' or of a held-out part; UsageError if the split has none such."""
+        if name == "train":
+            return self.train
+        if name not in self.others:
+            raise UsageError(f"this split has no part {name!r}; it has {', '.join(self.parts) or 'train only'}")
+        return self.others[name]
+
+    @cached_property
+    def _counts(self):
+        from scipy.sparse import csr_matrix
+        indptr = np.searchsorted(self.train.user, np.arange(self.n_users + 1))
+        return csr_matrix((self.train.count, self.train.item, indptr), shape=(self.n_users, self.n_hot))
+
+    def matrix(self, values="binary"):
+        """Train as csr float32 (U, n_hot): 1 per pair, or its plays with values='count'."""
+        matrix = self._counts.copy()
+        if values == "binary":
+            matrix.data = np.ones_like(matrix.data)
+        elif values != "count":
+            raise ValueError(f"values is 'binary' or 'count', not {values!r}")
+        return matrix
+
+    def seen(self, part):
+        """What is hidden from the lists of a part, csr (U, n_hot): val hides train, test hides train and val.
+
+        The cold test ranks items nobody has seen, so its matrix is empty.
+        """
+        from scipy.sparse import csr_matrix
+        self.part(part)
+        if part == "cold_test":
+            return csr_matrix((self.n_users, self.n_items - self.n_hot), dtype=np.float32)
+        hidden = self.matrix()
+        if part == "test" and "val" in self.others:
+            val = self.others["val"]
+            hidden = hidden + csr_matrix((np.ones(len(val), np.float32), (val.user, val.item)), shape=hidden.shape)
+        return hidden.tocsr()
+
+    def eval_users(self, part):
+        """User codes with at least one pair in the part, ascending, int64."""
+        return np.unique(self.part(part).user)
+
+    def truth(self, part):
+        """The pairs of a part as a frame `user_id, track_id`."""
+        import pandas as pd
+        pairs = self.part(part)
+        return pd.DataFrame({"user_id": self.users[pairs.user], "track_id": self.tracks[pairs.item]})
+
+    def candidates(self, part):
+        """Slice of item codes that the part ranks: the hot catalogue, or the cold items only."""
+        return slice(self.n_hot, self.n_items) if part == "cold_test" else slice(0, self.n_hot)
+
+    def sequences(self, order=None):
+        """Train items of every user, oldest first.
+
+        order: None follows the time (ties by item code); 'count' puts the most played last and is the
+               only order that data without times have.
+        returns: indptr int64 (U + 1,), items int64 (N,): user u owns items[indptr[u]:indptr[u + 1]]
+        """
+        if order not in (None, "time", "count"):
+            raise UsageError(f"--order is time or count, not {order!r}")
+        if order != "count" and (self.time == "none" or self.train.time is None):
+            raise UsageError("this data set has no times, so its plays have no order; "
+                             "--order count uses the play counts (most played last) and records that")
+        key = self.train.count if order == "count" else self.train.time
+        rows = np.lexsort((self.train.item, key, self.train.user))
+        return np.searchsorted(self.train.user, np.arange(self.n_users + 1)), self.train.item[rows]
+
+
+# --------------------------------------------------------------------------- reading
+
+def read_pairs(path):
+    """Read a split part as columns user_id, track_id, count, timestamp (numpy), checked.
+
+    `count` defaults to 1 where the file has none; `timestamp` is None when absent or null throughout.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+    missing = [c for c in ("user_id", "track_id") if c not in table.column_names]
+    if missing:
+        raise WorkError(f"{path} has no column {' or '.join(missing)}; it has {', '.join(table.column_names)}")
+    for column in ("user_id", "track_id"):
+        kind = table.schema.field(column).type
+        if not pa.types.is_integer(kind) or table[column].null_count:
+            raise WorkError(f"{path}: {column} must be integers without gaps, but is {kind} "
+                            f"with {table[column].null_count} nulls")
+    user, track = (table[c].to_numpy().astype(np.int64) for c in ("user_id", "track_id"))
+    count = (table["count"].to_numpy().astype(np.float32) if "count" in table.column_names
+             else np.ones(len(user), np.float32))
+    if not np.isfinite(count).all() or (count <= 0).any():
+        raise WorkError(f"{path}: {int((~(count > 0)).sum())} rows have a count that is not positive")
+    return user, track, count, _seconds(table, path)
+
+
+def _seconds(table, path):
+    import pyarrow as pa
+    if "timestamp" not in table.column_names or table["timestamp"].null_count == len(table):
+        return None
+    column = table["timestamp"]
+    if not pa.types.is_timestamp(column.type) or column.null_count:
+        raise WorkError(f"{path}: timestamp must be timestamps without gaps, but is {column.type} "
+                        f"with {column.null_count} nulls")
+    return column.to_numpy().astype("datetime64[s]").astype(np.int64)
+
+
+def read_tracks(workdir):
+    """Track ids of a workspace in row order (list of str) and the checksum of their file."""
+    import pandas as pd
+    path = Path(workdir) / "trackid_sorted.csv"
+    if not path.exists():
+        raise WorkError(f"{path} is missing: this folder is no workspace, or stage 0 has not run in it")
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(frame.columns) != ["idx", "trackid"]:
+        raise WorkError(f"{path} must have the columns idx,trackid, but has {','.join(frame.columns)}")
+    ids = frame["trackid"].tolist()
+    if frame["idx"].tolist() != [str(i) for i in range(len(ids))]:
+        raise WorkError(f"{path}: idx must count 0, 1, 2, ... without gaps")
+    if len(set(ids)) != len(ids):
+        raise WorkError(f"{path} lists {len(ids) - len(set(ids))} track ids twice")
+    return ids, runs.checksum(path)
+
+
+def load(workdir):
+    """Load and check the split of a workspace.
+
+    Users and hot items are those of train; every user of a held-out part must be in train, every track
+    of val and test too, and no track of cold_test may be. Raises WorkError in one sentence otherwise.
+    """
+    workdir = Path(workdir)
+    ids, track_checksum = read_tracks(workdir)
+    folder = workdir / "data"
+    if not (folder / "train.pqt").exists():
+        raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
+    paths = {p: folder / f"{p}.pqt" for p in ("train", *PARTS) if (folder / f"{p}.pqt").exists()}
+    raw = {p: read_pairs(path) for p, path in paths.items()}
+    for part, (_, track, _, _) in raw.items():
+        if len(track) and (track.min() < 0 or track.max() >= len(ids)):
+            raise WorkError(f"{paths[part]}: track_id runs from {track.min()} to {track.max()}, "
+                            f"but trackid_sorted.csv has {len(ids)} rows")
+    if not len(raw["train"][0]):
+        raise WorkError(f"{paths['train']} has no rows; choose other dates or shares when splitting")
+    users, hot = np.unique(raw["train"][0]), np.unique(raw["train"][1])
+    cold = np.unique(raw["cold_test"][1]) if "cold_test" in raw else hot[:0]
+    code = np.full(len(ids), -1, np.int64)
+    code[hot] = np.arange(len(hot))
+    if (code[cold] >= 0).any():
+        raise WorkError(f"{paths['cold_test']}: {(code[cold] >= 0).sum()} of its tracks were played in train")
+    code[cold] = np.arange(len(hot), len(hot) + len(cold))
+    encoded = {p: _encode(part, users, code, len(hot), p, paths[p]) for p, part in raw.items()}
+    return Split(workdir=workdir, users=users, tracks=np.concatenate([hot, cold]), n_hot=len(hot),
+                 train=encoded.pop("train"), others={p: v for p, v in encoded.items() if len(v)},
+                 n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
+                 inputs=[workdir / "trackid_sorted.csv", *paths.values()])
+
+
+def _encode(raw, users, code, n_hot, part, path):
+    user, track, count, time = raw
+    rows = np.minimum(np.searchsorted(users, user), len(users) - 1)
+    strangers = np.unique(user[users[rows] != user])
+    if len(strangers):
+        raise WorkError(f"{path}: {len(strangers)} users have no plays in train "
+                        f"(user_id {', '.join(map(str, strangers[:3]))} ...); such users must be dropped by the split")
+    item = code[track]
+    outside = (item < 0) | (item >= n_hot) if part in ("val", "test") else item < 0
+    if outside.any():
+        share = "all" if outside.all() else f"{outside.sum()} of {len(outside)}"
+        raise WorkError(f"{path}: {share} pairs are of tracks absent from train; "
+                        "cold pairs belong in cold_test.pqt (--protocol hotcold) or must be dropped")
+    order = np.lexsort((item, rows))
+    rows, item = rows[order], item[order]
+    twice = int(((np.diff(rows) == 0) & (np.diff(item) == 0)).sum())
+    if twice:
+        raise WorkError(f"{path}: {twice} (user, track) pairs stand in it twice")
+    return Interactions(rows, item, count[order], None if time is None else time[order])
+
+
+def _time(workdir, seconds):
+    manifest = workdir / "dataset.json"
+    told = runs.read_json(manifest).get("time") if manifest.exists() else None
+    if told not in (None, "real", "ordinal", "none"):
+        raise WorkError(f"{manifest}: time is real, ordinal or none, not {told!r}")
+    return "none" if seconds is None else told or "real"
+
+
+# --------------------------------------------------------------------------- embeddings
+
+def embedding_path(workdir, name):
+    return Path(workdir) / "embeddings" / f"{name}.npy"
+
+
+def embedding_names(workdir):
+    """Names of the workspace's embeddings, sorted."""
+    return sorted(p.stem for p in (Path(workdir) / "embeddings").glob("*.npy") if not p.name.startswith("."))
+
+
+def embedding_inputs(workdir, name):
+    """The files an embedding's values depend on, for a run's manifest; unknown names are a usage error."""
+    path = embedding_path(workdir, name)
+    if not path.exists():
+        there = ", ".join(embedding_names(workdir)) or "none"
+        raise UsageError(f"no embedding {name!r} in {path.parent}; there: {there}")
+    return [path]
+
+
+def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
+    """Memory-map an embedding (n_tracks, D) and check its form; rows of NaN are allowed here.
+
+    Raises UsageError for an unknown name and WorkError for anything but a float matrix with one row
+    per track, made for this track list.
+    """
+    path = embedding_inputs(workdir, name)[0]
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        reason = "it holds Python objects, not numbers" if "allow_pickle" in str(e) else str(e).splitlines()[0]
+        raise WorkError(f"{path} cannot be read as a matrix: {reason}") from None
+    if matrix.ndim != 2 or matrix.shape[1] == 0:
+        raise WorkError(f"{path} must be a matrix (tracks, dimensions), but has shape {matrix.shape}")
+    if matrix.dtype.kind != "f":
+        raise WorkError(f"{path} must hold float32, but holds {matrix.dtype}; save it with .astype('float32')")
+    if n_tracks is not None and len(matrix) != n_tracks:
+        raise WorkError(f"{path} has {len(matrix)} rows, but trackid_sorted.csv has {n_tracks} tracks")
+    provenance = path.with_suffix(".json")
+    if track_checksum and provenance.exists():
+        made_for = runs.read_json(provenance).get("track_checksum")
+        if made_for and made_for != track_checksum:
+            raise WorkError(f"{path} was made for another track list ({provenance.name} says so); extract it again")
+    return matrix
+
+
+def load_embedding(split, name, missing="fail", shuffle=None):
+    """Embedding of the split's items, float32 (n_items, D), row i = item i.
+
+    missing: 'fail' stops when a needed track has no finite row; 'mean' fills with the mean of the others.
+    shuffle: None, or the seed of a permutation of the rows (the control: right vectors, wrong tracks).
+    """
+    if missing not in ("fail", "mean"):
+        raise UsageError(f"--missing is fail or mean, not {missing!r}")
+    matrix = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
+    vectors = np.array(matrix[split.tracks], dtype=np.float32)
+    absent = ~np.isfinite(vectors).all(axis=1)
+    if absent.all():
+        raise WorkError(f"embedding {name!r} has no finite row for any of the {split.n_items} tracks of this split")
+    if absent.any() and missing == "fail":
+        raise WorkError(f"embedding {name!r} has no row for {absent.sum()} of the {split.n_items} tracks of this "
+                        f"split; split again with --tracks-with {name}, or fill the gaps with --missing mean")
+    vectors[absent] = vectors[~absent].mean(axis=0, dtype=np.float64)
+    if shuffle is not None:
+        vectors = vectors[np.random.default_rng(shuffle).permutation(len(vectors))]
+    return vectors
+
+
+def embedding_info(workdir, name):
+    """Provenance json of an embedding, {} where it has none."""
+    path = embedding_path(workdir, name).with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else {}
