@@ -108,6 +108,7 @@ def top(matrix, k, users, tracks, seed):
         value, column = value[:, :k].clone(), column[:, :k].clone()
         if cut.any():
             column[cut] = _fill_ties(matrix[cut], value[cut], column[cut], users[cut], tracks, seed)
+            value = matrix.gather(1, column)
     order = tie_key(users[:, None], tracks[column], seed).argsort(dim=1)
     value, column = value.gather(1, order), column.gather(1, order)
     order = value.argsort(dim=1, descending=True, stable=True)

@@ -14,3 +14,10 @@ def shared():
     if not (folder / "golden").is_dir():
         pytest.skip(f"needs the cross-check data: no golden/ in SHARED_DATA={folder}")
     return folder
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Path of a fresh tiny workspace (see tests/world.py)."""
+    from tests.world import tiny_workspace
+    return tiny_workspace(tmp_path / "tiny")
