@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def _os_sentence(e):
         return str(e)
     where = f" {e.filename}" if e.filename else ""
     if e.errno == errno.ENOSPC:
-        return f"the disk is full while writing{where}; nothing half-written was left behind"
+        return f"the disk is full while writing{where}; the file is as it was before"
     if e.errno in (errno.ENOTDIR, errno.EEXIST) and e.filename:
         return f"{e.filename}: a folder is needed here, but a file of that name is in the way"
     return f"{e.strerror or e}{where}"
@@ -136,6 +137,11 @@ def atomic(path, keep_suffix=True):
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+    except Exception as e:
+        # numpy and torch report a full disk as a short write or a RuntimeError without a cause
+        if getattr(e, "errno", None) is None and shutil.disk_usage(path.parent).free < 1 << 16:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -303,7 +309,7 @@ class Run:
 
     request: every argument that can change the result (not device, workers, verbosity).
     inputs:  paths whose content the result depends on; their checksums decide skip or redo.
-    outputs: paths that must still exist for a finished run to be skipped.
+    outputs: paths, beside the lists and metrics of its parts, without which a finished run is done again.
     """
 
     def __init__(self, workdir, recommender, request, embedding=None, inputs=(), outputs=(),
@@ -371,11 +377,14 @@ class Run:
             print(f"{self.name}: made again, because {', '.join(changed)} changed since", file=sys.stderr)
         if not same or overwrite:
             self._clean()
-        elif old.get("status") == "finished" and all(p.exists() for p in self.outputs):
+        elif old.get("status") == "finished" and all(p.exists() for p in self._made(old)):
             self.finished = True
             print(f"{self.name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
         else:
             self.resume = True
+
+    def _made(self, manifest):
+        return self.outputs + [path(part) for part in manifest.get("parts", []) for path in (self.preds, self.metrics)]
 
     def _clean(self):
         for which in ("best", "last"):

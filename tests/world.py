@@ -22,11 +22,14 @@ def write_embedding(workdir, name, matrix, **provenance):
 
 
 def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
+    """A split part; seconds None counts up, False leaves the timestamps null."""
     frame = pd.DataFrame({"user_id": np.asarray(users, np.int64), "track_id": np.asarray(tracks, np.int64)})
-    frame["timestamp"] = pd.to_datetime(np.asarray(seconds if seconds is not None else np.arange(len(frame))), unit="s")
-    frame["count"] = np.asarray(counts if counts is not None else np.ones(len(frame)), np.int64)
     if seconds is False:
-        frame["timestamp"] = pd.NaT
+        frame["timestamp"] = pd.Series(pd.NaT, index=frame.index, dtype="datetime64[us]")
+    else:
+        seconds = np.arange(len(frame)) if seconds is None else np.asarray(seconds)
+        frame["timestamp"] = pd.to_datetime(seconds, unit="s")
+    frame["count"] = np.asarray(counts if counts is not None else np.ones(len(frame)), np.int64)
     runs.write_parquet(workdir / "data" / f"{part}.pqt", frame)
 
 

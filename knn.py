@@ -1,0 +1,104 @@
+"""KNN on frozen embeddings: a user is the mean of the tracks played, recommended are the nearest tracks.
+
+    python knn.py                       every embedding of the workspace
+    python knn.py musicnn mfcc --center
+
+Source: "Comparative Analysis of Pretrained Audio Representations in Music Recommender Systems"
+(RecSys '24), section 3.2. Similarity is the cosine; there is nothing to train.
+"""
+
+import runs
+
+NEEDS = ("embedding",)
+COLD = True
+
+
+def build_parser():
+    parser = runs.Parser(prog="knn.py", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
+    parser.add_argument("--k", type=int, default=100, help="length of the lists (default 100)")
+    parser.add_argument("--center", action="store_true",
+                        help="subtract the mean of the train catalogue first (frozen embeddings share a direction)")
+    parser.add_argument("--weight", choices=("binary", "count"), default="binary",
+                        help="weight of a track in the user's mean: 1, or its plays (default binary)")
+    parser.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+    parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
+                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
+    parser.add_argument("--comment", default="", help="free words in the run's name")
+    parser.add_argument("--as-published", action="store_true",
+                        help="reproduce the journal version's defect: user means taken from the wrong rows")
+    runs.common_flags(parser, device=True)
+    return parser
+
+
+def user_vectors(history, vectors):
+    """Mean embedding of the tracks each user played.
+
+    history: csr float32 (U, n_hot), the weight of each played track; vectors: float32 (n_items, D)
+    returns: float32 (U, D); a user without plays is a zero row
+    """
+    import numpy as np
+    total = np.asarray(history.sum(axis=1))
+    return np.asarray(history @ vectors[:history.shape[1]]) / np.maximum(total, 1e-12)
+
+
+def unit(vectors):
+    """Rows scaled to length 1; a zero row stays zero (its cosine with anything is 0, not NaN)."""
+    import numpy as np
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+
+
+def recommend_with(name, split, args, workdir):
+    """One embedding: the run `{name}_cosine` (other words follow where the request is not the default)."""
+    import dataset
+    import topk
+    request = {"embedding": name, "k": args.k, "center": args.center, "weight": args.weight,
+               "shuffle": args.shuffle, "missing": args.missing, "comment": args.comment,
+               "as_published": args.as_published, "seed": args.seed}
+    inputs = split.inputs + dataset.embedding_inputs(workdir, name)
+    with runs.Run(workdir, "knn", request, embedding=name, inputs=inputs, args=args,
+                  name=run_name(name, request)) as run:
+        if run.finished:
+            return
+        vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
+        if args.center:
+            vectors = vectors - vectors[:split.n_hot].mean(axis=0)
+        profile = vectors
+        if args.as_published:  # item codes used as rows of the matrix that is still in track order
+            profile = dataset.open_embedding(workdir, name)[:split.n_hot]
+        users = user_vectors(split.matrix(args.weight), profile)
+        results = topk.write(run, split, args.k, args.seed, users=unit(users), items=unit(vectors),
+                             device=runs.pick_device(args.device))
+        run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
+        print(f"{run.name}: written for {', '.join(results)}")
+
+
+def run_name(name, request):
+    """The published `{embedding}_cosine` for the default request; other requests say how they differ."""
+    default = {a.dest: a.default for a in build_parser()._actions}
+    differing = {k: v for k, v in request.items() if k != "embedding" and v != default.get(k)}
+    if not differing:
+        return f"{runs.slug(name)}_cosine"
+    words = [k if v is True else f"{k}-{v}" for k, v in sorted(differing.items())]
+    return "_".join([runs.slug(name), "cosine", *map(runs.slug, words), runs.request_hash(request)])
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.k < 1:
+        raise runs.UsageError(f"--k must be at least 1, not {args.k}")
+    workdir = runs.workspace(args)
+    import dataset
+    names = args.names or dataset.embedding_names(workdir)
+    if not names:
+        raise runs.UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
+    for name in names:
+        dataset.embedding_inputs(workdir, name)
+    split = dataset.load(workdir)
+    for name in names:
+        recommend_with(name, split, args, workdir)
+
+
+if __name__ == "__main__":
+    runs.cli(main)

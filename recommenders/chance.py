@@ -1,0 +1,48 @@
+"""Chance: every user gets an independent random order of the catalogue.
+
+    python -m recommenders.chance
+
+The floor of every table. All scores are equal, so the ranker's own tie-breaking (a seeded order of each
+user's own) makes the lists; that a constant scorer stands at chance is a property of `topk`, shown here.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import runs
+
+NEEDS = ()
+COLD = True
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.chance", description=__doc__)
+    parser.add_argument("--k", type=int, default=100, help="length of the lists (default 100)")
+    parser.add_argument("--comment", default="", help="free words in the run's name")
+    runs.common_flags(parser)
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.k < 1:
+        raise runs.UsageError(f"--k must be at least 1, not {args.k}")
+    workdir = runs.workspace(args)
+    import numpy as np
+
+    import dataset
+    import topk
+    split = dataset.load(workdir)
+    request = {"k": args.k, "seed": args.seed, "comment": args.comment}
+    with runs.Run(workdir, "chance", request, inputs=split.inputs, args=args) as run:
+        if run.finished:
+            return
+        size = {part: split.candidates(part).stop - split.candidates(part).start for part in split.parts}
+        scores = {part: lambda codes, n=n: np.zeros((len(codes), n), np.float32) for part, n in size.items()}
+        results = topk.write(run, split, args.k, args.seed, scores=scores)
+        run.finish(parts=sorted(results))
+
+
+if __name__ == "__main__":
+    runs.cli(main)

@@ -1,0 +1,66 @@
+"""Popularity: everybody gets the most played tracks they have not played.
+
+    python -m recommenders.popularity --by users
+    python -m recommenders.popularity --half-life 30        (where the data has times)
+
+Score of track i: the number of users who played it (--by users) or its plays (--by plays) in train;
+with --half-life H each pair counts 0.5 ** (age / H days), age from its first play to the end of train.
+Tracks outside train have no popularity, so the cold test is left out.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import runs
+
+NEEDS = ()
+COLD = False
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.popularity", description=__doc__)
+    parser.add_argument("--by", choices=("users", "plays"), default="users", help="what is counted (default users)")
+    parser.add_argument("--half-life", type=float, default=0.0, metavar="DAYS",
+                        help="days after which a pair counts half; 0 counts all alike (default 0)")
+    parser.add_argument("--k", type=int, default=100, help="length of the lists (default 100)")
+    parser.add_argument("--comment", default="", help="free words in the run's name")
+    runs.common_flags(parser)
+    return parser
+
+
+def item_scores(train, n_items, by="users", half_life=0.0):
+    """Popularity of each item, float32 (n_items,); `train` is dataset.Interactions, half_life in days."""
+    import numpy as np
+    weight = train.count.astype(np.float64) if by == "plays" else np.ones(len(train))
+    if half_life > 0:
+        weight = weight * 0.5 ** ((train.time.max() - train.time) / (86400 * half_life))
+    return np.bincount(train.item, weight, minlength=n_items).astype(np.float32)
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.k < 1 or args.half_life < 0:
+        raise runs.UsageError(f"--k must be at least 1 and --half-life at least 0, not {args.k} and {args.half_life:g}")
+    workdir = runs.workspace(args)
+    import numpy as np
+
+    import dataset
+    import topk
+    split = dataset.load(workdir)
+    if args.half_life and split.time != "real":
+        raise runs.UsageError(f"--half-life needs times, but time is {split.time!r} in this workspace")
+    request = {"by": args.by, "half_life": args.half_life, "k": args.k, "seed": args.seed, "comment": args.comment}
+    with runs.Run(workdir, "popularity", request, inputs=split.inputs, args=args) as run:
+        if run.finished:
+            return
+        score = item_scores(split.train, split.n_hot, args.by, args.half_life)
+        parts = [p for p in split.parts if p != "cold_test"]
+        results = topk.write(run, split, args.k, args.seed, parts,
+                             scores=lambda codes: np.broadcast_to(score, (len(codes), len(score))))
+        run.finish(parts=sorted(results), left_out={"cold_test": "cannot rank cold items"}
+                   if "cold_test" in split.parts else {})
+
+
+if __name__ == "__main__":
+    runs.cli(main)

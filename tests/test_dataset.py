@@ -1,0 +1,157 @@
+"""dataset: codes are right, and whatever is wrong with a file is said in one sentence."""
+import numpy as np
+import pandas as pd
+import pytest
+
+import dataset
+import runs
+from runs import UsageError, WorkError
+from tests.world import tiny_workspace, write_embedding, write_pairs
+
+
+def test_codes_point_back_to_ids(tiny):
+    split = dataset.load(tiny)
+    for part in ("train", *split.parts):
+        raw = pd.read_parquet(tiny / "data" / f"{part}.pqt").sort_values(["user_id", "track_id"])
+        pairs = split.part(part)
+        assert split.users[pairs.user].tolist() == raw.user_id.tolist()
+        assert split.tracks[pairs.item].tolist() == raw.track_id.tolist()
+        assert pairs.count.tolist() == raw["count"].tolist()
+        assert pairs.time.tolist() == (raw.timestamp.astype("int64") // 10 ** _digits(raw)).tolist()
+    assert split.n_items < split.n_tracks                      # the code is not the track id, or the test is blind
+    assert not np.array_equal(split.tracks, np.arange(split.n_items))
+
+
+def _digits(raw):
+    return {"s": 0, "ms": 3, "us": 6, "ns": 9}[raw.timestamp.dt.unit]
+
+
+def test_hot_items_are_those_of_train_and_cold_ones_follow(tiny):
+    split = dataset.load(tiny)
+    train = pd.read_parquet(tiny / "data/train.pqt").track_id.unique()
+    cold = pd.read_parquet(tiny / "data/cold_test.pqt").track_id.unique()
+    assert split.tracks[:split.n_hot].tolist() == sorted(train)
+    assert split.tracks[split.n_hot:].tolist() == sorted(cold)
+    assert split.candidates("cold_test") == slice(split.n_hot, split.n_items)
+    assert split.candidates("test") == split.candidates("val") == slice(0, split.n_hot)
+
+
+def test_matrix_and_sequences(tiny):
+    split = dataset.load(tiny)
+    raw = pd.read_parquet(tiny / "data/train.pqt")
+    counts = raw.pivot(index="user_id", columns="track_id", values="count").fillna(0).to_numpy()
+    assert np.array_equal(split.matrix("count").toarray(), counts)
+    assert np.array_equal(split.matrix().toarray(), counts > 0)
+    indptr, items = split.sequences()
+    by_count = split.sequences("count")[1]
+    for code, user in enumerate(split.users):
+        mine = raw[raw.user_id == user]
+        window = slice(indptr[code], indptr[code + 1])
+        assert split.tracks[items[window]].tolist() == mine.sort_values("timestamp").track_id.tolist()
+        expected = mine.sort_values(["count", "track_id"]).track_id.tolist()
+        assert split.tracks[by_count[window]].tolist() == expected
+
+
+def test_data_without_times_asks_for_an_order(tmp_path):
+    split = dataset.load(tiny_workspace(tmp_path / "w", timed=False))
+    assert split.time == "none" and split.train.time is None
+    with pytest.raises(UsageError, match="--order count"):
+        split.sequences()
+    assert len(split.sequences("count")[1]) == len(split.train)
+
+
+def test_embedding_rows_follow_the_items(tiny):
+    split = dataset.load(tiny)
+    raw = np.load(tiny / "embeddings/content.npy")
+    vectors = dataset.load_embedding(split, "content")
+    assert np.array_equal(vectors, raw[split.tracks])
+    shuffled = dataset.load_embedding(split, "content", shuffle=1)
+    assert not np.array_equal(shuffled, vectors)
+    assert np.array_equal(np.sort(shuffled, axis=0), np.sort(vectors, axis=0))
+    assert np.array_equal(shuffled, dataset.load_embedding(split, "content", shuffle=1))
+    assert not np.array_equal(shuffled, dataset.load_embedding(split, "content", shuffle=2))
+
+
+def test_missing_rows_stop_or_are_filled_with_the_mean(tiny):
+    split = dataset.load(tiny)
+    raw = np.load(tiny / "embeddings/content.npy")
+    gap = split.tracks[[3, 5]]
+    raw[gap] = np.nan
+    write_embedding(tiny, "gaps", raw)
+    with pytest.raises(WorkError, match=f"no row for 2 of the {split.n_items} tracks.*--tracks-with gaps"):
+        dataset.load_embedding(split, "gaps")
+    filled = dataset.load_embedding(split, "gaps", missing="mean")
+    others = np.delete(raw[split.tracks], [3, 5], axis=0)
+    assert np.allclose(filled[[3, 5]], others.mean(axis=0), atol=1e-6)
+    unplayed = np.setdiff1d(np.arange(split.n_tracks), split.tracks)
+    assert len(unplayed)
+    raw = np.load(tiny / "embeddings/content.npy")
+    raw[unplayed] = np.nan
+    write_embedding(tiny, "gaps", raw)
+    assert np.isfinite(dataset.load_embedding(split, "gaps")).all()  # tracks nobody needs may be missing
+
+
+@pytest.mark.parametrize("matrix, sentence", [
+    (np.zeros((79, 4), np.float32), "79 rows.*80 tracks"),
+    (np.zeros((80, 4), np.int64), "float32.*int64"),
+    (np.zeros(80, np.float32), r"shape \(80,\)"),
+    (np.array([["a"] * 4] * 80), "float32"),
+    (np.full((80, 4), np.nan, np.float32), "no finite row"),
+    (np.full((80, 4), np.inf, np.float32), "no finite row"),
+])
+def test_bad_embeddings(tiny, matrix, sentence):
+    write_embedding(tiny, "bad", matrix)
+    with pytest.raises(WorkError, match=sentence):
+        dataset.load_embedding(dataset.load(tiny), "bad")
+
+
+def test_embeddings_of_objects_text_or_another_track_list(tiny):
+    split = dataset.load(tiny)
+    folder = tiny / "embeddings"
+    np.save(folder / "objects.npy", np.array([{}] * 80, dtype=object), allow_pickle=True)
+    with pytest.raises(WorkError, match="Python objects"):
+        dataset.load_embedding(split, "objects")
+    (folder / "text.npy").write_text("1,2,3\n")
+    with pytest.raises(WorkError, match="cannot be read as a matrix"):
+        dataset.load_embedding(split, "text")
+    write_embedding(tiny, "foreign", np.zeros((80, 4), np.float32), track_checksum="0" * 64)
+    with pytest.raises(WorkError, match="another track list"):
+        dataset.load_embedding(split, "foreign")
+    with pytest.raises(UsageError, match="no embedding 'nosuch'.*content, foreign"):
+        dataset.load_embedding(split, "nosuch")
+
+
+@pytest.mark.parametrize("part, users, tracks, sentence", [
+    ("val", [999], [5], "val.pqt: 1 users have no plays in train.*999"),
+    ("test", [3], [0], "test.pqt: all pairs are of tracks absent from train"),
+    ("test", [3], [80], "track_id runs from 80 to 80, but trackid_sorted.csv has 80 rows"),
+    ("test", [3], [-1], "track_id runs from -1"),
+    ("train", [], [], "train.pqt has no rows"),
+])
+def test_bad_parts(tiny, part, users, tracks, sentence):
+    write_pairs(tiny, part, users, tracks)
+    with pytest.raises(WorkError, match=sentence):
+        dataset.load(tiny)
+
+
+def test_more_bad_parts(tiny):
+    hot = int(dataset.load(tiny).tracks[0])
+    write_pairs(tiny, "cold_test", [3], [hot])
+    with pytest.raises(WorkError, match="1 of its tracks were played in train"):
+        dataset.load(tiny)
+    write_pairs(tiny, "cold_test", [3, 3], [hot, hot])
+    write_pairs(tiny, "val", [3, 3], [hot, hot])
+    (tiny / "data/cold_test.pqt").unlink()
+    with pytest.raises(WorkError, match="val.pqt: 1 .* twice"):
+        dataset.load(tiny)
+    runs.write_parquet(tiny / "data/val.pqt", pd.DataFrame({"user_id": [3]}))
+    with pytest.raises(WorkError, match="no column track_id"):
+        dataset.load(tiny)
+    (tiny / "data/val.pqt").write_text("not parquet")
+    with pytest.raises(WorkError, match="cannot be read as parquet"):
+        dataset.load(tiny)
+
+
+def test_a_folder_that_is_no_workspace(tmp_path):
+    with pytest.raises(WorkError, match="trackid_sorted.csv is missing"):
+        dataset.load(tmp_path)
