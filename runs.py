@@ -165,8 +165,8 @@ def read_json(path):
 
 def write_npy(path, array):
     import numpy as np
-    with atomic(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+    with atomic(path) as temporary, open(temporary, "wb") as f:  # given a name, np.save may add .npy to it
+        np.save(f, array, allow_pickle=False)
 
 
 def write_parquet(path, frame):

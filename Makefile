@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first.
+PYTHON  ?= $(shell command -v python3.11 || command -v python3)
+VENV    := .venv
+BIN     := $(VENV)/bin
+PY      := $(BIN)/python
+DEMO    ?= work/demo
+STAMP   := $(VENV)/.installed
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help demo test lint bench clean-demo
+help:
+	@echo "make demo    the built-in world from sound to tables (about five minutes, into $(DEMO))"
+	@echo "make test    lint and all tests"
+	@echo "make bench   side-by-side measurements, quick sizes"
+
+$(STAMP): requirements.txt requirements/dev.txt requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -r requirements.txt -r requirements/dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps musicnn==0.1.0
+	touch $@
+
+demo: $(STAMP)
+	$(PY) -m preprocess.demo --raw $(DEMO)/raw
+	$(PY) preprocess/0_get_plays_pqt.py demo --raw $(DEMO)/raw --workdir $(DEMO)
+	$(PY) extract_item_embeddings/mfcc.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
+	$(PY) extract_item_embeddings/musicnn.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
+	$(PY) preprocess/1_train_test_split.py --protocol hotcold --test-date 2020-02-20 --tracks-with mfcc musicnn --workdir $(DEMO)
+	$(PY) slurm/grid.py --file slurm/grids/demo.yaml --workdir $(DEMO) --local
+	$(PY) table.py --workdir $(DEMO) --k 10 50
+
+test: $(STAMP) lint
+	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+bench: $(STAMP)
+	$(PY) -m bench --quick
+
+clean-demo:
+	rm -rf $(DEMO)
