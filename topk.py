@@ -28,7 +28,8 @@ def recommend(split, part, k, seed=42, users=None, items=None, scores=None, devi
         raise ValueError(f"k must be at least 1, not {k}")
     candidates, hidden, codes = split.candidates(part), split.seen(part), split.eval_users(part)
     n = candidates.stop - candidates.start
-    if scores is None:
+    fresh = scores is None  # a product of ours may be written to; a scorer's matrix may be its own
+    if fresh:
         scores = _dot_scorer(users, items[candidates], device)
     tracks = torch.as_tensor(split.tracks[candidates], device=device)
     rows = max(1, block_bytes // (4 * max(n, 1)))
@@ -39,7 +40,7 @@ def recommend(split, part, k, seed=42, users=None, items=None, scores=None, devi
             matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
             if matrix.shape != (len(block), n):
                 raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
-            matrix = _hide(matrix, hidden[block])
+            matrix = _hide(matrix if fresh else matrix.clone(), hidden[block])
             ids = torch.as_tensor(split.users[block], device=device)
             value, item = top(matrix, min(k, n), ids, tracks, seed)
             if torch.isnan(value).any():
@@ -83,14 +84,12 @@ def _distinct_rows(matrix):
 
 
 def _hide(matrix, hidden):
-    """The matrix with the entries of a csr block (b, n) at -inf; the scorer's own memory is left alone."""
+    """Set the entries of a csr block (b, n) to -inf, in place."""
     import torch
-    if not hidden.nnz:
-        return matrix
-    row = np.repeat(np.arange(hidden.shape[0]), np.diff(hidden.indptr))
-    matrix = matrix.clone()
-    matrix[torch.as_tensor(row, device=matrix.device),
-           torch.as_tensor(hidden.indices.astype(np.int64), device=matrix.device)] = -torch.inf
+    if hidden.nnz:
+        row = np.repeat(np.arange(hidden.shape[0]), np.diff(hidden.indptr))
+        matrix[torch.as_tensor(row, device=matrix.device),
+               torch.as_tensor(hidden.indices.astype(np.int64), device=matrix.device)] = -torch.inf
     return matrix
 
 

@@ -30,6 +30,14 @@ def main(argv=None):
             print_rows(name, module.run(args.quick))
 
 
+def run_one(name, argv=None):
+    """`main` of one measurement run as python -m bench.NAME [--quick]."""
+    module = importlib.import_module(f"bench.{name}")
+    parser = runs.Parser(prog=f"bench.{name}", description=module.__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    print_rows(name, module.run(parser.parse_args(argv).quick))
+
+
 def print_rows(name, rows):
     """Print a measurement's rows as a table and keep them as json."""
     import json
