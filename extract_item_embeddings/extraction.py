@@ -1,0 +1,327 @@
+"""What all backends share: flags, the loop from files to rows, and the closing summary.
+
+A backend is a class that says which weights, which rate, which layer, which axis (see Backend); a
+script is `extraction.main(ThatClass, __doc__, argv)`. Decoding runs in a few threads ahead of the
+model; a batch is N consecutive tracks, whose windows meet the model N at a time, the last pass
+padded, so that every pass has one shape.
+"""
+import argparse
+import collections
+import json
+import os
+import re
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+import dataset
+import runs
+from extract_item_embeddings import audio, shards
+
+
+class Backend:
+    """One audio representation. Subclasses fill in the constants and write load, prepare and forward.
+
+    A prepared track is (inputs, lengths): float32 (n, *shape), the n >= 1 windows the model hears,
+    always of the same shape, and int (n,), how much of each window is sound, in any unit.
+    """
+    NAME = ""          # file name of the embedding unless --name
+    SAMPLE_RATE = 0    # Hz
+    DIM = 0            # values per track
+    WINDOW = None      # seconds per window; None: the whole excerpt
+    BATCH = 16         # tracks per batch and windows per pass, unless --batch
+    POOLING = "mean over time"
+    DEVICE = False     # runs on a device of --device
+    PACKAGES = ()      # whose versions can change a value, beside those every backend uses
+
+    @classmethod
+    def add_flags(cls, parser):
+        """Flags of this backend alone."""
+
+    def __init__(self, args):
+        self.args = args
+
+    def suffix(self):
+        """What options that change the values add to the name, such as '-mtt'."""
+        return ""
+
+    def request(self):
+        """Options that change the values, and the identity of the weights; goes into the json as it is."""
+        return {"weights": None, "variant": None, "layer": None}
+
+    def outputs(self):
+        """{suffix of the file: values per track}; several layers of one pass are several files."""
+        return {"": self.DIM}
+
+    def load(self):
+        """Called once before the first forward, in the main thread."""
+
+    def prepare(self, samples):
+        """Samples (N,) at SAMPLE_RATE -> (inputs, lengths). Runs in threads."""
+        raise NotImplementedError
+
+    def forward(self, inputs, lengths):
+        """(N, *shape), (N,) -> float32 (N, sum of outputs). Always called with N = --batch."""
+        raise NotImplementedError
+
+    def pool(self, values, lengths):
+        """(n, D) of a track's windows -> (D,): mean weighted by how much sound each holds."""
+        weights = lengths / lengths.sum()
+        return (values.astype(np.float64) * weights[:, None]).sum(axis=0)
+
+
+# --------------------------------------------------------------------------- flags
+
+def parser(backend, doc):
+    p = runs.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = p.add_argument
+    add("--audio", metavar="DIR", help="folder with files <track id>.<extension>, searched recursively; the ids are "
+        "those of the workspace's trackid_sorted.csv, which is made from the file names if absent")
+    add("--name", help="name of the output embeddings/NAME.npy "
+        f"(default {backend.NAME}, and a suffix for options that change the values)")
+    add("--seconds", type=float, default=30.0, help="length of the excerpt; 0 = the whole track (default 30)")
+    add("--offset", choices=("start", "middle"), default="start", help="where the excerpt lies (default start)")
+    add("--shard", metavar="I/N", help="do only part I of N (I from 0 to N-1); --merge joins the parts")
+    add("--merge", action="store_true", help="join finished shards; needs no --audio")
+    add("--batch", type=int, default=backend.BATCH, help="tracks per batch and windows per pass of the model; "
+        f"a batch is what is saved at a time (default {backend.BATCH})")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="threads that decode ahead of the model (default: the processors)")
+    backend.add_flags(p)
+    runs.common_flags(p, seed=False, device=backend.DEVICE)
+    return p
+
+
+def check(args):
+    if args.merge and args.shard:
+        raise runs.UsageError("--merge joins all shards and --shard makes one; give one of the two")
+    if not args.merge and not args.audio:
+        raise runs.UsageError("--audio DIR is needed: the folder with files <track id>.<extension>")
+    if args.audio and not Path(args.audio).expanduser().is_dir():
+        raise runs.UsageError(f"--audio {args.audio} is not a folder")
+    for flag, least in (("batch", 1), ("workers", 1)):
+        if getattr(args, flag) < least:
+            raise runs.UsageError(f"--{flag} {getattr(args, flag)} is not possible; at least {least} is expected")
+    if args.seconds != 0 and not audio.SHORTEST <= args.seconds < float("inf"):
+        raise runs.UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
+                              f"or at least {audio.SHORTEST}")
+    if args.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", args.name):
+        raise runs.UsageError(f"--name {args.name!r} is no name of an embedding; letters, digits, '.', '-' and '_' "
+                              "are expected")
+    if args.shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", args.shard)
+    if not match or int(match[1]) >= int(match[2]):
+        raise runs.UsageError(f"--shard {args.shard} is not I/N with I from 0 to N-1, such as 0/8 or 7/8")
+    return int(match[1]), int(match[2])
+
+
+def default_name(backend, args):
+    """Published name, then what changes the values: musicnn, musicnn-mtt, mfcc-10s-middle."""
+    excerpt = "" if args.seconds == 30 else "-full" if args.seconds == 0 else f"-{args.seconds:g}s"
+    return backend.NAME + backend.suffix() + excerpt + ("-middle" if args.offset == "middle" and args.seconds else "")
+
+
+def request_of(backend, args, track_checksum, n_tracks):
+    """Everything that can change a value, as it will stand in the json."""
+    return {"backend": backend.NAME, **backend.request(), "sample_rate": backend.SAMPLE_RATE, "seconds": args.seconds,
+            "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING,
+            "track_checksum": track_checksum, "n_tracks": n_tracks}
+
+
+def library_versions(packages):
+    found = {"python": sys.version.split()[0]}
+    for package in sorted({"numpy", "soundfile", "soxr", *packages}):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+# --------------------------------------------------------------------------- the door
+
+def main(backend_class, doc, argv=None):
+    """The command line of one backend: extract (all, or one shard), or merge."""
+    args = parser(backend_class, doc).parse_args(argv)
+    index, of = check(args)
+    backend = backend_class(args)
+    work = runs.workspace(args, create=not args.merge)
+    name = args.name or default_name(backend, args)
+    partial = work / "embeddings" / f".{name}.partial"
+    if args.merge:
+        return finish(work, name, partial)
+    folder = Path(args.audio).expanduser().absolute()
+    if not (work / "trackid_sorted.csv").exists():
+        audio.make_track_list(work / "trackid_sorted.csv", folder)
+    ids, track_checksum = dataset.read_tracks(work)
+    files = audio.find(folder, ids)
+    marks = [audio.fingerprint(f) for f in files]
+    request = request_of(backend, args, track_checksum, len(ids))
+    if not args.overwrite and is_finished(work, name, backend, request, marks, partial):
+        return None
+    header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,
+                                    "versions": library_versions(backend.PACKAGES)}))
+    with shards.Shard(partial, index, of, plan_of(header)) as shard:
+        shard.begin(header, args.overwrite)
+        drop_changed(shard, marks)
+        if shard.missing:
+            extract(backend, shard, ids, files, marks, args)
+    if args.shard is None:
+        return finish(work, name, partial)
+    print(f"{name}: {shard} is complete; when all are, the same command with --merge instead of --shard joins them")
+    return None
+
+
+def plan_of(header):
+    return shards.Plan(header["n_tracks"], header["batch"], sum(header["outputs"].values()))
+
+
+def is_finished(work, name, backend, request, marks, partial):
+    """True when every output is there, made by this request from these files."""
+    for suffix in backend.outputs():
+        path = work / "embeddings" / f"{name}{suffix}.npy"
+        if not path.with_suffix(".json").exists():
+            if path.exists() and not partial.exists():
+                raise runs.UsageError(f"{path} is there without a json that says how it was made; "
+                                      "choose another --name, or --overwrite")
+            return False
+        now = {**request, "audio_checksum": f"{shards.files_sum(range(len(marks)), marks):016x}"}
+        old = {k: v for k, v in runs.read_json(path.with_suffix(".json")).items()
+               if k in (*now, "matrix_checksum")}
+        matrix = old.pop("matrix_checksum", None)
+        changed = shards.differences(old, now)
+        if any(k not in shards.INPUTS for k in changed):
+            raise runs.UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
+                                  "choose another --name, or --overwrite")
+        if changed or not path.exists() or runs.checksum(path) != matrix:
+            why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
+            print(f"{name}: made again, because {why} changed since", file=sys.stderr)
+            return False
+    print(f"{name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
+    return True
+
+
+def drop_changed(shard, marks):
+    """Forget finished batches whose files have changed since."""
+    for b in list(shard.entries):
+        rows = shard.plan.rows(b)
+        if shard.entries[b]["files"] != shards.files_sum(rows, [marks[r] for r in rows]):
+            del shard.entries[b]
+
+
+def finish(work, name, partial):
+    if not partial.exists() and (work / "embeddings" / f"{name}.json").exists():
+        return print(f"{name}: merged before, nothing to do", file=sys.stderr)
+    header, parts = shards.complete(partial, plan_of)
+    if dataset.read_tracks(work)[1] != header["track_checksum"]:
+        raise runs.WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
+    about = shards.write(work / "embeddings", name, header, parts)
+    failed = about["failed"]
+    print(f"{name}: {header['n_tracks'] - len(failed)} of {header['n_tracks']} tracks have an embedding of "
+          f"{' + '.join(map(str, header['outputs'].values()))} values, {len(failed)} have none, "
+          f"{len(about['incomplete'])} were heard in part: {work / 'embeddings' / f'{name}.npy'}")
+    for kind in ("failed", "incomplete"):
+        lines = list(about[kind].values())
+        for entry in lines[:20]:
+            print(f"  {entry['trackid']}: {entry['reason']}")
+        if len(lines) > 20:
+            print(f"  and {len(lines) - 20} more, all in {name}.json")
+
+
+# --------------------------------------------------------------------------- from files to rows
+
+def extract(backend, shard, ids, files, marks, args):
+    """Compute the missing batches of a shard; a signal ends it after a batch, with all saved."""
+    todo = shard.missing
+    rows = [r for b in todo for r in shard.plan.rows(b)]
+    total = sum(len(shard.plan.rows(b)) for b in shard.plan.shard(shard.index, shard.of))
+    waited = heard = 0.0
+    stop = runs.StopRequest()
+    backend.load()
+    with ThreadPoolExecutor(args.workers) as pool, \
+            runs.Progress(total, backend.NAME, unit="track", initial=total - len(rows)) as progress:
+        start = time.monotonic()
+        tracks = prepared(pool, backend, [files[r] for r in rows], args, 2 * args.batch)
+        try:
+            for b in todo:
+                mine, before = shard.plan.rows(b), time.monotonic()
+                items = [next(tracks) for _ in mine]
+                waited += time.monotonic() - before
+                values, entry = compute(backend, mine, ids, items, shard.plan)
+                entry["files"] = shards.files_sum(mine, [marks[r] for r in mine])
+                shard.save(b, values, entry)
+                heard += entry["seconds"]
+                progress.update(len(mine), real_time=f"{heard / (time.monotonic() - start):.3g}x")
+                if stop.requested and b != todo[-1]:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    runs.stop_here(f"{backend.NAME} {shard}")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    spent = time.monotonic() - start
+    print(f"{backend.NAME}: {len(rows)} tracks in {spent:.1f} s, {len(rows) / spent:.3g} tracks/s, "
+          f"{heard / spent:.3g} x real time; the model waited for audio {100 * waited / spent:.0f} % of the time")
+
+
+def prepared(pool, backend, paths, args, ahead):
+    """Prepared tracks in order, at most `ahead` of them decoded or being decoded at a time."""
+    queue = collections.deque()
+    for path in paths:
+        queue.append(pool.submit(prepare, backend, path, args.seconds, args.offset))
+        if len(queue) >= ahead:
+            yield queue.popleft().result()
+    while queue:
+        yield queue.popleft().result()
+
+
+def prepare(backend, path, seconds, offset):
+    """(inputs, lengths, seconds, note) of one file, or the reason why there are none, a str."""
+    try:
+        clip = audio.decode(path, seconds, offset)
+        inputs, lengths = backend.prepare(audio.resample(clip, backend.SAMPLE_RATE))
+    except audio.AudioError as e:
+        return str(e)
+    except Exception as e:  # one odd file must not end ten hours of work; the reason goes into the json
+        return f"{type(e).__name__}: {e}"
+    return inputs, lengths, clip.seconds, clip.note
+
+
+def compute(backend, rows, ids, items, plan):
+    """One batch: values (tracks, width), NaN where there is none, and its line of the journal."""
+    values = np.full((len(rows), plan.width), np.nan, np.float32)
+    entry = {"seconds": 0.0, "failed": {}, "notes": {}}
+    good = [k for k, item in enumerate(items) if not isinstance(item, str)]
+    if good:
+        out = run_model(backend, np.concatenate([items[k][0] for k in good]),
+                        np.concatenate([items[k][1] for k in good]), plan.batch)
+        ends = np.cumsum([len(items[k][0]) for k in good])
+        for k, part in zip(good, np.split(out, ends[:-1]), strict=True):
+            values[k] = backend.pool(part, items[k][1])
+            entry["seconds"] += items[k][2]
+    for k, (row, item) in enumerate(zip(rows, items, strict=True)):
+        if isinstance(item, str):
+            entry["failed"][row] = {"trackid": ids[row], "reason": item}
+        elif not np.isfinite(values[k]).all():
+            values[k] = np.nan
+            entry["failed"][row] = {"trackid": ids[row], "reason": "the model gave values that are not finite"}
+        elif item[3]:
+            entry["notes"][row] = {"trackid": ids[row], "reason": item[3]}
+    entry["seconds"] = round(entry["seconds"], 3)
+    return values, json.loads(json.dumps(entry))
+
+
+def run_model(backend, inputs, lengths, batch):
+    """(n, *shape) -> (n, width), `batch` windows at a time; the last pass is filled up with silence."""
+    out = []
+    for s in range(0, len(inputs), batch):
+        x, n = inputs[s:s + batch], lengths[s:s + batch]
+        fill = batch - len(x)
+        if fill:
+            x = np.concatenate([x, np.zeros((fill, *x.shape[1:]), x.dtype)])
+            n = np.concatenate([n, np.full(fill, lengths.max(), n.dtype)])
+        out.append(backend.forward(x, n)[:batch - fill])
+    return np.concatenate(out)
