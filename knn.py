@@ -16,7 +16,6 @@ COLD = True
 def build_parser():
     parser = runs.Parser(prog="knn.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
-    parser.add_argument("--k", type=int, default=100, help="length of the lists (default 100)")
     parser.add_argument("--center", action="store_true",
                         help="subtract the mean of the train catalogue first (frozen embeddings share a direction)")
     parser.add_argument("--weight", choices=("binary", "count"), default="binary",
@@ -24,10 +23,9 @@ def build_parser():
     parser.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
                         help="tracks without an embedding: stop, or fill with the mean (default fail)")
-    parser.add_argument("--comment", default="", help="free words in the run's name")
     parser.add_argument("--as-published", action="store_true",
                         help="reproduce the journal version's defect: user means taken from the wrong rows")
-    runs.common_flags(parser, device=True)
+    runs.recommender_flags(parser, device=True)
     return parser
 
 
@@ -86,8 +84,6 @@ def run_name(name, request):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.k < 1:
-        raise runs.UsageError(f"--k must be at least 1, not {args.k}")
     workdir = runs.workspace(args)
     import dataset
     names = args.names or dataset.embedding_names(workdir)

@@ -96,6 +96,20 @@ def common_flags(parser, seed=True, device=False, overwrite=True):
     return group
 
 
+def positive(text):
+    """argparse type: a whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
+
+
+def recommender_flags(parser, device=False):
+    """The flags of everything that writes lists: --k, --comment and the common ones."""
+    parser.add_argument("--k", type=positive, default=100, help="length of the lists (default 100)")
+    parser.add_argument("--comment", default="", help="free words in the run's name")
+    return common_flags(parser, device=device)
+
+
 def workspace(args, create=False):
     """The workspace folder of a parsed command line, as an absolute Path."""
     path = Path(args.workdir or os.environ.get("WORKDIR") or ".").expanduser().absolute()
@@ -440,6 +454,13 @@ def peak_memory():
     if torch is not None and torch.cuda.is_available():
         peak = max(peak, torch.cuda.max_memory_allocated())
     return peak
+
+
+def free_memory():
+    """Memory this machine has free for a new array, bytes."""
+    with open("/proc/meminfo", encoding="ascii") as f:
+        fields = dict(line.split(":") for line in f)
+    return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def versions():

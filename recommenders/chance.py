@@ -18,16 +18,12 @@ COLD = True
 
 def build_parser():
     parser = runs.Parser(prog="recommenders.chance", description=__doc__)
-    parser.add_argument("--k", type=int, default=100, help="length of the lists (default 100)")
-    parser.add_argument("--comment", default="", help="free words in the run's name")
-    runs.common_flags(parser)
+    runs.recommender_flags(parser)
     return parser
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.k < 1:
-        raise runs.UsageError(f"--k must be at least 1, not {args.k}")
     workdir = runs.workspace(args)
     import numpy as np
 

@@ -23,9 +23,7 @@ def build_parser():
     parser.add_argument("--by", choices=("users", "plays"), default="users", help="what is counted (default users)")
     parser.add_argument("--half-life", type=float, default=0.0, metavar="DAYS",
                         help="days after which a pair counts half; 0 counts all alike (default 0)")
-    parser.add_argument("--k", type=int, default=100, help="length of the lists (default 100)")
-    parser.add_argument("--comment", default="", help="free words in the run's name")
-    runs.common_flags(parser)
+    runs.recommender_flags(parser)
     return parser
 
 
@@ -40,10 +38,10 @@ def item_scores(train, n_items, by="users", half_life=0.0):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.k < 1 or args.half_life < 0:
-        raise runs.UsageError(f"--k must be at least 1 and --half-life at least 0, not {args.k} and {args.half_life:g}")
+    if args.half_life < 0:
+        raise runs.UsageError(f"--half-life must be at least 0 days, not {args.half_life:g}")
     workdir = runs.workspace(args)
-    import numpy as np
+    import torch
 
     import dataset
     import topk
@@ -54,10 +52,10 @@ def main(argv=None):
     with runs.Run(workdir, "popularity", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return
-        score = item_scores(split.train, split.n_hot, args.by, args.half_life)
+        score = torch.from_numpy(item_scores(split.train, split.n_hot, args.by, args.half_life))
         parts = [p for p in split.parts if p != "cold_test"]
         results = topk.write(run, split, args.k, args.seed, parts,
-                             scores=lambda codes: np.broadcast_to(score, (len(codes), len(score))))
+                             scores=lambda codes: score.expand(len(codes), -1))
         run.finish(parts=sorted(results), left_out={"cold_test": "cannot rank cold items"}
                    if "cold_test" in split.parts else {})
 

@@ -1,0 +1,105 @@
+"""ELSA: a linear item-item autoencoder of low rank that scales to large catalogues.
+
+    python -m recommenders.elsa --factors 256 --epochs 20
+
+Source: Vancura, Alves, Kasalicky and Kordik, "Scalable Linear Shallow Autoencoder for Collaborative
+Filtering", RecSys 2022: scores x (A A' - I) with rows of A of length 1, trained on the squared distance of
+normalised scores and normalised input. The users' rows stay sparse; only a batch's scores are dense.
+The item factors A are written to model_embeddings/ (and with --embedding NAME into embeddings/, rows of
+tracks outside train NaN) for other recommenders.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import runs
+
+NEEDS = ()
+COLD = False
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.elsa", description=__doc__)
+    parser.add_argument("--factors", type=runs.positive, default=256, help="rank (default 256)")
+    parser.add_argument("--epochs", type=runs.positive, default=30, help="passes over the users (default 30)")
+    parser.add_argument("--batch-size", type=runs.positive, default=128, help="users per step (default 128)")
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate of NAdam (default 0.01)")
+    parser.add_argument("--embedding", default=None, metavar="NAME",
+                        help="also write the item factors as embeddings/NAME.npy")
+    runs.recommender_flags(parser, device=True)
+    return parser
+
+
+def train(matrix, args, device, writer=None):
+    """Item factors, float32 tensor (I, D), rows of length 1, of a csr (U, I) of ones."""
+    import numpy as np
+    import torch
+    from torch.nn.functional import normalize
+    generator = torch.Generator().manual_seed(args.seed)
+    factors = torch.empty(matrix.shape[1], args.factors)
+    torch.nn.init.xavier_uniform_(factors, generator=generator)
+    factors = factors.to(device).requires_grad_()
+    optimiser = torch.optim.NAdam([factors], lr=args.lr)
+    lengths = np.diff(matrix.indptr)
+    with runs.Progress(args.epochs, "elsa", "epochs") as progress:
+        for epoch in range(args.epochs):
+            order, total = torch.randperm(matrix.shape[0], generator=generator).numpy(), 0.0
+            for start in range(0, len(order), args.batch_size):
+                users = order[start:start + args.batch_size]
+                users = users[lengths[users] > 0]
+                x = torch.from_numpy(matrix[users].toarray()).to(device)   # (b, I)
+                unit = normalize(factors, dim=-1)
+                scores = torch.relu((x @ unit) @ unit.T - x)
+                loss = (normalize(scores, dim=-1) - normalize(x, dim=-1)).square().sum(-1).mean()
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total += loss.item() * len(users)
+            progress.update(1, loss=f"{total / len(order):.4f}")
+            if writer is not None:
+                writer.add_scalar("loss/train", total / len(order), epoch)
+    return normalize(factors.detach(), dim=-1)
+
+
+def write_embedding(split, name, vectors, run):
+    """The item factors as an embedding of the workspace: a row for every track of train, NaN elsewhere."""
+    import numpy as np
+
+    import dataset
+    matrix = np.full((split.n_tracks, vectors.shape[1]), np.nan, np.float32)
+    matrix[split.tracks[:split.n_hot]] = vectors
+    path = dataset.embedding_path(split.workdir, name)
+    runs.write_npy(path, matrix)
+    runs.write_json(path.with_suffix(".json"), {
+        "backend": "elsa", "run": run.name, "dim": vectors.shape[1], "track_checksum": split.track_checksum,
+        "failed": int(split.n_tracks - split.n_hot), "reason": "tracks outside train have no factors"})
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.lr <= 0:
+        raise runs.UsageError(f"--lr must be above 0, not {args.lr:g}")
+    workdir = runs.workspace(args)
+    device = runs.pick_device(args.device)
+    import dataset
+    import topk
+    split = dataset.load(workdir)
+    request = {"factors": args.factors, "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr,
+               "embedding": args.embedding, "k": args.k, "seed": args.seed, "comment": args.comment}
+    with runs.Run(workdir, "elsa", request, inputs=split.inputs, args=args) as run:
+        if run.finished:
+            return
+        matrix = split.matrix()
+        items = train(matrix, args, device, run.writer()).cpu().numpy()
+        runs.write_npy(run.model_embeddings("items"), items)
+        if args.embedding:
+            write_embedding(split, args.embedding, items, run)
+        parts = [p for p in split.parts if p != "cold_test"]
+        results = topk.write(run, split, args.k, args.seed, parts, users=matrix @ items, items=items,
+                             device=device)
+        run.finish(parts=sorted(results))
+
+
+if __name__ == "__main__":
+    runs.cli(main)

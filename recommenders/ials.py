@@ -1,0 +1,71 @@
+"""iALS: matrix factorisation of implicit feedback by alternating least squares with confidence.
+
+    python -m recommenders.ials --factors 64 --alpha 10
+
+Source: Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008. Solved by
+the library `implicit`. Confidence of a pair is 1 + alpha * w with w = 1 (--values binary), its plays, or
+log(1 + plays).
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import runs
+
+NEEDS = ()
+COLD = False
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.ials", description=__doc__)
+    parser.add_argument("--factors", type=runs.positive, default=64, help="dimensions (default 64)")
+    parser.add_argument("--regularization", type=float, default=1.0, help="ridge penalty (default 1)")
+    parser.add_argument("--alpha", type=float, default=10.0, help="confidence per unit of w (default 10)")
+    parser.add_argument("--values", choices=("binary", "count", "log"), default="binary", help="w (default binary)")
+    parser.add_argument("--iterations", type=runs.positive, default=20, help="sweeps over users and items (default 20)")
+    runs.recommender_flags(parser)
+    return parser
+
+
+def factorise(matrix, args):
+    """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w."""
+    from implicit.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
+    with threadpool_limits(1, "blas"):  # implicit runs threads of its own
+        model = AlternatingLeastSquares(factors=args.factors, regularization=args.regularization, alpha=args.alpha,
+                                        iterations=args.iterations, random_state=args.seed, use_gpu=False)
+        model.fit(matrix, show_progress=False)
+    return model.user_factors, model.item_factors
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.regularization < 0 or args.alpha <= 0:
+        raise runs.UsageError("--regularization must be at least 0 and --alpha above 0, "
+                              f"not {args.regularization:g} and {args.alpha:g}")
+    workdir = runs.workspace(args)
+    import numpy as np
+
+    import dataset
+    import topk
+    split = dataset.load(workdir)
+    request = {"factors": args.factors, "regularization": args.regularization, "alpha": args.alpha,
+               "values": args.values, "iterations": args.iterations,
+               "k": args.k, "seed": args.seed, "comment": args.comment}
+    with runs.Run(workdir, "ials", request, inputs=split.inputs, args=args) as run:
+        if run.finished:
+            return
+        matrix = split.matrix("binary" if args.values == "binary" else "count")
+        if args.values == "log":
+            matrix.data = np.log1p(matrix.data)
+        users, items = factorise(matrix, args)
+        runs.write_npy(run.model_embeddings("users"), users)
+        runs.write_npy(run.model_embeddings("items"), items)
+        parts = [p for p in split.parts if p != "cold_test"]
+        results = topk.write(run, split, args.k, args.seed, parts, users=users, items=items)
+        run.finish(parts=sorted(results))
+
+
+if __name__ == "__main__":
+    runs.cli(main)

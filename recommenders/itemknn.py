@@ -1,0 +1,91 @@
+"""ItemKNN: items played by the same users are neighbours; a user gets the neighbours of what was played.
+
+    python -m recommenders.itemknn --weight bm25 --neighbours 200
+    python -m recommenders.itemknn --weight cosine --shrink 20
+
+Source: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004; shrinkage as in Bell
+and Koren, ICDM 2007: s(i, j) = <x_i, x_j> / (|x_i| |x_j| + h). Columns x_i are the users of item i, weighted
+by BM25 or TF-IDF (users as documents, items as terms) or left as they are. Weights come from `implicit`.
+
+Practical limit: neighbours are found block by block; the work is the sum over users of (tracks played)^2.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import runs
+
+NEEDS = ()
+COLD = False
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.itemknn", description=__doc__)
+    parser.add_argument("--weight", choices=("cosine", "tfidf", "bm25"), default="cosine",
+                        help="weights of the play matrix before the cosine (default cosine: none)")
+    parser.add_argument("--values", choices=("binary", "count"), default="binary",
+                        help="a pair counts 1, or its plays (default binary)")
+    parser.add_argument("--neighbours", type=runs.positive, default=200, help="neighbours kept per item (default 200)")
+    parser.add_argument("--shrink", type=float, default=0.0, help="shrinkage h of small overlaps, >= 0 (default 0)")
+    runs.recommender_flags(parser)
+    return parser
+
+
+def weighted(matrix, weight):
+    """Play matrix csr (U, I) with its entries weighted, float64; rows of the result stay users."""
+    from implicit.nearest_neighbours import bm25_weight, tfidf_weight
+    if weight == "bm25":
+        return bm25_weight(matrix.T.tocsr(), K1=1.2, B=0.75).T.tocsr()
+    if weight == "tfidf":
+        return tfidf_weight(matrix.T.tocsr()).T.tocsr()
+    return matrix.astype("float64")
+
+
+def neighbours(matrix, n, shrink=0.0, block=512):
+    """The n most similar other items of each item, csr float32 (I, I), row i = similarities of item i.
+
+    matrix: csr (U, I), weighted. An item without plays has no neighbours. Ties go to the lower item.
+    """
+    import numpy as np
+    from scipy.sparse import csr_matrix, vstack
+    columns = matrix.T.tocsr()                                             # (I, U)
+    norm = np.sqrt(np.asarray(columns.multiply(columns).sum(axis=1))).ravel()
+    blocks = []
+    for start in range(0, columns.shape[0], block):
+        product = (columns[start:start + block] @ matrix).tocsr()          # overlaps (b, I)
+        row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+        value = product.data / (norm[start + row] * norm[product.indices] + shrink)
+        value[product.indices == start + row] = 0
+        order = np.lexsort((product.indices, -value, row))                 # by row, then similarity
+        place = np.arange(len(order)) - product.indptr[row[order]]
+        kept = order[(place < n) & (value[order] > 0)]
+        blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], product.indices[kept])),
+                                 shape=product.shape))
+    return vstack(blocks, format="csr")
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.shrink < 0:
+        raise runs.UsageError(f"--shrink must be at least 0, not {args.shrink:g}")
+    workdir = runs.workspace(args)
+    import dataset
+    import topk
+    split = dataset.load(workdir)
+    request = {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink,
+               "k": args.k, "seed": args.seed, "comment": args.comment}
+    with runs.Run(workdir, "itemknn", request, inputs=split.inputs, args=args) as run:
+        if run.finished:
+            return
+        matrix = weighted(split.matrix(args.values), args.weight)
+        near = neighbours(matrix, args.neighbours, args.shrink)
+        history = split.matrix()
+        parts = [p for p in split.parts if p != "cold_test"]
+        results = topk.write(run, split, args.k, args.seed, parts,
+                             scores=lambda codes: (history[codes] @ near).toarray())
+        run.finish(parts=sorted(results))
+
+
+if __name__ == "__main__":
+    runs.cli(main)
