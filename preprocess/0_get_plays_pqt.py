@@ -1,0 +1,50 @@
+"""Stage 2, first half: a data set's raw files become the workspace's plays.pqt, track list and dataset.json.
+
+    python preprocess/0_get_plays_pqt.py music4all --log LOG.tsv.bz2 --tracks trackid_sorted.csv --workdir W
+    python preprocess/0_get_plays_pqt.py DATASET --help
+
+Every file of this folder that defines `get_plays(args, workdir)` is a data set, beside a line `HELP` and
+`add_arguments(parser)`; adding a data set is adding such a file. args also has workdir, memory (bytes) and
+overwrite. Finished work is skipped while its inputs are the same.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import importlib
+import re
+from pathlib import Path
+
+import runs
+from preprocess import stage
+
+
+def datasets():
+    """Data sets of this folder by name, as modules; files without `get_plays` are helpers and not imported."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        if re.search(r"^def get_plays\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found[path.stem] = importlib.import_module(f"preprocess.{path.stem}")
+    return found
+
+
+def build_parser(modules):
+    parser = runs.Parser(prog="0_get_plays_pqt.py", description=__doc__)
+    subparsers = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
+    for name, module in modules.items():
+        sub = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(sub)
+        stage.add_memory_flag(runs.common_flags(sub, seed=False))
+    return parser
+
+
+def main(argv=None):
+    modules = datasets()
+    args = build_parser(modules).parse_args(argv)
+    args.memory = stage.memory_bytes(args.memory)
+    modules[args.dataset].get_plays(args, runs.workspace(args, create=True))
+
+
+if __name__ == "__main__":
+    runs.cli(main)

@@ -1,0 +1,253 @@
+"""Streaming reader of a listening log (Music4All-Onion's form): text in, plays.pqt out, memory bounded.
+
+    log.write_plays("userid_trackid_timestamp.tsv.bz2", "trackid_sorted.csv", workdir,
+                    name="music4all", source="https://zenodo.org/records/6609677", licence="CC BY 4.0")
+
+plays.pqt keeps the order of the log; only plays of tracks that the list lacks are left out. Blocks of the
+log are parsed on all cores by pyarrow and written in order, so that neither memory nor the number of cores
+changes a byte of the result. Temporary disk: none beside the result, but a second plays.pqt while users that
+are not integers are numbered. What a log must look like: log_blocks.py.
+"""
+import csv
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import runs
+from preprocess import log_blocks, stage
+from preprocess.log_blocks import TextUsers
+from runs import UsageError, WorkError
+
+ROWS = 1 << 19           # rows of a row group of plays.pqt
+BLOCK = 8 << 20          # bytes of the log parsed at once, less where --memory is small
+LIBRARIES = 200 << 20    # resident bytes of Python, pyarrow and the row group being written
+LISTED = 100_000         # unknown ids told apart
+MB = 1 << 20
+
+
+def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, overwrite=False, more=None):
+    """Read a log into a workspace: plays.pqt, trackid_sorted.csv, dataset.json[, userid_sorted.csv].
+
+    log:     Path of the log. tracks: Path of the track list (see `log_blocks.read_track_list`), a sequence
+             of ids (sorted here), or None for the trackid_sorted.csv that the workspace has.
+    memory:  bytes of resident memory to stay within. more: further entries of dataset.json.
+    returns: the content of dataset.json. Finished before with the same inputs, nothing is done.
+    Raises WorkError, and leaves the workspace as it was, for a log without plays, rows that do not parse
+    (with their line), or a log none of whose tracks is listed.
+    """
+    log, workdir = Path(log), Path(workdir)
+    if not log.is_file():
+        raise UsageError(f"no log at {log}; name the file with --log")
+    ids = _ids(tracks, workdir)
+    request = {"dataset": name, "log": None, "tracks": runs.request_hash(ids), "more": more or {}}
+    with stage.together(workdir / "dataset.json") as new, ThreadPoolExecutor(1) as pool:
+        checksum = pool.submit(runs.checksum, log)  # reads along with the parser, from the same page cache
+        if new.old is not None:
+            request["log"] = checksum.result()
+            if new.same(request, overwrite):
+                return new.old
+        _write_ids(new.path("trackid_sorted.csv"), "idx,trackid", ids)
+        try:
+            counts = _convert(log, ids, new, memory, integers=True)
+        except TextUsers:
+            print(f"{log.name}: its users are no integers; userid_sorted.csv numbers them")
+            counts = _convert(log, ids, new, memory, integers=False)
+        request["log"] = checksum.result()
+        _report(counts)
+        return new.publish({
+            "name": name, "source": source, "licence": licence, "time": "real", "order": "as in the log",
+            "raw": {log.name: {"bytes": log.stat().st_size, "sha256": request["log"]}},
+            "counts": counts, **(more or {}), "request": request, "versions": runs.versions()},
+            remove=() if new.path("userid_sorted.csv").exists() else ("userid_sorted.csv",))
+
+
+def _ids(tracks, workdir):
+    if tracks is None:
+        tracks = workdir / "trackid_sorted.csv"
+        if not tracks.exists():
+            raise UsageError("name the track list with --tracks; this workspace has no trackid_sorted.csv yet")
+    if isinstance(tracks, (str, Path)):
+        return log_blocks.read_track_list(tracks)
+    return log_blocks.distinct_ids(sorted(tracks), "given")
+
+
+def _write_ids(path, header, ids):
+    with open(path, "w", encoding="utf-8", newline="") as f:
+        f.write(header + "\n")
+        csv.writer(f, lineterminator="\n").writerows(enumerate(ids))
+
+
+def _report(counts):
+    unknown = counts["unknown_plays"]
+    print(f"{counts['plays']} plays of {counts['tracks_played']} tracks by {counts['users']} users, "
+          f"{counts['first']} to {counts['last']}")
+    if unknown:
+        print(f"left out: {unknown} plays ({unknown / counts['log_rows']:.2%}) of {counts['unknown_tracks']} tracks "
+              f"that the track list lacks, such as {', '.join(counts['unknown_examples'])}")
+
+
+# --------------------------------------------------------------------------- the stream
+
+def _convert(log, ids, new, memory, integers):
+    """Write plays.pqt (and the numbers of text users) from a log; returns the counts."""
+    threads = len(os.sched_getaffinity(0))
+    # a block lives as bytes, as strings and as columns, and threads + 2 of them are under way
+    size = min(BLOCK, max(memory - LIBRARIES, 32 * MB) // (6 * (threads + 3)))
+    tally, users = _Tally(len(ids)), None if integers else _TextNumbers()
+    path = new.path("plays.pqt" if integers else "plays_by_appearance.pqt")
+    with log_blocks.open_log(log) as (stream, position), _Plays(path) as plays, \
+            runs.Progress(-(-log.stat().st_size // MB), log.name, "MB") as bar:
+        for table, read, unknown in _parsed(log, stream, ids, integers, size, threads):
+            if users:
+                table = table.set_column(0, "user_id", users.number(table["user_id"]))
+            plays.write(table)
+            tally.add(table, read, unknown)
+            bar.update(position() // MB - bar.n, plays=tally.plays)
+    if not tally.plays:
+        raise WorkError(f"the log {log} has no plays" if not tally.read else
+                        f"none of the {tally.read} plays of {log} is of a listed track; "
+                        f"the log has ids like {next(iter(tally.unknown))}, the track list {ids[0]}")
+    if users:
+        users.sort(path, new.path("plays.pqt"))
+        _write_ids(new.path("userid_sorted.csv"), "idx,userid", users.sorted_names())
+        path.unlink()
+    return tally.counts()
+
+
+def _parsed(log, stream, ids, integers, size, threads):
+    """Parse a stream of text on several threads; yields what Parser returns, in the order of the log."""
+    import pyarrow as pa
+    cut = log_blocks.blocks(stream, size)
+    header, _, first = next(cut, b"").partition(b"\n")
+    parser = log_blocks.Parser(log, header, ids, integers)
+    line, under_way = 2, deque()
+    with ThreadPoolExecutor(threads) as pool:
+        def finish():
+            nonlocal line
+            future, block = under_way.popleft()
+            try:
+                return future.result()
+            except pa.ArrowInvalid:
+                raise WorkError(parser.explain(block, line)) from None
+            finally:
+                line += block.count(b"\n")
+        block = first
+        while block is not None:
+            under_way.append((pool.submit(parser, block), block))
+            if len(under_way) > threads + 1:
+                yield finish()
+            block = next(cut, None)
+        while under_way:
+            yield finish()
+
+
+class _Plays:
+    """Writes tables as a parquet file whose row groups have ROWS rows, however the tables were cut."""
+
+    def __init__(self, path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        self.schema = pa.schema([("user_id", pa.int64()), ("track_id", pa.int64()), ("timestamp", pa.timestamp("us"))])
+        self.file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1)
+        self.waiting, self.rows = [], 0
+
+    def write(self, table):
+        import pyarrow as pa
+        self.waiting.append(table.cast(self.schema))
+        self.rows += len(table)
+        if self.rows >= ROWS:
+            whole = pa.concat_tables(self.waiting)
+            cut = self.rows - self.rows % ROWS
+            self.file.write_table(whole.slice(0, cut), row_group_size=ROWS)
+            self.waiting, self.rows = [whole.slice(cut)], self.rows - cut
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        if kind is None and self.rows:
+            import pyarrow as pa
+            self.file.write_table(pa.concat_tables(self.waiting), row_group_size=ROWS)
+        self.file.close()
+
+
+class _Tally:
+    """Counts of a log as it goes by; distinct users are merged now and then, so memory stays small."""
+
+    def __init__(self, n_tracks):
+        import numpy as np
+        self.played = np.zeros(n_tracks, bool)
+        self.users, self.pending = [], 0
+        self.plays = self.read = 0
+        self.first = self.last = None
+        self.unknown = {}
+
+    def add(self, table, read, unknown):
+        import pyarrow.compute as pc
+        self.read += read
+        self.plays += len(table)
+        if len(self.unknown) < LISTED:
+            self.unknown.update(dict.fromkeys(unknown))
+        if not len(table):
+            return
+        self.played[table["track_id"].to_numpy()] = True
+        self.users.append(pc.unique(table["user_id"]))
+        self.pending += len(self.users[-1])
+        if self.pending > 1 << 22:
+            self._merge()
+        times = pc.min_max(table["timestamp"]).as_py()
+        self.first = min(self.first or times["min"], times["min"])
+        self.last = max(self.last or times["max"], times["max"])
+
+    def _merge(self):
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        self.users, self.pending = [pc.unique(pa.concat_arrays(self.users))], 0
+
+    def counts(self):
+        self._merge()
+        unknown = len(self.unknown)
+        return {"log_rows": self.read, "plays": self.plays, "users": len(self.users[0]),
+                "tracks": len(self.played), "tracks_played": int(self.played.sum()),
+                "first": str(self.first), "last": str(self.last), "unknown_plays": self.read - self.plays,
+                "unknown_tracks": unknown if unknown < LISTED else f"{LISTED} or more",
+                "unknown_examples": list(self.unknown)[:3]}
+
+
+class _TextNumbers:
+    """Numbers text users in the order of appearance while reading, in sorted order at the end."""
+
+    def __init__(self):
+        import pyarrow as pa
+        self.known = pa.array([], pa.string())
+
+    def number(self, column):
+        """A dictionary column of text users as int64 numbers in the order of appearance."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        column = column.combine_chunks()
+        names = column.dictionary
+        used = names.take(pc.unique(column.indices))
+        self.known = pa.concat_arrays([self.known, used.filter(pc.is_null(pc.index_in(used, value_set=self.known)))])
+        return pc.index_in(names, value_set=self.known).take(column.indices).cast(pa.int64())
+
+    def _order(self):
+        import numpy as np
+        names = self.known.to_pylist()
+        order = sorted(range(len(names)), key=names.__getitem__)
+        rank = np.empty(len(names), np.int64)
+        rank[order] = np.arange(len(names))
+        return rank
+
+    def sorted_names(self):
+        return sorted(self.known.to_pylist())
+
+    def sort(self, source, target):
+        """Copy a plays file, numbers of appearance replaced by places in the sorted list."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        rank = pa.array(self._order())
+        with pq.ParquetFile(source) as file, _Plays(target) as plays:
+            for batch in file.iter_batches(ROWS):
+                plays.write(pa.table(batch).set_column(0, "user_id", rank.take(batch["user_id"])))
