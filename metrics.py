@@ -1,147 +1,40 @@
-"""Stage 4: how good saved recommendations are, per user and on average.
+"""Stage 4: how good saved recommendations are, for each user and on average.
 
     python metrics.py                                  every run of the workspace
     python metrics.py musicnn_cosine --k 10 50         one run
+    python metrics.py musicnn_cosine --scorer rs_metrics
     python metrics.py --preds FILE --truth FILE --k 5 10 --out FILE.csv
 
-Writes metrics/{run}_{part}.csv (rows `mean` and `conf`, the half-width of the 95 % interval over users)
-and metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth).
+Writes metrics/{run}_{part}.csv (rows `mean` and `conf`, the half-width of the 95 % interval over users) and
+metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth).
 
-Values are those of rs_metrics (github.com/Darel13712/rs_metrics), user by user. With L the first k tracks of
-a user's list, T the user's true tracks, h_j = 1 where the j-th track of L (from 1) is in T:
-    HitRate    1 if any h_j, else 0                     Precision  sum h_j / |L|   (not k: a short list is not
-    MRR        1 / (the first j with h_j), else 0                   punished for what it leaves out)
-    Recall     sum h_j / |T|                            NDCG       sum h_j / log2(j + 1) over its value for a
-    MAP        sum_j h_j (h_1 + .. + h_j) / j / |T|                list that begins with min(|T|, k) hits
-Edges, made safe: a track twice in a list counts once, at its first place, and the later ones move up; a pair
-twice in the truth counts once; a user of the truth without a list counts as zero everywhere (rs_metrics gives
-NaN for Precision); a list of a user outside the truth is ignored. Beyond accuracy, see `beyond`.
+Values are those of rs_metrics (github.com/Darel13712/rs_metrics), user by user. With L the first k tracks of a
+user's list, T the user's true tracks and h_j = 1 where the j-th track of L (from 1) is in T:
+
+    HitRate    1 if any h_j, else 0             Recall     sum h_j / |T|
+    MRR        1 / the first j with h_j         MAP        sum_j h_j (h_1 + .. + h_j) / j / |T|
+    Precision  sum h_j / |L|                    NDCG       sum h_j / log2(j + 1) over its value for min(|T|, k)
+                                                           hits at the top of the list
+
+Precision divides by the length of the list, not by k: a short list is not punished for what it leaves out.
+Edges, made safe: a track twice in a list counts once, at its first place, and what follows moves up; a pair
+twice in the truth counts once; a user of the truth without a list counts zero everywhere; lists of users
+outside the truth are ignored. Coverage, Gini and Popularity are described in beyond.py.
 """
-import functools
-from dataclasses import dataclass
+import sys
+import warnings
 from pathlib import Path
 
+import numpy as np
+
 import runs
+from beyond import beyond, catalogue_of
+from lists import places_of, read_frame, read_lists, read_truth, whole_numbers
 from runs import UsageError, WorkError
 
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
 KS = (5, 10, 20, 50)
-
-
-# --------------------------------------------------------------------------- lists
-
-@dataclass
-class Lists:
-    """Recommendation lists of U users: one row per (user, place), sorted, without duplicates.
-
-    user: int64 (N,) row of `users`; track: int64 (N,) track ids; place: int64 (N,) from 0; length: int64 (U,)
-    """
-    users: object
-    user: object
-    track: object
-    place: object
-    length: object
-    _sorted: object    # (user, track, place) of every row in one int64, ascending
-    _pack: tuple       # least track, tracks and places that the packing has room for
-
-    def find(self, user, track):
-        """Place of each (user row, track) in its list, -1 where it is not there; int64."""
-        import numpy as np
-        least, tracks, places = self._pack
-        inside = (track >= least) & (track < least + tracks)
-        key = np.where(inside, user * tracks + (track - least), -1) * places
-        at = np.minimum(np.searchsorted(self._sorted, key), max(len(self._sorted) - 1, 0))
-        if not len(self._sorted):
-            return np.full(len(key), -1)
-        found = self._sorted[at] - key
-        return np.where(inside & (found >= 0) & (found < places), found, -1)
-
-
-def read_lists(preds, users):
-    """Lists of `users` (int64, ascending) out of a frame `user_id, track_id, rank`; other users are left out.
-
-    Ranks of each user must count 0, 1, 2, ...; rows may stand in any order. WorkError otherwise.
-    """
-    import numpy as np
-    user_id, track, rank = (whole_numbers(preds, c, "the lists") for c in ("user_id", "track_id", "rank"))
-    user = np.searchsorted(users, user_id)
-    known = users[np.minimum(user, len(users) - 1)] == user_id if len(users) else np.zeros(len(user), bool)
-    if not known.all():
-        user, track, rank = user[known], track[known], rank[known]
-    if (np.diff(user) < 0).any() or not np.array_equal(rank, _places(user)):
-        order = np.lexsort((rank, user))
-        user, track, rank = user[order], track[order], rank[order]
-        wrong = rank != _places(user)
-        if wrong.any():
-            at = int(wrong.argmax())
-            raise WorkError(f"the ranks of each user must count 0, 1, 2, ... without gaps, but user_id "
-                            f"{users[user[at]]} has rank {rank[at]} where {_places(user)[at]} is due")
-    if len(track) and len(users) * (int(track.max()) - int(track.min()) + 1) * (int(rank.max()) + 1) >= 2**62:
-        raise WorkError(f"the track ids run from {track.min()} to {track.max()}; "
-                        "they must be rows of trackid_sorted.csv, not free numbers")
-    least, tracks, places = (int(track.min()), int(np.ptp(track)) + 1, int(rank.max()) + 1) if len(track) else (0, 1, 1)
-    key = user * tracks + (track - least)
-    packed = np.sort(key * places + rank)
-    if (np.diff(packed // places) == 0).any():
-        kept = np.sort(np.unique(key, return_index=True)[1])  # the first place of each, in the lists' order
-        user, track, key = user[kept], track[kept], key[kept]
-        rank = _places(user)
-        packed = np.sort(key * places + rank)
-    return Lists(users, user, track, rank, np.bincount(user, minlength=len(users)), packed, (least, tracks, places))
-
-
-def _places(user):
-    """0, 1, 2, ... within each stretch of equal values; int64, the shape of `user`."""
-    import numpy as np
-    row = np.arange(len(user))
-    first = np.ones(len(user), bool)
-    first[1:] = user[1:] != user[:-1]
-    return row - np.maximum.accumulate(np.where(first, row, 0))
-
-
-def whole_numbers(frame, column, where):
-    """A column as int64 (N,); WorkError when it is absent, has gaps or is not of integers."""
-    import numpy as np
-    if column not in frame.columns:
-        raise WorkError(f"{where} must have a column {column}, but have {', '.join(map(str, frame.columns))}")
-    values = frame[column]
-    gaps = int(values.isna().sum())
-    if gaps or values.dtype.kind not in "iu":
-        raise WorkError(f"{column} of {where} must be whole numbers without gaps, "
-                        f"but is {values.dtype} with {gaps} gaps")
-    return values.to_numpy(np.int64)
-
-
-@dataclass
-class Truth:
-    """Distinct pairs of a part: users int64 (U,) ascending; user int64 (N,) row of `users`; track int64 (N,)."""
-    users: object
-    user: object
-    track: object
-
-
-def read_truth(truth):
-    """Truth out of a frame `user_id, track_id`; a pair that stands in it twice counts once."""
-    import numpy as np
-    user_id, track = (whole_numbers(truth, c, "the truth") for c in ("user_id", "track_id"))
-    step, climb = np.diff(user_id), np.diff(track)
-    if ((step < 0) | (step == 0) & (climb < 0)).any():
-        order = np.lexsort((track, user_id))
-        user_id, track = user_id[order], track[order]
-        step, climb = np.diff(user_id), np.diff(track)
-    first = np.concatenate([[True], (step != 0) | (climb != 0)])[:len(user_id)]
-    users, user = np.unique(user_id[first], return_inverse=True)
-    return Truth(users, user, track[first])
-
-
-def check_ks(ks):
-    """List lengths as a tuple without repeats; UsageError when one is not a whole number of at least 1."""
-    for k in ks:
-        if isinstance(k, bool) or k != int(k) or k < 1:
-            raise UsageError(f"k must be a whole number of at least 1, not {k}")
-    if not ks:
-        raise UsageError("no k was given; --k 5 10 asks for lists of 5 and of 10")
-    return tuple(dict.fromkeys(int(k) for k in ks))
+TOLERANCE = 1e-9  # between our values and those of rs_metrics
 
 
 # --------------------------------------------------------------------------- values
@@ -154,18 +47,18 @@ def evaluate(preds, truth, ks=KS):
     An empty truth gives an empty frame. Formulas and edges: the head of this file.
     """
     truth = read_truth(truth)
-    return _values(read_lists(preds, truth.users), truth, check_ks(ks))
+    return values_of(read_lists(preds, truth.users), truth, check_ks(ks))
 
 
-def _values(lists, truth, ks):
-    import numpy as np
+def values_of(lists, truth, ks):
+    """`evaluate` on lists.Lists and lists.Truth of the same users."""
     import pandas as pd
     n = len(truth.users)
     place = lists.find(truth.user, truth.track)
     user, place = truth.user[place >= 0], place[place >= 0]
     order = np.lexsort((place, user))
     user, place = user[order], place[order]                    # the hits, user by user, from the top of the list
-    nth = _places(user) + 1                                    # the how many-th hit of its user each one is
+    nth = places_of(user) + 1                                  # first, second, ... hit of its user
     n_true = np.bincount(truth.user, minlength=n)
     ideal = np.cumsum(1 / np.log2(np.arange(max(ks)) + 2))     # gain of 1, 2, ... hits at the top
     columns = {}
@@ -182,48 +75,26 @@ def _values(lists, truth, ks):
     return pd.DataFrame(columns, index=pd.Index(truth.users, name="user_id"))
 
 
-def beyond(lists, catalogue, share, ks=KS):
-    """Values of the lists as a whole and of each list, beyond accuracy.
-
-    catalogue: int64 (n,) ascending track ids the part ranks; share: float (n,) share of the train users who
-               played each, or None (cold tracks have no plays)
-    returns:   dict of `Coverage@k`, share of the catalogue found in some list, and `Gini@k`, inequality of the
-               tracks' appearances over the catalogue (0: all equally often; NaN without any list);
-               frame of `Popularity@k`, mean share over a user's list (rs_metrics.popularity; NaN without a list)
-    """
-    import numpy as np
+def by_rs_metrics(lists, truth, ks):
+    """The same frame computed by rs_metrics itself; its NaN for a missing list becomes 0."""
     import pandas as pd
-    row = np.searchsorted(catalogue, lists.track)
-    if len(row) and (row.max() >= len(catalogue) or not np.array_equal(catalogue[row], lists.track)):
-        raise WorkError("the lists hold tracks outside the catalogue of this part; were they made on another split?")
-    whole, each = {}, {}
-    for k in ks:
-        top = lists.place < k
-        shown = np.bincount(row[top], minlength=len(catalogue))
-        whole[f"Coverage@{k}"] = np.count_nonzero(shown) / len(catalogue)
-        whole[f"Gini@{k}"] = gini(shown)
-        if share is not None:
-            total = np.bincount(lists.user[top], share[row[top]], minlength=len(lists.users))
-            length = np.minimum(lists.length, k)
-            each[f"Popularity@{k}"] = np.where(length > 0, total / np.maximum(length, 1), np.nan)
-    return whole, pd.DataFrame(each, index=pd.Index(lists.users, name="user_id"))
-
-
-def gini(counts):
-    """Gini coefficient of non-negative counts (n,): 0 when all are equal, (n - 1) / n when one has all."""
-    import numpy as np
-    n, total = len(counts), counts.sum()
-    if total == 0:
-        return float("nan")
-    return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(counts) / (n * total))
+    import rs_metrics
+    scorers = dict(zip(METRICS, (rs_metrics.hitrate, rs_metrics.mrr, rs_metrics.precision,
+                                 rs_metrics.recall, rs_metrics.ndcg, rs_metrics.mapr), strict=True))
+    true = dict(enumerate(np.split(truth.track, np.flatnonzero(np.diff(truth.user)) + 1)))
+    pred = dict(enumerate(np.split(lists.track, np.cumsum(lists.length)[:-1])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty list
+        values = {f"{name}@{k}": scorer(true, pred, k=k, apply_mean=False)
+                  for k in ks for name, scorer in scorers.items()}
+    return pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64).fillna(0.0)
 
 
 def mean_and_half_width(values):
-    """Mean of values (n, ...) over the first axis and half-width of its 95 % interval (Student's t, n - 1).
+    """Mean of values (n, ...) over the first axis and half-width of its 95 % interval: t(n - 1) * sd / sqrt(n).
 
-    NaN values are left out; with fewer than two the half-width is NaN.
+    NaN values are left out; of fewer than two the half-width is NaN, of none the mean too.
     """
-    import numpy as np
     from scipy.special import stdtrit
     values = np.asarray(values, np.float64)
     n = np.isfinite(values).sum(axis=0)
@@ -233,20 +104,33 @@ def mean_and_half_width(values):
         return mean, np.where(n > 1, stdtrit(np.maximum(n - 1, 1), 0.975) * sd / np.sqrt(n), np.nan)
 
 
+def check_ks(ks):
+    """List lengths as a tuple without repeats; UsageError when one is not a whole number of at least 1."""
+    for k in ks:
+        if isinstance(k, bool) or k != int(k) or k < 1:
+            raise UsageError(f"k must be a whole number of at least 1, not {k}")
+    if not len(ks):
+        raise UsageError("no k was given; --k 5 10 asks for lists of 5 and of 10")
+    return tuple(dict.fromkeys(int(k) for k in ks))
+
+
 # --------------------------------------------------------------------------- files
 
-def report(workdir, run_name, part, preds, truth, ks=KS):
+def report(workdir, run_name, part, preds, truth, ks=KS, scorer=None):
     """Evaluate the lists of one part, write metrics/{run}_{part}.pqt and .csv, return {column: mean}.
 
-    Coverage, Gini and Popularity are added where the workspace has data/train.pqt; the first two belong to
-    all lists together, so they have no interval. With one user there is no interval either: `conf` is empty.
+    Coverage, Gini and Popularity are added where the workspace has its split; the first two belong to all
+    lists together and have no interval. With one user nothing has: `conf` is empty.
+    scorer: 'rs_metrics' has that library compute the values, too, and refuses to differ.
     """
     if not len(truth):
         raise WorkError(f"part {part} has no pairs to evaluate {run_name} on")
     ks, truth = check_ks(ks), read_truth(truth)
     lists = read_lists(preds, truth.users)
-    values, whole = _values(lists, truth, ks), {}
-    catalogue = catalogue_of(Path(workdir), part)
+    values, whole = values_of(lists, truth, ks), {}
+    if scorer == "rs_metrics":
+        cross_check(values, by_rs_metrics(lists, truth, ks), f"{run_name}, {part}")
+    catalogue = catalogue_of(workdir, part)
     if catalogue is not None:
         whole, each = beyond(lists, *catalogue, ks)
         values = values.join(each)
@@ -254,35 +138,128 @@ def report(workdir, run_name, part, preds, truth, ks=KS):
 
 
 def write(path, values, whole=None):
-    """Write values per user as parquet, then their means and half-widths as csv at `path`; return the means."""
+    """Write values of users as parquet beside `path`, their means and half-widths as csv; return {column: mean}.
+
+    whole: {column: value} of all users together, without an interval
+    """
     import pandas as pd
-    mean, half = mean_and_half_width(values)
-    frame = pd.DataFrame([mean, half], columns=values.columns, index=["mean", "conf"])
+    frame = pd.DataFrame(mean_and_half_width(values), columns=values.columns, index=["mean", "conf"])
     for name, value in (whole or {}).items():
-        frame[name] = [value, float("nan")]
+        frame[name] = [value, np.nan]
     runs.write_parquet(path.with_suffix(".pqt"), values.reset_index())
     runs.write_csv(path, frame)
     return frame.loc["mean"].to_dict()
 
 
-def catalogue_of(workdir, part):
-    """Track ids a part ranks, int64 ascending, and the share of train users who played each (None: cold).
-
-    None where the workspace has no data/train.pqt.
-    """
-    path = workdir / "data" / ("cold_test.pqt" if part == "cold_test" else "train.pqt")
-    if not path.exists():
-        return None
-    return _catalogue(path, path.stat().st_mtime_ns, part == "cold_test")
+def cross_check(ours, theirs, what):
+    """Say how far two frames of values are apart; WorkError when further than TOLERANCE."""
+    apart = (ours - theirs).abs().max()
+    print(f"{what}: {len(ours)} users, largest difference to rs_metrics {apart.max():.1e} ({apart.idxmax()})")
+    if not apart.max() <= TOLERANCE:
+        raise WorkError(f"{what}: {apart.idxmax()} differs from rs_metrics by {apart.max():.3g}, "
+                        f"more than {TOLERANCE:g}; nothing was written")
 
 
-@functools.lru_cache(maxsize=2)  # one for each kind: a run has several parts, a session several runs
-def _catalogue(path, changed, cold):
-    import numpy as np
+# --------------------------------------------------------------------------- command line
 
+def build_parser():
+    parser = runs.Parser(prog="metrics.py", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="RUN", help="runs to evaluate (default: all with saved lists)")
+    parser.add_argument("--k", type=runs.positive, nargs="+", default=list(KS), metavar="K",
+                        help="list lengths (default 5 10 20 50); those beyond a run's lists are left out")
+    parser.add_argument("--scorer", choices=("rs_metrics",), default=None,
+                        help="compute with this library, too, and fail where it differs")
+    parser.add_argument("--preds", metavar="FILE", help="lists: user_id, track_id, rank (parquet, csv or tsv)")
+    parser.add_argument("--truth", metavar="FILE", help="what is true of them: user_id, track_id")
+    parser.add_argument("--out", metavar="FILE.csv", help="where to write; values per user go beside it as .pqt")
+    runs.common_flags(parser, seed=False, overwrite=False)
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.preds or args.truth or args.out:
+        return evaluate_files(args)
+    workdir = runs.workspace(args)
+    jobs = saved_lists(workdir, args.names)
     import dataset
-    user, track, _, _ = dataset.read_pairs(path)
-    if cold:
-        return np.unique(track), None
-    tracks, players = np.unique(track, return_counts=True)     # a pair stands once in a split file
-    return tracks, players / len(np.unique(user))
+    split = dataset.load(workdir)
+    asked = {name: config["request"].get("k") for name, config in runs.find_runs(workdir)}
+    for name, part, path in jobs:
+        if part not in split.parts:
+            raise WorkError(f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}")
+        preds = read_frame(path, ("user_id", "track_id", "rank"))
+        try:
+            longest = asked.get(name) or int(whole_numbers(preds, "rank", "the lists").max(initial=0)) + 1
+            means = report(workdir, name, part, preds, split.truth(part), within(args.k, longest, name), args.scorer)
+        except WorkError as e:
+            raise WorkError(f"{path}: {e}") from None
+        print_means(f"{name}, {part}", means)
+
+
+def evaluate_files(args):
+    """--preds and --truth: any pair of files."""
+    if args.names or not (args.preds and args.truth):
+        raise UsageError("a pair of files is evaluated with --preds FILE --truth FILE [--out FILE.csv], without runs")
+    if args.out and Path(args.out).suffix != ".csv":
+        raise UsageError(f"--out must end in .csv, not {Path(args.out).name}; values per user go beside it as .pqt")
+    truth = read_truth(read_frame(args.truth, ("user_id", "track_id")))
+    if not len(truth.users):
+        raise WorkError(f"{args.truth} has no rows, so there is nobody to evaluate")
+    lists, ks = read_lists(read_frame(args.preds, ("user_id", "track_id", "rank")), truth.users), check_ks(args.k)
+    values = values_of(lists, truth, ks)
+    if args.scorer:
+        cross_check(values, by_rs_metrics(lists, truth, ks), Path(args.preds).name)
+    if args.out:
+        write(Path(args.out).expanduser(), values)
+    if lists.length.max() < max(ks):
+        print(f"the longest list has {lists.length.max()} tracks; at a larger k the figures are of shorter lists",
+              file=sys.stderr)
+    print_means(f"{Path(args.preds).name}, {len(truth.users)} users", dict(zip(values, values.mean(), strict=True)))
+
+
+def saved_lists(workdir, names):
+    """Saved lists of the named runs, or of all: [(run, part, path)] in order of run and part.
+
+    A file's name is {run}_{part}: x_cold_test is the cold test of x, unless there is a run x_cold.
+    """
+    known = {name for name, _ in runs.find_runs(workdir)}
+    jobs = []
+    for path in sorted((workdir / "preds").glob("*.pqt")):
+        ways = [(path.stem.removesuffix(f"_{part}"), part) for part in sorted(runs.PART_ORDER, key=len, reverse=True)
+                if path.stem.endswith(f"_{part}") and not path.name.startswith(".")]
+        if ways:
+            jobs.append((*next((way for way in ways if way[0] in known), ways[0]), path))
+    there = sorted({run for run, _, _ in jobs})
+    if not there:
+        raise UsageError(f"no saved recommendations in {workdir / 'preds'}; run a recommender first, "
+                         "or name two files with --preds and --truth")
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        import difflib
+        near = difflib.get_close_matches(unknown[0], there, n=3, cutoff=0.4) or there[:3]
+        raise UsageError(f"no saved recommendations of a run {unknown[0]!r}; there are {len(there)} runs, "
+                         f"among them {', '.join(near)}")
+    return sorted((job for job in jobs if not names or job[0] in names),
+                  key=lambda job: (job[0], runs.PART_ORDER.index(job[1])))
+
+
+def within(ks, longest, name):
+    """The list lengths up to `longest`, or `longest` itself where all are above; says what is left out."""
+    kept = tuple(k for k in ks if k <= longest) or (longest,)
+    left = [str(k) for k in ks if k not in kept]
+    if left:
+        print(f"{name}: its lists have {longest} places, so k = {', '.join(left)} is left out", file=sys.stderr)
+    return kept
+
+
+def print_means(title, means):
+    """Print {`Metric@k`: mean} as a table with a row for each k."""
+    names = list(dict.fromkeys(column.rsplit("@", 1)[0] for column in means))
+    print(f"{title}\n  {'k':>4}" + "".join(f"{name:>12}" for name in names))
+    for k in dict.fromkeys(column.rsplit("@", 1)[1] for column in means):
+        print(f"  {k:>4}" + "".join(f"{means.get(f'{name}@{k}', np.nan):12.4f}" for name in names), flush=True)
+
+
+if __name__ == "__main__":
+    runs.cli(main)

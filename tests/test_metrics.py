@@ -1,0 +1,311 @@
+"""Metrics against arithmetic, against the golden values and against rs_metrics itself, and the command line."""
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import beyond
+import knn
+import metrics
+import runs
+from lists import read_lists, read_truth
+from tests.conftest import ROOT
+from tests.world import write_pairs
+
+
+def frame_of(lists):
+    """{user: [tracks from the top]} as a frame of lists."""
+    rows = [(user, track, rank) for user, tracks in lists.items() for rank, track in enumerate(tracks)]
+    return pd.DataFrame(rows, columns=["user_id", "track_id", "rank"], dtype=np.int64)
+
+
+def truth_of(pairs):
+    rows = [(user, track) for user, tracks in pairs.items() for track in tracks]
+    return pd.DataFrame(rows, columns=["user_id", "track_id"], dtype=np.int64)
+
+
+def discount(place):
+    return 1 / math.log2(place + 1)  # place from 1
+
+
+# --------------------------------------------------------------------------- values
+
+def test_values_as_arithmetic():
+    values = metrics.evaluate(frame_of({7: [10, 11, 12, 13, 14]}), truth_of({7: [11, 14, 99]}), ks=(1, 3, 5)).loc[7]
+    assert [values[f"HitRate@{k}"] for k in (1, 3, 5)] == [0, 1, 1]
+    assert [values[f"MRR@{k}"] for k in (1, 3, 5)] == [0, 1 / 2, 1 / 2]
+    assert [values[f"Precision@{k}"] for k in (1, 3, 5)] == [0, 1 / 3, 2 / 5]
+    assert [values[f"Recall@{k}"] for k in (1, 3, 5)] == [0, 1 / 3, 2 / 3]
+    assert values["NDCG@3"] == pytest.approx(discount(2) / (discount(1) + discount(2) + discount(3)), abs=1e-15)
+    assert values["NDCG@5"] == pytest.approx((discount(2) + discount(5))
+                                             / (discount(1) + discount(2) + discount(3)), abs=1e-15)
+    assert values["MAP@3"] == pytest.approx((1 / 2) / 3, abs=1e-15)
+    assert values["MAP@5"] == pytest.approx((1 / 2 + 2 / 5) / 3, abs=1e-15)
+
+
+def test_the_ideal_has_as_many_hits_as_the_list_could_hold():
+    """Ten true tracks, lists of two: two hits are perfect for NDCG@2, a fifth for Recall@2."""
+    values = metrics.evaluate(frame_of({0: [1, 2]}), truth_of({0: range(1, 11)}), ks=(2, 4)).loc[0]
+    assert values["NDCG@2"] == 1 and values["Recall@2"] == 2 / 10 and values["MAP@2"] == pytest.approx(2 / 10)
+    assert values["NDCG@4"] == pytest.approx((discount(1) + discount(2)) / sum(discount(j) for j in (1, 2, 3, 4)))
+    assert values["Precision@4"] == 1  # two of the two that are listed
+
+
+def test_the_k_in_the_name_is_the_k_of_the_value():
+    """The one hit of user u stands at place u, so HitRate@k is the share of users up to k (the published
+    cold table printed the figures of 50 under the name of 20)."""
+    n = 60
+    lists = {u: [1000 + j for j in range(u)] + [u] + [2000 + j for j in range(n - u)] for u in range(n)}
+    values = metrics.evaluate(frame_of(lists), truth_of({u: [u] for u in range(n)}), ks=(1, 5, 20, 50))
+    for k in (1, 5, 20, 50):
+        assert values[f"HitRate@{k}"].mean() == pytest.approx(k / n)
+        assert values[f"Precision@{k}"].mean() == pytest.approx(1 / n)
+        assert values[f"MRR@{k}"].sum() == pytest.approx(sum(1 / j for j in range(1, k + 1)))
+
+
+def test_edges():
+    lists = frame_of({1: [5, 5, 6, 5, 7], 2: [8], 9: [5]})
+    truth = truth_of({1: [6, 6, 7], 2: [4], 3: [5], 4: [8]})
+    values = metrics.evaluate(lists, truth, ks=(2, 3))
+    assert values.index.tolist() == [1, 2, 3, 4] and values.notna().all(axis=None)
+    assert values.loc[1, "MRR@2"] == 1 / 2, "6 moves up to the second place when the second 5 goes"
+    assert values.loc[1, "Recall@3"] == 2 / 2, "the pair (1, 6) counts once"
+    assert values.loc[1, "Precision@3"] == 2 / 3
+    assert (values.loc[[2, 3, 4]] == 0).all(axis=None)
+
+
+def test_an_empty_truth_and_an_empty_frame_of_lists():
+    truth = truth_of({3: [1]})
+    assert metrics.evaluate(frame_of({1: [2]}), truth.iloc[:0]).shape == (0, 24)
+    assert (metrics.evaluate(frame_of({}), truth) == 0).all(axis=None)
+
+
+def test_golden(shared):
+    golden = shared / "golden"
+    preds, truth, expected = (pd.read_parquet(golden / f"metrics_{n}.parquet") for n in ("pred", "true", "expected"))
+    expected = expected.pivot(index="user_id", columns="metric", values="value")
+    ks = sorted({int(name.split("@")[1]) for name in expected})
+    values = metrics.evaluate(preds.sample(frac=1, random_state=1), truth.sample(frac=1, random_state=2), ks)
+    assert sorted(values) == sorted(expected)
+    assert np.abs(values[expected.columns] - expected).max(axis=None) <= 1e-12
+
+
+listening = st.dictionaries(st.integers(0, 6), st.lists(st.integers(0, 12), min_size=1, max_size=8, unique=True),
+                            min_size=1)
+recommended = st.dictionaries(st.integers(0, 8), st.lists(st.integers(0, 14), min_size=1, max_size=12, unique=True))
+
+
+@given(recommended, listening, st.lists(st.integers(1, 15), min_size=1, max_size=3, unique=True))
+@settings(max_examples=100, deadline=None)
+def test_any_lists_have_the_values_of_rs_metrics(lists, truth, ks):
+    """Called as a stranger would: frames in the library's own column names, a column at a time."""
+    import rs_metrics
+    ours = metrics.evaluate(frame_of(lists), truth_of(truth), ks)
+    columns = {"track_id": "item_id"}
+    for name in metrics.METRICS:
+        scorer = getattr(rs_metrics, {"MAP": "mapr"}.get(name, name.lower()))
+        for k in ks:
+            with np.testing.suppress_warnings() as quiet:
+                quiet.filter(RuntimeWarning)
+                theirs = scorer(truth_of(truth).rename(columns=columns), frame_of(lists).rename(columns=columns), k=k,
+                                apply_mean=False)
+            assert np.allclose(ours[f"{name}@{k}"], np.nan_to_num(theirs), rtol=0, atol=1e-12), (name, k)
+
+
+def test_big_and_small_ids():
+    big = 10**12
+    values = metrics.evaluate(frame_of({-big: [big, 3]}), truth_of({-big: [big], big: [3]}), ks=(1,))
+    assert values["HitRate@1"].tolist() == [1, 0]
+
+
+def test_interval_by_hand():
+    """Four values 0, 0, 1, 3: mean 1, sd sqrt(6 / 3), t(3) at 97.5 % is 3.182446."""
+    mean, half = metrics.mean_and_half_width(np.array([0.0, 0.0, 1.0, 3.0]))
+    assert mean == 1 and half == pytest.approx(3.1824463052842638 * math.sqrt(2) / math.sqrt(4), rel=1e-12)
+    assert np.isnan(metrics.mean_and_half_width([0.5])[1])
+    mean, half = metrics.mean_and_half_width(np.array([[1.0, np.nan], [2.0, np.nan]]))
+    assert mean[0] == 1.5 and np.isnan(mean[1]) and np.isnan(half[1])
+
+
+# --------------------------------------------------------------------------- beyond accuracy
+
+def test_coverage_gini_and_popularity():
+    truth = read_truth(truth_of({1: [0], 2: [0], 3: [0]}))
+    lists = read_lists(frame_of({1: [10, 20], 2: [10, 40]}), truth.users)
+    share = np.array([0.5, 0.25, 0.125, 1.0])
+    whole, each = beyond.beyond(lists, np.array([10, 20, 30, 40]), share, (1, 2))
+    assert whole["Coverage@1"] == 1 / 4 and whole["Coverage@2"] == 3 / 4
+    assert whole["Gini@1"] == pytest.approx(3 / 4), "one of four has all"
+    # appearances 0, 1, 1, 2: sum over pairs of |difference| / (2 n^2 mean) = 2 * (1+1+2+0+1+1) / (2 * 16 * 1)
+    assert whole["Gini@2"] == pytest.approx(2 * 6 / 32)
+    assert each.loc[1, "Popularity@2"] == (0.5 + 0.25) / 2 and each.loc[2, "Popularity@2"] == (0.5 + 1) / 2
+    assert np.isnan(each.loc[3, "Popularity@2"])
+    assert beyond.gini(np.array([3, 3, 3])) == 0 and np.isnan(beyond.gini(np.zeros(3)))
+
+
+def test_beyond_accuracy_equals_rs_metrics(tiny):
+    import rs_metrics
+    knn.main(["content", "--workdir", str(tiny)])
+    preds = pd.read_parquet(tiny / "preds/content_cosine_test.pqt").rename(columns={"track_id": "item_id"})
+    train = pd.read_parquet(tiny / "data/train.pqt").rename(columns={"track_id": "item_id"})
+    saved = pd.read_csv(tiny / "metrics/content_cosine_test.csv", index_col=0)
+    for k in (5, 10):
+        popular = rs_metrics.popularity(train, preds, k=k)
+        covered = rs_metrics.coverage(train.item_id.unique(), preds, k=k)
+        assert saved.loc["mean", f"Popularity@{k}"] == pytest.approx(popular, abs=1e-12)
+        assert saved.loc["mean", f"Coverage@{k}"] == pytest.approx(covered, abs=1e-12)
+        assert saved.loc["conf", f"Popularity@{k}"] > 0 and np.isnan(saved.loc["conf", f"Coverage@{k}"])
+    cold = pd.read_csv(tiny / "metrics/content_cosine_cold_test.csv", index_col=0)
+    assert "Coverage@10" in cold and "Popularity@10" not in cold
+
+
+# --------------------------------------------------------------------------- files
+
+def test_report_writes_means_intervals_and_users(tmp_path):
+    truth = truth_of({4: [1], 2: [2], 6: [9]})
+    means = metrics.report(tmp_path, "mine", "val", frame_of({2: [2], 4: [3, 1], 6: [4]}), truth, ks=(2,))
+    table = pd.read_csv(tmp_path / "metrics/mine_val.csv", index_col=0)
+    users = pd.read_parquet(tmp_path / "metrics/mine_val.pqt")
+    assert table.index.tolist() == ["mean", "conf"] and list(table) == [f"{m}@2" for m in metrics.METRICS]
+    assert users.user_id.tolist() == [2, 4, 6] and users["MRR@2"].tolist() == [1, 1 / 2, 0]
+    assert means["MRR@2"] == table.loc["mean", "MRR@2"] == (1 + 1 / 2) / 3
+    assert table.loc["conf", "MRR@2"] == pytest.approx(4.302652729749464 * users["MRR@2"].std(ddof=1) / math.sqrt(3))
+
+
+def test_one_user_has_no_interval(tmp_path):
+    metrics.report(tmp_path, "mine", "val", frame_of({2: [2]}), truth_of({2: [2]}), ks=(2,))
+    assert pd.read_csv(tmp_path / "metrics/mine_val.csv", index_col=0).loc["conf"].isna().all()
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    (lambda f: f.drop(columns="rank"), "must have a column rank"),
+    (lambda f: f.assign(rank=f["rank"] + 1), "ranks of each user must count 0, 1, 2"),
+    (lambda f: f.assign(rank=f["rank"] - 1), "ranks of each user must count 0, 1, 2"),
+    (lambda f: f.assign(rank=0), "ranks of each user must count 0, 1, 2"),
+    (lambda f: f.drop(index=1), "user_id 1 has 2 where 1 is due"),
+    (lambda f: f.assign(rank=[0, 1, np.nan]), "whole numbers without gaps, but is float64 with 1 gaps"),
+    (lambda f: f.assign(user_id=["a", "b", "c"]), "user_id of the lists must be whole numbers"),
+    (lambda f: f.assign(track_id=[1.5, 2, 3]), "track_id of the lists must be whole numbers"),
+    (lambda f: f.assign(track_id=[4, -1, 3]), "runs from -1 to 4"),
+    (lambda f: f.assign(track_id=f.track_id + 2**62), "must be rows of trackid_sorted.csv"),
+])
+def test_broken_lists_are_one_sentence_and_nothing_is_written(tmp_path, change, sentence):
+    with pytest.raises(runs.WorkError, match=sentence):
+        metrics.report(tmp_path, "mine", "val", change(frame_of({1: [4, 5, 6]})), truth_of({1: [5], 2: [4]}))
+    assert not (tmp_path / "metrics").exists()
+
+
+@pytest.mark.parametrize("ks", [(0,), (-5,), (2.5,), (True,), ()])
+def test_k_must_be_a_whole_number_of_at_least_one(ks):
+    with pytest.raises(runs.UsageError, match="k"):
+        metrics.evaluate(frame_of({1: [4]}), truth_of({1: [4]}), ks)
+
+
+# --------------------------------------------------------------------------- command line
+
+def cli(*words, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "metrics.py"), *map(str, words)], cwd=cwd, text=True,
+                          capture_output=True, timeout=120)
+
+
+def test_the_command_line_evaluates_saved_lists_again(tiny):
+    knn.main(["--workdir", str(tiny), "--k", "12"])
+    (content, _), (noise, _) = runs.find_runs(tiny)
+    before = {p.name: p.read_bytes() for p in (tiny / "metrics").iterdir()}
+    assert len(before) == 2 * 3 * 2
+    for path in (tiny / "metrics").iterdir():
+        path.unlink()
+    metrics.main(["--workdir", str(tiny)])
+    assert {p.name: p.read_bytes() for p in (tiny / "metrics").iterdir()} == before
+    done = cli(content, "--k", 3, 20, "--workdir", tiny)
+    assert done.returncode == 0 and "its lists have 12 places, so k = 20 is left out" in done.stderr
+    assert [w.split()[0] for w in done.stdout.splitlines() if w.startswith("   ")] == ["k", "3"] * 3
+    again = pd.read_csv(tiny / f"metrics/{content}_test.csv", index_col=0)
+    assert {name.split("@")[1] for name in again} == {"3"}
+    assert (tiny / f"metrics/{noise}_test.csv").read_bytes() == before[f"{noise}_test.csv"]
+
+
+def test_lists_without_a_manifest_and_names_that_end_like_parts(tiny):
+    """preds/mine_cold_test.pqt is the cold test of `mine`, unless there is a run `mine_cold`."""
+    users = pd.read_parquet(tiny / "data/cold_test.pqt").user_id.unique()
+    track = int(pd.read_parquet(tiny / "data/cold_test.pqt").track_id.iloc[0])
+    runs.write_parquet(tiny / "preds/mine_cold_test.pqt", frame_of({u: [track] for u in users}))
+    assert [job[:2] for job in metrics.saved_lists(tiny, [])] == [("mine", "cold_test")]
+    done = cli("mine", "--workdir", tiny)
+    assert done.returncode == 0 and "k = 5, 10, 20, 50 is left out" in done.stderr
+    assert pd.read_csv(tiny / "metrics/mine_cold_test.csv", index_col=0).loc["mean", "HitRate@1"] > 0
+    runs.write_json(tiny / "runs/mine_cold/config.json", {"request": {"k": 1}})
+    assert [job[:2] for job in metrics.saved_lists(tiny, [])] == [("mine_cold", "test")]
+
+
+def test_cross_check_agrees_and_notices(tiny, capsys, monkeypatch):
+    knn.main(["content", "--workdir", str(tiny)])
+    metrics.main(["--workdir", str(tiny), "--scorer", "rs_metrics"])
+    assert "largest difference to rs_metrics" in capsys.readouterr().out
+    right, saved = metrics.values_of, (tiny / "metrics/content_cosine_test.csv").read_bytes()
+    monkeypatch.setattr(metrics, "values_of", lambda *a: right(*a) * (1 + 1e-6))
+    with pytest.raises(runs.WorkError, match="differs from rs_metrics"):
+        metrics.main(["--workdir", str(tiny), "--scorer", "rs_metrics"])
+    assert (tiny / "metrics/content_cosine_test.csv").read_bytes() == saved
+
+
+@pytest.mark.parametrize("suffix", [".pqt", ".csv", ".tsv"])
+def test_any_pair_of_files(tmp_path, suffix):
+    preds, truth = frame_of({1: [4, 5], 2: [6]}), truth_of({1: [5], 2: [4], 3: [1]})
+    for name, frame in (("p", preds), ("t", truth)):
+        if suffix == ".pqt":
+            frame.to_parquet(tmp_path / f"{name}{suffix}")
+        else:
+            frame.to_csv(tmp_path / f"{name}{suffix}", index=False, sep="\t" if suffix == ".tsv" else ",")
+    done = cli("--preds", tmp_path / f"p{suffix}", "--truth", tmp_path / f"t{suffix}", "--k", 1, 2,
+               "--out", tmp_path / "o.csv", "--scorer", "rs_metrics")
+    assert done.returncode == 0, done.stderr
+    assert pd.read_csv(tmp_path / "o.csv", index_col=0).loc["mean", "HitRate@2"] == pytest.approx(1 / 3)
+    assert pd.read_parquet(tmp_path / "o.pqt")["Recall@2"].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("words", "status", "sentence"), [
+    (["--workdir", "{empty}"], 2, "no saved recommendations in"),
+    (["nothing", "--workdir", "{full}"], 2, "no saved recommendations of a run 'nothing'"),
+    (["--k", "0", "--workdir", "{full}"], 2, "must be a whole number of at least 1"),
+    (["--k", "five", "--workdir", "{full}"], 2, "must be a whole number of at least 1"),
+    (["--workdir", "{full}/nowhere"], 2, "is not a folder"),
+    (["--preds", "{full}/x.csv"], 2, "with --preds FILE --truth FILE"),
+    (["--preds", "{full}/x.csv", "--truth", "{full}/y.csv"], 2, "there is no file"),
+    (["--preds", "{full}/x.csv", "--truth", "{full}/y.csv", "--out", "o.pqt"], 2, "--out must end in .csv"),
+    (["--preds", "{full}/trackid_sorted.csv", "--truth", "{full}/data/test.pqt"], 1, "track_id, rank, but has idx"),
+    (["--preds", "{full}/dataset.json", "--truth", "{full}/data/test.pqt"], 1, "cannot be read as parquet"),
+    (["--preds", "{full}/preds/x_test.pqt", "--truth", "{full}/data/test.pqt", "--out", "{full}/dataset.json/o.csv"],
+     1, "a file of that name is in the way"),
+])
+def test_bad_input_is_one_sentence(tmp_path, tiny, words, status, sentence):
+    runs.write_parquet(tiny / "preds/x_test.pqt", frame_of({3: [4]}))
+    (tmp_path / "empty").mkdir()
+    done = cli(*(w.format(empty=tmp_path / "empty", full=tiny) for w in words))
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1), done.stderr
+    assert sentence in done.stderr and not (tiny / "metrics").exists()
+
+
+def test_lists_of_another_split_are_refused(tiny):
+    runs.write_parquet(tiny / "preds/x_test.pqt", frame_of({13: [0]}))  # track 0 is in no part
+    with pytest.raises(runs.WorkError, match="x_test.pqt: 1 tracks of the lists are not in the catalogue"):
+        metrics.main(["--workdir", str(tiny)])
+    runs.write_parquet(tiny / "preds/x_test.pqt", frame_of({13: [2]}).assign(rank=1))
+    with pytest.raises(runs.WorkError, match="x_test.pqt: the ranks of each user"):
+        metrics.main(["--workdir", str(tiny)])
+    (tiny / "data/test.pqt").unlink()
+    with pytest.raises(runs.WorkError, match="is of part test, but this split has val, cold_test"):
+        metrics.main(["--workdir", str(tiny)])
+
+
+def test_popularity_of_train_is_read_again_when_the_split_changes(tiny):
+    truth = truth_of({3: [5]})
+    preds = frame_of({3: [int(pd.read_parquet(tiny / "data/train.pqt").track_id.iloc[0])]})
+    first = metrics.report(tiny, "x", "test", preds, truth, ks=(1,))["Popularity@1"]
+    write_pairs(tiny, "train", [3, 13], [preds.track_id[0]] * 2)
+    assert metrics.report(tiny, "x", "test", preds, truth, ks=(1,))["Popularity@1"] == 1 > first
