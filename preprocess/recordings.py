@@ -20,8 +20,8 @@ import runs
 from preprocess import synth
 
 EXECUTION = 0.15            # deviation of a played trait from the latent one: no recording is the latent itself
-SHARES = {"wav": 0.26, "wav24": 0.04, "flac": 0.42, "ogg": 0.2, "mp3": 0.08}    # containers
-RATES = {22_050: 0.3, 44_100: 0.45, 48_000: 0.25}                               # Hz
+SHARES = {"wav": 0.28, "wav24": 0.04, "flac": 0.48, "ogg": 0.15, "mp3": 0.05}   # containers; mp3 and ogg encode slowly
+RATES = {22_050: 0.4, 44_100: 0.4, 48_000: 0.2}                                # Hz
 STEREO = 0.5                # share of two-channel files
 ODD_GAINS = {-30.0: 0.02, 12.0: 0.02}   # dB: shares of very quiet and of driven recordings
 DEFECTS = ("silent", "truncated", "missing", "not audio")   # one track each, none of them cold
