@@ -199,6 +199,9 @@ def load(workdir):
     folder = workdir / "data"
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
+    manifest = folder / "split.json"  # a workspace whose parts were made elsewhere may have none
+    if manifest.exists() and runs.read_json(manifest).get("status", "finished") != "finished":
+        raise WorkError(f"{manifest} says that the split was interrupted; run preprocess/1_train_test_split.py again")
     paths = {p: folder / f"{p}.pqt" for p in ("train", *PARTS) if (folder / f"{p}.pqt").exists()}
     raw = {p: read_pairs(path) for p, path in paths.items()}
     for part, (_, track, _, _) in raw.items():

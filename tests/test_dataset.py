@@ -152,6 +152,14 @@ def test_more_bad_parts(tiny):
         dataset.load(tiny)
 
 
+def test_a_split_that_was_killed_half_way_is_refused(tiny):
+    runs.write_json(tiny / "data/split.json", {"status": "writing"})
+    with pytest.raises(WorkError, match="interrupted; run preprocess/1_train_test_split.py again"):
+        dataset.load(tiny)
+    runs.write_json(tiny / "data/split.json", {"status": "finished"})
+    assert dataset.load(tiny).n_users == 60
+
+
 def test_a_folder_that_is_no_workspace(tmp_path):
     with pytest.raises(WorkError, match="trackid_sorted.csv is missing"):
         dataset.load(tmp_path)
