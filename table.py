@@ -1,0 +1,251 @@
+"""Stage 5: every run of a workspace in comparable tables.
+
+    python table.py
+    python table.py --k 10 50 --metrics HitRate Recall NDCG Coverage
+
+Writes into tables/ of the workspace, from runs/*/config.json and metrics/ alone:
+    cosine.csv shallow.csv bert.csv     as published, a row per backend with its size; {..}_cold_test.csv: cold
+    test.md .tex .csv, cold_test.*      all recommenders side by side; the Markdown is printed, too
+
+Rows are representations between their controls: chance, popularity, learned vectors without content (random),
+the same vectors on the wrong tracks (shuffled) and, where it is known, the truth (oracle). Runs that differ by
+the seed alone are averaged; any other difference makes a row of its own. The best of a column is bold, controls
+left out. Intervals are 95 %, Student's t: over users behind a mean, over seeds in a column of their own.
+"""
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import runs
+import typeset
+from cells import Values, capability, collect, defaults, departures
+from metrics import METRICS
+from runs import UsageError, WorkError
+from typeset import Slot, Table
+
+TITLES = {"knn": "KNN", "shallow": "Shallow Net", "bert4rec": "BERT4Rec"}  # the first columns, in this order
+PUBLISHED = {"knn": "cosine", "shallow": "shallow", "bert4rec": "bert"}
+PUBLISHED_METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG")
+CHOICES = (*METRICS, "Coverage", "Popularity", "Gini")
+NO_COLD = "cannot rank cold items"
+
+
+# --------------------------------------------------------------------------- rows
+
+@dataclass
+class Row:
+    """A representation, or a recommender without one (embedding None), and the cell of each recommender."""
+    label: str
+    embedding: str | None
+    shuffled: bool
+    extra: bool = False                          # a request unlike that of the representation's plain row
+    cells: dict = field(default_factory=dict)    # recommender -> Cell
+
+    @property
+    def place(self):
+        """Order of rows: floor, recommenders without representation, no content, embeddings, shuffled, truth."""
+        if self.shuffled or not self.embedding:
+            return 5 if self.shuffled else {"chance": 0, "popularity": 1}.get(*self.cells, 2)
+        return {"random": 3, "oracle": 6}.get(self.embedding, 4)
+
+
+class Grid:
+    """Cells arranged in rows.
+
+    groups: recommenders that use representations, one column each; usual: {recommender: its usual request};
+    marks:  {id of a cell in a plain row: what sets its request apart from the usual one}
+    """
+
+    def __init__(self, cells):
+        own = {}
+        for cell in cells:
+            own.setdefault(cell.recommender, []).append(cell)
+        self.groups = sorted((r for r in own if any(c.embedding for c in own[r])),
+                             key=lambda r: (list(TITLES).index(r) if r in TITLES else len(TITLES), r))
+        self.usual = {r: usual_request(r, own[r]) for r in own}
+        self.marks, found = {}, {}
+        for recommender in own:
+            self._place(recommender, own[recommender], found)
+        self.rows = [found[key] for key in sorted(found, key=lambda k: (found[k].place, k))]
+
+    def _place(self, recommender, cells, found):
+        """Of each representation's cells the one most like the usual takes the plain row, others rows of theirs."""
+        alike = {}
+        for cell in cells:
+            alike.setdefault((cell.embedding, cell.shuffled), []).append(cell)
+        for (embedding, shuffled), cells in alike.items():
+            apart = {id(c): departures(c.request, self.usual[recommender]) for c in cells}
+            cells.sort(key=lambda c: (not c.runs, len(apart[id(c)]), str(c.request)))
+            name = embedding or ("none" if recommender in self.groups else recommender)
+            name = f"shuffled {name}" if shuffled else name
+            for i, cell in enumerate(cells):
+                words, label = readable(apart[id(cell)]), name
+                if i:
+                    label += f" ({title(recommender) + ': ' if recommender in self.groups else ''}{words or 'usual'})"
+                elif words:
+                    self.marks[id(cell)] = words
+                row = found.setdefault((name, label), Row(label, embedding, shuffled, bool(i)))
+                row.cells[recommender] = cell
+
+    def learns(self, recommender):
+        """Whether it is trained, and so can do without content."""
+        return "epochs" in self.usual[recommender]
+
+
+def title(recommender):
+    return TITLES.get(recommender, recommender)
+
+
+def usual_request(recommender, cells):
+    """The request that most representations have in common; among equals the nearest to the script's defaults."""
+    variants = {}
+    for cell in cells:
+        known = variants.setdefault(str(cell.request), (cell.request, set()))[1]
+        known.update([cell.embedding] if cell.runs and not cell.shuffled else [])
+    told = defaults(recommender) if len(variants) > 1 else {}
+    return min(variants.values(), key=lambda v: (-len(v[1]), len(departures(v[0], told)), str(v[0])))[0]
+
+
+def readable(arguments):
+    """{'neg_samples': 50, 'center': True, 'comment': 'x'} as 'neg samples 50, center, x'."""
+    words = []
+    for name, value in arguments.items():
+        name = name.replace("_", " ")
+        if isinstance(value, bool):
+            words.append(name if value else f"no {name}")
+        else:
+            words.append(value if name == "comment" and value else f"{name} {'none' if value in ('', None) else value}")
+    return ", ".join(words)
+
+
+# --------------------------------------------------------------------------- tables
+
+def combined(grid, part, values, columns):
+    """Table of one part; its rows are those with a figure or a reason for having none."""
+    marks, rows = {}, []
+    for row in grid.rows:
+        slots = [slot_of(grid, row, group, part, values, marks) for group in grid.groups or [None]]
+        if any(slot.figures or slot.why for slot in slots):
+            rows.append((row.label, slots))
+    users = 0 if values.users is None else len(values.users)
+    return Table(f"{part}: {users:,} users", [title(g) for g in grid.groups] or ["value"], columns, rows,
+                 notes(grid, marks))
+
+
+def slot_of(grid, row, group, part, values, marks):
+    """What stands in a row under a recommender; one without representation stands under each."""
+    free = [cell for recommender, cell in row.cells.items() if recommender not in grid.groups]
+    cell = row.cells.get(group, *free[:1]) if free else row.cells.get(group)
+    if cell is None:
+        return Slot(why=why_no_run(grid, row, group, part))
+    if not cell.runs:
+        return Slot(why=cell.missing)
+    told = cell.runs[0][1]
+    if not all(part in config.get("parts", []) for _, config in cell.runs):
+        why = {**told.get("left_out", {}), **told.get("skipped", {})}.get(part, "not made")
+        return Slot(why=NO_COLD if part == "cold_test" else why)
+    words = grid.marks.get(id(cell))
+    mark = marks.setdefault(words, chr(ord("a") + len(marks) % 26)) if words else ""
+    rival = not free if grid.groups else cell.recommender != "chance"
+    figures = values.of(cell)
+    lacking = "" if figures else f"no {' or '.join(dict.fromkeys('@' + c.split('@')[1] for c in values.columns))}"
+    return Slot(figures, lacking, mark, row.shuffled, rival and not row.shuffled and row.embedding != "oracle")
+
+
+def why_no_run(grid, row, group, part):
+    if row.extra or not row.embedding:
+        return ""  # a row of another recommender's own
+    needs, cold = capability(group)
+    if part == "cold_test" and (not cold or row.embedding == "random"):
+        return NO_COLD
+    return "needs an embedding" if row.embedding == "random" and not grid.learns(group) else "no run"
+
+
+def notes(grid, marks):
+    """Sentences below a table: what the intervals are, what was asked of each recommender, what marks mean."""
+    found = ["±: 95 % interval over users; under seeds the one over repeats (their number) with other seeds, which for "
+             "shuffled rows are other permutations"]
+    free = [row.label for row in grid.rows if grid.groups and not set(row.cells) & set(grid.groups)]
+    if free:
+        found.append(f"{', '.join(free)}: without representation, the same under each recommender")
+    for recommender in grid.groups:
+        told = defaults(recommender)
+        apart = departures(grid.usual[recommender], told) if told else {}
+        if apart:
+            found.append(f"{title(recommender)} was run with {readable(apart)}")
+    return found + [f"({mark}) here with {words}" for words, mark in marks.items()]
+
+
+def published(workdir, grid, recommender, part, values, columns):
+    """One recommender's figures as the publication has them, a row per backend; None where there are none."""
+    import pandas as pd
+    rows = []
+    for row in grid.rows:
+        cell = row.cells.get(recommender)
+        if row.embedding and not row.shuffled and cell and cell.runs and part in cell.runs[0][1].get("parts", []):
+            figures = values.of(cell)
+            rows.append({"model": row.label, "size": size_of(workdir, cell),
+                         **{c: figures[c].mean for c in columns if c in figures}})
+    return pd.DataFrame(rows) if rows else None
+
+
+def size_of(workdir, cell):
+    """Dimensions of a cell's embedding, out of its manifest or the embedding's own; None where neither says."""
+    manifest = Path(workdir) / "embeddings" / f"{cell.embedding}.json"
+    told = runs.read_json(manifest) if manifest.exists() else {}
+    return cell.runs[0][1].get("dim") or told.get("dim")
+
+
+# --------------------------------------------------------------------------- command line
+
+def build_parser():
+    parser = runs.Parser(prog="table.py", description=__doc__)
+    parser.add_argument("--k", type=runs.positive, nargs="+", default=[50], metavar="K",
+                        help="list lengths (default 50)")
+    parser.add_argument("--metrics", nargs="+", choices=CHOICES, default=["HitRate", "Recall", "NDCG"], metavar="NAME",
+                        help=f"out of {', '.join(CHOICES)} (default HitRate Recall NDCG)")
+    parser.add_argument("--parts", nargs="+", choices=runs.PART_ORDER, default=["test", "cold_test"], metavar="PART",
+                        help="of the split (default test cold_test; val is for choosing, not for reporting)")
+    runs.common_flags(parser, seed=False, overwrite=False)
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    workdir = runs.workspace(args)
+    cells, left = collect(workdir)
+    if not cells:
+        raise UsageError(f"no runs in {workdir / 'runs'}; run a recommender first, for example python knn.py")
+    made = {part for cell in cells for _, config in cell.runs for part in config.get("parts", [])}
+    parts = [part for part in dict.fromkeys(args.parts) if part in made]
+    if not parts:
+        raise WorkError(f"none of the {len(cells)} requests in {workdir / 'runs'} has finished with lists of "
+                        f"{' or '.join(args.parts)}")
+    grid = Grid(cells)
+    columns = [f"{metric}@{k}" for k in dict.fromkeys(args.k) for metric in dict.fromkeys(args.metrics)]
+    for part in parts:
+        write_part(workdir, grid, part, columns, [f"{m}@{k}" for k in dict.fromkeys(args.k) for m in PUBLISHED_METRICS])
+    if left:
+        print(f"left out: {', '.join(f'{name} ({why})' for name, why in left)}", file=sys.stderr)
+
+
+def write_part(workdir, grid, part, columns, published_columns):
+    """Write all tables of one part and print the combined one."""
+    values = Values(workdir, part, dict.fromkeys([*columns, *published_columns]))
+    table = combined(grid, part, values, columns)
+    if not any(c in slot.figures for _, slots in table.rows for slot in slots for c in columns):
+        ks = " ".join(dict.fromkeys(c.split("@")[1] for c in columns))
+        raise WorkError(f"no run has {' or '.join(columns)} of {part}; python metrics.py --k {ks} evaluates at that k")
+    folder, text = workdir / "tables", typeset.markdown(table)
+    for recommender, stem in PUBLISHED.items():
+        frame = published(workdir, grid, recommender, part, values, published_columns)
+        if frame is not None:
+            runs.write_csv(folder / f"{stem}{'' if part == 'test' else f'_{part}'}.csv", frame, index=False)
+    runs.write_csv(folder / f"{part}.csv", typeset.frame(table), index=False)
+    runs.write_text(folder / f"{part}.tex", typeset.latex(table))
+    runs.write_text(folder / f"{part}.md", text)
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    runs.cli(main)
