@@ -7,12 +7,16 @@ nothing here knows which model listens.
 soundfile reads wav, flac, ogg, opus, mp3, aiff and more; what it refuses goes through an ffmpeg
 pipe where ffmpeg is installed. Everything runs in threads: libsndfile and soxr release the GIL.
 """
+import contextlib
 import csv
 import os
+import re
 import shutil
 import stat
 import struct
 import subprocess
+import sys
+import threading
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +28,7 @@ import runs
 SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf
     m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
 SHORTEST = 0.1        # seconds; with less sound there is nothing to describe
+REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped|missing)|Warning: (Encountered|Real)")
 FFMPEG_PATIENCE = 300  # seconds until a decoder that does not end is given up
 
 
@@ -225,3 +230,35 @@ def _ffmpeg(path, seconds, offset, refused):
     samples = _mono(np.frombuffer(done.stdout, ">f4", usable, begin).reshape(-1, channels).astype(np.float32))
     note = "damaged: ffmpeg stopped before the end" if done.returncode else ""
     return Clip(_excerpt(samples, round(seconds * rate), offset), rate, note)
+
+
+@contextlib.contextmanager
+def quiet_decoders():
+    """Keep the remarks of libmpg123 off stderr, where thousands would bury the progress bar.
+
+    That library writes to file descriptor 2 itself, whatever its caller wants. Meanwhile the
+    descriptor is a pipe whose other lines are passed on; Python's own stderr stays where it was.
+    """
+    real, (read, write) = os.dup(2), os.pipe()
+    python = sys.stderr
+    if python is sys.__stderr__:
+        sys.stderr = open(os.dup(real), "w", buffering=1, errors="replace")
+    os.dup2(write, 2)
+    os.close(write)
+
+    def pass_on():
+        with open(read, "rb") as lines:
+            for line in lines:
+                if not REMARKS.match(line):
+                    os.write(real, line)
+    passing = threading.Thread(target=pass_on, daemon=True)
+    passing.start()
+    try:
+        yield
+    finally:
+        os.dup2(real, 2)  # the pipe's last writer is gone, so the thread ends
+        passing.join()
+        os.close(real)
+        if sys.stderr is not python:
+            sys.stderr.close()
+            sys.stderr = python

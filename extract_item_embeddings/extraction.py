@@ -1,18 +1,13 @@
-"""What all backends share: flags, the loop from files to rows, and the closing summary.
+"""What all backends share: their interface, the command line, and the closing summary.
 
 A backend is a class that says which weights, which rate, which layer, which axis (see Backend); a
-script is `extraction.main(ThatClass, __doc__, argv)`. Decoding runs in a few threads ahead of the
-model; a batch is N consecutive tracks, whose windows meet the model N at a time, the last pass
-padded, so that every pass has one shape.
+script is `extraction.main(ThatClass, __doc__, argv)`.
 """
 import argparse
-import collections
 import json
 import os
 import re
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,7 +15,7 @@ import numpy as np
 
 import dataset
 import runs
-from extract_item_embeddings import audio, shards
+from extract_item_embeddings import audio, pipeline, shards
 
 
 class Backend:
@@ -58,7 +53,10 @@ class Backend:
         return {"": self.DIM}
 
     def load(self):
-        """Called once before the first forward, in the main thread."""
+        """Called once before the first prepare, in the main thread."""
+
+    def unload(self):
+        """Called at the end, also after an error; undoes what load changed in the process."""
 
     def prepare(self, samples):
         """Samples (N,) at SAMPLE_RATE -> (inputs, lengths). Runs in threads."""
@@ -170,7 +168,8 @@ def main(backend_class, doc, argv=None):
         shard.begin(header, args.overwrite)
         drop_changed(shard, marks)
         if shard.missing:
-            extract(backend, shard, ids, files, marks, args)
+            if not pipeline.extract(backend, shard, ids, files, marks, args):
+                runs.stop_here(f"{name} {shard}")
     if args.shard is None:
         return finish(work, name, partial)
     print(f"{name}: {shard} is complete; when all are, the same command with --merge instead of --shard joins them")
@@ -231,97 +230,3 @@ def finish(work, name, partial):
             print(f"  {entry['trackid']}: {entry['reason']}")
         if len(lines) > 20:
             print(f"  and {len(lines) - 20} more, all in {name}.json")
-
-
-# --------------------------------------------------------------------------- from files to rows
-
-def extract(backend, shard, ids, files, marks, args):
-    """Compute the missing batches of a shard; a signal ends it after a batch, with all saved."""
-    todo = shard.missing
-    rows = [r for b in todo for r in shard.plan.rows(b)]
-    total = sum(len(shard.plan.rows(b)) for b in shard.plan.shard(shard.index, shard.of))
-    waited = heard = 0.0
-    stop = runs.StopRequest()
-    backend.load()
-    with ThreadPoolExecutor(args.workers) as pool, \
-            runs.Progress(total, backend.NAME, unit="track", initial=total - len(rows)) as progress:
-        start = time.monotonic()
-        tracks = prepared(pool, backend, [files[r] for r in rows], args, 2 * args.batch)
-        try:
-            for b in todo:
-                mine, before = shard.plan.rows(b), time.monotonic()
-                items = [next(tracks) for _ in mine]
-                waited += time.monotonic() - before
-                values, entry = compute(backend, mine, ids, items, shard.plan)
-                entry["files"] = shards.files_sum(mine, [marks[r] for r in mine])
-                shard.save(b, values, entry)
-                heard += entry["seconds"]
-                progress.update(len(mine), real_time=f"{heard / (time.monotonic() - start):.3g}x")
-                if stop.requested and b != todo[-1]:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    runs.stop_here(f"{backend.NAME} {shard}")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    spent = time.monotonic() - start
-    print(f"{backend.NAME}: {len(rows)} tracks in {spent:.1f} s, {len(rows) / spent:.3g} tracks/s, "
-          f"{heard / spent:.3g} x real time; the model waited for audio {100 * waited / spent:.0f} % of the time")
-
-
-def prepared(pool, backend, paths, args, ahead):
-    """Prepared tracks in order, at most `ahead` of them decoded or being decoded at a time."""
-    queue = collections.deque()
-    for path in paths:
-        queue.append(pool.submit(prepare, backend, path, args.seconds, args.offset))
-        if len(queue) >= ahead:
-            yield queue.popleft().result()
-    while queue:
-        yield queue.popleft().result()
-
-
-def prepare(backend, path, seconds, offset):
-    """(inputs, lengths, seconds, note) of one file, or the reason why there are none, a str."""
-    try:
-        clip = audio.decode(path, seconds, offset)
-        inputs, lengths = backend.prepare(audio.resample(clip, backend.SAMPLE_RATE))
-    except audio.AudioError as e:
-        return str(e)
-    except Exception as e:  # one odd file must not end ten hours of work; the reason goes into the json
-        return f"{type(e).__name__}: {e}"
-    return inputs, lengths, clip.seconds, clip.note
-
-
-def compute(backend, rows, ids, items, plan):
-    """One batch: values (tracks, width), NaN where there is none, and its line of the journal."""
-    values = np.full((len(rows), plan.width), np.nan, np.float32)
-    entry = {"seconds": 0.0, "failed": {}, "notes": {}}
-    good = [k for k, item in enumerate(items) if not isinstance(item, str)]
-    if good:
-        out = run_model(backend, np.concatenate([items[k][0] for k in good]),
-                        np.concatenate([items[k][1] for k in good]), plan.batch)
-        ends = np.cumsum([len(items[k][0]) for k in good])
-        for k, part in zip(good, np.split(out, ends[:-1]), strict=True):
-            values[k] = backend.pool(part, items[k][1])
-            entry["seconds"] += items[k][2]
-    for k, (row, item) in enumerate(zip(rows, items, strict=True)):
-        if isinstance(item, str):
-            entry["failed"][row] = {"trackid": ids[row], "reason": item}
-        elif not np.isfinite(values[k]).all():
-            values[k] = np.nan
-            entry["failed"][row] = {"trackid": ids[row], "reason": "the model gave values that are not finite"}
-        elif item[3]:
-            entry["notes"][row] = {"trackid": ids[row], "reason": item[3]}
-    entry["seconds"] = round(entry["seconds"], 3)
-    return values, json.loads(json.dumps(entry))
-
-
-def run_model(backend, inputs, lengths, batch):
-    """(n, *shape) -> (n, width), `batch` windows at a time; the last pass is filled up with silence."""
-    out = []
-    for s in range(0, len(inputs), batch):
-        x, n = inputs[s:s + batch], lengths[s:s + batch]
-        fill = batch - len(x)
-        if fill:
-            x = np.concatenate([x, np.zeros((fill, *x.shape[1:]), x.dtype)])
-            n = np.concatenate([n, np.full(fill, lengths.max(), n.dtype)])
-        out.append(backend.forward(x, n)[:batch - fill])
-    return np.concatenate(out)

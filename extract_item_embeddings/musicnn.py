@@ -1,0 +1,184 @@
+"""MusiCNN: 200 values per track from a network trained to tag music (Pons and Serra, arXiv 1909.06654).
+
+    python extract_item_embeddings/musicnn.py --audio DIR [--workdir DIR]
+
+| weights                      | licence | rate      | window               | layer       | pooling | dimension |
+|------------------------------|---------|-----------|----------------------|-------------|---------|-----------|
+| MSD_musicnn of musicnn 0.1.0 | ISC     | 16,000 Hz | 3 s, one after other | penultimate | mean    | 200       |
+
+The weights are those inside the installed `musicnn` package, read without TensorFlow and without
+running the package. As there, a window is 187 frames of the log-mel spectrogram and what is left
+behind the last whole window is not heard. A track shorter than one window is heard as a window of
+its own length, pooled over the sound only (the package fails on those).
+"""
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import importlib.metadata
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import runs
+from extract_item_embeddings import extraction, tf_checkpoint
+
+FRAMES, BANDS, HOP, FFT = 187, 96, 256, 512
+PART = 4  # patches that one thread takes at a time
+DIMENSIONS = {"penultimate": 200, "max_pool": 753, "mean_pool": 753, "taggram": 50}
+INSTALL = "pip install --no-deps musicnn==0.1.0"
+
+
+def checkpoint(variant):
+    """Prefix of the variant's checkpoint inside the installed package, as str, and the package's version."""
+    try:
+        package = importlib.metadata.distribution("musicnn")
+    except importlib.metadata.PackageNotFoundError:
+        raise runs.WorkError(f"the package musicnn, which carries the weights, is not installed; {INSTALL}") from None
+    folder = package.locate_file(f"musicnn/{variant}")
+    for name in (".index", ".data-00000-of-00001"):
+        if not folder.joinpath(name).is_file():
+            raise runs.WorkError(f"{folder} has no {name}; install the package again: {INSTALL}")
+    return f"{folder}/", package.version
+
+
+def read_weights(variant):
+    """{name: array} of the network's 64 variables; WorkError if one is missing, left over or misshapen."""
+    weights = tf_checkpoint.load(checkpoint(variant)[0], keep=lambda n: "Adam" not in n and "_power" not in n)
+    expected = expected_shapes()
+    found = {name: array.shape for name, array in weights.items()}
+    if found != expected:
+        wrong = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
+        raise runs.WorkError(f"the weights of {variant} are not those of MusiCNN: {wrong[0]} has shape "
+                             f"{found.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} such variables)")
+    return weights
+
+
+def expected_shapes():
+    """{variable: shape} of the graph the package builds; kernels are (time, frequency, in, out)."""
+    kernels = [(7, 38, 1, 204), (7, 67, 1, 204), (128, 1, 1, 51), (64, 1, 1, 51), (32, 1, 1, 51),
+               (7, 561, 1, 64), (7, 64, 1, 64), (7, 64, 1, 64)]
+    shapes = {}
+    for i, shape in enumerate(kernels):
+        name = f"conv2d_{i}" if i else "conv2d"
+        shapes |= {f"{name}/kernel": shape, f"{name}/bias": shape[-1:]}
+    for name, shape in (("dense", (1506, 200)), ("dense_1", (200, 50))):
+        shapes |= {f"{name}/kernel": shape, f"{name}/bias": shape[-1:]}
+    for i, width in enumerate([1, *(k[-1] for k in kernels), 1506, 200]):
+        name = f"batch_normalization_{i}" if i else "batch_normalization"
+        shapes |= {f"{name}/{v}": (width,) for v in ("beta", "gamma", "moving_mean", "moving_variance")}
+    return shapes
+
+
+class MusiCNN(extraction.Backend):
+    NAME, SAMPLE_RATE, DIM = "musicnn", 16000, 200
+    WINDOW = FRAMES * HOP / SAMPLE_RATE
+    DEVICE = True
+    PACKAGES = ("librosa", "torch", "scipy")
+    threads_pool = None
+
+    @classmethod
+    def add_flags(cls, parser):
+        parser.add_argument("--variant", choices=("MSD_musicnn", "MTT_musicnn"), default="MSD_musicnn",
+                            help="weights: trained on Million Song or MagnaTagATune (default MSD_musicnn)")
+        parser.add_argument("--layer", choices=tuple(DIMENSIONS), default="penultimate",
+                            help="what is averaged over the windows (default penultimate)")
+        parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
+                            help="of the matrix products; bf16 is faster only where the hardware has it (default fp32)")
+        parser.add_argument("--as-published", action="store_true",
+                            help="the first 3 s instead of the mean, as musicnn 0.1.0 repeats the first window")
+
+    def __init__(self, args):
+        super().__init__(args)
+        if args.as_published and args.layer != "penultimate":
+            raise runs.UsageError("--as-published concerns the penultimate layer only; the package "
+                                  f"averages {args.layer} correctly")
+        if args.as_published:
+            self.POOLING = "first window"
+
+    def suffix(self):
+        a = self.args
+        return "".join(s for s, wanted in ((f"-{a.variant[:3].lower()}", a.variant != "MSD_musicnn"),
+                                           (f"-{a.layer}", a.layer != "penultimate"),
+                                           ("-bf16", a.precision != "fp32"),
+                                           ("-as-published", a.as_published)) if wanted)
+
+    def request(self):
+        prefix, version = checkpoint(self.args.variant)
+        return {"weights": {"id": f"musicnn/{self.args.variant}", "revision": version, "licence": "ISC",
+                            "checksum": runs.checksum(f"{prefix}.data-00000-of-00001")},
+                "variant": self.args.variant, "layer": self.args.layer, "precision": self.args.precision,
+                "as_published": self.args.as_published}
+
+    def outputs(self):
+        return {"": DIMENSIONS[self.args.layer]}
+
+    def load(self):
+        """On a processor each thread takes PART patches at a time and works alone: threads that share every
+        product would wait for each other thousands of times per second, ten times longer on a busy machine."""
+        import librosa
+        import torch
+
+        from extract_item_embeddings.musicnn_model import Network, has_bfloat16
+        self.device = runs.pick_device(self.args.device)
+        torch.backends.cudnn.allow_tf32 = False  # fp32 is meant as it says
+        torch.backends.cudnn.deterministic = True
+        self.network = Network(read_weights(self.args.variant)).to(self.device).eval()
+        self.network.set_precision(self.args.precision, has_bfloat16(self.device))
+        if self.device.type == "cpu":
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            self.threads_pool = ThreadPoolExecutor(self.threads)
+        self.mel = librosa.filters.mel(sr=self.SAMPLE_RATE, n_fft=FFT, n_mels=BANDS).T  # (257, 96)
+        self.hann = librosa.filters.get_window("hann", FFT).astype(np.float32)
+
+    def prepare(self, samples):
+        """Samples (N,) -> patches (n, 187, 96) of log10(1 + 10000 mel power), and frames of sound in each.
+
+        The powers pass through float16 (held at its largest number), as when the network was trained; the
+        logarithm is float32, as NumPy 1 computed it. NumPy 2 overflows to infinity at powers above 6.55.
+        """
+        import scipy.fft
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(samples, FFT // 2), FFT)[::HOP]  # (T, 512)
+        spectrum = scipy.fft.rfft(windows * self.hann)  # (T, 257)
+        mel = (spectrum.real ** 2 + spectrum.imag ** 2) @ self.mel  # (T, 96)
+        mel = np.minimum(mel, np.finfo(np.float16).max).astype(np.float16).astype(np.float32)
+        log_mel = np.log10(1 + 10000 * mel)
+        if len(log_mel) < FRAMES:
+            patch = np.zeros((1, FRAMES, BANDS), np.float32)
+            patch[0, :len(log_mel)] = log_mel
+            return patch, np.array([len(log_mel)])
+        n = len(log_mel) // FRAMES
+        return log_mel[:n * FRAMES].reshape(n, FRAMES, BANDS), np.full(n, FRAMES)
+
+    def unload(self):
+        if self.threads_pool is not None:
+            import torch
+            torch.set_num_threads(self.threads)
+            self.threads_pool.shutdown()
+            self.threads_pool = None
+
+    def forward(self, inputs, lengths):
+        if self.threads_pool is None:
+            return self.run(inputs, lengths)
+        parts = range(0, len(inputs), PART)
+        return np.concatenate(list(self.threads_pool.map(
+            lambda s: self.run(inputs[s:s + PART], lengths[s:s + PART]), parts)))
+
+    def run(self, inputs, lengths):
+        import torch
+        with torch.inference_mode():
+            out = self.network(torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device))
+            return out[self.args.layer].float().cpu().numpy()
+
+    def pool(self, values, lengths):
+        return values[0] if self.args.as_published else super().pool(values, lengths)
+
+
+def main(argv=None):
+    return extraction.main(MusiCNN, __doc__, argv)
+
+
+if __name__ == "__main__":
+    runs.cli(main)
