@@ -149,7 +149,8 @@ class _Plays:
         import pyarrow as pa
         import pyarrow.parquet as pq
         self.schema = pa.schema([("user_id", pa.int64()), ("track_id", pa.int64()), ("timestamp", pa.timestamp("us"))])
-        self.file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1)
+        self.file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1,
+                                     use_dictionary=["user_id", "track_id"])
         self.waiting, self.rows = [], 0
 
     def write(self, table):

@@ -119,7 +119,7 @@ def blocks(stream, size):
     while data := stream.read(size):
         cut = data.rfind(b"\n") + 1
         if cut:
-            yield rest + data[:cut]
+            yield b"".join((rest, memoryview(data)[:cut]))
             rest = data[cut:]
         else:
             rest += data

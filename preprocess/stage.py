@@ -21,7 +21,7 @@ from pathlib import Path
 import runs
 from runs import UsageError, WorkError
 
-UNITS = {"": 1, "K": 10, "M": 20, "G": 30, "T": 40}
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def memory_bytes(text):
@@ -31,7 +31,7 @@ def memory_bytes(text):
         number = float(found[1])
     except (TypeError, ValueError):
         raise UsageError(f"--memory {text} is no amount; write it like 2GB or 512MB") from None
-    size = int(number * (1 << UNITS[found[2].upper()] if found[2] else 1))
+    size = int(number * (1 << UNITS[found[2].upper()]))
     if size < 256 << 20:
         raise UsageError(f"--memory {text} is too little; 256MB is the least")
     return size

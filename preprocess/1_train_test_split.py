@@ -1,0 +1,228 @@
+"""Stage 2, second half: plays.pqt becomes data/train.pqt, val.pqt, test.pqt and, with hotcold, cold_test.pqt.
+
+    python preprocess/1_train_test_split.py --protocol recsys24 --workdir W
+    python preprocess/1_train_test_split.py --protocol hotcold --test-date 2019-02-01 --tracks-with musicnn mert
+
+One row per (user, track): user_id, track_id, timestamp (first play in the window), count (plays in it), sorted.
+Beside the parts stand stats.csv (their counts) and split.json (the request, its inputs, what was left out).
+
+protocols (source and exact rules: protocols.py)
+  recsys24       train year, test month; test users halved into val and test
+  hotcold        the same, with the pairs of tracks absent from train as cold_test
+  random         a share of each user's pairs, whatever their time
+  leave-one-out  each user's last track is test, the last but one val
+  given          the parts of a published split (split.pqt of the workspace, or --split FILE)
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from datetime import datetime
+from pathlib import Path
+
+import runs
+from preprocess import stage
+from runs import UsageError, WorkError
+
+LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and what it does not count, beside the data
+DATES = ("train_start", "test_date", "test_end")
+USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
+        "leave-one-out": set(), "given": {"split"}}
+DEFAULTS = {"recsys24": {"train_start": "2019-02-20", "test_date": "2020-02-20", "val_share": 0.5},
+            "hotcold": {"test_date": "2019-02-01", "val_share": 0.3},
+            "random": {"val_share": 0.1, "test_share": 0.1}}
+ALL_PARTS = ("train", "val", "test", "cold_test")
+
+
+def build_parser():
+    parser = runs.Parser(prog="1_train_test_split.py", description=__doc__)
+    parser.add_argument("--protocol", choices=USES, default="recsys24", help="how to split (default recsys24)")
+    dates = parser.add_argument_group("dates (recsys24, hotcold), as 2020-02-20 or '2020-02-20 12:00:00', UTC")
+    dates.add_argument("--train-start", metavar="DATE",
+                       help="first moment of train (recsys24: 2019-02-20; hotcold: a year before the test date)")
+    dates.add_argument("--test-date", metavar="DATE",
+                       help="first moment of the test period (recsys24: 2020-02-20; hotcold: 2019-02-01)")
+    dates.add_argument("--test-end", metavar="DATE", help="first moment after it "
+                       "(recsys24: the end of the log; hotcold: a month after the test date)")
+    shares = parser.add_argument_group("shares")
+    shares.add_argument("--val-share", type=float, metavar="X",
+                        help="recsys24: of the test users (.5); hotcold: of those without a cold pair (.3); "
+                             "random: of each user's pairs (.1)")
+    shares.add_argument("--test-share", type=float, metavar="X", help="random: of each user's pairs (.1)")
+    shares.add_argument("--train-share", type=float, default=1.0, metavar="X",
+                        help="keep this share of each user's train pairs, for scaling studies (default 1)")
+    other = parser.add_argument_group("data")
+    other.add_argument("--tracks-with", nargs="+", default=[], metavar="NAME",
+                       help="restrict the data set to tracks with a finite row in each of these embeddings")
+    other.add_argument("--split", type=Path, metavar="FILE",
+                       help="given: table of user_id, track_id, part (default: the workspace's split.pqt)")
+    other.add_argument("--expect", type=Path, metavar="STATS",
+                       help="a stats.csv; exit status 1 and nothing written unless the counts are these")
+    stage.add_memory_flag(runs.common_flags(parser))
+    return parser
+
+
+# --------------------------------------------------------------------------- the request
+
+def _settings(args):
+    """The protocol's settings with its defaults; a flag that it cannot use is refused."""
+    given = {name: getattr(args, name) for name in (*DATES, "val_share", "test_share", "split")}
+    for name, value in given.items():
+        if value is not None and name not in USES[args.protocol]:
+            raise UsageError(f"--{name.replace('_', '-')} means nothing to --protocol {args.protocol}")
+    settings = {name: given[name] if given[name] is not None else DEFAULTS.get(args.protocol, {}).get(name)
+                for name in given if name in USES[args.protocol]}
+    for name in DATES:
+        if settings.get(name):
+            settings[name] = _date(settings[name], name)
+    if args.protocol == "hotcold":
+        settings["train_start"] = settings["train_start"] or _shift(settings["test_date"], "- interval 1 year")
+        settings["test_end"] = settings["test_end"] or _shift(settings["test_date"], "+ interval 1 month")
+    if args.protocol in ("recsys24", "hotcold"):
+        order = [settings[name] for name in DATES if settings[name]]
+        if order != sorted(set(order)):
+            raise UsageError(f"the dates must follow one another, but are {', '.join(order)}")
+    if not 0 < args.train_share <= 1:
+        raise UsageError(f"--train-share is a share above 0 and up to 1, not {args.train_share:g}")
+    _check_shares({name: value for name, value in settings.items() if name.endswith("share")})
+    return settings
+
+
+def _date(text, name):
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is not None:
+        raise UsageError(f"--{name.replace('_', '-')} {text} is no date; write it like 2020-02-20")
+    return moment.isoformat(sep=" ")
+
+
+def _shift(date, interval):
+    import duckdb
+    return str(duckdb.execute(f"select ?::timestamp {interval}", [date]).fetchone()[0])
+
+
+def _check_shares(shares):
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is a share from 0 to below 1, not {share:g}")
+    if sum(shares.values()) >= 1:
+        raise UsageError(f"--val-share and --test-share leave nothing for train ({sum(shares.values()):g} of it)")
+
+
+# --------------------------------------------------------------------------- the inputs
+
+def _time(workdir, timed):
+    manifest = workdir / "dataset.json"
+    told = runs.read_json(manifest) if manifest.exists() else {}
+    if told.get("status", "finished") != "finished":
+        raise WorkError(f"{manifest} says that making plays.pqt was interrupted; run 0_get_plays_pqt.py again")
+    return told.get("time", "real") if timed else "none"
+
+
+def _kept_tracks(workdir, names, n_tracks, track_checksum):
+    """track_ids with a finite row in each named embedding, or None without names."""
+    import numpy as np
+
+    import dataset
+    if not names:
+        return None
+    finite = np.ones(n_tracks, bool)
+    for name in names:
+        matrix = dataset.open_embedding(workdir, name, n_tracks, track_checksum)
+        for start in range(0, n_tracks, 4096):
+            finite[start:start + 4096] &= np.isfinite(matrix[start:start + 4096]).all(axis=1)
+    if not finite.any():
+        raise WorkError(f"no track has a finite row in each of {', '.join(names)}")
+    print(f"{finite.sum()} of {n_tracks} tracks have a row in {', '.join(names)}")
+    return np.flatnonzero(finite)
+
+
+# --------------------------------------------------------------------------- the work
+
+def _split(args, settings, log, n_tracks):
+    """Make the table `pairs` by the protocol asked for."""
+    from preprocess import protocols
+    if args.protocol in protocols.DATED:
+        getattr(protocols, args.protocol)(log, seed=args.seed, **settings)
+    elif args.protocol == "random":
+        protocols.random(log, seed=args.seed, **settings)
+    elif args.protocol == "leave-one-out":
+        protocols.leave_one_out(log)
+    else:
+        protocols.given(log, **settings)
+    log.check_pairs(n_tracks)
+    if args.train_share < 1:
+        protocols.share_train(log, args.train_share, args.seed)
+
+
+def _work(args, settings, log, new, n_tracks):
+    """Write the parts and their counts into the hidden folder, checked; returns their part of split.json."""
+    from preprocess import parts
+    with log:
+        _split(args, settings, log, n_tracks)
+        paths = {part: new.path(f"{part}.pqt") for part in log.parts(args.protocol)}
+        for part, path in paths.items():
+            parts.write(log, part, path)
+        table = parts.stats(log, paths)
+        parts.print_stats(table)
+        for why, pairs in log.dropped.items():
+            print(f"left out: {pairs} pairs, {why}")
+        parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1)
+    if args.expect:
+        parts.compare(table, parts.read_stats(args.expect), args.expect)
+    parts.write_stats(new.path("stats.csv"), table)
+    return {"parts": {part: runs.checksum(path) for part, path in paths.items()}, "stats": table,
+            "dropped": log.dropped}
+
+
+def _request(args, settings, workdir):
+    """Everything that decides the result, flat, files by their checksum."""
+    files = [workdir / "plays.pqt", workdir / "trackid_sorted.csv"]
+    if args.tracks_with:
+        import dataset
+        files += [dataset.embedding_inputs(workdir, name)[0] for name in args.tracks_with]
+    if args.protocol == "given":
+        settings["split"] = settings["split"] or workdir / "split.pqt"
+        files.append(settings["split"])
+        if not settings["split"].exists():
+            raise UsageError(f"no published split at {settings['split']}; name one with --split")
+    seeded = {} if args.protocol in ("given", "leave-one-out") and args.train_share == 1 else {"seed": args.seed}
+    return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
+            "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **seeded,
+            **{path.relative_to(workdir).as_posix() if path.is_relative_to(workdir) else path.name:
+               runs.checksum(path) for path in files}}
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    workdir, settings, memory = runs.workspace(args), _settings(args), stage.memory_bytes(args.memory)
+    plays = workdir / "plays.pqt"
+    if not plays.exists():
+        raise WorkError(f"{plays} is missing: run preprocess/0_get_plays_pqt.py first")
+    from preprocess import log_blocks, parts, protocols
+    columns, timed = protocols.inspect(plays)
+    time = _time(workdir, timed)
+    if args.protocol in protocols.DATED and time != "real" or args.protocol == "leave-one-out" and not timed:
+        raise UsageError(f"--protocol {args.protocol} needs times, but this data set's time is {time}; "
+                         f"use random{', leave-one-out' if timed else ''} or given")
+    n_tracks = len(log_blocks.read_track_list(workdir / "trackid_sorted.csv"))
+    request = _request(args, settings, workdir)
+    with stage.together(workdir / "data" / "split.json") as new:
+        if new.same(request, args.overwrite):
+            parts.print_stats(new.old["stats"])
+            if args.expect:
+                parts.compare(new.old["stats"], parts.read_stats(args.expect), args.expect)
+            return
+        kept = _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"])
+        log = protocols.Log(plays, columns, max(memory - LIBRARIES, 128 << 20), new.path("spill"), kept)
+        made = _work(args, settings, log, new, n_tracks)
+        new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
+                     **made, "request": request, "versions": runs.versions()},
+                    remove=[f"{part}.pqt" for part in ALL_PARTS if part not in made["parts"]])
+
+
+if __name__ == "__main__":
+    runs.cli(main)

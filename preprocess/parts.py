@@ -1,0 +1,137 @@
+"""Parts of a split as files: written sorted, counted, compared with published counts, searched for leaks.
+
+Used by 1_train_test_split.py on the finished files, so what is checked is what readers will read.
+"""
+import csv
+
+from preprocess.protocols import quoted
+from runs import UsageError, WorkError
+
+ROWS = 1 << 19     # rows of a row group
+COLUMNS = ("Rows", "Users", "Items", "TracksMedian", "TracksMin", "TracksMax", "PlaysMedian", "PlaysMin", "PlaysMax")
+NAMES = {"train": "Train", "val": "Val", "test": "Test", "cold_test": "ColdTest"}
+
+
+def write(log, part, path):
+    """Write a part sorted by user and track, zstd; an empty one keeps its columns."""
+    table = "train" if part == "train" else f"(from held where part = '{part}')"
+    log.run(f"""copy (select user_id, track_id, timestamp, count from {table} order by user_id, track_id)
+                to {quoted(path)} (format parquet, compression zstd, compression_level 1, row_group_size {ROWS})""")
+
+
+def stats(log, paths):
+    """Counts of each part, {row name: {column: number}}; the columns and names of the published stats.csv.
+
+    Tracks... are distinct tracks per user, Plays... plays per user. An empty part has zeros.
+    """
+    cold = "cold_test" in paths
+    return {"HotTest" if part == "test" and cold else NAMES[part]: count(log, path) for part, path in paths.items()}
+
+
+def count(log, path):
+    """Counts of one part: a dictionary with the keys COLUMNS."""
+    row = log.run(f"""
+        select sum(tracks), count(*), (select count(distinct track_id) from read_parquet({quoted(path)})),
+               median(tracks), min(tracks), max(tracks), median(plays), min(plays), max(plays)
+        from (select count(*) as tracks, sum(count)::bigint as plays from read_parquet({quoted(path)})
+              group by user_id)""").fetchone()
+    return {name: _number(value) for name, value in zip(COLUMNS, row, strict=True)}
+
+
+def _number(value):
+    value = float(value or 0)
+    return int(value) if value.is_integer() else value
+
+
+def print_stats(table):
+    width = max(map(len, table))
+    print(" " * width, *(f"{c:>12}" for c in COLUMNS))
+    for name, row in table.items():
+        print(f"{name:<{width}}", *(f"{row[c]:>12}" for c in COLUMNS))
+
+
+def write_stats(path, table):
+    with open(path, "w", newline="") as f:
+        rows = csv.writer(f, lineterminator="\n")
+        rows.writerow(["", *COLUMNS])
+        rows.writerows([name, *(row[c] for c in COLUMNS)] for name, row in table.items())
+
+
+def read_stats(path):
+    """A stats.csv as {row name: {column: float}}; UsageError when it is none."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            rows = list(csv.DictReader(f))
+        return {row[""]: {c: float(row[c]) for c in COLUMNS if c in row} for row in rows}
+    except (OSError, KeyError, TypeError, ValueError, UnicodeDecodeError):
+        raise UsageError(f"--expect {path} is no table of counts; "
+                         f"its first line must be ,{','.join(COLUMNS)}") from None
+
+
+def compare(table, expected, path):
+    """WorkError unless every count that the expected table has is ours.
+
+    A published median may have been cut to a whole number, so medians may differ by a half.
+    """
+    wrong = []
+    for name, row in expected.items():
+        for column, value in row.items():
+            ours = table.get(name, {}).get(column)
+            near = 0.5 if column.endswith("Median") else 0
+            if ours is None or abs(ours - value) > near:
+                wrong.append(f"{name} {column} is {'absent' if ours is None else ours} and not {value:g}")
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise WorkError(f"the split is not the one of {path}: {wrong[0]}{more}; the workspace is as it was")
+
+
+def check_leaks(log, paths, test=None, start=None, whole=True):
+    """WorkError if a part knows what it must not. Looks at the files, whatever made them.
+
+    paths: part name -> Path. start, test: dates of a protocol that has them, else None.
+    whole: train has every play of its window, so that the plays of each user can be compared.
+    """
+    for part, path in paths.items():
+        log.run(f"create or replace temp view file_{part} as from read_parquet({quoted(path)})")
+        _check_sorted(part, path)
+    log.run("create or replace temp table file_held as " + " union all ".join(
+        f"select user_id, track_id, timestamp, '{part}' as part from file_{part}" for part in paths if part != "train"))
+    checks = {
+        "pairs stand in two parts": """select 1 from file_held group by user_id, track_id having count(*) > 1
+            union all select 1 from file_held semi join file_train using (user_id, track_id)""",
+        "held-out pairs are of users absent from train":
+        "select 1 from file_held where user_id not in (select user_id from file_train)",
+        "val and test pairs are of tracks absent from train":
+        "select 1 from file_held where part <> 'cold_test' and track_id not in (select track_id from file_train)",
+        "cold pairs are of tracks of train":
+        "select 1 from file_held where part = 'cold_test' and track_id in (select track_id from file_train)"}
+    if test is not None:
+        window = f"(from plays where timestamp >= '{start}' and timestamp < '{test}')"
+        checks |= {
+            "train pairs have their first play outside the train window":
+            f"select 1 from file_train where timestamp < '{start}' or timestamp >= '{test}' or timestamp is null",
+            "held-out pairs were played in the train window":
+            f"select 1 from file_held semi join {window} using (user_id, track_id)",
+            "users have plays in train that were not made in its window":
+            f"""select 1 from (select user_id, sum(count) as told from file_train group by user_id)
+                join (select user_id, sum(count) as made from {window} group by user_id) using (user_id)
+                where told > made or {'told < made' if whole else 'false'}""",
+            "val pairs are of users of a test part":
+            """select 1 from file_held where part = 'val'
+               and user_id in (select user_id from file_held where part <> 'val')"""}
+    for what, query in checks.items():
+        if found := log.one(f"select count(*) from ({query})"):
+            raise WorkError(f"leak: {found} {what}; nothing was written")
+
+
+def _check_sorted(part, path):
+    """WorkError unless the pairs of a part ascend strictly by user, then track: sorted, and none twice."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    last = (-1 << 63, 0)
+    for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=["user_id", "track_id"]):
+        user, track = (np.concatenate([[before], column.to_numpy()])
+                       for before, column in zip(last, batch.columns, strict=True))
+        if not ((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (track[1:] > track[:-1]))).all():
+            raise WorkError(f"leak: pairs of {part} stand in it twice, or out of order; nothing was written")
+        last = user[-1], track[-1]

@@ -1,0 +1,279 @@
+"""Protocols of the splitter: which (user, track) pair goes into which part. SQL on the plays.
+
+Each takes a `Log` and its settings and leaves one row per pair: the table `pairs`, of which the view `train` is
+a part, and the table `held` with everything else that is kept (user_id, track_id, timestamp, count, part).
+timestamp is the first play in the window (null where the data have no times), count the plays. What a protocol
+leaves out is counted in `log.dropped`.
+
+recsys24: Tamm and Aljanaki, RecSys 2024 (arXiv 2409.08987), the last month of the log, users halved.
+hotcold:  its journal successor (arXiv 2604.23077), where tracks absent from train are a part of their own.
+"""
+import math
+
+import duckdb
+
+from runs import WorkError
+
+PARTS = ("train", "val", "test", "cold_test")
+DATED = ("recsys24", "hotcold")
+FINE = 1e-9   # so that a share of .1 of 50 pairs is 5 of them and never 6 by rounding
+
+
+def quoted(path):
+    """A path as an SQL string."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def inspect(plays):
+    """Column names of a plays file, and whether it has times; WorkError if it is no plays file."""
+    try:
+        kinds = {row[0]: row[1] for row in duckdb.execute(f"describe from read_parquet({quoted(plays)})").fetchall()}
+        rows, nulls = duckdb.execute(f"""select count(*), (select sum(stats_null_count)
+            from parquet_metadata({quoted(plays)}) where path_in_schema = 'timestamp')
+            from read_parquet({quoted(plays)})""").fetchone()
+        if nulls is None and "timestamp" in kinds:
+            nulls = rows - duckdb.execute(f"select count(timestamp) from read_parquet({quoted(plays)})").fetchone()[0]
+    except duckdb.Error as e:
+        raise WorkError(f"{plays} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+    for name in ("user_id", "track_id"):
+        if "INT" not in kinds.get(name, ""):
+            there = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
+            raise WorkError(f"{plays} must have an integer column {name}, but has {there}")
+    timed = "timestamp" in kinds and (nulls < rows or not rows)
+    if timed and (nulls or kinds["timestamp"] not in ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")):
+        raise WorkError(f"{plays}: timestamp must be naive UTC timestamps without gaps, "
+                        f"but is {kinds['timestamp'].lower()} with {nulls} nulls")
+    return [name for name in kinds if timed or name != "timestamp"], timed
+
+
+class Log:
+    """A DuckDB session whose view `plays` is the data set: user_id, track_id, timestamp, count."""
+
+    def __init__(self, plays, columns, memory, spill, kept=None):
+        """plays: Path; columns: names it has; memory: bytes; spill: folder for what memory cannot hold;
+        kept: int64 track_ids the data set is restricted to, or None."""
+        self.con = duckdb.connect()
+        self.run(f"set memory_limit='{memory >> 20}MiB'")
+        self.run(f"set temp_directory={quoted(spill)}")
+        self.run("set preserve_insertion_order=false")
+        self.run("set enable_progress_bar=false")
+        self.run(f"create type part as enum {PARTS}")
+        self.dropped, self.restricted = {}, kept is not None
+        if self.restricted:
+            self.ids("kept", kept)
+        self.run(f"""create view plays as select user_id::bigint as user_id, track_id::bigint as track_id,
+            {'timestamp' if 'timestamp' in columns else 'null'}::timestamp as timestamp,
+            {'count' if 'count' in columns else '1'}::bigint as count from read_parquet({quoted(plays)})
+            {'where track_id in (from kept)' if self.restricted else ''}""")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.con.close()
+        if kind and issubclass(kind, duckdb.OutOfMemoryException):
+            raise WorkError(f"out of memory or of disk to spill to ({str(error).splitlines()[0]}); "
+                            "give more with --memory, or free disk in the workspace") from None
+
+    def run(self, sql, values=None):
+        """Run SQL, values by position or by $name."""
+        return self.con.execute(sql, values)
+
+    def one(self, sql, values=None):
+        """The single value of a query."""
+        return self.run(sql, values).fetchone()[0]
+
+    def ids(self, name, ids):
+        """Make a table of one column `id`."""
+        self.run(f"create or replace temp table {name} as select unnest(?::bigint[]) as id", [[int(i) for i in ids]])
+
+    def users(self, where):
+        """user_ids of the held-out pairs that fulfil a condition, ascending."""
+        return [row[0] for row in self.run(f"select distinct user_id from held where {where} order by 1").fetchall()]
+
+    def drop(self, why, condition):
+        """Remove held-out pairs and remember how many and why."""
+        self.note(why, self.one(f"delete from held where {condition}"))
+
+    def note(self, why, pairs):
+        if pairs:
+            self.dropped[why] = self.dropped.get(why, 0) + pairs
+
+    def divide(self, held="part <> 'train'"):
+        """Part the table `pairs`, whose column `part` is filled, into `train` and `held`."""
+        self.run("create or replace temp view train as select * exclude part from pairs where part = 'train'")
+        self.run(f"create or replace temp table held as select * from pairs where {held}")
+
+    def keep_trained(self):
+        """Drop what cannot be answered: held-out users absent from train, val and test tracks absent from it."""
+        self.run("create or replace temp table train_users as select distinct user_id as id from train")
+        self.run("create or replace temp table train_tracks as select distinct track_id as id from train")
+        self.drop("users absent from train", "user_id not in (from train_users)")
+        self.drop("tracks absent from train", "part <> 'cold_test' and track_id not in (from train_tracks)")
+
+    def parts(self, protocol):
+        """Names of the parts that this split has; cold_test only where there is a notion of it."""
+        cold = protocol == "hotcold" or self.one("select count(*) from held where part = 'cold_test'")
+        return PARTS if cold else PARTS[:3]
+
+    def check_pairs(self, n_tracks):
+        """WorkError unless there are pairs, and all have ids and at least one play."""
+        rows, nulls, low, high, plays = self.run("""select count(*), count(*) filter (user_id is null or
+            track_id is null or count is null), min(track_id), max(track_id), min(count) from pairs""").fetchone()
+        if not rows:
+            raise WorkError("plays.pqt has no plays (of the tracks kept), so there is nothing to split")
+        if nulls or low < 0 or high >= n_tracks:
+            raise WorkError(f"plays.pqt: track_id runs from {low} to {high} with {nulls} incomplete pairs, "
+                            f"but trackid_sorted.csv has {n_tracks} rows; run 0_get_plays_pqt.py again")
+        if plays < 1:
+            raise WorkError(f"plays.pqt: a pair has {plays} plays; counts must be 1 or more")
+
+
+# --------------------------------------------------------------------------- by date
+
+def windowed(log, start, test, end):
+    """Pairs of the window [start, end), part 'train' where the first play is before `test`, else 'test'.
+
+    Counts of train pairs are of plays before `test` only. `end` None is the end of the log.
+    """
+    log.run("""create temp table pairs as
+        select user_id, track_id, first as timestamp, case when first < $test then before else total end as count,
+               (case when first < $test then 'train' else 'test' end)::part as part
+        from (select user_id, track_id, min(timestamp) as first, sum(count)::bigint as total,
+                     (sum(count) filter (timestamp < $test))::bigint as before
+              from plays where timestamp >= $start and timestamp < $end group by user_id, track_id)""",
+            {"start": start, "test": test, "end": end or "9999-12-31"})
+    log.divide()
+    for table, what, span in (("train", "train", (start, test)), ("held", "test", (test, end or "its end"))):
+        if not log.one(f"select count(*) from {table}"):
+            first, last = log.run("select min(timestamp), max(timestamp) from plays").fetchone()
+            raise WorkError(f"no {what} pair from {' to '.join(span)}: the log runs from {first} to {last}; "
+                            "choose other dates")
+
+
+def first_part(ids, share, seed):
+    """The first part of scikit-learn's train_test_split(ids, test_size=1 - share, random_state=seed).
+
+    The same list, ids in the same order, without the second that importing it takes; a test holds the two
+    together. Where train_test_split would refuse to leave a part empty, the first part is.
+    """
+    import numpy as np
+    order = np.random.RandomState(seed).permutation(len(ids))  # what random_state means there
+    return [ids[i] for i in order[math.ceil(round(1 - share, 12) * len(ids)):]]
+
+
+def to_val(log, users, share, seed):
+    """Make 'val' of the test pairs of a share of these users, drawn as the published code does."""
+    log.ids("val_users", first_part(users, share, seed))
+    log.run("update held set part = 'val' where part = 'test' and user_id in (from val_users)")
+
+
+def recsys24(log, train_start, test_date, test_end, val_share, seed):
+    windowed(log, train_start, test_date, test_end)
+    asked = log.one("select count(*) from held")
+    log.keep_trained()
+    if not log.one("select count(*) from held"):
+        raise WorkError(f"all {asked} test pairs are of users or tracks absent from train; "
+                        "--protocol hotcold has a part for cold tracks, or choose other dates")
+    to_val(log, log.users("true"), val_share, seed)
+
+
+def hotcold(log, train_start, test_date, test_end, val_share, seed):
+    windowed(log, train_start, test_date, test_end)
+    log.run("update held set part = 'cold_test' where track_id not in (select track_id from train)")
+    log.keep_trained()
+    if not log.one("select count(*) from held where part = 'test'"):
+        print("beware: all test pairs are of cold tracks, so val and test are empty")
+    warm = log.users("user_id not in (select user_id from held where part = 'cold_test')")
+    to_val(log, warm, val_share, seed)
+
+
+# --------------------------------------------------------------------------- without dates
+
+def aggregate(log):
+    """One row per pair of the whole log, in the table `pairs`."""
+    log.run("""create temp table pairs as select user_id, track_id, min(timestamp) as timestamp,
+               sum(count)::bigint as count from plays group by user_id, track_id""")
+
+
+def draw(seed, what):
+    """SQL of a pair's number in a seeded order: a hash of the pair itself, so other pairs cannot move it."""
+    return f"md5_number_lower(concat_ws(':', '{what}', {int(seed)}, user_id, track_id))"
+
+
+def random(log, val_share, test_share, seed):
+    """Of each user's n pairs, ceil(share n) go to test, then to val; at least one stays in train."""
+    aggregate(log)
+    log.run(f"""create or replace temp table pairs as
+        select user_id, track_id, timestamp, count,
+               (case when place <= n_test then 'test'
+                     when place <= n_test + least(n - 1 - n_test, ceil($val * n - {FINE})) then 'val'
+                     else 'train' end)::part as part
+        from (select *, least(n - 1, ceil($test * n - {FINE})) as n_test
+              from (select *, count(*) over (partition by user_id) as n,
+                           row_number() over (partition by user_id order by {draw(seed, 'split')}, track_id) as place
+                    from pairs))""", {"val": val_share, "test": test_share})
+    log.divide()
+    log.keep_trained()
+
+
+def leave_one_out(log):
+    """The last track of each user is test, the one before val; users with fewer than three tracks only train.
+
+    A track's place is that of its first play. Kang and McAuley, ICDM 2018.
+    """
+    aggregate(log)
+    log.run("""create or replace temp table pairs as
+        select user_id, track_id, timestamp, count,
+               (case when n < 3 or place > 2 then 'train' when place = 1 then 'test' else 'val' end)::part as part
+        from (select *, count(*) over (partition by user_id) as n,
+                     row_number() over (partition by user_id order by timestamp desc, track_id desc) as place
+              from pairs)""")
+    log.divide()
+    log.keep_trained()
+
+
+def given(log, split):
+    """The parts of a published split: a table (parquet, or csv with a header) of user_id, track_id, part.
+
+    Pairs of tracks that --tracks-with excludes are left out; any other pair must have been played.
+    """
+    read = "read_parquet" if split.suffix in (".pqt", ".parquet") else "read_csv"
+    try:
+        log.run(f"""create temp table split as select user_id::bigint as user_id, track_id::bigint as track_id,
+                    part::varchar as part from {read}({quoted(split)})""")
+    except (duckdb.OutOfMemoryException, MemoryError):
+        raise
+    except duckdb.Error as e:
+        raise WorkError(f"{split} must be a table of user_id, track_id and part, "
+                        f"but: {str(e).splitlines()[0]}") from None
+    if strange := log.run(f"""select distinct part from split where part is null or part not in {PARTS}
+                              limit 3""").fetchall():
+        raise WorkError(f"{split}: a part is one of {', '.join(PARTS)}, not {', '.join(repr(s) for s, in strange)}")
+    if twice := log.one("select count(*) from (select 1 from split group by user_id, track_id having count(*) > 1)"):
+        raise WorkError(f"{split}: {twice} (user, track) pairs stand in it more than once")
+    aggregate(log)
+    if log.restricted:
+        log.run("delete from split where track_id not in (from kept)")
+    if absent := log.one("select count(*) from split anti join pairs using (user_id, track_id)"):
+        raise WorkError(f"{split}: {absent} of its pairs have no play in plays.pqt; the two are not of one data set")
+    log.note("not in the given split", log.one("select count(*) from pairs anti join split using (user_id, track_id)"))
+    log.run("""create or replace temp table pairs as select pairs.*, split.part::part as part
+               from pairs join split using (user_id, track_id)""")
+    log.divide()
+    log.keep_trained()
+
+
+def share_train(log, share, seed):
+    """Keep a share of each user's train pairs, at least one; a smaller share is a subset of a larger.
+
+    Held-out pairs of tracks that train has lost go, those of cold_test stay as they are.
+    """
+    before = log.one("select count(*) from train")
+    log.run(f"""create temp table thin as select user_id, track_id, timestamp, count from
+        (select *, count(*) over (partition by user_id) as n,
+                row_number() over (partition by user_id order by {draw(seed, 'share')}, track_id) as place
+         from train) where place <= greatest(1, round($share * n))""", {"share": share})
+    log.run("create or replace temp view train as from thin")
+    log.note("beyond --train-share", before - log.one("select count(*) from train"))
+    log.keep_trained()
