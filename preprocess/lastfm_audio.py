@@ -177,11 +177,12 @@ def entries(stream, name, block=1 << 22, longest=1 << 26):
 
     Memory is a few blocks however large the file. Raises WorkError where the text is of another form.
     """
-    rest = b""
+    rest, empty = b"", True
     while chunk := stream.read(block):
         rest += chunk
         end = 0
         for match in _ENTRY.finditer(rest):
+            empty = False
             yield int(match[1]), match[2]
             end = match.end()
         rest = rest[end:]
@@ -189,6 +190,8 @@ def entries(stream, name, block=1 << 22, longest=1 << 26):
             break
     if rest.strip(b" \t\r\n{},"):
         raise WorkError(f'{name}.json is not of the form {{"ARTIST_SONG": [numbers], ...}} near {rest[:40]!r}')
+    if empty:
+        raise WorkError(f"{name}.json holds no vector")
 
 
 def _pool(pairs, keep):

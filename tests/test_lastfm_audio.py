@@ -165,7 +165,8 @@ def test_archive_with_an_encoder_missing_or_broken(record, tmp_path):
     folder = tmp_path / "x" / "json"
     for content, sentence in (("[[1, 2]]", 'vggish.json is not of the form {"ARTIST_SONG"'),
                               ('{"1_0": [1, 2], "1_1": [1]}', "differ in length: [1, 2]"),
-                              ('{"Artist": [1, 2]}', "vggish.json is not of the form")):
+                              ('{"Artist": [1, 2]}', "vggish.json is not of the form"),
+                              ("{}", "vggish.json holds no vector")):
         (folder / "vggish.json").write_text(content)
         status, _, err = say("lastfm", "--raw", raw, "--audio-features", folder, workdir=tmp_path / "w")
         assert status == 1 and sentence in err, err
