@@ -1,0 +1,93 @@
+# Sourced by the two sbatch templates: the cluster's facts, and a cell that survives its time limit.
+# shellcheck shell=bash
+#
+#   prepare [FOLDER]            modules, environment, threads; FOLDER is the project's, here unless named
+#   run_cell COMMAND [WORD...]  run it, pass USR1 and TERM on, requeue this job when it has to continue
+#
+# Slurm sends USR1 to the batch shell alone (--signal=B:USR1@SECONDS), and a job that merely ends is not
+# started again; so the shell passes the signal on, waits, and asks for the requeue itself. The command's
+# status 85 (runs.EXIT_RESUMABLE) means: all saved, the same command continues. A command that has not
+# ended shortly before the limit is requeued all the same: everything resumes from its last whole file.
+# The facts are slurm/cluster.env, or the file that CLUSTER_ENV names.
+
+say() { echo "$(date +%T) job ${SLURM_JOB_ID:-?}: $*" >&2; }
+
+prepare() {
+  local project="${1:-.}" facts="${CLUSTER_ENV:-${1:-.}/slurm/cluster.env}"
+  export PYTHONUNBUFFERED=1
+  unset VENV
+  set +u  # other people's shell code may read what nobody has set
+  # shellcheck disable=SC1090  # named by the user
+  if [ -f "$facts" ]; then
+    . "$facts"
+  elif [ -n "${CLUSTER_ENV:-}" ]; then
+    say "CLUSTER_ENV=$CLUSTER_ENV is no file"
+    exit 2
+  fi
+  # shellcheck disable=SC2086  # a list of names
+  [ -z "${MODULES:-}" ] || module load $MODULES
+  [ -n "${VENV+set}" ] || { [ ! -f "$project/.venv/bin/activate" ] || VENV=.venv; }
+  case "${VENV:-}" in "" | /*) ;; *) VENV="$project/$VENV" ;; esac
+  # shellcheck disable=SC1091  # made by make, or named in the facts
+  [ -z "${VENV:-}" ] || . "$VENV/bin/activate"
+  set -u
+  # as many threads as the job was given processors: on a shared node the default is all of them
+  [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
+}
+
+# The final status of a cell, for `grid.py --report`; a cell that continues later has none yet.
+record() {
+  [ -n "${CELL_STATUS:-}" ] || return 0
+  mkdir -p "$CELL_STATUS"
+  echo "$1" >"$CELL_STATUS/.$CELL_INDEX.tmp"
+  mv "$CELL_STATUS/.$CELL_INDEX.tmp" "$CELL_STATUS/$CELL_INDEX"
+}
+
+requeue() {
+  local job="$SLURM_JOB_ID" most="${MAX_REQUEUES:-100}"
+  [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+  if [ "${SLURM_RESTART_COUNT:-0}" -ge "$most" ]; then
+    say "requeued $most times and still not finished; given up (MAX_REQUEUES)"
+  else
+    say "not finished, requeued to continue"
+    if scontrol requeue "$job"; then
+      sleep 60  # Slurm ends this shell; it must not end by itself before
+      exit 85
+    fi
+    say "scontrol requeue $job failed; submit the same cell again to continue"
+  fi
+  record 85
+  exit 85
+}
+
+run_cell() {
+  local status=0 left
+  child="" limit="" ended=""
+  trap 'limit=1; say "USR1: the time limit is near"; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true' USR1
+  trap 'ended=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
+  CELL_INDEX="${CELL_INDEX:-${SLURM_ARRAY_TASK_ID:-0}}"
+  [ -z "${CELL_STATUS:-}" ] || rm -f "$CELL_STATUS/$CELL_INDEX"
+  "$@" &
+  child=$!
+  wait "$child" || status=$?
+  if [ -n "$limit$ended" ]; then  # a trap ends `wait` early, so the child may still be at work
+    for ((left = ${SIGNAL_LEAD:-60} * 3 / 4; left > 0; left--)); do
+      kill -0 "$child" 2>/dev/null || break
+      sleep 1
+    done
+    if kill -0 "$child" 2>/dev/null; then
+      say "still at work shortly before the limit"
+      status=85
+    else
+      status=0
+      wait "$child" || status=$?
+    fi
+  fi
+  # after a TERM (scancel, preemption) whoever ended the job decides, so there is no requeue from here;
+  # 138 = 128 + USR1: the signal met a command that was not yet ready to handle it
+  if [ -z "$ended" ] && { [ "$status" = 85 ] || { [ -n "$limit" ] && [ "$status" = 138 ]; }; }; then
+    requeue
+  fi
+  record "$status"
+  exit "$status"
+}

@@ -1,0 +1,143 @@
+"""Run the cells of a grid on this machine: in one process, or side by side in a few.
+
+One process imports torch once for all cells; a cell that fails says why in a line and the next one begins.
+slurm/grid.py --local is the door.
+"""
+import contextlib
+import gc
+import itertools
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import runs
+from slurm.expand import impossible, load
+
+
+def say(text):
+    print(f"grid: {text}", file=sys.stderr, flush=True)
+
+
+def possible(made, workdir):
+    """The cells that the workspace can serve; the others are named with the reason."""
+    reasons = {cell: impossible(cell, workdir) for cell in made}
+    for reason, group in itertools.groupby(sorted((c for c in made if reasons[c]), key=lambda c: reasons[c]),
+                                           key=lambda c: reasons[c]):
+        group = list(group)
+        say(f"{len(group)} of {len(made)} cells left out: {reason}")
+        for cell in group[:5]:
+            say(f"  {cell}")
+        if len(group) > 5:
+            say(f"  and {len(group) - 5} more")
+    rest = [c for c in made if not reasons[c]]
+    if not rest:
+        raise runs.UsageError(f"no cell of {len(made)} can run in {workdir}; the reasons are above")
+    return rest
+
+
+def run_cell(cell):
+    """Run one cell in this process. Returns (exit status, sentence)."""
+    sys.argv = [cell.script if cell.script.endswith(".py") else cell.module, *cell.argv]  # what the run records
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # peak memory is this cell's, not that of a cell before
+    try:
+        status = load(cell.script).main(list(cell.argv))
+        return (status or 0, f"ended with status {status}" if status else "")
+    except SystemExit as e:
+        return (e.code if isinstance(e.code, int) else int(bool(e.code)), f"ended with status {e.code}")
+    except runs.UsageError as e:
+        return 2, " ".join(str(e).split())
+    except (runs.WorkError, MemoryError, OSError) as e:
+        return 1, " ".join(str(e).split()) or type(e).__name__
+    except Exception as e:
+        at = traceback.extract_tb(e.__traceback__)[-1]
+        return 1, f"{type(e).__name__}: {' '.join(str(e).split())} ({Path(at.filename).name}:{at.lineno})"
+    finally:
+        gc.collect()
+
+
+def stop_asked():
+    """Whether a signal asked the cell that just ended, or the grid between two cells, to stop."""
+    return any(getattr(getattr(signal.getsignal(number), "__self__", None), "requested", False)
+               for number in (signal.SIGTERM, signal.SIGUSR1))
+
+
+def one_by_one(made):
+    """Yield (cell, status, sentence, seconds) as the cells end, all in this process: torch is imported once."""
+    for cell in made:
+        runs.StopRequest()
+        start = time.monotonic()
+        say(str(cell))
+        status, sentence = run_cell(cell)
+        if status == runs.EXIT_RESUMABLE or stop_asked():
+            runs.stop_here("grid")
+        yield cell, status, sentence, time.monotonic() - start
+
+
+def follow_parent():
+    """In a worker: end when the grid is gone, however it went."""
+    import threading
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def side_by_side(made, jobs):
+    """As `one_by_one`, in `jobs` processes that share the processors; yields in the order in which cells end."""
+    import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
+    os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+    stop, begun = runs.StopRequest(), time.monotonic()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), follow_parent) as pool:
+        left = {pool.submit(run_cell, cell): cell for cell in made}
+        while left:
+            ended, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+            if stop.requested:
+                for child in multiprocessing.active_children():
+                    child.terminate()  # SIGTERM: the cells save and end
+                pool.shutdown(cancel_futures=True)
+                runs.stop_here("grid")
+            for future in ended:
+                try:
+                    status, sentence = future.result()
+                except Exception as e:  # the process itself died
+                    status, sentence = 1, f"its process died ({type(e).__name__})"
+                yield left.pop(future), status, sentence, time.monotonic() - begun
+
+
+def run_stage(made, jobs):
+    """Run cells, count aloud. Returns the failed ones with their sentences."""
+    failed, begun = [], time.monotonic()
+    ended = one_by_one(made) if jobs == 1 else side_by_side(made, jobs)
+    for n, (cell, status, sentence, seconds) in enumerate(ended, 1):
+        if status:
+            failed.append((cell, sentence))
+            say(f"FAILED {cell}: {sentence}")
+        spent = time.monotonic() - begun
+        say(f"{n} of {len(made)} cells over, {len(failed)} failed, after {seconds:.1f} s; "
+            f"about {spent / n * (len(made) - n):.0f} s left")
+    return failed
+
+
+def run_here(stages, workdir, jobs):
+    """Run the stages in order; 1 if any cell failed. A failed split ends it, a failed extraction does not."""
+    failed, count = [], 0
+    for stage in stages:
+        made = possible(stage.cells, workdir) if stage.name == "grid" else stage.cells
+        count += len(made)
+        mine = run_stage(made, jobs if stage.name == "grid" or stage.extract else 1)
+        failed += mine
+        if mine and stage.name == "split":
+            break
+    say(f"{count - len(failed)} of {count} cells are done, {len(failed)} failed")
+    for cell, sentence in failed:
+        say(f"  {cell}: {sentence}")
+    return 1 if failed else 0

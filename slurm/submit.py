@@ -1,0 +1,170 @@
+"""Give stages of cells to Slurm: one job array per stage, chained by dependency, and count what became of them.
+
+    python slurm/grid.py ... --submit           writes W/slurm/001/ (plan, job lists, logs) and submits
+    python slurm/grid.py --report W/slurm/001   done, failed and unfinished cells; 1 unless all are done
+
+A cell's status is a small file that the batch shell writes when the cell is over (slurm/job.sh); a cell without
+one is unfinished, never done. Cluster facts come from slurm/cluster.env, or the file that CLUSTER_ENV names.
+"""
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import runs
+from slurm.expand import Cell
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Stage:
+    """Cells that may run at the same time, after the stages named in `after` (`how` they must have ended)."""
+    name: str
+    cells: list
+    after: list = field(default_factory=list)
+    how: str = "afterok"
+    extract: tuple | None = None  # (backend, shards, flags) of slurm/extract.sbatch
+
+
+def facts():
+    """The variables of the cluster's file, as bash reads them; {} where there is none."""
+    named = os.environ.get("CLUSTER_ENV")
+    path = Path(named or ROOT / "slurm" / "cluster.env").expanduser().absolute()
+    if not path.is_file():
+        if named:
+            raise runs.UsageError(f"CLUSTER_ENV={named} is no file; slurm/cluster.env.example is one to begin with")
+        return {}
+    done = subprocess.run(["bash", "-c", 'set -ea; . "$1" >&2; env -0', "bash", str(path)],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise runs.UsageError(f"bash cannot read {path}: {done.stderr.strip()}")
+    found = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
+    return {**{k: v for k, v in found.items() if v}, "CLUSTER_ENV": str(path)}
+
+
+def sbatch(words, environment):
+    """Submit; the job's number. WorkError with Slurm's own sentence when it refuses."""
+    if shutil.which("sbatch") is None:
+        raise runs.UsageError("there is no sbatch here; use a login node of the cluster, or --local")
+    done = subprocess.run(["sbatch", "--parsable", *words], cwd=ROOT, env=environment, text=True,
+                          capture_output=True)
+    match = re.match(r"\d+", done.stdout)
+    if done.returncode or not match:
+        raise runs.WorkError(f"sbatch refuses {shlex.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+    return match[0]
+
+
+def largest_array():
+    """How many tasks one array may have (MaxArraySize of the controller)."""
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    return max(1, int(match[1]) - 1) if match else 1000
+
+
+def new_folder(workdir):
+    """W/slurm/001, 002, ...: made by exactly one submission each."""
+    parent = workdir / "slurm"
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0)
+    while True:
+        try:
+            (parent / f"{number:03d}").mkdir()
+            return parent / f"{number:03d}"
+        except FileExistsError:
+            number += 1
+
+
+def arrays(stage, folder, most):
+    """[(array, template and its words)] of a stage; a long list becomes several arrays with an offset."""
+    if stage.extract:
+        backend, shards, flags = stage.extract
+        if shards > most:
+            raise runs.UsageError(f"--shards {shards} is more than an array of this cluster holds ({most})")
+        return [(f"0-{shards - 1}", ["slurm/extract.sbatch", backend, str(shards), *flags])]
+    jobs = folder / f"{stage.name}.txt"
+    runs.write_text(jobs, "".join(f"{c.line}\n" for c in stage.cells))
+    return [(f"0-{min(most, len(stage.cells) - first) - 1}", ["slurm/train.sbatch", str(jobs), str(first)])
+            for first in range(0, len(stage.cells), most)]
+
+
+def words_for(kind, about):
+    """The facts' words for sbatch for a kind of stage: EXTRACT, TRAIN or SMALL."""
+    return shlex.split(f"{about.get('SUBMIT_ALL', '')} {about.get(f'SUBMIT_{kind}', '')}")
+
+
+def submit(stages, workdir, wait=False):
+    """Submit all stages and the final count; print what was submitted. Returns 0, or with `wait` the count's status."""
+    about, most, folder = facts(), largest_array(), new_folder(workdir)
+    if not about:
+        print("grid: no slurm/cluster.env, so Slurm's defaults hold (slurm/cluster.env.example says more)",
+              file=sys.stderr)
+    lead = about.get("SIGNAL_LEAD", "60")
+    if not lead.isdigit():
+        raise runs.UsageError(f"SIGNAL_LEAD={lead} in {about['CLUSTER_ENV']} is not a number of seconds")
+    common = ["--kill-on-invalid-dep=yes", f"--signal=B:USR1@{lead}", f"--output={folder}/%x-%A_%a.out"]
+    throttle = f"%{about['MAX_PARALLEL']}" if about.get("MAX_PARALLEL") else ""
+    environment = {**os.environ, **({"CLUSTER_ENV": about["CLUSTER_ENV"]} if about else {})}
+    numbers, planned = {}, []
+    try:
+        for stage in stages:
+            kind = "EXTRACT" if stage.extract else "TRAIN" if stage.name == "grid" else "SMALL"
+            before = [n for name in stage.after for n in numbers[name]]
+            chain = [f"--dependency={stage.how}:{':'.join(before)}"] if before else []
+            environment["CELL_STATUS"] = str(folder / f"{stage.name}.status")
+            numbers[stage.name] = [sbatch([*common, *chain, f"--job-name={stage.name}", f"--array={array}{throttle}",
+                                           *words_for(kind, about), *words], environment)
+                                   for array, words in arrays(stage, folder, most)]
+            planned.append({"stage": stage.name, "jobs": numbers[stage.name], "lines": [c.line for c in stage.cells]})
+            print(f"{stage.name}: {len(stage.cells)} cells, job {' '.join(numbers[stage.name])}",
+                  *([stage.how, *before] if before else []), flush=True)
+    finally:
+        runs.write_json(folder / "plan.json", planned)
+    return count_at_the_end(folder, numbers, about, environment, wait)
+
+
+def count_at_the_end(folder, numbers, about, environment, wait):
+    """Submit the job that prints the report into report.out once everything is over."""
+    cell = Cell("slurm/grid.py", ("--report", str(folder)))
+    runs.write_text(folder / "report.txt", f"{cell.line}\n")
+    del environment["CELL_STATUS"]
+    every = ":".join(n for jobs in numbers.values() for n in jobs)
+    words = [f"--dependency=afterany:{every}", "--job-name=report", f"--output={folder}/report.out",
+             *words_for("SMALL", about), "slurm/train.sbatch", str(folder / "report.txt")]
+    print(f"logs and, at the end, the count: {folder}/report.out; so far: {cell.line}", flush=True)
+    if not wait:
+        sbatch(words, environment)
+        return 0
+    done = subprocess.run(["sbatch", "--parsable", "--wait", *words], cwd=ROOT, env=environment,
+                          stdout=subprocess.DEVNULL)
+    return max(report(folder), 1 if done.returncode else 0)
+
+
+def report(folder):
+    """Print done, failed and unfinished cells of a submitted grid; 0 if all are done, else 1."""
+    if not (folder / "plan.json").is_file():
+        raise runs.UsageError(f"{folder} holds no plan.json; expected a folder that --submit made, W/slurm/001")
+    bad = 0
+    for stage in runs.read_json(folder / "plan.json"):
+        done, failed, unfinished = 0, [], []
+        for i, line in enumerate(stage["lines"]):
+            path = folder / f"{stage['stage']}.status" / str(i)
+            status = path.read_text().strip() if path.exists() else None
+            done += status == "0"
+            if status in (None, str(runs.EXIT_RESUMABLE)):
+                unfinished.append(line)
+            elif status != "0":
+                failed.append(f"status {status}: {line}")
+        print(f"{stage['stage']}: {done} of {len(stage['lines'])} cells done, {len(failed)} failed, "
+              f"{len(unfinished)} unfinished (job {' '.join(stage['jobs'])})")
+        for what, lines in (("failed,", failed), ("unfinished:", unfinished)):
+            for line in lines[:20]:
+                print(f"  {what} {line}")
+            if len(lines) > 20:
+                print(f"  and {len(lines) - 20} more {what[:-1]}")
+        bad += len(failed) + len(unfinished)
+    return 1 if bad else 0
