@@ -18,6 +18,8 @@ def build_parser():
     parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
     parser.add_argument("--center", action="store_true",
                         help="subtract the mean of the train catalogue first (frozen embeddings share a direction)")
+    parser.add_argument("--unit", action="store_true",
+                        help="scale the tracks' vectors to length 1 before they are averaged")
     parser.add_argument("--weight", choices=("binary", "count"), default="binary",
                         help="weight of a track in the user's mean: 1, or its plays (default binary)")
     parser.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
@@ -51,7 +53,7 @@ def recommend_with(name, split, args, workdir):
     """One embedding: the run `{name}_cosine` (other words follow where the request is not the default)."""
     import dataset
     import topk
-    request = {"embedding": name, "k": args.k, "center": args.center, "weight": args.weight,
+    request = {"embedding": name, "k": args.k, "center": args.center, "unit": args.unit, "weight": args.weight,
                "shuffle": args.shuffle, "missing": args.missing, "comment": args.comment,
                "as_published": args.as_published, "seed": args.seed}
     inputs = split.inputs + dataset.embedding_inputs(workdir, name)
@@ -62,6 +64,8 @@ def recommend_with(name, split, args, workdir):
         vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
         if args.center:
             vectors = vectors - vectors[:split.n_hot].mean(axis=0)
+        if args.unit:
+            vectors = unit(vectors)
         profile = vectors
         if args.as_published:  # item codes used as rows of the matrix that is still in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]

@@ -54,7 +54,7 @@ def brute(split, part, vectors, weight, k):
         yield split.users[code], split.tracks[window][np.argsort(-score)[:k]]
 
 
-@pytest.mark.parametrize("flags", [[], ["--center"], ["--weight", "count"], ["--shuffle", "--seed", "5"]])
+@pytest.mark.parametrize("flags", [[], ["--center"], ["--weight", "count"], ["--shuffle", "--seed", "5"], ["--unit", "--center"]])
 @pytest.mark.parametrize("part", ["test", "cold_test"])
 def test_options_against_a_plain_loop(tiny, flags, part):
     knn.main(["content", "--workdir", str(tiny), "--k", "7", *flags])
@@ -62,6 +62,8 @@ def test_options_against_a_plain_loop(tiny, flags, part):
     vectors = dataset.load_embedding(split, "content", shuffle=5 if "--shuffle" in flags else None)
     if "--center" in flags:
         vectors = vectors - vectors[:split.n_hot].mean(axis=0)
+    if "--unit" in flags:
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     (name, config), = runs.find_runs(tiny)
     preds = pd.read_parquet(tiny / "preds" / f"{name}_{part}.pqt")
     for user, tracks in brute(split, part, vectors, "count" if "count" in flags else "binary", 7):
