@@ -51,6 +51,9 @@ def collect(workdir):
     for _, config in sorted(found, key=lambda run: run[1].get("started", "")):
         latest.update(config.get("inputs", {}))
     for name, config in found:
+        if "recommender" not in config:
+            left.append((name, "its config.json names no recommender"))
+            continue
         request = dict(config.get("request", {}))
         shuffle = request.get("shuffle")
         shuffled = not (shuffle is None or shuffle is False)  # true, or the seed of the permutation
@@ -67,12 +70,15 @@ def collect(workdir):
 
 
 class Values:
-    """Figures of cells out of metrics/, all on one set of users (int64 (U,), None before the first)."""
+    """Figures of cells out of metrics/, all on one set of users (int64 (U,), None before the first).
+
+    lengths: every k that some run has figures of
+    """
 
     def __init__(self, workdir, part, columns):
         self.folder, self.part, self.columns = Path(workdir) / "metrics", part, list(columns)
         self.users = self.first = None
-        self.known = {}
+        self.known, self.lengths = {}, set()
 
     def of(self, cell):
         """{column: Figure} of a cell in this part, without the columns that not all of its runs have.
@@ -115,6 +121,7 @@ class Values:
             raise WorkError(f"{self.part}: {name} was evaluated on {len(users)} users and {self.first} on "
                             f"{len(self.users)}, {len(np.intersect1d(users, self.users))} of them the same; a table "
                             "needs the same users in every row, so evaluate all runs again with python metrics.py")
+        self.lengths.update(int(column.rsplit("@", 1)[1]) for column in frame if "@" in column)
         return frame, means
 
 

@@ -79,15 +79,15 @@ def by_rs_metrics(lists, truth, ks):
     """The same frame computed by rs_metrics itself; its NaN for a missing list becomes 0."""
     import pandas as pd
     import rs_metrics
-    scorers = dict(zip(METRICS, (rs_metrics.hitrate, rs_metrics.mrr, rs_metrics.precision,
-                                 rs_metrics.recall, rs_metrics.ndcg, rs_metrics.mapr), strict=True))
+    scorers = zip(METRICS, (rs_metrics.hitrate, rs_metrics.mrr, rs_metrics.precision, rs_metrics.recall,
+                            rs_metrics.ndcg, rs_metrics.mapr), strict=True)
     true = dict(enumerate(np.split(truth.track, np.flatnonzero(np.diff(truth.user)) + 1)))
     pred = dict(enumerate(np.split(lists.track, np.cumsum(lists.length)[:-1])))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty list
-        values = {f"{name}@{k}": scorer(true, pred, k=k, apply_mean=False)
-                  for k in ks for name, scorer in scorers.items()}
-    return pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64).fillna(0.0)
+        values = {f"{name}@{k}": scorer(true, pred, k=k, apply_mean=False) for name, scorer in scorers for k in ks}
+    values = pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64)
+    return values[[f"{name}@{k}" for k in ks for name in METRICS]].fillna(0.0)
 
 
 def mean_and_half_width(values):
@@ -184,7 +184,7 @@ def main(argv=None):
     jobs = saved_lists(workdir, args.names)
     import dataset
     split = dataset.load(workdir)
-    asked = {name: config["request"].get("k") for name, config in runs.find_runs(workdir)}
+    asked = {name: config.get("request", {}).get("k") for name, config in runs.find_runs(workdir)}
     for name, part, path in jobs:
         if part not in split.parts:
             raise WorkError(f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}")

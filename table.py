@@ -15,6 +15,7 @@ left out. Intervals are 95 %, Student's t: over users behind a mean, over seeds 
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 
 import runs
 import typeset
@@ -120,7 +121,7 @@ def readable(arguments):
 
 # --------------------------------------------------------------------------- tables
 
-def combined(grid, part, values, columns):
+def combined(workdir, grid, part, values, columns):
     """Table of one part; its rows are those with a figure or a reason for having none."""
     marks, rows = {}, []
     for row in grid.rows:
@@ -129,7 +130,7 @@ def combined(grid, part, values, columns):
             rows.append((row.label, slots))
     users = 0 if values.users is None else len(values.users)
     return Table(f"{part}: {users:,} users", [title(g) for g in grid.groups] or ["value"], columns, rows,
-                 notes(grid, marks))
+                 notes(grid, marks, timeless(workdir)))
 
 
 def slot_of(grid, row, group, part, values, marks):
@@ -145,7 +146,8 @@ def slot_of(grid, row, group, part, values, marks):
         why = {**told.get("left_out", {}), **told.get("skipped", {})}.get(part, "not made")
         return Slot(why=NO_COLD if part == "cold_test" else why)
     words = grid.marks.get(id(cell))
-    mark = marks.setdefault(words, chr(ord("a") + len(marks) % 26)) if words else ""
+    letter = ascii_lowercase[len(marks) % 26] * (1 + len(marks) // 26)
+    mark = marks.setdefault(words, letter) if words else ""
     rival = not free if grid.groups else cell.recommender != "chance"
     figures = values.of(cell)
     lacking = "" if figures else f"no {' or '.join(dict.fromkeys('@' + c.split('@')[1] for c in values.columns))}"
@@ -161,7 +163,12 @@ def why_no_run(grid, row, group, part):
     return "needs an embedding" if row.embedding == "random" and not grid.learns(group) else "no run"
 
 
-def notes(grid, marks):
+def timeless(workdir):
+    manifest = workdir / "dataset.json"
+    return manifest.exists() and runs.read_json(manifest).get("time") == "none"
+
+
+def notes(grid, marks, timeless):
     """Sentences below a table: what the intervals are, what was asked of each recommender, what marks mean."""
     found = ["±: 95 % interval over users; under seeds the one over repeats (their number) with other seeds, which for "
              "shuffled rows are other permutations"]
@@ -173,6 +180,9 @@ def notes(grid, marks):
         apart = departures(grid.usual[recommender], told) if told else {}
         if apart:
             found.append(f"{title(recommender)} was run with {readable(apart)}")
+    for recommender in set(TITLES) - set(grid.groups) if grid.groups and timeless else ():
+        if "order" in capability(recommender)[0]:
+            found.append(f"{title(recommender)} needs an order, and this data set has no times (--order count)")
     return found + [f"({mark}) here with {words}" for words, mark in marks.items()]
 
 
@@ -232,10 +242,10 @@ def main(argv=None):
 def write_part(workdir, grid, part, columns, published_columns):
     """Write all tables of one part and print the combined one."""
     values = Values(workdir, part, dict.fromkeys([*columns, *published_columns]))
-    table = combined(grid, part, values, columns)
+    table = combined(workdir, grid, part, values, columns)
     if not any(c in slot.figures for _, slots in table.rows for slot in slots for c in columns):
-        ks = " ".join(dict.fromkeys(c.split("@")[1] for c in columns))
-        raise WorkError(f"no run has {' or '.join(columns)} of {part}; python metrics.py --k {ks} evaluates at that k")
+        ks = " ".join(map(str, sorted(values.lengths | {int(c.split("@")[1]) for c in columns})))
+        raise WorkError(f"no run has {' or '.join(columns)} of {part}; python metrics.py --k {ks} evaluates them")
     folder, text = workdir / "tables", typeset.markdown(table)
     for recommender, stem in PUBLISHED.items():
         frame = published(workdir, grid, recommender, part, values, published_columns)

@@ -213,6 +213,21 @@ def test_unfinished_repeats_do_not_count(tmp_path, capsys):
     assert "shallow_mfcc_s2" in capsys.readouterr().err
 
 
+def test_a_folder_that_is_no_run_of_a_recommender_is_named(tmp_path, capsys):
+    make_run(tmp_path, "knn", "mfcc", [0.2] * 4)
+    runs.write_json(tmp_path / "runs/notes/config.json", {"what": "else"})
+    tables(tmp_path)
+    assert "left out: notes (its config.json names no recommender)" in capsys.readouterr().err
+
+
+def test_data_without_times_say_why_a_column_is_absent(tmp_path, monkeypatch):
+    make_run(tmp_path, "knn", "mfcc", [0.2] * 4)
+    monkeypatch.setattr(table, "capability", lambda name: (("order",) if name == "bert4rec" else (), True))
+    assert "BERT4Rec" not in tables(tmp_path)[1]
+    runs.write_json(tmp_path / "dataset.json", {"time": "none"})
+    assert "- BERT4Rec needs an order, and this data set has no times" in tables(tmp_path)[1]
+
+
 def test_other_users_in_a_row_are_refused(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0.1] * 4)
     name = make_run(tmp_path, "knn", "musicnn", [0.9] * 3, users=(1, 2, 5))
@@ -297,7 +312,7 @@ def cli(*words):
     (["--workdir", "{empty}"], 2, "no runs in"),
     (["--workdir", "{empty}/nowhere"], 2, "is not a folder"),
     (["--workdir", "{w}", "--parts", "cold_test"], 1, "none of the 1 requests in"),
-    (["--workdir", "{w}", "--k", "7"], 1, "python metrics.py --k 7 evaluates at that k"),
+    (["--workdir", "{w}", "--k", "7"], 1, "python metrics.py --k 2 7 evaluates them"),
     (["--workdir", "{w}", "--k", "0"], 2, "whole number of at least 1"),
     (["--workdir", "{w}", "--metrics", "Recal"], 2, "invalid choice: 'Recal'"),
     (["--workdir", "{w}", "stray"], 2, "unrecognized arguments: stray"),
