@@ -3,7 +3,7 @@
     python table.py
     python table.py --k 10 50 --metrics HitRate Recall NDCG Coverage
 
-Writes into tables/ of the workspace, from runs/*/config.json and metrics/ alone:
+Writes into tables/ of the workspace, from runs/*/config.json and metrics/ (no lists, split or vectors are opened):
     cosine.csv shallow.csv bert.csv     as published, a row per backend with its size; {..}_cold_test.csv: cold
     test.md .tex .csv, cold_test.*      all recommenders side by side; the Markdown is printed, too
 
