@@ -1,0 +1,354 @@
+"""BERT4Rec on frozen or trained item embeddings, with a softmax over the catalogue that is never held whole.
+
+    python train_bert.py musicnn item 100 128 200 1 0 "bert_baseline" 1 0 0 0 0.0
+
+Sources: Sun et al., "BERT4Rec", CIKM '19 (arXiv 1904.06690): some items of a sequence are replaced by a mask
+and guessed from both sides; "Comparative Analysis of Pretrained Audio Representations in Music Recommender
+Systems" (RecSys '24), section 3.2: the item table is an audio embedding, and the output layer is tied to it.
+The transformer is BertModel of transformers, fed with vectors (inputs_embeds).
+
+Letters: U users, B sequences of a batch, L positions, M masked positions of a batch, V hot items (the
+catalogue of the training softmax), D dimensions of the item table, H width of the transformer.
+Item codes are 0..V-1; V is the mask and V+1 the pad.
+"""
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from runs import UsageError
+
+DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
+RANGES = {  # key -> (type, least, most); most None is open
+    "num_hidden_layers": (int, 1, None), "num_attention_heads": (int, 1, None), "intermediate_size": (int, 1, None),
+    "hidden_act": (str, None, None), "hidden_dropout_prob": (float, 0, 0.99),
+    "attention_probs_dropout_prob": (float, 0, 0.99), "initializer_range": (float, 1e-9, None),
+    "layer_norm_eps": (float, 1e-20, None), "mlm_probability": (float, 1e-6, 1), "random_dim": (int, 1, None),
+    "learning_rate": (float, 1e-12, None), "patience": (int, 1, None), "plateau_patience": (int, 0, None),
+    "plateau_factor": (float, 1e-6, 0.999),
+}
+BERT_KEYS = tuple(RANGES)[:8]
+
+
+# --------------------------------------------------------------------------- the file of defaults
+
+def load_config(path=None):
+    """Settings of bert4rec.yaml with those of another file over them, checked: {key: value}."""
+    config = _read_yaml(DEFAULTS)
+    if path is not None:
+        config |= _read_yaml(path)
+    missing = sorted(set(RANGES) - set(config))
+    if missing:
+        raise UsageError(f"{DEFAULTS} has no {', '.join(missing)}")
+    return {key: config[key] for key in RANGES}
+
+
+def _read_yaml(path):
+    import yaml
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UsageError(f"--config {path} cannot be read as YAML ({' '.join(str(e).split())})") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"--config {path} must hold lines of the form key: value")
+    unknown = sorted(map(str, set(found) - set(RANGES)))
+    if unknown:
+        raise UsageError(f"--config {path}: unknown {', '.join(unknown)}; known are {', '.join(RANGES)}")
+    return {key: _checked(key, value, path) for key, value in found.items()}
+
+
+def _checked(key, value, path):
+    kind, least, most = RANGES[key]
+    if kind is str:
+        if value not in ACTIVATIONS:
+            raise UsageError(f"{path}: {key} is one of {', '.join(ACTIVATIONS)}, not {value!r}")
+        return value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole or kind is float and isinstance(value, float)):
+        raise UsageError(f"{path}: {key} must be a {'whole ' if kind is int else ''}number, not {value!r}")
+    if not value >= least or (most is not None and value > most):
+        raise UsageError(f"{path}: {key} must be {'at least' if most is None else 'from'} {least:g}"
+                         f"{'' if most is None else f' to {most:g}'}, not {value:g}")
+    return kind(value)
+
+
+def check_width(width, heads):
+    """UsageError where attention heads cannot share the transformer's width."""
+    if width % heads:
+        raise UsageError(f"{heads} attention heads cannot share a width of {width}; give hidden_dim a multiple of "
+                         f"{heads} ({-(-width // heads) * heads}, say) or set num_attention_heads in --config")
+
+
+# --------------------------------------------------------------------------- the softmax in blocks
+
+def block_rows(m, device):
+    """Items per block, so that the scores (m, rows) of one block stay in the cache (4 MiB; a GPU: 128 MiB)."""
+    budget = 1 << 20 if device.type == "cpu" else 1 << 25
+    return max(256, budget // max(m, 1))
+
+
+class BlockedLogSumExp(torch.autograd.Function):
+    """log sum_v exp(h . w_v) of each row of hidden (M, D) against a table (V, D), never holding (M, V).
+
+    Forward goes through the table once, with a running maximum and sum (Milakov & Gimelshein,
+    arXiv 1805.02867), and, where hidden needs a gradient, sums the softmax-weighted mean of the table, which
+    is that gradient: a frozen table then costs two products and no backward at all. A trained table has its
+    scores computed again in backward, block by block: four products. The gradients are exact.
+    Under bf16 the products are bf16; maximum, sums and gradients of the table stay float32.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, table, dtype, rows):
+        kind = hidden.dtype
+        rows = rows or block_rows(len(hidden), hidden.device)
+        h = hidden.to(dtype)
+        top = hidden.new_full((len(hidden), 1), -torch.inf)
+        total = torch.zeros_like(top)
+        mean = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        buffer = h.new_empty(len(h) * min(rows, len(table)))
+        for block in table.split(rows):
+            block = block.to(dtype)
+            scores = torch.mm(h, block.T, out=buffer[:len(h) * len(block)].view(len(h), -1)).to(kind)
+            new = torch.maximum(top, scores.amax(1, keepdim=True))
+            scores.sub_(new).exp_()
+            shrink = (top - new).exp_()
+            total.mul_(shrink).add_(scores.sum(1, keepdim=True))
+            if mean is not None and dtype == kind:
+                mean.mul_(shrink).addmm_(scores, block)
+            elif mean is not None:
+                mean.mul_(shrink).add_(scores.to(dtype) @ block)
+            top = new
+        lse = (top + total.log()).squeeze(1)
+        ctx.dtype, ctx.rows = dtype, rows
+        ctx.save_for_backward(hidden, table, lse, None if mean is None else mean.div_(total))
+        return lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        hidden, table, lse, mean = ctx.saved_tensors
+        grad_hidden = grad[:, None] * mean if mean is not None else None
+        if not ctx.needs_input_grad[1]:
+            return grad_hidden, None, None, None
+        h, grad_table = hidden.to(ctx.dtype), torch.empty_like(table)
+        pulled = (hidden * grad[:, None]).to(ctx.dtype)  # sum_m p_mv grad_m h_m is the row's gradient
+        buffer = h.new_empty(len(h) * min(ctx.rows, len(table)))
+        for block, out in zip(table.split(ctx.rows), grad_table.split(ctx.rows), strict=True):
+            scores = torch.mm(h, block.to(ctx.dtype).T, out=buffer[:len(h) * len(block)].view(len(h), -1))
+            p = scores.to(hidden.dtype).sub_(lse[:, None]).exp_()
+            if ctx.dtype == hidden.dtype:
+                torch.mm(p.T, pulled, out=out)
+            else:
+                out.copy_(p.to(ctx.dtype).T @ pulled)
+        return grad_hidden, grad_table, None, None
+
+
+def blocked_logsumexp(hidden, table, dtype=None, rows=None):
+    """log sum_v exp(h . w_v), (M,), for hidden (M, D) and table (V, D); see BlockedLogSumExp.
+
+    dtype: of the products, default hidden's; rows: items per block, default what fits the cache
+    """
+    return BlockedLogSumExp.apply(hidden, table, dtype or hidden.dtype, rows)
+
+
+# --------------------------------------------------------------------------- the model
+
+class BERT4Rec(nn.Module):
+    """The transformer between an item table and itself.
+
+    items:      float32 (V, D), kept as the table (not copied while frozen)
+    config:     of load_config; max_seq_len: L at most, the mask of a prediction included
+    hidden_dim: H; 0 or D is the published form without projections, any other adds one in and one out
+    frozen:     the item rows do not train and cost no gradient; the mask vector always trains
+    whole_softmax: as published, the training softmax also covers the rows of mask and pad, never targets
+    bf16:       matrix products in bf16, parameters and sums in float32
+    """
+
+    def __init__(self, items, config, max_seq_len, hidden_dim=0, frozen=True, whole_softmax=False, bf16=False):
+        super().__init__()
+        from transformers import BertConfig, BertModel
+        dim = items.shape[1]
+        width = hidden_dim or dim
+        check_width(width, config["num_attention_heads"])
+        self.items = nn.Parameter(items, requires_grad=False)
+        self.freeze_item_embs(frozen)
+        self.special = nn.Parameter(torch.zeros(2, dim))  # row 0 the mask, row 1 the pad
+        nn.init.normal_(self.special[:1].data, std=config["initializer_range"])
+        self.transformer_model = BertModel(BertConfig(
+            vocab_size=2, hidden_size=width, max_position_embeddings=max_seq_len, attn_implementation="sdpa",
+            **{key: config[key] for key in BERT_KEYS}), add_pooling_layer=False)
+        self.into = nn.Linear(dim, width) if width != dim else nn.Identity()
+        self.out = nn.Linear(width, dim) if width != dim else nn.Identity()
+        self.whole_softmax = whole_softmax
+        self.dtype = torch.bfloat16 if bf16 else None
+
+    @property
+    def mask_id(self):
+        return len(self.items)
+
+    @property
+    def pad_id(self):
+        return len(self.items) + 1
+
+    def freeze_item_embs(self, flag):
+        """True freezes the item rows, False trains them (the published code does the reverse)."""
+        if not flag:  # the caller's array must not train along
+            self.items.data = self.items.data.clone()
+        self.items.requires_grad_(not flag)
+
+    def rows(self, ids):
+        """Vectors (..., D) of codes (...), mask and pad included."""
+        beyond = ids - len(self.items)                     # 0 the mask, 1 the pad, below 0 an item
+        return torch.where((beyond < 0)[..., None], F.embedding(ids.clamp(max=len(self.items) - 1), self.items),
+                           F.embedding(beyond.clamp(min=0), self.special))
+
+    def narrow(self):
+        """Autocast to bf16 where the model was asked to."""
+        return torch.autocast(self.items.device.type, torch.bfloat16, enabled=self.dtype is not None)
+
+    def forward(self, ids, inside=None):
+        """Scores (B, L, V + 2) of every row at every position of codes (B, L): for looking at, training never
+        holds them. inside (B, L) bool is False at the padding, None without any.
+        """
+        with self.narrow():
+            hidden = self.transformer_model(inputs_embeds=self.into(self.rows(ids)), attention_mask=inside)
+            vectors = self.out(hidden.last_hidden_state).to(self.items.dtype)
+        return vectors @ torch.cat([self.items, self.special]).T
+
+    def vectors(self, ids, inside, wanted):
+        """Output vectors (M, D), float32, at the wanted positions (B, L) bool of codes (B, L), in order.
+
+        They meet the item table by their dot product. All positions are keys and values of the last layer,
+        but only the wanted ones pass through its queries and its feed-forward: nothing else of it is read.
+        """
+        seen = None if inside is None else inside[:, None, None]                 # (B, 1, 1, L) for SDPA
+        *early, last = self.transformer_model.encoder.layer
+        with self.narrow():
+            hidden = self.transformer_model.embeddings(inputs_embeds=self.into(self.rows(ids)))  # (B, L, H)
+            for layer in early:
+                hidden = layer(hidden, seen)
+            few = hidden.flatten(0, 1).index_select(0, wanted.flatten().nonzero().squeeze(1))    # (M, H)
+            few = last.attention.output(self.attend(last.attention.self, hidden, few, seen, wanted), few)
+            return self.out(last.feed_forward_chunk(few)).to(self.items.dtype)
+
+    @staticmethod
+    def attend(attention, hidden, few, seen, wanted):
+        """What a BertSelfAttention gives the wanted positions (M, H): each row's queries moved to its front."""
+        def heads(x):
+            return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)          # (B, heads, L, .)
+        place = wanted.cumsum(1)                                                 # counts from 1 within its row
+        width = int(place.max())
+        spot = (place - 1 + width * torch.arange(len(place), device=place.device)[:, None])[wanted]
+        query = attention.query(few)
+        query = query.new_zeros(len(place) * width, query.shape[1]).index_copy(0, spot, query)
+        context = F.scaled_dot_product_attention(
+            heads(query.view(len(place), width, -1)), heads(attention.key(hidden)), heads(attention.value(hidden)),
+            attn_mask=seen, dropout_p=attention.dropout.p if attention.training else 0.0)
+        return context.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, spot)
+
+    def log_normaliser(self, vectors):
+        """log of the softmax's denominator, (M,), for output vectors (M, D)."""
+        total = blocked_logsumexp(vectors, self.items, self.dtype)
+        if self.whole_softmax:
+            total = torch.logaddexp(total, (vectors @ self.special.T).logsumexp(1))
+        return total
+
+    def loss(self, ids, inside, masked, targets):
+        """Mean cross-entropy of the targets (M,) at the masked positions (B, L) bool, in order."""
+        vectors = self.vectors(ids, inside, masked)                              # (M, D)
+        return (self.log_normaliser(vectors) - (vectors * F.embedding(targets, self.items)).sum(1)).mean()
+
+    def load_published(self, state):
+        """Take over a state dict of the published code: item table with mask and pad behind, tied head."""
+        rows = state["item_embeddings.weight"]
+        if rows.shape != (len(self.items) + 2, self.items.shape[1]):
+            raise ValueError(f"the table must be {(len(self.items) + 2, self.items.shape[1])}, not {tuple(rows.shape)}")
+        self.items.data, self.special.data = rows[:-2].clone(), rows[-2:].clone()
+        inner = {k.removeprefix("transformer_model."): v for k, v in state.items()
+                 if k.startswith("transformer_model.") and ".pooler." not in k}
+        self.transformer_model.load_state_dict(inner)
+
+
+# --------------------------------------------------------------------------- sequences
+
+class Sequences:
+    """The users' histories as tensors, cut into padded batches.
+
+    indptr (U + 1,), items (N,): user u owns items[indptr[u]:indptr[u + 1]], oldest first
+    length: positions at most, L; longer histories count with their latest part
+    """
+
+    def __init__(self, indptr, items, length, mask_id, device="cpu"):
+        self.indptr = np.asarray(indptr)
+        self.items = torch.as_tensor(np.asarray(items), device=device)
+        self.length, self.mask_id, self.device = length, mask_id, self.items.device
+        self.lengths = np.diff(self.indptr)
+
+    def pad(self, users, room=0):
+        """Codes (B, L') of the users' latest length - room items, left-aligned, and where they are, (B, L') bool.
+
+        L' is the longest of the batch; room positions at its end are left to the padding.
+        """
+        size = np.minimum(self.lengths[users], self.length - room)
+        start = torch.as_tensor(self.indptr[users + 1] - size, device=self.device)
+        place = torch.arange(int(size.max()) + room, device=self.device)
+        inside = place < torch.as_tensor(size, device=self.device)[:, None]
+        ids = self.items[(start[:, None] + place).clamp(max=len(self.items) - 1)]
+        return torch.where(inside, ids, self.mask_id + 1), inside
+
+    def masked(self, users, probability, generator):
+        """A training batch (ids, inside, masked, targets), or None where no item was drawn.
+
+        Each item is masked on its own with this probability and always replaced by the mask, as published
+        (no 80/10/10 split); a sequence may have none. inside is None where nothing is padded.
+        """
+        ids, inside = self.pad(users)
+        masked = (torch.rand(ids.shape, generator=generator) < probability).to(self.device) & inside
+        targets = ids[masked]
+        if not len(targets):
+            return None
+        return ids.masked_fill(masked, self.mask_id), None if inside.all() else inside, masked, targets
+
+    def asking(self, users):
+        """A prediction batch (ids, inside, wanted): the latest items and behind them the mask that is asked."""
+        ids, inside = self.pad(users, room=1)
+        wanted = inside.sum(1, keepdim=True) == torch.arange(ids.shape[1], device=self.device)
+        inside |= wanted
+        return ids.masked_fill(wanted, self.mask_id), None if inside.all() else inside, wanted
+
+    def epoch(self, batch_size, generator):
+        """Every user once, as arrays of at most batch_size users of like length, in random order.
+
+        Lengths are jittered by up to 15 % before the sort, so that the company changes from epoch to epoch.
+        """
+        jitter = torch.rand(len(self.lengths), generator=generator).numpy()
+        order = np.argsort(np.minimum(self.lengths, self.length) * (1 + 0.15 * jitter), kind="stable")
+        cuts = np.arange(batch_size, len(order), batch_size)
+        batches = np.split(order, cuts)
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def by_tokens(self, users, tokens=1 << 14):
+        """Places 0..len(users)-1 in batches of about so many positions, shortest histories first."""
+        size = np.minimum(self.lengths[users], self.length)
+        places = np.argsort(size, kind="stable")
+        if not len(places):
+            return []
+        return np.split(places, np.flatnonzero(np.diff(np.cumsum(size[places]) // tokens)) + 1)
+
+
+def generator_of(*numbers):
+    """CPU generator seeded by whole numbers >= 0: equal numbers, equal draws."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator().manual_seed(seed)
+
+
+def native_bf16(device):
+    """Whether the device multiplies bf16 itself; elsewhere it is emulated, hundreds of times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    can = torch.cpu.get_capabilities()
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
