@@ -28,7 +28,7 @@ import runs
 SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf
     m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
 SHORTEST = 0.1        # seconds; with less sound there is nothing to describe
-REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped|missing)|Warning: (Encountered|Real)")
+REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped)|Warning: (Encountered|Real|Xing)")
 FFMPEG_PATIENCE = 300  # seconds until a decoder that does not end is given up
 
 
@@ -155,43 +155,45 @@ def _check_file(path):
 
 def _soundfile(path, seconds, offset):
     import soundfile
+    note = ""
     try:
         with soundfile.SoundFile(path) as f:
             rate, total = f.samplerate, f.frames
             want = min(round(seconds * rate), total) if seconds else total
-            start = (total - want) // 2 if offset == "middle" else 0
-            if start:
-                f.seek(start)
-            samples = _blocks(f, want)
-            if len(samples) < want and start:  # the end is missing, so the middle is elsewhere
-                f.seek(0)
-                everything = _blocks(f, total)
-                samples = _excerpt(everything, round(seconds * rate), offset)
+            try:
+                if offset == "middle" and want < total:
+                    f.seek((total - want) // 2)
+                samples = _mono(f.read(want, dtype="float32", always_2d=True))
+            except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header, an absurd length
+                samples = np.zeros(0, np.float32)
+        if len(samples) < want:
+            samples = _excerpt(_salvage(path, want if offset == "start" else total), want, offset)
+            if (want - len(samples)) / rate > SHORTEST:
+                note = f"damaged: only {len(samples) / rate:.2f} s decoded"
     except soundfile.LibsndfileError as e:
-        raise AudioError(f"not readable as audio: {e.error_string.strip(' .')}") from None
-    if not len(samples):
-        raise AudioError("no sound in it")
-    short = (want - len(samples)) / rate
-    note = f"damaged: {len(samples) / rate:.2f} s of {want / rate:.2f} s decoded" if short > SHORTEST else ""
+        said = e.error_string.strip(" .")
+        if "not a regular file" in said:  # what libsndfile says of an mp3 without any frame; it is a regular file
+            said = "format not recognised"
+        raise AudioError(f"not readable as audio: {said}") from None
     return Clip(samples, rate, note)
 
 
-def _blocks(f, want):
-    """Up to `want` frames of an open SoundFile, mixed to mono, second by second until the sound ends."""
+def _salvage(path, most):
+    """The sound of a damaged file from its start to the damage, in steps so small that little is lost."""
     import soundfile
-    blocks = []
-    while want > 0:
+    blocks, have = [np.zeros(0, np.float32)], 0
+    with soundfile.SoundFile(path) as f:
         try:
-            block = f.read(min(want, max(f.samplerate, 1)), dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError:
-            if not blocks:
-                raise
-            break
-        if not len(block):
-            break
-        blocks.append(_mono(block))
-        want -= len(block)
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+            while have < most:
+                block = f.read(min(1024, most - have), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                blocks.append(_mono(block))
+                have += len(block)
+        except soundfile.LibsndfileError as e:
+            if not have:
+                raise AudioError(f"not readable as audio: {e.error_string.strip(' .')}") from None
+    return np.concatenate(blocks)
 
 
 def _mono(block):
@@ -223,7 +225,7 @@ def _ffmpeg(path, seconds, offset, refused):
     except subprocess.TimeoutExpired:
         raise AudioError(f"{refused}; ffmpeg did not end within {FFMPEG_PATIENCE} s") from None
     if len(done.stdout) < 24 or done.stdout[:4] != b".snd":
-        said = done.stderr.decode(errors="replace").strip().splitlines()
+        said = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace")).strip().splitlines()
         raise AudioError(f"{refused}; ffmpeg: {said[-1] if said else 'no sound in it'}")
     begin, _, _, rate, channels = struct.unpack(">5I", done.stdout[4:24])
     usable = (len(done.stdout) - begin) // (4 * channels) * channels

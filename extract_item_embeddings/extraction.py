@@ -157,6 +157,8 @@ def main(backend_class, doc, argv=None):
     if not (work / "trackid_sorted.csv").exists():
         audio.make_track_list(work / "trackid_sorted.csv", folder)
     ids, track_checksum = dataset.read_tracks(work)
+    if not ids:
+        raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
     files = audio.find(folder, ids)
     marks = [audio.fingerprint(f) for f in files]
     request = request_of(backend, args, track_checksum, len(ids))

@@ -85,7 +85,7 @@ class Shard:
         self._rows = open(os.open(self.folder / "rows.f32", os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         self._journal = open(self.folder / "journal.jsonl", "ab", buffering=0)
         if self._journal.tell():
-            self._journal.write(b"\n")  # ends a line that a crash may have cut
+            _write(self._journal, b"\n")  # ends a line that a crash may have cut
 
     def load(self):
         """Read the journal; keep the batches whose rows are there, byte for byte."""
@@ -109,11 +109,9 @@ class Shard:
         """Rows first, then the line that says they are there; each on the disk before the next."""
         data = np.ascontiguousarray(values, "<f4").tobytes()
         self._rows.seek(self._offset(b))
-        self._rows.write(data)
-        os.fsync(self._rows.fileno())
+        _write(self._rows, data)
         entry = {"batch": b, "crc": zlib.crc32(data), **entry}
-        self._journal.write(json.dumps(entry).encode() + b"\n")
-        os.fsync(self._journal.fileno())
+        _write(self._journal, json.dumps(entry).encode() + b"\n")
         self.entries[b] = entry
 
     def read(self, b):
@@ -138,6 +136,14 @@ class Shard:
 
     def __exit__(self, *exc):
         self.close()
+
+
+def _write(f, data):
+    """All of it, on the disk. A write to a nearly full disk may take a part and say nothing; the next raises."""
+    left = memoryview(data)
+    while left:
+        left = left[f.write(left):]
+    os.fsync(f.fileno())
 
 
 # --------------------------------------------------------------------------- comparing requests
