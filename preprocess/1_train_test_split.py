@@ -124,11 +124,11 @@ def _time(workdir, timed):
 
 def _kept_tracks(workdir, names, n_tracks, track_checksum):
     """track_ids with a finite row in each named embedding, or None without names."""
+    if not names:
+        return None
     import numpy as np
 
     import dataset
-    if not names:
-        return None
     finite = np.ones(n_tracks, bool)
     for name in names:
         matrix = dataset.open_embedding(workdir, name, n_tracks, track_checksum)
@@ -180,20 +180,19 @@ def _work(args, settings, log, new, n_tracks):
 
 def _request(args, settings, workdir):
     """Everything that decides the result, flat, files by their checksum."""
-    files = [workdir / "plays.pqt", workdir / "trackid_sorted.csv"]
+    files = {name: workdir / name for name in ("plays.pqt", "trackid_sorted.csv")}
     if args.tracks_with:
         import dataset
-        files += [dataset.embedding_inputs(workdir, name)[0] for name in args.tracks_with]
+        files |= {f"embedding {name}": dataset.embedding_inputs(workdir, name)[0] for name in args.tracks_with}
     if args.protocol == "given":
         settings["split"] = settings["split"] or workdir / "split.pqt"
-        files.append(settings["split"])
+        files["given split"] = settings["split"]
         if not settings["split"].exists():
             raise UsageError(f"no published split at {settings['split']}; name one with --split")
     seeded = {} if args.protocol in ("given", "leave-one-out") and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
             "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **seeded,
-            **{path.relative_to(workdir).as_posix() if path.is_relative_to(workdir) else path.name:
-               runs.checksum(path) for path in files}}
+            **{name: runs.checksum(path) for name, path in files.items()}}
 
 
 def main(argv=None):

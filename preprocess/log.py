@@ -12,6 +12,7 @@ import csv
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import runs
@@ -97,7 +98,7 @@ def _convert(log, ids, new, memory, integers):
     tally, users = _Tally(len(ids)), None if integers else _TextNumbers()
     path = new.path("plays.pqt" if integers else "plays_by_appearance.pqt")
     with log_blocks.open_log(log) as (stream, position), _Plays(path) as plays, \
-            runs.Progress(-(-log.stat().st_size // MB), log.name, "MB") as bar:
+            runs.Progress(log.stat().st_size // MB, log.name, "MB") as bar:
         for table, read, unknown in _parsed(log, stream, ids, integers, size, threads):
             if users:
                 table = table.set_column(0, "user_id", users.number(table["user_id"]))
@@ -132,12 +133,11 @@ def _parsed(log, stream, ids, integers, size, threads):
                 raise WorkError(parser.explain(block, line)) from None
             finally:
                 line += block.count(b"\n")
-        block = first
-        while block is not None:
+
+        for block in chain([first], cut):
             under_way.append((pool.submit(parser, block), block))
             if len(under_way) > threads + 1:
                 yield finish()
-            block = next(cut, None)
         while under_way:
             yield finish()
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import zlib
 from datetime import datetime
 from pathlib import Path
 
@@ -80,33 +81,45 @@ def open_log(path):
     with open(path, "rb", buffering=0) as raw:
         magic = raw.read(3)
         raw.seek(0)
-        position = lambda: os.lseek(raw.fileno(), 0, os.SEEK_CUR)  # noqa: E731 - the child shares this offset
+
+        def position():
+            return os.lseek(raw.fileno(), 0, os.SEEK_CUR)  # a child that reads the file moves this offset too
         if magic not in PACKED:
             yield raw, position
             return
         reader, programs = PACKED[magic]
         program = next(filter(None, map(shutil.which, programs)), None)
-        with (_piped(program, raw) if program else reader(raw)) as stream:
-            try:
+        try:
+            with (_piped(program, raw) if program else reader(raw)) as stream:
                 yield stream, position
-            except (EOFError, gzip.BadGzipFile) as e:
+        except (EOFError, zlib.error) as e:
+            raise WorkError(f"{path} is damaged: {e}") from None
+        except OSError as e:
+            if e.errno is None:  # the readers' own complaints
                 raise WorkError(f"{path} is damaged: {e}") from None
-            except OSError as e:
-                if e.errno is None:  # bz2's own complaint
-                    raise WorkError(f"{path} is damaged: {e}") from None
-                raise
+            raise
 
 
 @contextlib.contextmanager
 def _piped(program, raw):
+    """The output of an unpacking program; EOFError with its own words when it gave up, whatever came of that."""
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen([program, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=complaints)
+
+        def gave_up():
+            return child.stdout.read(1) == b"" and child.wait() != 0
         try:
-            yield child.stdout
-            if child.stdout.read(1) == b"" and child.wait() != 0:
+            try:
+                yield child.stdout
+                failed = gave_up()
+            except WorkError:  # such as a row cut in the middle
+                failed = gave_up()
+                if not failed:
+                    raise
+            if failed:
                 complaints.seek(0)
                 said = complaints.read(300).decode(errors="replace").strip()
-                raise EOFError(f"{Path(program).name} says {said!r}")
+                raise EOFError(f"{Path(program).name} says {said!r}") from None
         finally:
             child.kill()
             child.stdout.close()
@@ -158,12 +171,12 @@ class Parser:
                           "track_id": pa.string(), "timestamp": pa.timestamp("us")})
 
     def __call__(self, block):
-        """One block as (table of known plays, rows read, distinct unknown ids, smallest and largest time)."""
+        """One block as (table of known plays, rows read, distinct unknown ids)."""
         import pyarrow as pa
         import pyarrow.compute as pc
         from pyarrow import csv as text
         if not block.strip():
-            return None
+            return pa.table({name: pa.array([], self.convert.column_types[name]) for name in COLUMNS}), 0, []
         table = text.read_csv(pa.BufferReader(block), self.read, self.parse, self.convert)
         track = pc.index_in(table["track_id"], value_set=self.ids)
         unknown = table["track_id"].filter(pc.is_null(track)) if track.null_count else None

@@ -110,8 +110,8 @@ def check_leaks(log, paths, test=None, start=None, whole=True):
         checks |= {
             "train pairs have their first play outside the train window":
             f"select 1 from file_train where timestamp < '{start}' or timestamp >= '{test}' or timestamp is null",
-            "held-out pairs were played in the train window":
-            f"select 1 from file_held semi join {window} using (user_id, track_id)",
+            "plays of held-out pairs were made in the train window":
+            f"select 1 from {window} semi join file_held using (user_id, track_id)",
             "users have plays in train that were not made in its window":
             f"""select 1 from (select user_id, sum(count) as told from file_train group by user_id)
                 join (select user_id, sum(count) as made from {window} group by user_id) using (user_id)

@@ -25,15 +25,15 @@ UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def memory_bytes(text):
-    """Bytes of '2GB', '512M', '1.5GiB' (powers of 1024); at least 256 MB, which Python and its libraries take."""
+    """Bytes of '2GB', '512M', '1.5GiB' (powers of 1024); at least 512 MB, as the libraries take half of it."""
     found = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?B)?\s*", str(text), re.IGNORECASE)
     try:
         number = float(found[1])
     except (TypeError, ValueError):
         raise UsageError(f"--memory {text} is no amount; write it like 2GB or 512MB") from None
     size = int(number * (1 << UNITS[found[2].upper()]))
-    if size < 256 << 20:
-        raise UsageError(f"--memory {text} is too little; 256MB is the least")
+    if size < 512 << 20:
+        raise UsageError(f"--memory {text} is too little; 512MB is the least")
     return size
 
 
