@@ -54,7 +54,8 @@ def brute(split, part, vectors, weight, k):
         yield split.users[code], split.tracks[window][np.argsort(-score)[:k]]
 
 
-@pytest.mark.parametrize("flags", [[], ["--center"], ["--weight", "count"], ["--shuffle", "--seed", "5"], ["--unit", "--center"]])
+@pytest.mark.parametrize("flags", [[], ["--center"], ["--weight", "count"], ["--shuffle", "--seed", "5"],
+                                   ["--unit", "--center"]])
 @pytest.mark.parametrize("part", ["test", "cold_test"])
 def test_options_against_a_plain_loop(tiny, flags, part):
     knn.main(["content", "--workdir", str(tiny), "--k", "7", *flags])
