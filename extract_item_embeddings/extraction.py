@@ -124,11 +124,10 @@ def default_name(backend, args):
     return backend.NAME + backend.suffix() + excerpt + ("-middle" if args.offset == "middle" and args.seconds else "")
 
 
-def request_of(backend, args, track_checksum, n_tracks):
-    """Everything that can change a value, as it will stand in the json."""
+def request_of(backend, args):
+    """Everything but tracks and files that can change a value, as it will stand in the json."""
     return {"backend": backend.NAME, **backend.request(), "sample_rate": backend.SAMPLE_RATE, "seconds": args.seconds,
-            "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING,
-            "track_checksum": track_checksum, "n_tracks": n_tracks}
+            "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING}
 
 
 def library_versions(packages):
@@ -153,6 +152,7 @@ def main(backend_class, doc, argv=None):
     partial = work / "embeddings" / f".{name}.partial"
     if args.merge:
         return finish(work, name, partial)
+    request = request_of(backend, args)  # first, because it fails at once where weights are missing
     folder = Path(args.audio).expanduser().absolute()
     if not (work / "trackid_sorted.csv").exists():
         audio.make_track_list(work / "trackid_sorted.csv", folder)
@@ -161,7 +161,7 @@ def main(backend_class, doc, argv=None):
         raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
     files = audio.find(folder, ids)
     marks = [audio.fingerprint(f) for f in files]
-    request = request_of(backend, args, track_checksum, len(ids))
+    request |= {"track_checksum": track_checksum, "n_tracks": len(ids)}
     if not args.overwrite and is_finished(work, name, backend, request, marks, partial):
         return None
     header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,

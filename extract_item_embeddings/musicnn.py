@@ -43,14 +43,14 @@ def checkpoint(variant):
     return f"{folder}/", package.version
 
 
-def read_weights(variant):
+def read_weights(prefix):
     """{name: array} of the network's 64 variables; WorkError if one is missing, left over or misshapen."""
-    weights = tf_checkpoint.load(checkpoint(variant)[0], keep=lambda n: "Adam" not in n and "_power" not in n)
+    weights = tf_checkpoint.load(prefix, keep=lambda n: "Adam" not in n and "_power" not in n)  # not the optimiser's
     expected = expected_shapes()
     found = {name: array.shape for name, array in weights.items()}
     if found != expected:
         wrong = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
-        raise runs.WorkError(f"the weights of {variant} are not those of MusiCNN: {wrong[0]} has shape "
+        raise runs.WorkError(f"the weights {prefix} are not those of MusiCNN: {wrong[0]} has shape "
                              f"{found.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} such variables)")
     return weights
 
@@ -124,7 +124,7 @@ class MusiCNN(extraction.Backend):
         self.device = runs.pick_device(self.args.device)
         torch.backends.cudnn.allow_tf32 = False  # fp32 is meant as it says
         torch.backends.cudnn.deterministic = True
-        self.network = Network(read_weights(self.args.variant)).to(self.device).eval()
+        self.network = Network(read_weights(checkpoint(self.args.variant)[0])).to(self.device).eval()
         self.network.set_precision(self.args.precision, has_bfloat16(self.device))
         if self.device.type == "cpu":
             self.threads = torch.get_num_threads()
