@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 EPS = 1e-8           # a projected row no longer than this is a zero row: its cosine is 0 and has no gradient
 WHOLE_TABLE = 0.75   # share of a table's rows from which projecting all of it is cheaper than picking rows
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}  # candidate vectors gathered at a time; on a CPU what fits a cache
+BLOCK_BYTES = {"cpu": 2 << 20}  # rows worked on at a time: what the caches hold
 
 
 class ShallowEmbeddingModel(nn.Module):
@@ -122,42 +122,85 @@ LOSSES = {"hinge": hinge, "bpr": bpr, "infonce": infonce}
 # --------------------------------------------------------------------------- the projection and its cosines
 
 class _Cosines(torch.autograd.Function):
-    """Cosines of projected pairs with a dense gradient of each table that needs one.
-
-    The gradient of a unit vector is a weighted sum of the unit vectors it was multiplied with; both sides
-    are such sums over rows grouped by their target, which `embedding_bag` makes without a scatter.
-    """
+    """Cosines of projected pairs with a dense gradient of each table that needs one."""
 
     @staticmethod
     def forward(ctx, anchor_table, other_table, weight, bias, anchors, candidates):
-        anchor_rows, anchors = _distinct(anchors, len(anchor_table))
-        other_rows, candidates = _distinct(candidates, len(other_table))
-        anchor_input, other_input = _pick(anchor_table, anchor_rows), _pick(other_table, other_rows)
-        a, a_inverse = _unit(anchor_input, weight, bias)    # (A, H), (A, 1)
-        o, o_inverse = _unit(other_input, weight, bias)     # (M, H), (M, 1)
-        ctx.sizes = len(anchor_table), len(other_table)
-        ctx.save_for_backward(weight, anchor_rows, anchors, anchor_input, a, a_inverse,
-                              other_rows, candidates, other_input, o, o_inverse)
-        return _pair_dots(a, o, anchors, candidates)
+        ctx.a, ctx.o = _Side(anchor_table, anchors, weight, bias), _Side(other_table, candidates, weight, bias)
+        scores = _pair_dots(ctx.a.unit, ctx.o.unit, ctx.a.codes, ctx.o.codes)
+        ctx.save_for_backward(scores)
+        return scores
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        (weight, anchor_rows, anchors, anchor_input, a, a_inverse,
-         other_rows, candidates, other_input, o, o_inverse) = ctx.saved_tensors
-        order = anchors.argsort(stable=True)
-        grad_a = _sum_groups(o, candidates[order].flatten(), grad[order].flatten(),
-                             torch.bincount(anchors, minlength=len(a)) * grad.shape[1])
-        flat = candidates.flatten()
-        order = flat.argsort(stable=True)
-        grad_o = _sum_groups(a, anchors[order.div(grad.shape[1], rounding_mode="floor")], grad.flatten()[order],
-                             torch.bincount(flat, minlength=len(o)))
-        grad_a, grad_o = _unit_backward(grad_a, a, a_inverse), _unit_backward(grad_o, o, o_inverse)
-        needs = ctx.needs_input_grad
-        return (_spread(grad_a @ weight, anchor_rows, ctx.sizes[0]) if needs[0] else None,
-                _spread(grad_o @ weight, other_rows, ctx.sizes[1]) if needs[1] else None,
-                torch.addmm(grad_a.T @ anchor_input, grad_o.T, other_input) if needs[2] else None,
-                grad_a.sum(0) + grad_o.sum(0) if needs[3] else None, None, None)
+        a, o, C = ctx.a, ctx.o, grad.shape[1]
+        along = grad * ctx.saved_tensors[0]
+        gradients = torch.zeros_like(a.weight), a.weight.new_zeros(len(a.weight))
+        order = a.codes.argsort(stable=True)            # (B,) pairs, grouped by anchor
+        counts = torch.bincount(a.codes, minlength=len(a.unit)) * C
+        grad_a = a.pull(o.unit, o.codes[order].flatten(), grad[order].flatten(), along[order].flatten(),
+                        counts, gradients, ctx.needs_input_grad[0])
+        order = o.codes.flatten().argsort(stable=True)  # (B * C,) the same, grouped by candidate
+        counts = torch.bincount(o.codes.flatten(), minlength=len(o.unit))
+        grad_o = o.pull(a.unit, a.codes[order.div(C, rounding_mode="floor")], grad.flatten()[order],
+                        along.flatten()[order], counts, gradients, ctx.needs_input_grad[1])
+        return grad_a, grad_o, *gradients, None, None
+
+
+class _Side:
+    """Users or items of a batch: the distinct rows of their table, projected, in blocks that stay in the cache.
+
+    rows: int64 (n,) of the table, or None where nearly all of it is projected; codes: the batch's, now
+    pointing at them; unit: (n, H) projected rows at length 1; inverse: (n, 1) one over their length before
+    """
+
+    def __init__(self, table, codes, weight, bias):
+        self.table, self.weight = table, weight
+        self.rows, self.codes = _distinct(codes, len(table))
+        n = len(table) if self.rows is None else len(self.rows)
+        self.unit, self.inverse = table.new_empty(n, len(weight)), table.new_empty(n, 1)
+        for block in self.blocks():
+            self.inverse[block] = _unit(self.embeddings(block), weight, bias, self.unit[block])[1]
+
+    def blocks(self):
+        size = _rows_at_once(self.unit)
+        return [slice(start, start + size) for start in range(0, len(self.unit), size)]
+
+    def embeddings(self, block):
+        return self.table[block] if self.rows is None else self.table.index_select(0, self.rows[block])
+
+    def pull(self, source, codes, grad, along, counts, gradients, wanted):
+        """Add what these rows give to the gradients of weight and bias; return the table's, None unless wanted.
+
+        source: (m, H) unit vectors of the other side; codes, grad, along: (K,), grouped by row: whom it met, the
+        gradient of that score, and its product with the score; counts: (n,) members of each group
+        The gradient of a unit row is its group's sum of grad * source, less the part along the row, which is
+        the group's sum of `along`. `embedding_bag` makes such sums without a scatter.
+        """
+        along = torch.segment_reduce(along, "sum", lengths=counts).unsqueeze(1)  # (n, 1)
+        starts = counts.cumsum(0) - counts                                       # (n,)
+        firsts = starts[::_rows_at_once(self.unit)].tolist()                    # of each block
+        table = None
+        if wanted:
+            table = torch.empty_like(self.table) if self.rows is None else torch.zeros_like(self.table)
+        for block, low, high in zip(self.blocks(), firsts, [*firsts[1:], len(codes)], strict=True):
+            rows = F.embedding_bag(codes[low:high], source, starts[block] - low, mode="sum",
+                                   per_sample_weights=grad[low:high])
+            rows.addcmul_(self.unit[block], along[block], value=-1).mul_(self.inverse[block])
+            torch.ops.aten.threshold_backward.grad_input(rows, self.unit[block], 0, grad_input=rows)  # ReLU
+            gradients[0].addmm_(rows.T, self.embeddings(block))
+            gradients[1].add_(rows.sum(0))
+            if wanted and self.rows is None:
+                torch.mm(rows, self.weight, out=table[block])
+            elif wanted:
+                table.index_copy_(0, self.rows[block], rows @ self.weight)
+        return table
+
+
+def _rows_at_once(matrix):
+    """Rows of a matrix that make a block: what fits a CPU's cache, or plenty for a GPU."""
+    return max(1, BLOCK_BYTES.get(matrix.device.type, 1 << 30) // (matrix.element_size() * matrix.shape[1]))
 
 
 def _distinct(codes, size):
@@ -172,28 +215,13 @@ def _distinct(codes, size):
     return rows, (present.cumsum(0) - 1)[codes]
 
 
-def _pick(table, rows):
-    return table if rows is None else table.index_select(0, rows)
-
-
-def _spread(grad, rows, size):
-    """Rows of a gradient at their places in a table of `size` rows of zeros."""
-    return grad if rows is None else grad.new_zeros(size, grad.shape[1]).index_copy_(0, rows, grad)
-
-
-def _unit(vectors, weight, bias):
-    """Projected rows at length 1 (n, H) and the inverse lengths (n, 1); zero for a zero row."""
-    hidden = torch.addmm(bias, vectors, weight.T).relu_()
-    length = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
+def _unit(vectors, weight, bias, unit=None):
+    """Projected rows at length 1 (n, H), in `unit` where given, and one over their lengths (n, 1); zeros for a
+    row that the ReLU empties."""
+    unit = torch.addmm(bias, vectors, weight.T, out=unit).relu_()
+    length = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
     inverse = torch.where(length > EPS, 1 / length, 0.0)
-    return hidden.mul_(inverse), inverse
-
-
-def _unit_backward(grad, unit, inverse):
-    """Gradient before ReLU from that of unit rows: (g - (g.h) h) / length where the ReLU is open; in place."""
-    along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
-    grad.addcmul_(unit, along, value=-1).mul_(inverse)
-    return torch.ops.aten.threshold_backward(grad, unit, 0)
+    return unit.mul_(inverse), inverse
 
 
 def _pair_dots(a, o, anchors, candidates):
@@ -202,24 +230,16 @@ def _pair_dots(a, o, anchors, candidates):
         pattern = _pattern(candidates, len(o), a.dtype)
         return torch.sparse.sampled_addmm(pattern, a[anchors], o.T, beta=0).values().view(candidates.shape)
     dots = a.new_empty(candidates.shape)
-    rows = max(1, CHUNK_BYTES[a.device.type] // (a.element_size() * o.shape[1] * candidates.shape[1]))
-    for start in range(0, len(dots), rows):
-        part = slice(start, start + rows)
-        dots[part] = torch.bmm(o[candidates[part]], a[anchors[part]].unsqueeze(2)).squeeze(2)
+    pairs = max(1, _rows_at_once(o) // candidates.shape[1])
+    for block in (slice(start, start + pairs) for start in range(0, len(dots), pairs)):
+        dots[block] = torch.bmm(o[candidates[block]], a[anchors[block]].unsqueeze(2)).squeeze(2)
     return dots
 
 
 def _pattern(candidates, n, dtype):
     """The places (b, candidate) as a csr matrix (B, n) of zeros; a row may name a column twice."""
     B, C = candidates.shape
-    starts = torch.arange(0, B * C + 1, C)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(starts, candidates.flatten(), torch.zeros(B * C, dtype=dtype), (B, n),
-                                       check_invariants=False)
-
-
-def _sum_groups(table, rows, weight, counts):
-    """Sums (G, H) of weight * table[rows] over consecutive groups of `counts` (G,) rows; an empty group is zero."""
-    starts = counts.cumsum(0) - counts
-    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weight)
+        return torch.sparse_csr_tensor(torch.arange(0, B * C + 1, C), candidates.flatten(),
+                                       torch.zeros(B * C, dtype=dtype), (B, n), check_invariants=False)

@@ -190,6 +190,7 @@ def fit(run, training, split, args, device, origin=None):
                 best = copy.deepcopy(training.state())
             record(writer, training, losses, split, args, device)
             if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
+                writer.flush()
                 runs.save_checkpoint(run.checkpoint("best"), best)
                 runs.save_checkpoint(run.checkpoint("last"), training.state())
                 saved = time.monotonic()

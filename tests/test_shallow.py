@@ -65,7 +65,7 @@ def test_scores_and_gradients_are_those_of_plain_autograd(monkeypatch, whole_tab
     monkeypatch.setattr(model, "WHOLE_TABLE", whole_table)
     if not sparse_kernel:
         monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-        monkeypatch.setitem(model.CHUNK_BYTES, "cpu", 1)
+        monkeypatch.setitem(model.BLOCK_BYTES, "cpu", 100)
     for anchor in ("item", "user"):
         net = random_net().double()
         anchors, candidates = torch.tensor([3, 6, 3, 0]), torch.tensor([[1, 1, 4], [0, 6, 2], [4, 5, 1], [1, 0, 0]])
@@ -212,6 +212,14 @@ def test_negatives_are_uniform_over_all_codes_and_as_published_over_the_first_17
     chi_square = ((counts - counts.mean()) ** 2 / counts.mean()).sum().item()
     assert abs(chi_square - 21_017) < 5 * math.sqrt(2 * 21_017)
     assert shallow.Pairs(anchors, anchors, None, 21_018, 17_052).negatives(anchors, 5, draw).max() == 17_051
+
+
+def test_a_split_of_21018_users_draws_from_all_of_them(tmp_path):
+    users = np.arange(21_018)
+    pairs = dataset.Interactions(users, users % 7, np.ones(21_018, np.float32), None)
+    split = dataset.Split(tmp_path, users, np.arange(7), 7, pairs, {}, 7, "", "none")
+    for flags, drawn in (([], 21_018), (["--as-published"], 17_052), (["--sample-type", "user"], 7)):
+        assert shallow.pairs_of("train", split, train.parse(["content", *flags]), "cpu").drawn == drawn
 
 
 def test_an_epoch_meets_every_pair_once_with_its_weight_and_the_roles_of_sample_type(tiny):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 import dataset
 import runs
+import shallow
 import train
 from tests.world import tiny_workspace, write_embedding
 
@@ -215,6 +216,26 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     events = EventAccumulator(str(workdir / "runs" / name)).Reload()
     assert [e.step for e in events.Scalars("Loss/val")] == list(range(1, 31))
+
+
+def test_epochs_lost_with_an_interrupt_are_not_counted_twice(tiny, monkeypatch):
+    """Five epochs are recorded, none is in a checkpoint, the sixth is broken off: the next start is a fresh one."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    calls, real = [], shallow.validation_loss
+
+    def broken_off(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*args)
+    monkeypatch.setattr(shallow, "validation_loss", broken_off)
+    flags = [*QUICK, "--epochs", "8", "--workdir", str(tiny)]
+    with pytest.raises(KeyboardInterrupt):
+        train.main(flags)
+    assert not list(tiny.glob("checkpoints/**/*.pt"))
+    train.main(flags)
+    (name, _), = runs.find_runs(tiny)
+    assert [e.step for e in EventAccumulator(str(tiny / "runs" / name)).Reload().Scalars("Loss/val")] == [*range(1, 9)]
 
 
 def test_logdir_and_last_epoch_continue_a_run_as_if_it_had_not_ended(tmp_path, capsys):
