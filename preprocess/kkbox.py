@@ -44,3 +44,148 @@ points are the plays of test.csv after the first --min-playlist-len of them, aga
 length, and the train playlist comes before them as history. Where that gives no test point, or with
 --test last, test.csv is no part of the points and the last 10 % of each playlist (at least one) are test.
 """
+from pathlib import Path
+
+import runs
+from preprocess import stage
+from runs import UsageError
+
+HELP = "WSDM-KKBOX (2018): plays in order with their context, metadata of songs and members, DTNMR's points"
+SOURCE = "https://www.kaggle.com/c/kkbox-music-recommendation-challenge"
+LICENCE = "the rules of the challenge; for research, not to be passed on"
+FILES = ("train", "test", "songs", "members", "song_extra_info")
+FLAGS = ("top", "max_seconds", "artist_names", "composer_names", "min_age", "max_age", "min_playlist_len",
+         "max_playlist_len", "val_share", "test", "dim", "seed")
+
+
+def add_arguments(parser):
+    parser.add_argument("--raw", required=True, type=Path, metavar="DIR",
+                        help="folder with the five files (.csv, .csv.7z, .csv.zip), or one .zip or .7z of them")
+    add_filters(parser)
+    parser.add_argument("--val-share", type=float, default=0.1, metavar="X",
+                        help="share of each user's train points, the last ones, that are val (default .1)")
+    parser.add_argument("--test", choices=("auto", "csv", "last"), default="auto",
+                        help="test points from test.csv, from the last tenth of each playlist, or whichever is there")
+    parser.add_argument("--dim", type=int, default=64, metavar="D",
+                        help="dimensions of embeddings/metadata.npy (default 64; 0 makes none)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of its reduction (default 42)")
+
+
+def add_filters(parser):
+    """The source's filters with its defaults; exact rules: kkbox_filters.py."""
+    group = parser.add_argument_group("filters (defaults of the DTNMR source)")
+    group.add_argument("--top", type=float, default=0.001, metavar="RATIO",
+                       help="songs played more than RATIO times as often as the most played (default .001)")
+    group.add_argument("--min-playlist-len", type=int, default=20, metavar="NB",
+                       help="users with more than NB plays of kept songs, of which NB are history (default 20)")
+    group.add_argument("--max-playlist-len", type=int, default=200, metavar="NB",
+                       help="users with fewer than NB plays of kept songs (default 200)")
+    group.add_argument("--max-seconds", type=float, default=360, metavar="S", help="songs shorter than S (default 360)")
+    group.add_argument("--min-age", type=int, default=16, metavar="A",
+                       help="users of at least A years (default 16; 0 keeps unknown ages too)")
+    group.add_argument("--max-age", type=int, default=59, metavar="B", help="users of at most B years (default 59)")
+    for who in ("artist", "composer"):
+        group.add_argument(f"--{who}-names", choices=("latin", "known", "any"), default="latin",
+                           help=f"songs whose {who}s are all named in several words of no Asian script, at most 25 "
+                                f"letters long (latin, default), that name one (known), or any")
+
+
+def check(args):
+    """UsageError for a flag that cannot be meant."""
+    if not 0 <= args.top < 1:
+        raise UsageError(f"--top is a share from 0 to below 1, not {args.top:g}")
+    if args.min_playlist_len < 1:
+        raise UsageError(f"--min-playlist-len must be at least 1, not {args.min_playlist_len}")
+    if args.max_playlist_len < args.min_playlist_len + 2:
+        raise UsageError(f"--max-playlist-len {args.max_playlist_len} must be at least two above --min-playlist-len "
+                         f"{args.min_playlist_len}: playlists have more than the one and fewer than the other")
+    if args.min_age > args.max_age:
+        raise UsageError(f"--min-age {args.min_age} is above --max-age {args.max_age}")
+    if not 0 <= args.val_share < 1:
+        raise UsageError(f"--val-share is a share from 0 to below 1, not {args.val_share:g}")
+    if args.dim < 0:
+        raise UsageError(f"--dim must be at least 0, not {args.dim}")
+
+
+def get_plays(args, workdir):
+    """Write the workspace described above; skip it when neither the files nor the flags changed."""
+    from concurrent.futures import ThreadPoolExecutor
+    check(args)
+    from preprocess import kkbox_raw
+    found = kkbox_raw.find(args.raw, [f for f in FILES if f != "test" or args.test != "last" or
+                                      any(args.raw.glob("test.csv*"))])
+    request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
+    with stage.together(workdir / "dataset.json") as new, ThreadPoolExecutor(1) as pool:
+        if (new.old or {}).get("name", "kkbox") != "kkbox":
+            raise UsageError(f"{workdir} holds the data set {new.old['name']!r}; choose another --workdir")
+        sums = pool.submit(kkbox_raw.checksums, found)
+        if new.old is not None:
+            request["raw"] = sums.result()
+            if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
+                return
+        files = kkbox_raw.unpack(found, new.path("unpacked"))
+        with kkbox_raw.Raw(files, args.memory // 2, new.path("spill")) as raw:
+            about = _write(args, raw, new, workdir)
+        request["raw"] = sums.result()
+        new.publish({"name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
+                     "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
+                     "versions": runs.versions()})
+
+
+def _has_embeddings(workdir, old):
+    folder = workdir / "embeddings"
+    return (folder / "metadata.npz").exists() and all((folder / f"{n}.npy").exists() for n in old["embeddings"])
+
+
+def _write(args, raw, new, workdir):
+    """Read, filter, cut into points, and write every file; returns the facts for dataset.json."""
+    from preprocess import kkbox_features, kkbox_filters, kkbox_tables
+    plays = kkbox_tables.read_plays(raw, "test" in raw.files)
+    items, users = kkbox_tables.read_items(raw), kkbox_tables.read_users(raw)
+    _tell(raw, plays, items, users)
+    kept = kkbox_filters.apply(args, plays, items, users)
+    rows, position, part, facts = kkbox_filters.points(args, plays, kept)
+    for name, header, ids in (("track", "idx,trackid", plays.tracks), ("user", "idx,userid", plays.users)):
+        kkbox_tables.write_ids(new.path(f"{name}id_sorted.csv"), header, ids)
+    stale = _stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+    kkbox_tables.write_plays(new.path("plays.pqt"), plays)
+    counts = kkbox_tables.write_metadata(new.path, plays, items, users, kept)
+    counts |= kkbox_tables.write_points(new.path, plays, rows, position, part)
+    vocabulary, matrix = kkbox_features.encode(items, kept.tracks)
+    runs.write_parquet(new.path("vocabulary.pqt"), vocabulary)
+    embeddings = kkbox_features.write(
+        workdir, plays.tracks, runs.checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
+        args.seed, {"source": SOURCE, "licence": LICENCE})
+    for path in stale:
+        path.unlink()
+    counts["encoding_columns"] = len(vocabulary)
+    print(f"kkbox: {counts['kept_users']} users and {counts['kept_tracks']} songs kept, encoded in {len(vocabulary)} "
+          f"columns; points: " + ", ".join(f"{p} {n}" for p, n in counts["points"].items())
+          + f"; test from {facts['test_from']}")
+    return {"counts": counts, "filters": kept.removed, "skipped_rows": plays.skipped, **facts,
+            "embeddings": embeddings}
+
+
+def _tell(raw, plays, items, users):
+    import numpy as np
+    for name, rows in plays.skipped.items():
+        if rows:
+            print(f"{raw.files[name].name}: {rows} rows without msno or song_id left out")
+    print(f"{len(plays)} plays of {len(plays.tracks)} songs by {len(plays.users)} users, {plays.n_train} of them in "
+          f"train.csv")
+    for what, table, ids, file in (("songs", items, plays.track, "songs"), ("users", users, plays.user, "members")):
+        unknown = ~np.asarray(table["known"])
+        if unknown.any():
+            print(f"{unknown.sum()} {what} are not in {file}.csv: {unknown[ids].mean():.1%} of the plays have no "
+                  f"metadata of {what}")
+
+
+def _stale_split(workdir, new_list, overwrite):
+    """Parts of a split of another track list; a usage error unless overwriting."""
+    old, parts = workdir / "trackid_sorted.csv", sorted(p for p in (workdir / "data").glob("*") if p.is_file())
+    if not parts or not old.exists() or runs.checksum(old) == runs.checksum(new_list):
+        return []
+    if not overwrite:
+        raise UsageError(f"{old} lists other tracks; use a fresh --workdir, or --overwrite, which also removes the "
+                         "split made for the old list")
+    return parts

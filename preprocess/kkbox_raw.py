@@ -1,0 +1,222 @@
+"""The five files of the KKBOX challenge as tables of one DuckDB session, out of whatever archive they are in.
+
+    with kkbox_raw.Raw(Path("kkbox"), hidden, memory=1 << 30) as raw:
+        raw.run("select count(*) from train")
+
+Views `train`, `test`, `songs`, `members`, `song_extra_info`: the columns of the file, all text, an empty cell null.
+A row with another number of cells than the header, or bytes that are no UTF-8, stop the work with their line.
+"""
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import duckdb
+
+import runs
+from preprocess import download
+from runs import UsageError, WorkError
+
+COLUMNS = {"train": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type", "target"),
+           "test": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type"),
+           "songs": ("song_id", "song_length", "genre_ids", "artist_name", "composer", "lyricist", "language"),
+           "members": ("msno", "city", "bd", "gender", "registered_via", "registration_init_time", "expiration_date"),
+           "song_extra_info": ("song_id", "name", "isrc")}
+ARCHIVES = (".7z", ".zip")
+UNPACKERS = ("7zz", "7z", "7za", "bsdtar")
+
+
+# --------------------------------------------------------------------------- where the files are
+
+def find(raw, names):
+    """{name: Path of NAME.csv or of the archive that holds it}, for a folder or one archive `raw`.
+
+    UsageError where there is no such folder or file; WorkError that names every file that is missing.
+    """
+    raw = Path(raw).expanduser()
+    if raw.is_file() and raw.suffix in ARCHIVES:
+        return dict.fromkeys(names, raw)
+    if not raw.is_dir():
+        raise UsageError(f"--raw {raw} is neither a folder nor a .zip or .7z; name what holds {_csv_names(names)}")
+    found = {}
+    for name in names:
+        places = (raw / f"{name}{suffix}" for suffix in (".csv", ".csv.7z", ".csv.zip", ".7z", ".zip"))
+        if there := [path for path in places if path.is_file()]:
+            found[name] = there[0]
+    missing = [n for n in names if n not in found]
+    whole = [p for p in sorted(raw.iterdir()) if p.suffix in ARCHIVES and p not in found.values()]
+    if missing and len(whole) == 1:
+        found |= dict.fromkeys(missing, whole[0])
+    elif missing:
+        mend = "; without test.csv, --test last takes the end of each playlist instead" if missing == ["test"] else ""
+        raise WorkError(f"--raw {raw} lacks {_csv_names(missing)} (nor is it there as .csv.7z or .csv.zip){mend}")
+    return found
+
+
+def _csv_names(names):
+    return ", ".join(f"{name}.csv" for name in names)
+
+
+def unpack(found, folder):
+    """{name: Path of a plain NAME.csv}; what is in archives, also archives within archives, goes to `folder`."""
+    plain = {}
+    for archive in sorted({p for p in found.values() if p.suffix in ARCHIVES}):
+        wanted = [name for name, path in found.items() if path == archive]
+        plain |= _open(archive, wanted, folder)
+    return {name: plain.get(name, path) for name, path in found.items()}
+
+
+def _open(archive, names, folder):
+    """Take NAME.csv, or an archive of it, out of an archive."""
+    members = _members(archive)
+    chosen = {}
+    for name in names:
+        there = [m for suffix in (".csv", ".csv.7z", ".csv.zip") for m in members
+                 if Path(m).name == name + suffix and "__MACOSX" not in m]
+        if there:
+            chosen[name] = there[0]
+    if missing := [n for n in names if n not in chosen]:
+        raise WorkError(f"{archive} lacks {_csv_names(missing)}; it holds {', '.join(members[:8]) or 'nothing'}")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"unpacking {_csv_names(chosen)} from {archive.name}")
+    _extract(archive, chosen, folder)
+    plain = {}
+    for name, member in chosen.items():
+        path = folder / Path(member).name
+        plain[name] = path
+        if path.suffix in ARCHIVES:
+            plain |= _open(path, [name], folder)
+            path.unlink()
+    return plain
+
+
+def _members(archive):
+    if archive.suffix == ".zip":
+        with download.open_zip(archive) as opened:
+            return [m.filename for m in opened.infolist() if not m.is_dir()]
+    if py7zr := _py7zr():
+        try:
+            with py7zr.SevenZipFile(archive) as opened:
+                return opened.getnames()
+        except (py7zr.exceptions.ArchiveError, OSError, EOFError) as e:
+            raise WorkError(f"{archive} is damaged or no 7z archive ({e or type(e).__name__}); "
+                            "fetch it again") from None
+    return [f"{archive.name.removesuffix('.7z').removesuffix('.csv')}.csv"]  # the challenge's: one file in each
+
+
+def _extract(archive, chosen, folder):
+    """Write members {name: member} flat into `folder`, under their last names."""
+    if archive.suffix == ".zip":
+        download.unpack(archive, folder, [Path(m).name for m in chosen.values()])
+    elif py7zr := _py7zr():
+        inside = folder / f".{archive.name}.out"
+        try:
+            with py7zr.SevenZipFile(archive) as opened:
+                opened.extract(path=inside, targets=list(chosen.values()))
+            for member in chosen.values():
+                (inside / member).replace(folder / Path(member).name)
+        except (py7zr.exceptions.ArchiveError, OSError, EOFError) as e:
+            raise WorkError(f"{archive} cannot be unpacked ({e or type(e).__name__}); fetch it again") from None
+        shutil.rmtree(inside, ignore_errors=True)
+    else:
+        _extract_by_program(archive, chosen, folder)
+
+
+def _py7zr():
+    try:
+        import py7zr
+    except ImportError:
+        return None
+    return py7zr
+
+
+def _extract_by_program(archive, chosen, folder):
+    program = next((p for p in UNPACKERS if shutil.which(p)), None)
+    if program is None:
+        raise WorkError(f"{archive} needs something that opens .7z: pip install py7zr, or one of the programs "
+                        f"{', '.join(UNPACKERS)}; or unpack it yourself and name the folder with --raw")
+    command = ([program, "-xf", archive, "-C", folder] if program == "bsdtar"
+               else [program, "e", "-y", f"-o{folder}", archive])
+    done = subprocess.run([str(word) for word in [*command, *chosen.values()]], capture_output=True, text=True)
+    if done.returncode or not all((folder / Path(m).name).is_file() for m in chosen.values()):
+        said = " ".join((done.stderr or done.stdout).split())[-160:]
+        raise WorkError(f"{program} could not take {', '.join(chosen.values())} out of {archive} ({said})")
+
+
+# --------------------------------------------------------------------------- tables
+
+def header(path):
+    """Column names of a csv file."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
+        return next(csv.reader(f), [])
+
+
+def quoted(text):
+    """Text as an SQL string."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+class Raw:
+    """A DuckDB session with a view of each file; errors of SQL and of csv become one sentence."""
+
+    def __init__(self, files, memory, spill):
+        """files: {name: Path of a plain csv}; memory: bytes for DuckDB; spill: folder for what it cannot hold."""
+        self.files = files
+        self.con = duckdb.connect()
+        self.run(f"set memory_limit='{memory >> 20}MiB'")
+        self.run(f"set temp_directory={quoted(spill)}")
+        self.run("set enable_progress_bar=false")
+        for name, path in files.items():
+            there = header(path)
+            if not there:
+                raise WorkError(f"{path} is empty; a csv with the columns {', '.join(COLUMNS[name])} is expected")
+            if missing := [c for c in COLUMNS[name] if c not in there]:
+                raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)[:300]}")
+            columns = ", ".join(f"{quoted(c)}: 'varchar'" for c in there)
+            self.run(f"""create view {name} as from read_csv({quoted(path)}, columns={{{columns}}}, header=true,
+                delim=',', quote='"', escape='"', auto_detect=false, strict_mode=true)""")
+
+    def run(self, sql):
+        return self._do(lambda: self.con.execute(sql))
+
+    def table(self, sql):
+        """Result of a query as an Arrow table."""
+        return self._do(lambda: self.con.sql(sql).to_arrow_table())
+
+    def _do(self, work):
+        try:
+            return work()
+        except duckdb.OutOfMemoryException as e:
+            raise WorkError(f"out of memory or of disk to spill to ({str(e).splitlines()[0]}); "
+                            "give more with --memory, or free disk in the workspace") from None
+        except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
+            raise WorkError(self._explain(str(e))) from None
+
+    def one(self, sql):
+        """The single value of a query."""
+        return self.run(sql).fetchall()[0][0]
+
+    def _explain(self, error):
+        where = re.search(r"CSV Error on Line: (\d+)", error)
+        path = re.search(r"^\s*file = (.*)$", error, re.MULTILINE)
+        counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", error)
+        place = f"{path[1] if path else 'a csv file'}, line {where[1] if where else '?'}"
+        if counts:
+            return f"{place}: {counts[2]} cells where the header has {counts[1]}; mend or remove that line"
+        if "unterminated quote" in error:
+            return f"{place}: a quoted cell begins there and never ends"
+        if "unicode" in error:
+            return f"{place}: bytes that are no UTF-8; the challenge's files are UTF-8"
+        return f"{place} is not the table expected ({' '.join(error.split())[:200]})"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.con.close()
+
+
+def checksums(found):
+    """{file name: sha256} of the raw files or archives, as given."""
+    return {path.name: runs.checksum(path) for path in sorted(set(found.values()))}
