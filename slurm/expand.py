@@ -100,7 +100,7 @@ def action_of(parser, flag):
 
 
 def argv_of(parser, places, values):
-    """Words for a script: {flag: value}; a list is several words, a switch takes on or off.
+    """Words for a script: {flag: value}; a switch takes on or off, a flag of several words a list or 'a b'.
 
     parser: the script's, or None where it shows none; then flags are taken as they come.
     """
@@ -112,14 +112,19 @@ def argv_of(parser, places, values):
             continue
         if (action is not None and action.nargs == 0) or (action is None and value is True):
             flags += [f"--{flag}"] if truth(flag, value) else []
-        elif value is True:
+            continue
+        if value is True:
             raise runs.UsageError(f"--{flag} needs a value")
-        elif action is not None and not action.option_strings:
-            first += words_of(value)
-        elif isinstance(value, str) and value.startswith("-"):
-            flags += [f"--{flag}={value}"]
+        several = action is None or action.nargs is not None
+        words = str(value).split() if several and not isinstance(value, (list, tuple)) else words_of(value)
+        if not several and len(words) > 1:
+            raise runs.UsageError(f"--{flag} takes one value, not {', '.join(words)}; lists belong into the grid")
+        if action is not None and not action.option_strings:
+            first += words
+        elif len(words) == 1 and words[0].startswith("-"):
+            flags += [f"--{flag}={words[0]}"]
         else:
-            flags += [f"--{flag}", *words_of(value)]
+            flags += [f"--{flag}", *words]
     return first + flags
 
 

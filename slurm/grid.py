@@ -85,14 +85,13 @@ def read(argv=None):
 
 
 def settings(pairs):
-    """['epochs=5', 'k=5 10'] -> {'epochs': '5', 'k': ['5', '10']}"""
+    """['epochs=5', 'item_freeze=1'] -> {'epochs': '5', 'item-freeze': '1'}"""
     found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise runs.UsageError(f"--set takes FLAG=VALUE such as epochs=5, not {pair!r} (SCRIPT comes first)")
-        words = value.split()
-        found[name.lstrip("-").replace("_", "-")] = words if len(words) > 1 else value
+        found[name.lstrip("-").replace("_", "-")] = value
     return found
 
 

@@ -1,6 +1,7 @@
 # Sourced by the two sbatch templates: the cluster's facts, and a cell that survives its time limit.
 # shellcheck shell=bash
 #
+#   listen                      from here on the signals are heard; a template's first line after this file
 #   prepare [FOLDER]            modules, environment, threads; FOLDER is the project's, here unless named
 #   run_cell COMMAND [WORD...]  run it, pass USR1 and TERM on, requeue this job when it has to continue
 #
@@ -11,6 +12,12 @@
 # The facts are slurm/cluster.env, or the file that CLUSTER_ENV names.
 
 say() { echo "$(date +%T) job ${SLURM_JOB_ID:-?}: $*" >&2; }
+
+listen() {
+  child="" limit="" ended=""
+  trap 'limit=1; say "USR1: the time limit is near"; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true' USR1
+  trap 'ended=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
+}
 
 prepare() {
   local project="${1:-.}" facts="${CLUSTER_ENV:-${1:-.}/slurm/cluster.env}"
@@ -62,11 +69,9 @@ requeue() {
 
 run_cell() {
   local status=0 left
-  child="" limit="" ended=""
-  trap 'limit=1; say "USR1: the time limit is near"; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true' USR1
-  trap 'ended=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true' TERM
   CELL_INDEX="${CELL_INDEX:-${SLURM_ARRAY_TASK_ID:-0}}"
   [ -z "${CELL_STATUS:-}" ] || rm -f "$CELL_STATUS/$CELL_INDEX"
+  [ -z "$limit" ] || requeue
   "$@" &
   child=$!
   wait "$child" || status=$?

@@ -40,6 +40,7 @@ def possible(made, workdir):
 
 def run_cell(cell):
     """Run one cell in this process. Returns (exit status, sentence)."""
+    called = sys.argv
     sys.argv = [cell.script if cell.script.endswith(".py") else cell.module, *cell.argv]  # what the run records
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # peak memory is this cell's, not that of a cell before
@@ -56,6 +57,7 @@ def run_cell(cell):
         at = traceback.extract_tb(e.__traceback__)[-1]
         return 1, f"{type(e).__name__}: {' '.join(str(e).split())} ({Path(at.filename).name}:{at.lineno})"
     finally:
+        sys.argv = called
         gc.collect()
 
 
@@ -96,26 +98,30 @@ def side_by_side(made, jobs):
     threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     stop, begun = runs.StopRequest(), time.monotonic()
+    waiting, at_work = list(reversed(made)), {}
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), follow_parent) as pool:
-        left = {pool.submit(run_cell, cell): cell for cell in made}
-        while left:
-            ended, _ = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+        while waiting or at_work:
+            while waiting and len(at_work) < jobs:  # no more than can begin: what waits in the pool cannot be recalled
+                cell = waiting.pop()
+                at_work[pool.submit(run_cell, cell)] = cell
+            ended, _ = wait(at_work, timeout=1, return_when=FIRST_COMPLETED)
             if stop.requested:
                 for child in multiprocessing.active_children():
                     child.terminate()  # SIGTERM: the cells save and end
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown()
                 runs.stop_here("grid")
             for future in ended:
                 try:
                     status, sentence = future.result()
                 except Exception as e:  # the process itself died
                     status, sentence = 1, f"its process died ({type(e).__name__})"
-                yield left.pop(future), status, sentence, time.monotonic() - begun
+                yield at_work.pop(future), status, sentence, time.monotonic() - begun
 
 
 def run_stage(made, jobs):
     """Run cells, count aloud. Returns the failed ones with their sentences."""
     failed, begun = [], time.monotonic()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     ended = one_by_one(made) if jobs == 1 else side_by_side(made, jobs)
     for n, (cell, status, sentence, seconds) in enumerate(ended, 1):
         if status:
@@ -124,6 +130,8 @@ def run_stage(made, jobs):
         spent = time.monotonic() - begun
         say(f"{n} of {len(made)} cells over, {len(failed)} failed, after {seconds:.1f} s; "
             f"about {spent / n * (len(made) - n):.0f} s left")
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return failed
 
 

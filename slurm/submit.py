@@ -49,8 +49,6 @@ def facts():
 
 def sbatch(words, environment):
     """Submit; the job's number. WorkError with Slurm's own sentence when it refuses."""
-    if shutil.which("sbatch") is None:
-        raise runs.UsageError("there is no sbatch here; use a login node of the cluster, or --local")
     done = subprocess.run(["sbatch", "--parsable", *words], cwd=ROOT, env=environment, text=True,
                           capture_output=True)
     match = re.match(r"\d+", done.stdout)
@@ -99,6 +97,8 @@ def words_for(kind, about):
 
 def submit(stages, workdir, wait=False):
     """Submit all stages and the final count; print what was submitted. Returns 0, or with `wait` the count's status."""
+    if shutil.which("sbatch") is None:
+        raise runs.UsageError("there is no sbatch here; use a login node of the cluster, or --local")
     about, most, folder = facts(), largest_array(), new_folder(workdir)
     if not about:
         print("grid: no slurm/cluster.env, so Slurm's defaults hold (slurm/cluster.env.example says more)",
