@@ -119,6 +119,7 @@ def infonce(scores, weight=None, temperature=0.1):
 
 LOSSES = {"hinge": hinge, "bpr": bpr, "infonce": infonce}
 
+
 # --------------------------------------------------------------------------- the projection and its cosines
 
 class _Cosines(torch.autograd.Function):
@@ -134,17 +135,13 @@ class _Cosines(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        a, o, C = ctx.a, ctx.o, grad.shape[1]
-        along = grad * ctx.saved_tensors[0]
+        a, o, flat = ctx.a, ctx.o, grad.flatten()
+        met = flat.nonzero().squeeze(1)  # (K,) a hinge leaves most pairs without a gradient
+        pairs = (a.codes[met.div(grad.shape[1], rounding_mode="floor")], o.codes.flatten()[met], flat[met],
+                 (grad * ctx.saved_tensors[0]).flatten()[met])
         gradients = torch.zeros_like(a.weight), a.weight.new_zeros(len(a.weight))
-        order = a.codes.argsort(stable=True)            # (B,) pairs, grouped by anchor
-        counts = torch.bincount(a.codes, minlength=len(a.unit)) * C
-        grad_a = a.pull(o.unit, o.codes[order].flatten(), grad[order].flatten(), along[order].flatten(),
-                        counts, gradients, ctx.needs_input_grad[0])
-        order = o.codes.flatten().argsort(stable=True)  # (B * C,) the same, grouped by candidate
-        counts = torch.bincount(o.codes.flatten(), minlength=len(o.unit))
-        grad_o = o.pull(a.unit, a.codes[order.div(C, rounding_mode="floor")], grad.flatten()[order],
-                        along.flatten()[order], counts, gradients, ctx.needs_input_grad[1])
+        grad_a = a.pull(o.unit, *pairs, gradients, ctx.needs_input_grad[0])
+        grad_o = o.pull(a.unit, pairs[1], pairs[0], *pairs[2:], gradients, ctx.needs_input_grad[1])
         return grad_a, grad_o, *gradients, None, None
 
 
@@ -170,22 +167,26 @@ class _Side:
     def embeddings(self, block):
         return self.table[block] if self.rows is None else self.table.index_select(0, self.rows[block])
 
-    def pull(self, source, codes, grad, along, counts, gradients, wanted):
+    def pull(self, source, mine, theirs, grad, along, gradients, wanted):
         """Add what these rows give to the gradients of weight and bias; return the table's, None unless wanted.
 
-        source: (m, H) unit vectors of the other side; codes, grad, along: (K,), grouped by row: whom it met, the
-        gradient of that score, and its product with the score; counts: (n,) members of each group
-        The gradient of a unit row is its group's sum of grad * source, less the part along the row, which is
-        the group's sum of `along`. `embedding_bag` makes such sums without a scatter.
+        source: (m, H) unit vectors of the other side; mine, theirs, grad, along: (K,) of each pair its row here
+        and there, the gradient of its score, and that times the score
+        The gradient of a unit row is the sum of grad * source over its pairs, less the part along the row, which
+        is the sum of `along`. `embedding_bag` makes such sums of grouped pairs without a scatter.
         """
-        along = torch.segment_reduce(along, "sum", lengths=counts).unsqueeze(1)  # (n, 1)
-        starts = counts.cumsum(0) - counts                                       # (n,)
-        firsts = starts[::_rows_at_once(self.unit)].tolist()                    # of each block
+        if (mine[1:] < mine[:-1]).any():  # anchors come in order
+            order = mine.argsort(stable=True)
+            theirs, grad, along = theirs[order], grad[order], along[order]
+        counts = torch.bincount(mine, minlength=len(self.unit))
+        along = torch.segment_reduce(along, "sum", lengths=counts).unsqueeze(1)         # (n, 1)
+        starts = counts.cumsum(0) - counts                                              # (n,)
+        firsts = starts[::_rows_at_once(self.unit)].tolist()                            # of each block
         table = None
         if wanted:
             table = torch.empty_like(self.table) if self.rows is None else torch.zeros_like(self.table)
-        for block, low, high in zip(self.blocks(), firsts, [*firsts[1:], len(codes)], strict=True):
-            rows = F.embedding_bag(codes[low:high], source, starts[block] - low, mode="sum",
+        for block, low, high in zip(self.blocks(), firsts, [*firsts[1:], len(mine)], strict=True):
+            rows = F.embedding_bag(theirs[low:high], source, starts[block] - low, mode="sum",
                                    per_sample_weights=grad[low:high])
             rows.addcmul_(self.unit[block], along[block], value=-1).mul_(self.inverse[block])
             torch.ops.aten.threshold_backward.grad_input(rows, self.unit[block], 0, grad_input=rows)  # ReLU
