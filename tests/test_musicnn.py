@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 import runs
+from bench._musicnn_plain import published
 from extract_item_embeddings import musicnn, tf_checkpoint
 from extract_item_embeddings.musicnn_model import Network
 from tests.conftest import ROOT
@@ -71,40 +72,6 @@ def random_weights(seed=0):
                 name.split("/")[1], rng.normal(0, 0.3, shape))
         weights[name] = array.astype(np.float32)
     return weights
-
-
-def published(weights, x):
-    """The graph as musicnn 0.1.0 builds it, layer by layer with convolutions; x (B, T, 96)."""
-    w = {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
-
-    def norm(x, i, axis=1):
-        name = f"batch_normalization_{i}" if i else "batch_normalization"
-        shape = [-1 if a == axis else 1 for a in range(x.dim())]
-        beta, gamma, mean, variance = (w[f"{name}/{v}"].view(shape) for v in
-                                       ("beta", "gamma", "moving_mean", "moving_variance"))
-        return (x - mean) / torch.sqrt(variance + 1e-3) * gamma + beta
-
-    def block(x, conv, pad):  # pad: left, right (frequency), before, after (time)
-        name = f"conv2d_{conv}" if conv else "conv2d"
-        kernel = w[f"{name}/kernel"].permute(3, 2, 0, 1)
-        return norm(functional.relu(functional.conv2d(functional.pad(x, pad), kernel, w[f"{name}/bias"])), conv + 1)
-
-    x = norm(x[:, None], 0)
-    timbral = [block(x, i, (0, 0, 3, 3)).amax(3) for i in (0, 1)]
-    temporal = [block(x, i, (0, 0, (n - 1) // 2, n // 2)).amax(3) for i, n in ((2, 128), (3, 64), (4, 32))]
-    front = torch.cat(timbral + temporal, 1)  # (B, 561, T)
-
-    def dense(x, conv):
-        return block(x.transpose(1, 2)[:, None], conv, (0, 0, 3, 3)).squeeze(3)  # (B, 64, T)
-    first = dense(front, 5)
-    second = dense(first, 6) + first
-    third = dense(second, 7) + second
-    features = torch.cat([front, first, second, third], 1)
-    pools = {"max_pool": features.amax(2), "mean_pool": features.mean(2)}
-    flat = norm(torch.stack([pools["max_pool"], pools["mean_pool"]], 2).flatten(1), 9)
-    penultimate = norm(functional.relu(flat @ w["dense/kernel"] + w["dense/bias"]), 10)
-    logits = penultimate @ w["dense_1/kernel"] + w["dense_1/bias"]
-    return {**pools, "penultimate": penultimate, "taggram": torch.sigmoid(logits)}
 
 
 def patches(n=3, frames=187, seed=0):
