@@ -370,16 +370,19 @@ def record(writer, training, losses, asking):
 
 
 def finish(run, training, asking, split, **results):
-    """Write the lists and the metrics of every part, and close the run."""
+    """Write the learned vectors, the lists and the metrics of every part, and close the run."""
+    import numpy as np
+
     import topk
     args, parts, left_out = training.args, list(split.parts), {}
     if asking.cold is None and "cold_test" in parts:
         parts.remove("cold_test")
         left_out["cold_test"] = COLD_WITHOUT_CONTENT
-    if training.whole:
+    users, items = asking.users(np.arange(split.n_users)), asking.items()
+    runs.write_npy(run.model_embeddings("users"), users.cpu().numpy())
+    if training.whole:  # else they are the embedding
         runs.write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
-    means = topk.write(run, split, args.k, args.seed, parts, users=asking.users, items=asking.items(),
-                       device=asking.sequences.device)
+    means = topk.write(run, split, args.k, args.seed, parts, users=users, items=items, device=asking.sequences.device)
     config = run.request["config"]
     flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
     run.writer().add_hparams({k: v for k, v in (run.request | config).items() if k != "config"}, flat,
@@ -413,8 +416,10 @@ def main(argv=None):
     check(split, args, config, device)
     indptr, items = split.sequences(args.order)
     import bert4rec
-    with runs.Run(workdir, "bert4rec", request_of(args, config), embedding=args.model, inputs=split.inputs + files,
-                  args=args) as run:
+    run = runs.Run(workdir, "bert4rec", request_of(args, config), embedding=args.model, inputs=split.inputs + files,
+                   args=args)
+    run.outputs = [run.model_embeddings("users")]
+    with run:
         if run.finished:
             return
         model, cold, whole = build(split, args, config, device)

@@ -124,12 +124,24 @@ def test_item_freeze_keeps_the_table_and_0_trains_it(tiny):
     vectors = dataset.load_embedding(split := dataset.load(tiny), "content")[:split.n_hot]
     name, manifest = train(tiny)
     assert manifest["items_frozen_at_first"] and "items" not in checkpoint(tiny, name, "best")["model"]
-    assert not (tiny / "model_embeddings").exists()
+    assert not (tiny / "model_embeddings" / f"{name}_items.npy").exists()
     name, manifest = train(tiny, "--item-freeze", "0")
     learned = np.load(tiny / "model_embeddings" / f"{name}_items.npy")
     assert not manifest["items_frozen_at_first"] and (learned != vectors).any(axis=1).all()
     best = checkpoint(tiny, name, "best")["model"]
     assert np.array_equal(best["items"].numpy(), learned) and (best["special"][0] != 0).all()
+
+
+def test_scores_are_the_dot_products_of_the_written_vectors(tiny):
+    split = dataset.load(tiny)
+    name, _ = train(tiny, "--hidden-dim", "6")
+    users = np.load(tiny / "model_embeddings" / f"{name}_users.npy")
+    assert users.shape == (split.n_users, 8)
+    items = dataset.load_embedding(split, "content")
+    for part in split.parts:
+        lists = preds(tiny, name, part)
+        mine = users[np.searchsorted(split.users, lists.user_id)] * items[[*map([*split.tracks].index, lists.track_id)]]
+        assert np.allclose(mine.sum(axis=1), lists.score, atol=1e-4)
 
 
 def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, tmp_path):
