@@ -1,0 +1,190 @@
+"""What the backends with a pretrained encoder share: flags, windows, layers, precision, and the passes.
+
+A window shorter than the others (a short track, the end of a long one) is heard at its own length,
+never padded: these networks normalise and attend over the whole clip, so silence behind the sound would
+change every frame of it. Frames are averaged while extracting and never written.
+"""
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import runs
+from extract_item_embeddings import audio, extraction, weights
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def layer(text):
+    """argparse type of --layer: last, mean, all, or a whole number."""
+    if text not in ("last", "mean", "all") and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be last, mean, all or a number from 0, not {text}")
+    return text if text.isalpha() else str(int(text))
+
+
+def cut(samples, size, least=0):
+    """(N,) -> (n, size) zero-filled windows one after the other, and the samples of sound in each, int (n,).
+
+    The last window is kept if it holds at least `least` samples, or is the only one.
+    """
+    n = max(-(-len(samples) // size), 1)
+    if n > 1 and len(samples) - (n - 1) * size < least:
+        n -= 1
+    windows = np.zeros((n, size), np.float32)
+    windows.reshape(-1)[:min(len(samples), n * size)] = samples[:n * size]
+    return windows, np.minimum(len(samples) - size * np.arange(n), size)
+
+
+class Pretrained(extraction.Backend):
+    """A backend whose model is filled from published weights. Subclasses add source, sizes, build and states.
+
+    sizes() is asked first, with `self.files` found, and sets self.dim and self.depth (number of the last state);
+    build() returns the model; states(x, wanted) maps (B, N) samples to {number: (B, T, D)} of the wanted states.
+    """
+    DEVICE, WINDOW, BATCH = True, 30.0, 8
+    PACKAGES = ("torch", "transformers")
+    LAYERED = True   # has a choice of layers
+    LAST = 0         # number of the last state of the published model
+    MILLIONS = None  # parameters of the published model, in millions
+    pool_of_threads = None
+
+    @classmethod
+    def add_flags(cls, parser):
+        add = parser.add_argument
+        add("--weights", metavar="PATH", help="folder (or file) with the weights, instead of the model hub's cache")
+        add("--revision", help="commit or branch on the model hub, instead of the pinned one")
+        if cls.LAYERED:
+            add("--layer", type=layer, default="last", help="which state is averaged over time: last, a number from 0 "
+                f"(input of the first layer) to {cls.LAST} (last), mean (over all of them), or all (one file each; "
+                "default last)")
+        add("--precision", choices=("auto", *PRECISIONS), default="auto",
+            help="of the network; auto is fp32 on a processor and bf16 on CUDA (default auto)")
+
+    def __init__(self, args):
+        super().__init__(args)
+        self.dim, self.depth, self.silence = self.DIM, self.LAST, {}
+        self.layer = getattr(args, "layer", "last")
+        self.size = round(min(self.WINDOW, args.seconds or self.WINDOW) * self.SAMPLE_RATE)  # samples per window
+
+    # what is asked for ----------------------------------------------------
+    def suffix(self):
+        word = "" if self.layer in ("last", "all", str(self.LAST)) else f"-layer{self.layer}"
+        return word + ("" if self.args.precision == "auto" else f"-{self.args.precision}")
+
+    def request(self):
+        self.files = weights.find(self.source(), self.args.weights, self.args.revision)
+        self.sizes()
+        if self.layer.isdigit() and int(self.layer) > self.depth:
+            raise runs.UsageError(f"--layer {self.layer} is not there: the states of these weights are 0 (input of the "
+                                  f"first layer) to {self.depth} (last)")
+        self.device = runs.pick_device(self.args.device)
+        self.precision = self.args.precision
+        if self.precision == "auto":
+            self.precision = "bf16" if self.device.type == "cuda" else "fp32"
+        return {"weights": self.files.provenance(), "variant": self.variant(), "layer": self.layer,
+                "precision": self.precision}
+
+    def source(self):
+        """The weights.Source of the variant asked for."""
+        raise NotImplementedError
+
+    def variant(self):
+        return None
+
+    def wanted(self):
+        """Numbers of the states that are needed."""
+        if self.layer in ("mean", "all"):
+            return list(range(self.depth + 1))
+        return [self.depth if self.layer == "last" else int(self.layer)]
+
+    def outputs(self):
+        if self.layer == "all":
+            return {f"-layer{i}": self.dim for i in self.wanted()}
+        return {"": self.dim}
+
+    # the model ------------------------------------------------------------
+    def load(self):
+        """On a processor each thread takes a window and works alone: threads that share every product would wait
+        for one another thousands of times per second, and the bytes would depend on how many there are."""
+        import torch
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # fp32 is meant as it says
+        torch.backends.cudnn.deterministic = True
+        self.model = self.build()
+        if (self.dim, self.depth) == (self.DIM, self.LAST) or self.files.revision:
+            weights.check_size(self.model, self.MILLIONS, self.files.weights)
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        self.place()
+        if self.device.type == "cpu":
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            self.pool_of_threads = ThreadPoolExecutor(self.threads)
+
+    def unload(self):
+        if self.pool_of_threads is not None:
+            import torch
+            torch.set_num_threads(self.threads)
+            self.pool_of_threads.shutdown()
+            self.pool_of_threads = None
+
+    def place(self):
+        self.model.to(self.device, self.dtype)
+
+    def prepare(self, samples):
+        return cut(samples, self.size, least=round(audio.SHORTEST * self.SAMPLE_RATE))
+
+    def forward(self, inputs, lengths):
+        """(n, size), (n,) -> float32 (n, width): windows of equal length together on CUDA, one by one on a processor.
+
+        The silent windows that fill up a pass differ in nothing; a processor hears silence of one length once.
+        """
+        if self.device.type != "cpu":
+            return self.together(inputs, lengths)
+        return np.concatenate(list(self.pool_of_threads.map(self.alone, inputs, lengths)))
+
+    def alone(self, window, n):
+        if window.any():
+            return self.run(window[None, :n])
+        if n not in self.silence:
+            self.silence[n] = self.run(window[None, :n])
+        return self.silence[n]
+
+    def together(self, inputs, lengths):
+        out = None
+        for n in np.unique(lengths):
+            rows = np.flatnonzero(lengths == n)
+            values = self.run(inputs[rows, :n])
+            out = np.empty((len(inputs), values.shape[1]), np.float32) if out is None else out
+            out[rows] = values
+        return out
+
+    def run(self, windows):
+        """(b, N) float32 samples -> float32 (b, width)"""
+        import torch
+        with torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(windows))
+            if self.device.type == "cuda":
+                x = x.pin_memory()
+            return self.describe(x.to(self.device, non_blocking=True)).float().cpu().numpy()
+
+    def describe(self, x):
+        """(b, N) -> (b, width): the mean over time of each wanted state; for `mean` their mean."""
+        import torch
+        wanted = self.wanted()
+        states = self.states(x, wanted)
+        means = [self.average(states[i]) for i in wanted]
+        return torch.stack(means).mean(0) if self.layer == "mean" else torch.cat(means, dim=1)
+
+    def average(self, frames):
+        """(b, T, D) -> (b, D) over time, summed in float32"""
+        return frames.float().mean(dim=1)
+
+    def states(self, x, wanted):
+        raise NotImplementedError
+
+
+def huggingface_states(model, x, wanted, depth):
+    """{number: (b, T, D)} of a transformers encoder; its last state is the one after all norms."""
+    everything = wanted != [depth]
+    out = model(x, output_hidden_states=everything)
+    found = (*(out.hidden_states or ())[:depth], out.last_hidden_state) if everything else None
+    return {i: found[i] for i in wanted} if everything else {depth: out.last_hidden_state}
