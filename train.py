@@ -76,23 +76,23 @@ PLACES = (  # name, type, default, help; in the order of the published call
 
 
 def build_parser():
-    names = [p[0] for p in PLACES]
-    parser = runs.Parser(prog="train.py", description=__doc__,
-                         usage=f"%(prog)s [{' ['.join(names)}{']' * len(names)} [flags]")
-    parser.add_argument("places", nargs="*", metavar="ARGUMENT", help="the published arguments in their order:")
+    parser = runs.Parser(prog="train.py", description=__doc__, usage="%(prog)s [ARGUMENT ...] [flags]")
+    parser.add_argument("places", nargs="*", metavar="ARGUMENT",
+                        help="the published call: the following, in this order, as many as wanted")
     group = parser.add_argument_group("published arguments")
     for name, kind, default, text in PLACES:
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, metavar="X",
                            help=text + ("" if default in (None, "") else f" (default {default})"))
     group = parser.add_argument_group("training")
     group.add_argument("--loss", choices=("hinge", "bpr", "infonce"), default="hinge", help="(default hinge)")
-    group.add_argument("--margin", type=number(0), default=None, help="of the hinge (default 0.2)")
-    group.add_argument("--temperature", type=number(0, above=True), default=None,
+    group.add_argument("--margin", type=number(0), default=None, metavar="X", help="of the hinge (default 0.2)")
+    group.add_argument("--temperature", type=number(0, above=True), default=None, metavar="X",
                        help="of bpr and infonce (default 0.1)")
-    group.add_argument("--lr", type=number(0, above=True), default=0.001, help="of Adam (default 0.001, as published)")
-    group.add_argument("--patience", type=whole(1), default=16,
+    group.add_argument("--lr", type=number(0, above=True), default=0.001, metavar="X",
+                       help="learning rate of Adam (default 0.001, as published)")
+    group.add_argument("--patience", type=whole(1), default=16, metavar="N",
                        help="stop after so many epochs without a better validation loss (default 16)")
-    group.add_argument("--plateau", type=whole(0), default=5,
+    group.add_argument("--plateau", type=whole(0), default=5, metavar="N",
                        help="take a tenth of the rate after more than so many (default 5)")
     group.add_argument("--exclude-positives", action="store_true", help="never draw a known positive as a negative")
     group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
@@ -101,8 +101,9 @@ def build_parser():
     group.add_argument("--as-published", action="store_true",
                        help="1 trains and 0 freezes, negatives come from the first 17,052 rows, the penalty counts "
                             "frozen parameters and the validation loss, too")
-    group.add_argument("--eval-every", type=whole(1), default=5, help="epochs between metrics on val (default 5)")
-    group.add_argument("--checkpoint-seconds", type=number(0), default=10.0,
+    group.add_argument("--eval-every", type=whole(1), default=5, metavar="N",
+                       help="epochs between metrics on val (default 5)")
+    group.add_argument("--checkpoint-seconds", type=number(0), default=10.0, metavar="S",
                        help="least time between checkpoints; they come at the end of epochs (default 10)")
     group.add_argument("--k", type=runs.positive, default=100, help="length of the lists (default 100)")
     runs.common_flags(parser, device=True)
@@ -186,7 +187,9 @@ def fit(run, training, split, args, device, origin=None):
                 losses["val"] = shallow.validation_loss(training.model, val, args)
             if not all(math.isfinite(x) for x in losses.values()):
                 raise WorkError(f"the loss is no longer a number in epoch {training.epoch}; try a smaller --lr")
-            if val is None or training.judge(losses["val"]):
+            if val is None:
+                best = training.state()
+            elif training.judge(losses["val"]):
                 best = copy.deepcopy(training.state())
             record(writer, training, losses, split, args, device)
             if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
@@ -224,7 +227,7 @@ def origin_of(workdir, args):
     if args.last_epoch not in found:
         kept = " and ".join(map(str, sorted(found))) or "none"
         raise UsageError(f"run {name} has checkpoints after epoch {kept}, not {args.last_epoch}")
-    return {"name": name, "state": found[args.last_epoch], "best": states["best"]}
+    return {"name": name, "state": found[args.last_epoch], "best": states.get("best", found[args.last_epoch])}
 
 
 def record(writer, training, losses, split, args, device):
