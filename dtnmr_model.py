@@ -233,15 +233,15 @@ class Negatives:
     def __init__(self, catalogue, n_songs, users, songs):
         self.catalogue, self.n_songs = catalogue, n_songs
         self.known = np.unique(users * n_songs + songs)
-        inside = np.isin(self.known % n_songs, catalogue)
-        self.taken = np.bincount(self.known[inside] // n_songs, minlength=1)
 
-    def left(self):
-        """Songs that the user with the fewest has left to draw."""
-        return len(self.catalogue) - int(self.taken.max(initial=0))
+    def left(self, users):
+        """Songs that the one of `users` with the fewest has left to draw."""
+        inside = self.known[np.isin(self.known % self.n_songs, self.catalogue)]
+        taken = np.bincount(inside // self.n_songs, minlength=int(users.max(initial=0)) + 1)
+        return len(self.catalogue) - int(taken[users].max(initial=0))
 
     def draw(self, users, n, generator):
-        """Song codes (b, n) for users (b,); needs left() >= n."""
+        """Song codes (b, n) for users (b,); needs left(users) >= n."""
         found = generator.choice(self.catalogue, (len(users), n))
         todo = np.arange(len(users))
         while len(todo) and n:

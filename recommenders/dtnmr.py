@@ -57,8 +57,9 @@ def number(low, high=math.inf):
             value = float(text)
         except ValueError:
             value = math.nan
-        if not low < value < high and value != low == 0:
-            raise argparse.ArgumentTypeError(f"must be a number from {low:g} to {high:g}, not {text}")
+        if not low <= value < high:
+            below = "" if math.isinf(high) else f" and below {high:g}"
+            raise argparse.ArgumentTypeError(f"must be a number of at least {low:g}{below}, not {text}")
         return value
     return convert
 
@@ -89,8 +90,8 @@ def build_parser():
     group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="(default adam)")
     group.add_argument("--lr", type=number(0), default=0.001, help="learning rate (default 0.001)")
     group.add_argument("--batch-size", type=runs.positive, default=512, help="points per step (default 512)")
-    group.add_argument("--run-len", type=runs.positive, default=32, metavar="NB",
-                       help="neighbouring points of a playlist that stay in one batch; 1 shuffles points (default 32)")
+    group.add_argument("--run-len", type=runs.positive, default=64, metavar="NB",
+                       help="neighbouring points of a playlist that stay in one batch; 1 shuffles points (default 64)")
     group.add_argument("--epochs", type=runs.positive, default=20, help="at most (default 20)")
     group.add_argument("--patience", type=runs.positive, default=3,
                        help="stop after so many epochs without a better val loss (default 3)")
@@ -157,6 +158,8 @@ def prepare(args):
     asked = {name: getattr(args, name) for name in DOOR if getattr(args, name) is not None}
     split = (there / "data" / "train.pqt").exists()
     if split and not args.reload:
+        if args.db:
+            print(f"{there} holds a split, so {args.db} is not read again (--reload does that)", file=sys.stderr)
         return agreed(there, asked)
     raw = Path(args.db or "../db").expanduser()
     if not raw.is_dir():
@@ -173,8 +176,8 @@ def prepare(args):
 
 def agreed(workdir, asked):
     """The workspace, unless it was made with other values of the flags that are asked for."""
-    if (workdir / "points.pqt").exists():
-        told = runs.read_json(workdir / "dataset.json").get("flags", {})
+    if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
+        told = runs.read_json(workdir / "dataset.json").get("request", {})
         other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
         if other:
             values = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in other.items())
@@ -185,139 +188,13 @@ def agreed(workdir, asked):
     return workdir
 
 
-class World:
-    """A workspace as the network reads it: split, songs, users, playlists, tensors, negatives."""
-
-    def __init__(self, split, args, device):
-        import numpy as np
-
-        import dtnmr_points as points
-        from dtnmr_model import Data, Negatives
-        path = split.workdir / "points.pqt"
-        if path.exists():
-            lists, tracks = points.playlists_of_points(path, split.users)
-        else:
-            order = "count" if args.order == "count" else None
-            lists, tracks = points.playlists_of_split(split, order, args.min_playlist_len or 1)
-        self.split, self.lists, self.device = split, lists, device
-        ids = np.union1d(tracks, split.tracks)
-        self.songs = points.read_songs(split.workdir, ids, split.tracks[:split.n_hot], args.song_fields)
-        lists.song = np.searchsorted(self.songs.ids, tracks)
-        self.user_bags, self.user_vocabularies = points.read_users(split.workdir, split.users, args.user_fields)
-        self.item_songs = np.searchsorted(self.songs.ids, split.tracks)       # item code -> song code
-        self.data = Data.of(self.songs, self.user_bags, lists, device, union=not args.no_static)
-        self.rows = {part: lists.points(part) for part in points.PARTS}
-        if not len(self.rows["train"]):
-            raise WorkError(f"{split.workdir}: no playlist is long enough for a training point "
-                            "(--min-playlist-len is the number of songs before the first)")
-        self.negatives = {}
-        for level, part in enumerate(points.PARTS):
-            known = lists.level <= level
-            self.negatives[part] = draws = Negatives(self.songs.catalogue, len(self.songs.ids),
-                                                     lists.user[known], lists.song[known])
-            if len(self.rows[part]) and draws.left() < args.subset_size - 1:
-                raise UsageError(
-                    f"--subset-size {args.subset_size} needs {args.subset_size - 1} unknown songs, but a user of "
-                    f"{part} has only {draws.left()} of the catalogue's {len(self.songs.catalogue)} left; "
-                    f"use at most {draws.left() + 1}")
-        self.plays = np.bincount(lists.song[lists.level == 0], minlength=len(self.songs.ids))
-
-    def network(self, args):
-        """A DTNMR for this world, started from the seed."""
-        import torch
-
-        from dtnmr_model import DTNMR
-        torch.manual_seed(args.seed)
-        return DTNMR(self.user_bags.size, self.songs.bags.size, self.songs.length.shape[1],
-                     len(self.lists.behaviours), args).to(self.device)
-
-    def vocabularies(self):
-        """What each column means; kept with the checkpoints."""
-        return {"songs": self.songs.vocabularies, "users": self.user_vocabularies,
-                "behaviours": list(self.lists.behaviours), "longest": self.songs.longest}
-
-    def batch(self, rows, part, subset, generator):
-        """Tensors users (b,), ends (b,), candidates (b, subset), the label first, of point rows (b,)."""
-        import numpy as np
-        import torch
-        users = self.lists.user[rows]
-        wrong = self.negatives[part].draw(users, subset - 1, generator)
-        candidates = np.concatenate([self.lists.song[rows, None], wrong], 1)
-        return [torch.as_tensor(x, device=self.device) for x in (users, rows, candidates)]
-
-
-# --------------------------------------------------------------------------- training
-
-class Training:
-    """Everything a checkpoint carries: network, optimiser, and where in which epoch it stands."""
-
-    def __init__(self, world, args):
-        import torch
-        self.world, self.args, self.model = world, args, world.network(args)
-        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
-        self.optimizer = kind(self.model.parameters(), lr=args.lr)
-        self.epoch = self.step = self.waited = self.best_epoch = 0
-        self.total, self.best_loss = 0.0, math.inf
-
-    @property
-    def done(self):
-        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
-
-    def state(self):
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "vocabularies": self.world.vocabularies(), "device": self.world.device.type,
-                **{k: getattr(self, k) for k in ("epoch", "step", "total", "waited", "best_epoch", "best_loss")}}
-
-    def load(self, state):
-        if state["vocabularies"] != self.world.vocabularies():
-            raise WorkError("the checkpoint was made with other vocabularies; use --overwrite to start again")
-        if state["device"] != self.world.device.type:
-            raise UsageError(f"this training began on {state['device']} and continues there only; "
-                             f"use --device {state['device']}, or --overwrite to start again")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "step", "total", "waited", "best_epoch", "best_loss"):
-            setattr(self, name, state[name])
-
-    def batches(self):
-        """This epoch's batches of point rows, from the present step on."""
-        import numpy as np
-
-        from dtnmr_model import batches_of
-        order = np.random.default_rng([self.args.seed, 1, self.epoch])
-        return batches_of(self.world.rows["train"], self.world.lists.user, self.args.run_len, self.args.batch_size,
-                          order)[self.step:]
-
-    def learn(self, rows):
-        """One step. Its negatives and its dropout come from (seed, epoch, step), so a resumed run repeats them."""
-        import numpy as np
-        import torch
-        stream = [self.args.seed, 2, self.epoch, self.step]
-        torch.manual_seed(int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0] >> 1))
-        users, ends, candidates = self.world.batch(rows, "train", self.args.subset_size, np.random.default_rng(stream))
-        self.model.train()
-        ratings = self.model(self.world.data, users, ends, candidates)
-        loss = torch.nn.functional.cross_entropy(ratings, torch.zeros_like(users))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.step += 1
-        self.total += float(loss.detach()) * len(rows)
-
-    def close_epoch(self, losses):
-        """Count the epoch; True when its val loss is the best so far (or there is no val)."""
-        self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
-        if losses.get("val", -math.inf) < self.best_loss:
-            self.best_loss, self.best_epoch, self.waited = losses.get("val", math.inf), self.epoch, 0
-            return True
-        self.waited += 1
-        return False
-
+# --------------------------------------------------------------------------- training and lists
 
 def fit(run, training, args):
     """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
     if run.resume and run.checkpoint("last").exists():
         training.load(runs.load_checkpoint(run.checkpoint("last")))
+    from dtnmr_training import subset_metrics
     world, stop, saved = training.world, runs.StopRequest(), time.monotonic()
     points = len(world.rows["train"])
     writer = run.writer(purge_step=training.epoch + 1)
@@ -350,42 +227,6 @@ def fit(run, training, args):
     training.model.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), world.device)["model"])
 
 
-# --------------------------------------------------------------------------- evaluation
-
-def subset_metrics(model, world, part, args):
-    """The source's accuracy on a part's points: the label rated above --subset-size - 1 sampled songs.
-
-    The same subsets for every model of one seed; a tie of n songs counts 1 / n. Beside it the accuracy of the
-    plays in train, and the half-width of the 95 % interval. {} for a part without points.
-    """
-    import numpy as np
-    import torch
-
-    from dtnmr_model import batches_of
-    draw = np.random.default_rng([args.seed, 3, len(part)])
-    loss, hits, popular = 0.0, [], []
-    model.eval()
-    with torch.inference_mode():
-        for rows in batches_of(world.rows[part], world.lists.user, args.run_len, 2048):
-            users, ends, candidates = world.batch(rows, part, args.subset_size, draw)
-            ratings = model(world.data, users, ends, candidates).double()
-            loss += float(torch.nn.functional.cross_entropy(ratings, torch.zeros_like(users), reduction="sum"))
-            hits.append(first_wins(ratings.cpu().numpy()))
-            popular.append(first_wins(world.plays[candidates.cpu().numpy()]))
-    if not hits:
-        return {}
-    hits, popular = np.concatenate(hits), np.concatenate(popular)
-    return {"Accuracy": float(hits.mean()), "conf": float(1.96 * hits.std() / len(hits) ** 0.5),
-            "Accuracy of popularity": float(popular.mean()), "chance": 1 / args.subset_size,
-            "points": len(hits), "Loss": loss / len(hits)}
-
-
-def first_wins(values):
-    """For each row of (b, C): 1 / n where the first value is the largest, shared by n; 0 where it is not."""
-    best = values == values.max(1, keepdims=True)
-    return best[:, 0] / best.sum(1)
-
-
 def rank(run, model, world, args):
     """Lists and metrics of every part through topk: all songs embedded in blocks, users by their known rows."""
     import torch
@@ -412,6 +253,7 @@ def main(argv=None):
     args = parse(argv)
     workdir = prepare(args)
     import dataset
+    from dtnmr_training import Training, World, subset_metrics
     device, split = runs.pick_device(args.device), dataset.load(workdir)
     files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
     world = World(split, args, device)

@@ -17,6 +17,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "knn": ["content"],
     "train": ["--model", "content", "--epochs", "3", "--hidden-dim", "8", "--batch-size", "256"],
     "train_bert": ["--model", "content", "--epochs", "2", "--batch-size", "16", "--max-seq-len", "20"],
+    "recommenders.dtnmr": ["--epochs", "2", "--hidden", "16", "--lstm-size", "16", "--size", "8"],
 }
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__))]
 

@@ -38,6 +38,7 @@ def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, t
 
     Every part is present. Two tracks (the last of the hot ids) are in no part, so that track ids and
     item codes differ. Embeddings: 'content' (the planted directions with noise), 'noise'.
+    Metadata: items.pqt (styles: the direction; artists) and users.pqt (age, country: nothing depends on them).
     """
     workdir.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -61,5 +62,11 @@ def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, t
         write_pairs(workdir, part, pairs[:, 0] * 10 + 3, pairs[:, 1], rng.integers(1, 9, len(pairs)), seconds)
     write_embedding(workdir, "content", content.astype(np.float32))
     write_embedding(workdir, "noise", rng.normal(size=(n_tracks, dim)).astype(np.float32))
+    runs.write_parquet(workdir / "items.pqt", pd.DataFrame({
+        "track_id": np.arange(n_tracks), "styles": [[f"style {s}"] for s in style],
+        "artists": [[f"artist {t // 3}"] for t in range(n_tracks)]}))
+    runs.write_parquet(workdir / "users.pqt", pd.DataFrame({
+        "user_id": np.arange(n_users) * 10 + 3, "age": 20 + np.arange(n_users) % 9,
+        "country": [("CZ", "TW", None)[u % 3] for u in range(n_users)]}))
     runs.write_json(workdir / "dataset.json", {"name": "tiny", "time": "real" if timed else "none"})
     return workdir

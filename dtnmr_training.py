@@ -1,0 +1,163 @@
+"""Training and scoring DTNMR: the workspace as tensors, the state a checkpoint carries, the accuracy of the source.
+
+recommenders/dtnmr.py is the command line; `args` here is its parsed form.
+"""
+import math
+
+import numpy as np
+import torch
+
+import dtnmr_points as points
+from dtnmr_model import DTNMR, Data, Negatives, batches_of
+from runs import UsageError, WorkError
+
+
+class World:
+    """A workspace as the network reads it: split, songs, users, playlists, tensors, negatives."""
+
+    def __init__(self, split, args, device):
+        path = split.workdir / "points.pqt"
+        if path.exists():
+            if args.order != "time":
+                raise UsageError(f"--order {args.order} is for workspaces without {path.name}, which has an order")
+            lists, tracks = points.playlists_of_points(path, split.users)
+        else:
+            if args.no_behaviour:
+                raise UsageError(f"--no-behaviour: {split.workdir} has no listening behaviour to leave out")
+            order = "count" if args.order == "count" else None
+            lists, tracks = points.playlists_of_split(split, order, args.min_playlist_len or 1)
+        self.split, self.lists, self.device = split, lists, device
+        ids = np.union1d(tracks, split.tracks)
+        self.songs = points.read_songs(split.workdir, ids, split.tracks[:split.n_hot], args.song_fields)
+        lists.song = np.searchsorted(self.songs.ids, tracks)
+        self.user_bags, self.user_vocabularies = points.read_users(split.workdir, split.users, args.user_fields)
+        self.item_songs = np.searchsorted(self.songs.ids, split.tracks)       # item code -> song code
+        self.data = Data.of(self.songs, self.user_bags, lists, device, union=not args.no_static)
+        self.rows = {part: lists.points(part) for part in points.PARTS}
+        if not len(self.rows["train"]):
+            raise WorkError(f"{split.workdir}: no playlist is long enough for a training point "
+                            "(--min-playlist-len is the number of songs before the first)")
+        self.negatives = {}
+        for level, part in enumerate(points.PARTS):
+            known = lists.level <= level
+            self.negatives[part] = draws = Negatives(self.songs.catalogue, len(self.songs.ids),
+                                                     lists.user[known], lists.song[known])
+            left = draws.left(lists.user[self.rows[part]])
+            if left < args.subset_size - 1:
+                raise UsageError(
+                    f"--subset-size {args.subset_size} needs {args.subset_size - 1} unknown songs, but a user of "
+                    f"{part} has only {left} of the catalogue's {len(self.songs.catalogue)} left; "
+                    f"use at most {left + 1}")
+        self.plays = np.bincount(lists.song[lists.level == 0], minlength=len(self.songs.ids))
+
+    def network(self, args):
+        """A DTNMR for this world, started from the seed."""
+        torch.manual_seed(args.seed)
+        return DTNMR(self.user_bags.size, self.songs.bags.size, self.songs.length.shape[1],
+                     len(self.lists.behaviours), args).to(self.device)
+
+    def vocabularies(self):
+        """What each column means; kept with the checkpoints."""
+        return {"songs": self.songs.vocabularies, "users": self.user_vocabularies,
+                "behaviours": list(self.lists.behaviours), "longest": self.songs.longest}
+
+    def batch(self, rows, part, subset, generator):
+        """Tensors users (b,), ends (b,), candidates (b, subset), the label first, of point rows (b,)."""
+        users = self.lists.user[rows]
+        wrong = self.negatives[part].draw(users, subset - 1, generator)
+        candidates = np.concatenate([self.lists.song[rows, None], wrong], 1)
+        return [torch.as_tensor(x, device=self.device) for x in (users, rows, candidates)]
+
+
+# --------------------------------------------------------------------------- what an epoch changes
+
+class Training:
+    """Everything a checkpoint carries: network, optimiser, and where in which epoch it stands."""
+
+    def __init__(self, world, args):
+        self.world, self.args, self.model = world, args, world.network(args)
+        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
+        self.optimizer = kind(self.model.parameters(), lr=args.lr)
+        self.epoch = self.step = self.waited = self.best_epoch = 0
+        self.total, self.best_loss = 0.0, math.inf
+
+    @property
+    def done(self):
+        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
+
+    def state(self):
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "vocabularies": self.world.vocabularies(), "device": self.world.device.type,
+                **{k: getattr(self, k) for k in ("epoch", "step", "total", "waited", "best_epoch", "best_loss")}}
+
+    def load(self, state):
+        if state["vocabularies"] != self.world.vocabularies():
+            raise WorkError("the checkpoint was made with other vocabularies; use --overwrite to start again")
+        if state["device"] != self.world.device.type:
+            raise UsageError(f"this training began on {state['device']} and continues there only; "
+                             f"use --device {state['device']}, or --overwrite to start again")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("epoch", "step", "total", "waited", "best_epoch", "best_loss"):
+            setattr(self, name, state[name])
+
+    def batches(self):
+        """This epoch's batches of point rows, from the present step on."""
+        order = np.random.default_rng([self.args.seed, 1, self.epoch])
+        return batches_of(self.world.rows["train"], self.world.lists.user, self.args.run_len, self.args.batch_size,
+                          order)[self.step:]
+
+    def learn(self, rows):
+        """One step. Its negatives and its dropout come from (seed, epoch, step), so a resumed run repeats them."""
+        stream = [self.args.seed, 2, self.epoch, self.step]
+        torch.manual_seed(int(np.random.SeedSequence(stream).generate_state(1, np.uint64)[0] >> 1))
+        users, ends, candidates = self.world.batch(rows, "train", self.args.subset_size, np.random.default_rng(stream))
+        self.model.train()
+        ratings = self.model(self.world.data, users, ends, candidates)
+        loss = torch.nn.functional.cross_entropy(ratings, torch.zeros_like(users))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        self.total += float(loss.detach()) * len(rows)
+
+    def close_epoch(self, losses):
+        """Count the epoch; True when its val loss is the best so far (or there is no val)."""
+        self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
+        if losses.get("val", -math.inf) < self.best_loss:
+            self.best_loss, self.best_epoch, self.waited = losses.get("val", math.inf), self.epoch, 0
+            return True
+        self.waited += 1
+        return False
+
+
+# --------------------------------------------------------------------------- accuracy
+
+def subset_metrics(model, world, part, args):
+    """The source's accuracy on a part's points: the label rated above --subset-size - 1 sampled songs.
+
+    The same subsets for every model of one seed; a tie of n songs counts 1 / n. Beside it the accuracy of the
+    plays in train, and the half-width of the 95 % interval. {} for a part without points.
+    """
+    draw = np.random.default_rng([args.seed, 3, points.PARTS.index(part)])
+    loss, hits, popular = 0.0, [], []
+    model.eval()
+    with torch.inference_mode():
+        for rows in batches_of(world.rows[part], world.lists.user, args.run_len, 2048):
+            users, ends, candidates = world.batch(rows, part, args.subset_size, draw)
+            ratings = model(world.data, users, ends, candidates).double()
+            loss += float(torch.nn.functional.cross_entropy(ratings, torch.zeros_like(users), reduction="sum"))
+            hits.append(first_wins(ratings.cpu().numpy()))
+            popular.append(first_wins(world.plays[candidates.cpu().numpy()]))
+    if not hits:
+        return {}
+    hits, popular = np.concatenate(hits), np.concatenate(popular)
+    return {"Accuracy": float(hits.mean()), "conf": float(1.96 * hits.std() / len(hits) ** 0.5),
+            "Accuracy of popularity": float(popular.mean()), "chance": 1 / args.subset_size,
+            "points": len(hits), "Loss": loss / len(hits)}
+
+
+def first_wins(values):
+    """For each row of (b, C): 1 / n where the first value is the largest, shared by n; 0 where it is not."""
+    best = values == values.max(1, keepdims=True)
+    return best[:, 0] / best.sum(1)
