@@ -4,7 +4,7 @@
         raw.run("select count(*) from train")
 
 Views `train`, `test`, `songs`, `members`, `song_extra_info`: the columns of the file, all text, an empty cell null.
-A row with another number of cells than the header, or bytes that are no UTF-8, stop the work with their line.
+A row with another number of cells than the header, or bytes that are no UTF-8, stop the work with their row.
 """
 import csv
 import re
@@ -201,9 +201,12 @@ class Raw:
         where = re.search(r"CSV Error on Line: (\d+)", error)
         path = re.search(r"^\s*file = (.*)$", error, re.MULTILINE)
         counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", error)
-        place = f"{path[1] if path else 'a csv file'}, line {where[1] if where else '?'}"
+        text = re.search(r"Original Line: ?(.{0,60})", error)
+        place = (f"{path[1] if path else 'a csv file'}, row {where[1] if where else '?'} (the header is row 1"
+                 f"{f'; it begins {text[1]!r}' if text else ''})")
         if counts:
-            return f"{place}: {counts[2]} cells where the header has {counts[1]}; mend or remove that line"
+            many = counts[2] if int(counts[2]) < int(counts[1]) else "more"
+            return f"{place}: {many} cells where the header has {counts[1]}; mend or remove that row"
         if "unterminated quote" in error:
             return f"{place}: a quoted cell begins there and never ends"
         if "unicode" in error:

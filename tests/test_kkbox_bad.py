@@ -1,0 +1,235 @@
+"""WSDM-KKBOX: archives, and what is said of bad files and flags; the real sample through the real command line."""
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pandas as pd
+import pytest
+
+import dataset
+import runs
+from preprocess import kkbox_raw
+from tests.conftest import ROOT
+from tests.kkbox import HEADERS, LOOSE, get, play, song, splitter, table, world, write
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return write(tmp_path / "raw", world())
+
+
+@pytest.fixture
+def made(raw, tmp_path):
+    return get(raw, tmp_path / "w", *LOOSE)
+
+
+# --------------------------------------------------------------------------- archives
+
+@pytest.mark.parametrize("form", ["zip each", "zip of zips", "one zip"])
+def test_zip_archives_give_the_same_workspace(raw, made, tmp_path, form):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in raw.glob("*.csv"):
+        name = "all.zip" if form == "one zip" else f"{path.name}.zip"
+        with zipfile.ZipFile(packed / name, "a", zipfile.ZIP_DEFLATED) as z:
+            z.write(path, f"data/{path.name}")
+    if form == "zip of zips":
+        with zipfile.ZipFile(tmp_path / "whole.zip", "w") as z:
+            for path in packed.iterdir():
+                z.write(path, path.name)
+        packed = tmp_path / "whole.zip"
+    work = get(packed, tmp_path / "w2", *LOOSE)
+    for name in ("plays.pqt", "items.pqt", "points.pqt"):
+        assert (work / name).read_bytes() == (made / name).read_bytes()
+    assert not list(work.glob(".*new")), "what was unpacked is removed"
+
+
+def test_7z_archives_give_the_same_workspace(raw, made, tmp_path):
+    py7zr = pytest.importorskip("py7zr", reason="needs py7zr to write a .7z")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in raw.glob("*.csv"):
+        with py7zr.SevenZipFile(packed / f"{path.name}.7z", "w") as z:
+            z.write(path, path.name)
+    work = get(packed, tmp_path / "w2", *LOOSE)
+    assert (work / "plays.pqt").read_bytes() == (made / "plays.pqt").read_bytes()
+
+
+def test_7z_without_anything_to_open_it(raw, tmp_path, monkeypatch):
+    (raw / "songs.csv").rename(raw / "songs.csv.7z")
+    monkeypatch.setattr(kkbox_raw, "_py7zr", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(runs.WorkError, match="pip install py7zr.*or unpack it yourself"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+def test_a_damaged_archive_is_named(raw, tmp_path):
+    (raw / "songs.csv").rename(raw / "songs.csv.zip")
+    with pytest.raises(runs.WorkError, match="songs.csv.zip is damaged or no zip"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+# --------------------------------------------------------------------------- bad input, through the real command line
+
+def command(*words):
+    return subprocess.run([sys.executable, "preprocess/0_get_plays_pqt.py", "kkbox", *map(str, words)], cwd=ROOT,
+                          capture_output=True, text=True)
+
+
+def test_missing_files_are_named(raw, tmp_path):
+    for name in ("members", "songs"):
+        (raw / f"{name}.csv").unlink()
+    done = command("--raw", raw, "--workdir", tmp_path / "w")
+    assert done.returncode == 1 and "lacks songs.csv, members.csv" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "w" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("name", list(kkbox_raw.COLUMNS))
+def test_each_missing_file(raw, tmp_path, name):
+    (raw / f"{name}.csv").unlink()
+    with pytest.raises(runs.WorkError, match=f"lacks {name}.csv"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+def test_without_test_csv_test_last_works(raw, made, tmp_path):
+    (raw / "test.csv").unlink()
+    with pytest.raises(runs.WorkError, match="--test last"):
+        get(raw, tmp_path / "w2", *LOOSE)
+    work = get(raw, tmp_path / "w2", *LOOSE, "--test", "last")
+    assert table(work, "points").part.tolist() == table(made, "points").part.tolist()
+    assert len(table(work, "plays")) == 11
+
+
+@pytest.mark.parametrize("name, column", [(n, c) for n, columns in kkbox_raw.COLUMNS.items() for c in columns[:2]])
+def test_each_missing_column(raw, tmp_path, name, column):
+    tables = world()
+    at = HEADERS[name].index(column)
+    cut = {name: [r[:at] + r[at + 1:] for r in tables[name]]}
+    write(raw, cut, {name: [c for c in HEADERS[name] if c != column]})
+    with pytest.raises(runs.WorkError, match=rf"{name}.csv has no column {column}; it has "):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+@pytest.mark.parametrize("name", list(kkbox_raw.COLUMNS))
+@pytest.mark.parametrize("what", ["short", "long"])
+def test_rows_of_wrong_length_are_named_and_nothing_is_lost(raw, made, tmp_path, name, what):
+    before = (made / "plays.pqt").read_bytes()
+    text = (raw / f"{name}.csv").read_text(encoding="utf-8")
+    bad = "x,y\n" if what == "short" else "x," * (len(HEADERS[name]) + 1) + "y\n"
+    (raw / f"{name}.csv").write_text(text + bad, encoding="utf-8")
+    row, width = len(world()[name]) + 2, len(HEADERS[name])
+    cells = 2 if what == "short" else "more"
+    with pytest.raises(runs.WorkError, match=rf"{name}.csv, row {row} .*begins 'x,.*: {cells} cells where the header "
+                                             rf"has {width};"):
+        get(raw, made, *LOOSE)
+    assert (made / "plays.pqt").read_bytes() == before and runs.read_json(made / "dataset.json")["status"] == "finished"
+
+
+def test_bytes_and_quotes_that_are_wrong(raw, tmp_path):
+    text = (raw / "songs.csv").read_bytes()
+    (raw / "songs.csv").write_bytes(text + b"a\xff,1,1,1,1,1,1\n")
+    with pytest.raises(runs.WorkError, match="songs.csv, row 10 .*: bytes that are no UTF-8"):
+        get(raw, tmp_path / "w", *LOOSE)
+    (raw / "songs.csv").write_bytes(text + b'"a,1,1,1,1,1,1\n')
+    with pytest.raises(runs.WorkError, match="songs.csv, row 10 .*: a quoted cell begins there"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+def test_empty_files(raw, tmp_path):
+    write(raw, {"train": []})
+    with pytest.raises(runs.WorkError, match="train.csv has no plays"):
+        get(raw, tmp_path / "w", *LOOSE)
+    (raw / "train.csv").write_text("")
+    with pytest.raises(runs.WorkError, match="train.csv is empty; a csv with the columns msno"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+def test_a_song_and_a_member_without_metadata(raw, tmp_path, capsys):
+    tables = world()
+    tables["members"] = tables["members"][1:]
+    tables["train"] += [play("Di=", "a")] * 3
+    work = get(write(raw, tables), tmp_path / "w", *LOOSE, "--min-age", 0)
+    out = capsys.readouterr().out
+    assert "1 songs are not in songs.csv" in out and "2 users are not in members.csv" in out
+    users = table(work, "users")
+    assert users.kept.tolist() == [True, False, True, True] and pd.isna(users.city[0]) and pd.isna(users.age[0])
+
+
+@pytest.mark.parametrize("flags, sentence, mended", [
+    (("--top", 0.9), "", None),
+    (("--max-seconds", 100), "--max-seconds 100 leaves none of the 5 songs.*try --max-seconds 201",
+     ("--max-seconds", 201)),
+    (("--min-age", 50), "--min-age 50 --max-age 59 leaves none of the 3 listeners.*from 20 to 30: try --min-age 20 "
+     "--max-age 30", ("--min-age", 20, "--max-age", 30)),
+    (("--min-playlist-len", 20), "--min-playlist-len 20 leaves none of the 2 listeners.*longest playlist has 6 plays.*"
+     "try --min-playlist-len 3", ("--min-playlist-len", 3)),
+    (("--min-playlist-len", 3, "--max-playlist-len", 5), "--max-playlist-len 5 leaves none.*try --max-playlist-len 7",
+     ("--min-playlist-len", 3, "--max-playlist-len", 7))])
+def test_filters_that_leave_nobody_say_so_and_their_advice_works(raw, tmp_path, flags, sentence, mended):
+    if mended is None:   # the most played song always passes: a second, that nobody knows, is played most
+        tables = world()
+        tables["train"] += [play("Bo=", "z")] * 30
+        write(raw, tables)
+        sentence, mended = "--top 0.9 leaves none of the 7 songs.*try --top 0.065", ("--top", 0.065)
+    with pytest.raises(runs.WorkError, match=sentence):
+        get(raw, tmp_path / "w", *LOOSE, *flags)
+    assert not (tmp_path / "w" / "plays.pqt").exists()
+    get(raw, tmp_path / "w", "--top", 0, "--min-playlist-len", 1, "--dim", 0, *mended)
+
+
+def test_names_that_leave_nothing(raw, tmp_path):
+    tables = world()
+    tables["songs"] = [song(s, artist="張學友", composer="") for s in "abcde"]
+    write(raw, tables)
+    with pytest.raises(runs.WorkError, match="--artist-names latin leaves none.*try --artist-names known"):
+        get(raw, tmp_path / "w", *LOOSE)
+    with pytest.raises(runs.WorkError, match="--composer-names latin leaves none.*try --composer-names any"):
+        get(raw, tmp_path / "w", *LOOSE, "--artist-names", "known")
+    get(raw, tmp_path / "w", *LOOSE, "--artist-names", "known", "--composer-names", "any")
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (("--top", 1), "--top is a share"), (("--min-playlist-len", 0), "at least 1"),
+    (("--max-playlist-len", 21), "two above"), (("--min-age", 60), "above --max-age"),
+    (("--val-share", 1), "--val-share"), (("--dim", -1), "--dim")])
+def test_flags_that_cannot_be_meant(raw, tmp_path, flags, sentence):
+    done = command("--raw", raw, "--workdir", tmp_path / "w", *flags)
+    assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_raw_that_is_no_folder_and_a_workspace_of_another_data_set(raw, tmp_path):
+    with pytest.raises(runs.UsageError, match="neither a folder nor a .zip or .7z"):
+        get(tmp_path / "nowhere", tmp_path / "w")
+    (tmp_path / "lastfm").mkdir()
+    runs.write_json(tmp_path / "lastfm" / "dataset.json", {"name": "lastfm"})
+    with pytest.raises(runs.UsageError, match="holds the data set 'lastfm'"):
+        get(raw, tmp_path / "lastfm")
+
+
+def test_other_songs_under_an_old_split_are_refused(raw, made, tmp_path):
+    splitter.main(["--protocol", "given", "--workdir", str(made)])
+    tables = world()
+    tables["train"] += [play("Cy=", "unplayed")]
+    write(raw, tables)
+    with pytest.raises(runs.UsageError, match="lists other tracks.*--overwrite"):
+        get(raw, made, *LOOSE)
+    assert (made / "data" / "train.pqt").exists()
+    get(raw, made, *LOOSE, "--overwrite")
+    assert not (made / "data" / "train.pqt").exists()
+
+
+def test_the_real_sample_end_to_end(shared, tmp_path):
+    raw = shared / "data" / "kkbox-sample"
+    if not raw.is_dir():
+        pytest.skip("needs data/kkbox-sample of the cross-check data")
+    done = command("--raw", raw, "--min-playlist-len", 5, "--workdir", tmp_path / "w")
+    assert done.returncode == 0, done.stderr
+    about = runs.read_json(tmp_path / "w" / "dataset.json")
+    assert about["skipped_rows"] == {"train": 0, "test": 35_000}
+    assert about["counts"]["plays"] == 19_999 + 4_999 and about["counts"]["train_rows"] == 19_999
+    assert about["counts"]["kept_users"] == 2 and about["counts"]["kept_tracks"] == 140
+    splitter.main(["--protocol", "given", "--workdir", str(tmp_path / "w")])
+    assert dataset.load(tmp_path / "w").n_users == 2
+    done = command("--raw", raw, "--workdir", tmp_path / "w2")
+    assert done.returncode == 1 and "--min-playlist-len 20 leaves none of the 1928 listeners" in done.stderr
