@@ -45,7 +45,7 @@ class Pretrained(extraction.Backend):
     PACKAGES = ("torch", "transformers")
     LAYERED = True   # has a choice of layers
     LAST = 0         # number of the last state of the published model
-    MILLIONS = None  # parameters of the published model, in millions
+    MILLIONS, DIGITS = None, 1  # parameters of the published model in millions, and to how many decimals
     pool_of_threads = None
 
     @classmethod
@@ -111,7 +111,7 @@ class Pretrained(extraction.Backend):
         torch.backends.cudnn.deterministic = True
         self.model = self.build()
         if (self.dim, self.depth) == (self.DIM, self.LAST) or self.files.revision:
-            weights.check_size(self.model, self.MILLIONS, self.files.weights)
+            weights.check_size(self.model, self.MILLIONS, self.files.weights, self.DIGITS)
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
         self.place()
         if self.device.type == "cpu":

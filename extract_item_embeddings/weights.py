@@ -5,6 +5,7 @@ the model hub (fetched into it where there is a network), or from `--weights PAT
 with the same names. Only tensors are read: safetensors, or torch files under `weights_only`; remote
 model code is never run.
 """
+import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -66,9 +67,12 @@ def find(source, given=None, revision=None):
 
 
 def _hub(source, revision):
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, logging, try_to_load_from_cache
+    logging.set_verbosity_error()  # its retries would bury the one sentence below
     found = {}
     for name in (*source.beside, source.file):
+        if not constants.HF_HUB_OFFLINE and not try_to_load_from_cache(source.repo, name, revision=revision):
+            print(f"fetching {name} of {source.repo} from the model hub", file=sys.stderr)
         try:
             found[name] = Path(hf_hub_download(source.repo, name, revision=revision))
         except (OSError, ValueError):  # no network, no such file or revision, a gate
@@ -151,10 +155,10 @@ def _spelled(key, ours):
     return key
 
 
-def check_size(model, millions, path):
-    """WorkError unless the model has as many parameters as were published, to one decimal of a million."""
+def check_size(model, millions, path, digits=1):
+    """WorkError unless the model has as many million parameters as were published, to so many decimals."""
     count = sum(p.numel() for p in model.parameters())
-    if round(count / 1e6, 1) != millions:
+    if round(count / 1e6, digits) != millions:
         raise runs.WorkError(f"{path} fills a model of {count:,} parameters; {millions} million were published")
 
 
