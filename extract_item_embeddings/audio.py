@@ -171,11 +171,14 @@ def _soundfile(path, seconds, offset):
             if (want - len(samples)) / rate > SHORTEST:
                 note = f"damaged: only {len(samples) / rate:.2f} s decoded"
     except soundfile.LibsndfileError as e:
-        said = e.error_string.strip(" .")
-        if "not a regular file" in said:  # what libsndfile says of an mp3 without any frame; it is a regular file
-            said = "format not recognised"
-        raise AudioError(f"not readable as audio: {said}") from None
+        raise _unreadable(e) from None
     return Clip(samples, rate, note)
+
+
+def _unreadable(e):
+    """AudioError of a LibsndfileError. Of an mp3 without a frame the library says that it is no regular file."""
+    said = e.error_string.removeprefix("Error : ").strip(" .")
+    return AudioError(f"not readable as audio: {'format not recognised' if 'regular file' in said else said}")
 
 
 def _salvage(path, most):
@@ -192,7 +195,7 @@ def _salvage(path, most):
                 have += len(block)
         except soundfile.LibsndfileError as e:
             if not have:
-                raise AudioError(f"not readable as audio: {e.error_string.strip(' .')}") from None
+                raise _unreadable(e) from None
     return np.concatenate(blocks)
 
 

@@ -152,6 +152,7 @@ def main(backend_class, doc, argv=None):
     partial = work / "embeddings" / f".{name}.partial"
     if args.merge:
         return finish(work, name, partial)
+    stop = runs.StopRequest()  # a signal during the search for files is heard too
     request = request_of(backend, args)  # first, because it fails at once where weights are missing
     folder = Path(args.audio).expanduser().absolute()
     if not (work / "trackid_sorted.csv").exists():
@@ -170,7 +171,7 @@ def main(backend_class, doc, argv=None):
         shard.begin(header, args.overwrite)
         drop_changed(shard, marks)
         if shard.missing:
-            if not pipeline.extract(backend, shard, ids, files, marks, args):
+            if not pipeline.extract(backend, shard, ids, files, marks, args, stop):
                 runs.stop_here(f"{name} {shard}")
     if args.shard is None:
         return finish(work, name, partial)

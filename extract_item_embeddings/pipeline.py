@@ -15,13 +15,12 @@ import runs
 from extract_item_embeddings import audio, shards
 
 
-def extract(backend, shard, ids, files, marks, args):
+def extract(backend, shard, ids, files, marks, args, stop):
     """Compute the missing batches of a shard. Returns False when a signal ended it early, with all saved."""
     todo = shard.missing
     rows = [r for b in todo for r in shard.plan.rows(b)]
     total = sum(len(shard.plan.rows(b)) for b in shard.plan.shard(shard.index, shard.of))
     waited = heard = 0.0
-    stop = runs.StopRequest()
     with contextlib.ExitStack() as stack:
         loaded(stack, backend)
         pool = stack.enter_context(ThreadPoolExecutor(args.workers))
@@ -30,6 +29,8 @@ def extract(backend, shard, ids, files, marks, args):
             runs.Progress(total, backend.NAME, unit="track", initial=total - len(rows)))
         tracks, start = prepared(pool, backend, [files[r] for r in rows], args, 2 * args.batch), time.monotonic()
         for b in todo:
+            if stop.requested:
+                return False
             mine, before = shard.plan.rows(b), time.monotonic()
             items = [next(tracks) for _ in mine]
             waited += time.monotonic() - before
@@ -38,8 +39,6 @@ def extract(backend, shard, ids, files, marks, args):
             shard.save(b, values, entry)
             heard += entry["seconds"]
             progress.update(len(mine), real_time=f"{heard / (time.monotonic() - start):.3g}x")
-            if stop.requested and b != todo[-1]:
-                return False
     spent = time.monotonic() - start
     print(f"{backend.NAME}: {len(rows)} tracks in {spent:.1f} s, {len(rows) / spent:.3g} tracks/s, "
           f"{heard / spent:.3g} x real time; the model waited for audio {100 * waited / spent:.0f} % of the time")
