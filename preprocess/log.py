@@ -149,8 +149,9 @@ class _Plays:
         import pyarrow as pa
         import pyarrow.parquet as pq
         self.schema = pa.schema([("user_id", pa.int64()), ("track_id", pa.int64()), ("timestamp", pa.timestamp("us"))])
-        self.file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1,
-                                     use_dictionary=["user_id", "track_id"])
+        delta = dict.fromkeys(("track_id", "timestamp"), "DELTA_BINARY_PACKED")  # smaller and faster here than zstd
+        self.file = pq.ParquetWriter(path, self.schema, compression="none", use_dictionary=["user_id"],
+                                     column_encoding=delta)
         self.waiting, self.rows = [], 0
 
     def write(self, table):

@@ -78,14 +78,13 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
     def join(one, other):
         return pd.concat([one, other]).sort_values(["user_id", "track_id"])
     leaks = {
-        "stand in two parts": {"train": join(train, test.head(1))},
-        "stand in it twice": {"train": join(train, train.head(1))},
-        "out of order": {"test": test[::-1]},
+        "stand in train and in another part": {"train": join(train, test.head(1))},
+        "stand in one part twice": {"train": join(train, train.head(1))},
         "of users absent from train": {"test": test.assign(user_id=test["user_id"] + 100)},
         "val and test pairs are of tracks absent": {"test": join(test, cold), "cold_test": cold.head(0)},
         "cold pairs are of tracks of train": {"cold_test": join(cold, test), "test": test.head(0)},
         "first play outside the train window": {"train": train.assign(timestamp=pd.Timestamp("2020-02-20"))},
-        "made in the train window": {"train": train[1:], "test": join(test, train.head(1))},
+        "users played held-out pairs in the train window": {"train": train[1:], "test": join(test, train.head(1))},
         "plays in train that were not made": {"train": train.assign(count=train["count"] + 1)},
         "of users of a test part": {"val": val.head(0), "test": join(test, val)[:-1], "cold_test": cold} | {
             "val": join(test, val)[-1:].assign(user_id=test["user_id"].iloc[0], track_id=train["track_id"].max())}}
