@@ -174,7 +174,7 @@ def main(backend_class, doc, argv=None):
             if not pipeline.extract(backend, shard, ids, files, marks, args, stop):
                 runs.stop_here(f"{name} {shard}")
     if args.shard is None:
-        return finish(work, name, partial)
+        return finish(work, name, partial, 1)
     print(f"{name}: {shard} is complete; when all are, the same command with --merge instead of --shard joins them")
     return None
 
@@ -216,10 +216,11 @@ def drop_changed(shard, marks):
             del shard.entries[b]
 
 
-def finish(work, name, partial):
+def finish(work, name, partial, of=None):
+    """Join the `of` shards that are there (None: count them), and say what became of the tracks."""
     if not partial.exists() and (work / "embeddings" / f"{name}.json").exists():
         return print(f"{name}: merged before, nothing to do", file=sys.stderr)
-    header, parts = shards.complete(partial, plan_of)
+    header, parts = shards.complete(partial, of or shards.counted(partial), plan_of)
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
         raise runs.WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
     about = shards.write(work / "embeddings", name, header, parts)

@@ -9,6 +9,7 @@ Until all is done a shard lives in `embeddings/.<name>.partial/shard-<i>-of-<n>/
 only after the rows are on the disk) and `header.json` (what is being made). A line cut by a crash, or
 rows that do not match the checksum in their line, are batches to be done again.
 """
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -174,14 +175,21 @@ def files_sum(rows, marks):
 
 # --------------------------------------------------------------------------- the final files
 
-def complete(partial, plan_of):
-    """All shards under `partial`, each complete and made for the same header; else WorkError naming who is not."""
+def counted(partial):
+    """The n of the shards i/n under `partial`; WorkError unless there is one."""
     names = [re.fullmatch(r"shard-(\d+)-of-(\d+)", p.name) for p in sorted(partial.glob("shard-*-of-*"))]
     counts = sorted({int(m[2]) for m in names if m})
-    if len(counts) != 1:
-        what = "no shard" if not counts else f"shards of different counts ({', '.join(map(str, counts))})"
-        raise runs.WorkError(f"nothing to merge: {what} under {partial}; run --shard 0/n to n-1/n of one n first")
-    of, shards, header, problems = counts[0], [], None, []
+    if not counts:
+        raise runs.WorkError(f"nothing to merge: no shard under {partial}; run --shard 0/n to n-1/n first")
+    if len(counts) > 1:
+        raise runs.WorkError(f"cannot merge: shards of {' and of '.join(map(str, counts))} are under {partial}; "
+                             "remove the folders of those that are not wanted")
+    return counts[0]
+
+
+def complete(partial, of, plan_of):
+    """(header, shards): all `of` shards, each complete and made for one header; else WorkError naming who is not."""
+    shards, header, problems = [], None, []
     for i in range(of):
         path = partial / f"shard-{i}-of-{of}" / "header.json"
         if not path.exists():
@@ -204,7 +212,7 @@ def complete(partial, plan_of):
 
 
 def write(folder, name, header, shards):
-    """Write every output's matrix and provenance and remove the partial files. Returns the provenance.
+    """Write every output's matrix and provenance and remove these shards. Returns the provenance.
 
     The old json goes first and the new one comes last: a json that exists describes the matrix beside it.
     """
@@ -233,5 +241,8 @@ def write(folder, name, header, shards):
         runs.write_json(path.with_suffix(".json"),
                         {**about, "name": f"{name}{suffix}", "dim": width, "matrix_checksum": matrix})
         left += width
-    shutil.rmtree(shards[0].folder.parent, ignore_errors=True)
+    for shard in shards:
+        shutil.rmtree(shard.folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there are others
+        shards[0].folder.parent.rmdir()
     return about

@@ -143,6 +143,15 @@ def test_merge_names_what_is_missing(sounds, tmp_path):
     assert not (tmp_path / "embeddings/mfcc.npy").exists()
 
 
+def test_abandoned_shards_are_not_mixed_with_others(sounds, single, tmp_path):
+    extract(tmp_path, sounds, "--shard", "0/3")
+    extract(tmp_path, sounds, "--shard", "0/2")
+    with pytest.raises(runs.WorkError, match="cannot merge: shards of 2 and of 3 are under"):
+        extract(tmp_path, sounds, "--merge")
+    extract(tmp_path, sounds)  # a single run needs none of them
+    assert output(tmp_path) == output(single)
+
+
 @pytest.fixture(scope="module")
 def many(sounds, tmp_path_factory):
     """240 tracks, links to four of the files: enough work to be interrupted."""
