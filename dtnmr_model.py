@@ -64,7 +64,8 @@ class BagMLP(nn.Module):
         super().__init__()
         first = nn.Linear(columns + numbers, hidden[0])     # its initial values are those of the dense layer
         weight = first.weight.detach().T.contiguous()
-        self.rows, self.numbers = nn.Parameter(weight[numbers:].clone()), nn.Parameter(weight[:numbers].clone())
+        self.rows = nn.Parameter(weight[numbers:].clone())
+        self.numbers = nn.Parameter(weight[:numbers].clone()) if numbers else None
         self.bias = nn.Parameter(first.bias.detach().clone())
         sizes = [*hidden, out]
         self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
@@ -72,7 +73,7 @@ class BagMLP(nn.Module):
     def forward(self, summed, numbers=None):
         """(n, E) of sums of rows (n, H) and, where the layer has them, numbers (n, 0..2)."""
         x = summed + self.bias
-        if numbers is not None and numbers.shape[1]:
+        if self.numbers is not None:
             x = x + numbers @ self.numbers
         for layer in self.rest:
             x = layer(F.relu(x))

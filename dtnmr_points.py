@@ -84,37 +84,44 @@ def bags_of(table, vocabularies):
 
 # --------------------------------------------------------------------------- metadata of a workspace
 
-def read_metadata(path, key, ids, fields, default):
-    """Rows of items.pqt or users.pqt in the order of `ids` (a row of nulls for one it lacks), and the fields used.
-
-    fields: column names asked for, or None for those of `default` that are there
-    """
+def open_metadata(path, key):
+    """items.pqt or users.pqt as a pyarrow table that has the column `key`; WorkError in a sentence otherwise."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     if not path.exists():
         raise WorkError(f"{path} is missing: DTNMR describes songs and users by metadata; make the workspace with "
-                        "preprocess/0_get_plays_pqt.py kkbox or demo, or write the file (design: README)")
+                        "preprocess/0_get_plays_pqt.py kkbox or demo, or write the file")
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as e:
         raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
-    there = table.column_names
-    if key not in there:
-        raise WorkError(f"{path} has no column {key}; it has {', '.join(there)}")
-    missing = [f for f in fields or () if f not in there]
+    if key not in table.column_names:
+        raise WorkError(f"{path} has no column {key}; it has {', '.join(table.column_names)}")
+    if not pa.types.is_integer(table[key].type) or table[key].null_count or not table.num_rows:
+        raise WorkError(f"{path}: {key} must be integers without gaps, in at least one row")
+    return table
+
+
+def fields_of(path, table, fields, default):
+    """The metadata columns to use: those asked for, or with None those of `default` that are there."""
+    flag, there = f"--{path.stem.replace('item', 'song').rstrip('s')}-fields", ", ".join(table.column_names)
+    missing = [f for f in fields or () if f not in table.column_names]
     if missing:
-        raise UsageError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}")
-    used = list(fields) if fields is not None else [f for f in default if f in there]
+        raise UsageError(f"{flag}: {path} has no column {', '.join(missing)}; it has {there}")
+    used = list(fields) if fields is not None else [f for f in default if f in table.column_names]
     if not used:
-        raise WorkError(f"{path} has none of the columns {', '.join(default)}; name others with "
-                        f"--{key.split('_')[0].replace('track', 'song')}-fields (there: {', '.join(there)})")
+        raise WorkError(f"{path} has none of the columns {', '.join(default)}; name others with {flag}; "
+                        f"there: {there}")
+    return used
+
+
+def rows_of(table, key, ids):
+    """The rows of a metadata table in the order of `ids`; a row of nulls for an id it lacks."""
+    import pyarrow as pa
     known = table[key].to_numpy()
     order = np.argsort(known, kind="stable")
-    place = np.minimum(np.searchsorted(known[order], ids), max(len(known) - 1, 0))
-    if len(known) == 0:
-        raise WorkError(f"{path} has no rows")
-    found = known[order][place] == ids
-    return table.take(pa.array(order[place], mask=~found)), used
+    place = order[np.minimum(np.searchsorted(known[order], ids), len(known) - 1)]
+    return table.take(pa.array(place, mask=known[place] != ids))
 
 
 @dataclass
@@ -137,15 +144,13 @@ def read_songs(workdir, ids, hot, fields=None):
     The catalogue is items.pqt's column `kept` where there is one, the tracks `hot` otherwise.
     """
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
     path = Path(workdir) / "items.pqt"
-    kept = None
-    if path.exists() and "kept" in (names := pq.read_schema(path).names) and "track_id" in names:
-        flags = pq.read_table(path, columns=["track_id", "kept"])
-        kept = flags["track_id"].to_numpy()[pc.fill_null(flags["kept"], False).to_numpy()]
-        ids = np.union1d(ids, kept)
-    table, used = read_metadata(path, "track_id", ids, fields, SONG_FIELDS)
-    catalogue = np.isin(ids, hot if kept is None else kept)
+    table = open_metadata(path, "track_id")
+    used = fields_of(path, table, fields, SONG_FIELDS)
+    if "kept" in table.column_names:
+        hot = table["track_id"].to_numpy()[pc.fill_null(table["kept"], False).to_numpy()]
+        ids = np.union1d(ids, hot)
+    table, catalogue = rows_of(table, "track_id", ids), np.isin(ids, hot)
     vocabularies = {f: vocabulary_of(table[f], catalogue) for f in used}
     length, longest = np.zeros((len(ids), 0), np.float32), 0.0
     if "song_length" in table.column_names:
@@ -159,7 +164,10 @@ def read_songs(workdir, ids, hot, fields=None):
 
 def read_users(workdir, ids, fields=None):
     """(Bags of the users `ids`, {field: vocabulary}) from users.pqt; the vocabularies are those of these users."""
-    table, used = read_metadata(Path(workdir) / "users.pqt", "user_id", ids, fields, USER_FIELDS)
+    path = Path(workdir) / "users.pqt"
+    table = open_metadata(path, "user_id")
+    used = fields_of(path, table, fields, USER_FIELDS)
+    table = rows_of(table, "user_id", ids)
     vocabularies = {f: vocabulary_of(table[f]) for f in used}
     return bags_of(table, vocabularies), vocabularies
 
