@@ -2,9 +2,9 @@
 
     python extract_item_embeddings/clap.py --audio DIR [--workdir DIR]
 
-| weights                 | licence    | rate      | window                | layer                  | pooling | dimension |
-|-------------------------|------------|-----------|-----------------------|------------------------|---------|-----------|
-| laion/larger_clap_music | Apache-2.0 | 48,000 Hz | 10 s, one after other | joint space, as it is  | mean    | 512       |
+| weights                 | licence    | rate      | window                | layer       | pooling | dimension |
+|-------------------------|------------|-----------|-----------------------|-------------|---------|-----------|
+| laion/larger_clap_music | Apache-2.0 | 48,000 Hz | 10 s, one after other | joint space | mean    | 512       |
 
 Windows are cut one after the other, never by the random crop of the model's own processor, so a track has one
 embedding. A shorter window is repeated to fill 10 s, as that processor does, and counts by its sound. The

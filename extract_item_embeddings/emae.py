@@ -2,9 +2,9 @@
 
     python extract_item_embeddings/emae.py --audio DIR [--workdir DIR] [--layer last|mean|N|all]
 
-| weights                | licence | rate      | window              | layer                 | pooling | dimension |
-|------------------------|---------|-----------|---------------------|-----------------------|---------|-----------|
-| lpepino/encodecmae-base | MIT    | 24,000 Hz | 4 s, one after other | output of 10 layers  | mean    | 768       |
+| weights                 | licence | rate      | window               | layer               | pooling | dimension |
+|-------------------------|---------|-----------|----------------------|---------------------|---------|-----------|
+| lpepino/encodecmae-base | MIT     | 24,000 Hz | 4 s, one after other | output of 10 layers | mean    | 768       |
 
 The EnCodec encoder is that of transformers, the ten layers are written in encodecmae.py. Every frame counts
 alike, a partly filled last one too. States 0 to 9 of --layer are the first branch; the last is the output.
@@ -27,7 +27,7 @@ HEAD = 64   # channels of an attention head, unless a config.json beside the wei
 
 class EnCodecMAE(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST, WINDOW, BATCH = "encodecmae", 24000, 768, 10, 4.0, 16
-    MILLIONS = 37.5  # of 63.8 in the file, the rest of which serves training
+    MILLIONS = 37.4  # of 63.8 in the file, the rest of which serves training
 
     def source(self):
         return SOURCE

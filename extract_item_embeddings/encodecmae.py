@@ -13,7 +13,7 @@ from torch import nn
 import runs
 
 TRAINING = ("target_encoder.", "decoder.", "decoder_projector.", "head.", "masker.")  # not needed for features
-NAMES = ((r"^wav_encoder\.model\.model\.", "codec.layers."), (r"\.conv\.conv\.", ".conv."),  # EnCodec's to transformers'
+NAMES = ((r"^wav_encoder\.model\.model\.", "codec.layers."), (r"\.conv\.conv\.", ".conv."),
          (r"^feat_projector\.", "projector."), (r"^positional_encoder\.scale$", "scale"),
          (r"^visible_encoder\.encoder_layers\.", "layers."), (r"^visible_encoder\.final_norm\.", "final_norm."))
 

@@ -2,9 +2,9 @@
 
     python extract_item_embeddings/m2v.py --audio DIR [--workdir DIR] [--layer last|mean|N|all] [--as-published]
 
-| weights            | licence      | rate      | window | layer               | pooling | dimension |
-|--------------------|--------------|-----------|--------|---------------------|---------|-----------|
-| m-a-p/music2vec-v1 | CC BY-NC 4.0 | 16,000 Hz | 30 s   | last of 13, or other | mean   | 768       |
+| weights            | licence      | rate      | window | layer                | pooling | dimension |
+|--------------------|--------------|-----------|--------|----------------------|---------|-----------|
+| m-a-p/music2vec-v1 | CC BY-NC 4.0 | 16,000 Hz | 30 s   | last of 13, or other | mean    | 768       |
 
 As the model card says, each window is brought to zero mean and unit variance and heard at 16 kHz.
 The published extraction gave the model samples at 24 kHz, one and a half times too slow, not normalised,

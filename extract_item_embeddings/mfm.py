@@ -2,9 +2,9 @@
 
     python extract_item_embeddings/mfm.py --audio DIR [--workdir DIR] [--trained-on MSD] [--layer last|mean|N|all]
 
-| weights                             | licence | rate      | window | layer                 | pooling | dimension |
-|-------------------------------------|---------|-----------|--------|-----------------------|---------|-----------|
-| minzwon/MusicFM pretrained_fma, msd | MIT     | 24,000 Hz | 30 s   | 12 (last) of 0 to 12  | mean    | 1024      |
+| weights                             | licence | rate      | window | layer                | pooling | dimension |
+|-------------------------------------|---------|-----------|--------|----------------------|---------|-----------|
+| minzwon/MusicFM pretrained_fma, msd | MIT     | 24,000 Hz | 30 s   | 12 (last) of 0 to 12 | mean    | 1024      |
 
 The log-mel is z-scored with the statistics file published beside the weights. The published extraction
 averaged over the 1024 channels instead of the frames: --as-published gives its 750 values, one per 40 ms
