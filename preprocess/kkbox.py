@@ -115,7 +115,7 @@ def get_plays(args, workdir):
     found = kkbox_raw.find(args.raw, [f for f in FILES if f != "test" or args.test != "last" or
                                       any(args.raw.glob("test.csv*"))])
     request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
-    with stage.together(workdir / "dataset.json") as new, ThreadPoolExecutor(1) as pool:
+    with stage.together(workdir / "dataset.json") as new, ThreadPoolExecutor(2) as pool:
         if (new.old or {}).get("name", "kkbox") != "kkbox":
             raise UsageError(f"{workdir} holds the data set {new.old['name']!r}; choose another --workdir")
         sums = pool.submit(kkbox_raw.checksums, found)
@@ -125,7 +125,7 @@ def get_plays(args, workdir):
                 return
         files = kkbox_raw.unpack(found, new.path("unpacked"))
         with kkbox_raw.Raw(files, args.memory // 2, new.path("spill")) as raw:
-            about = _write(args, raw, new, workdir)
+            about = _write(args, raw, new, workdir, pool)
         request["raw"] = sums.result()
         new.publish({"name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
                      "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
@@ -137,10 +137,14 @@ def _has_embeddings(workdir, old):
     return (folder / "metadata.npz").exists() and all((folder / f"{n}.npy").exists() for n in old["embeddings"])
 
 
-def _write(args, raw, new, workdir):
-    """Read, filter, cut into points, and write every file; returns the facts for dataset.json."""
+def _write(args, raw, new, workdir, background):
+    """Read, filter, cut into points, and write every file; returns the facts for dataset.json.
+
+    background: executor that writes the plays while the rest goes on.
+    """
     from preprocess import kkbox_features, kkbox_filters, kkbox_tables
     plays = kkbox_tables.read_plays(raw, "test" in raw.files)
+    written = background.submit(kkbox_tables.write_plays, new.path("plays.pqt"), plays)
     items, users = kkbox_tables.read_items(raw), kkbox_tables.read_users(raw)
     _tell(raw, plays, items, users)
     kept = kkbox_filters.apply(args, plays, items, users)
@@ -148,7 +152,6 @@ def _write(args, raw, new, workdir):
     for name, header, ids in (("track", "idx,trackid", plays.tracks), ("user", "idx,userid", plays.users)):
         kkbox_tables.write_ids(new.path(f"{name}id_sorted.csv"), header, ids)
     stale = _stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
-    kkbox_tables.write_plays(new.path("plays.pqt"), plays)
     counts = kkbox_tables.write_metadata(new.path, plays, items, users, kept)
     counts |= kkbox_tables.write_points(new.path, plays, rows, position, part)
     vocabulary, matrix = kkbox_features.encode(items, kept.tracks)
@@ -156,6 +159,7 @@ def _write(args, raw, new, workdir):
     embeddings = kkbox_features.write(
         workdir, plays.tracks, runs.checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
         args.seed, {"source": SOURCE, "licence": LICENCE})
+    written.result()
     for path in stale:
         path.unlink()
     counts["encoding_columns"] = len(vocabulary)

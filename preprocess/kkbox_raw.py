@@ -167,6 +167,8 @@ class Raw:
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")
         self.run("set enable_progress_bar=false")
+        # a csv of millions of rows is taken for a few dozen, and would be the side of a join that is kept in memory
+        self.run("set disabled_optimizers='join_order,build_side_probe_side'")
         for name, path in files.items():
             there = header(path)
             if not there:
@@ -183,6 +185,14 @@ class Raw:
     def table(self, sql):
         """Result of a query as an Arrow table."""
         return self._do(lambda: self.con.sql(sql).to_arrow_table())
+
+    def give(self, name, values):
+        """Make a table of one column `hash` from a uint64 array."""
+        import pyarrow as pa
+        rows = pa.table({"hash": pa.array(values, pa.uint64())})
+        self.con.register("given", rows)
+        self.run(f"create or replace temp table {name} as from given")
+        self.con.unregister("given")
 
     def _do(self, work):
         try:

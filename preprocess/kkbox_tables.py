@@ -1,8 +1,8 @@
 """Number the listeners and songs of the KKBOX files and write plays.pqt, items and users: SQL and arrays.
 
-The text is parsed twice, once to number the ids and once to read every row as numbers: a 64-bit hash of each
-id, looked up in the numbered list. Two ids of one hash stop the work (4e-9 likely at the challenge's size).
-That keeps 10 million plays in 150 MB, where their ids alone would take 900.
+Every row of the plays is read as numbers: 64-bit hashes of its ids and of its context. Their text is taken from the
+metadata files, and from a second look at the plays for what those lack. That keeps 10 million plays in 250 MB, where
+their ids alone would take 900. Two ids of one hash stop the work (at the challenge's size, one chance in 10 ** 7).
 """
 import csv
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 import runs
-from preprocess.kkbox_raw import quoted
 from runs import WorkError
 
 CONTEXT = ("source_system_tab", "source_screen_name", "source_type")
 ROWS = 1 << 19      # rows of a row group of plays.pqt
 NO_TARGET = -1      # target of a play of test.csv, in memory
 SECOND = 1_000_000  # microseconds
+IDS = (("user", "listener", "msno"), ("track", "song", "song_id"))
+WAY = f"hash({', '.join(CONTEXT)})"  # how a song was come by: the three context columns together
 
 
 @dataclass
@@ -58,50 +59,77 @@ class Plays:
 
 def read_plays(raw, with_test=True):
     """Plays of train.csv, then of test.csv; leaves the tables `song` and `listener` (id, hash, idx) in the session."""
+    import pandas as pd
     files = ("train", "test") if with_test else ("train",)
-    ways = ", ".join(CONTEXT)
-    rows = " union all ".join(f"select msno, song_id, {ways} from {name}" for name in files)
-    raw.run(f"""create temp table seen as
-        select msno, song_id, {ways}, grouping(msno) = 0 as is_user, grouping(song_id) = 0 as is_song
-        from ({rows}) where msno is not null and song_id is not null
-        group by grouping sets ((msno), (song_id), ({ways}))""")
-    for table, column, flag in (("song", "song_id", "is_song"), ("listener", "msno", "is_user")):
-        raw.run(f"""create temp table {table} as select {column}, hash({column}) as hash,
-            (row_number() over (order by {column}) - 1)::int as idx from seen where {flag}""")
+    parts = [_hashes(raw, name) for name in files]
+    if not len(parts[0]["track"]):
+        raise WorkError(f"{raw.files['train']} has no plays; the challenge's file has 7,377,418 rows")
+    n_train, skipped = len(parts[0]["track"]), {name: p.pop("skipped") for name, p in zip(files, parts, strict=True)}
+    target = np.concatenate([p.pop("target") for p in parts])
+    code, known = {}, {}
+    for key in ("user", "track", "way"):
+        code[key], known[key] = pd.factorize(np.concatenate([p.pop(key) for p in parts]))
+    ways = _texts(raw, files, code, known)
+    ids = {}
+    for key, table, column in IDS:
         if twice := raw.one(f"select count(*) - count(distinct hash) from {table}"):
             raise WorkError(f"{twice} values of {column} share a 64-bit hash with another; this reader cannot "
                             "tell them apart")
-    categories = {c: [v for v, in raw.run(f"""select distinct {c} from seen where {c} is not null and not is_user
-                                              and not is_song order by 1""").fetchall()] for c in CONTEXT}
-    listeners, songs = (raw.table(f"select * from {t} order by idx") for t in ("listener", "song"))
-    parts = [_codes(raw, name, categories, listeners, songs) for name in files]
-    if not len(parts[0]["user"]):
-        raise WorkError(f"{raw.files['train']} has no plays; the challenge's file has 7,377,418 rows")
-    n_train, skipped = len(parts[0]["user"]), {name: p.pop("skipped") for name, p in zip(files, parts, strict=True)}
-    whole = {key: np.concatenate([p.pop(key) for p in parts]) for key in list(parts[0])}
-    return Plays(whole["user"], whole["track"], n_train, {c: whole[c] for c in CONTEXT}, categories,
-                 whole["target"], listeners["msno"].to_pylist(), songs["song_id"].to_pylist(), skipped)
+        raw.run(f"""create or replace temp table {table} as select {column}, hash,
+                    (row_number() over (order by {column}) - 1)::int as idx from {table}""")
+        numbered = raw.table(f"select * from {table} order by idx")
+        ids[key] = numbered[column].to_pylist()
+        code[key] = pd.Index(numbered["hash"].to_numpy()).get_indexer(known[key]).astype(np.int32)[code[key]]
+    categories = {c: sorted({way[i] for way in ways.values()} - {None}) for i, c in enumerate(CONTEXT)}
+    place = {c: {v: i for i, v in enumerate(values)} | {None: len(values)} for c, values in categories.items()}
+    context = {c: np.array([place[c][ways[way][i]] for way in known["way"].tolist()], np.uint16)[code["way"]]
+               for i, c in enumerate(CONTEXT)}
+    return Plays(code["user"], code["track"], n_train, context, categories, target, ids["user"], ids["track"], skipped)
 
 
-def _codes(raw, name, categories, listeners, songs):
-    """The rows of train or test as numbers: {"user", "track", CONTEXT..., "target": arrays, "skipped": rows}."""
-    import pandas as pd
-    ways = []
-    for column, values in categories.items():
-        if values:
-            raw.run(f"create type {name}_{column} as enum ({', '.join(map(quoted, values))})")
-            ways.append(f"coalesce(enum_code({column}::{name}_{column}), {len(values)})::usmallint as {column}")
-        else:
-            ways.append(f"0::usmallint as {column}")
+def _hashes(raw, name):
+    """The rows of train or test as hashes: {"user", "track", "way": uint64, "target": int8 (n,), "skipped": rows}."""
     target = f"coalesce(try_cast(target as tinyint), {NO_TARGET})" if name == "train" else str(NO_TARGET)
-    rows = raw.run(f"""select hash(msno) as user, hash(song_id) as track, {', '.join(ways)},
-        ({target})::tinyint as target, msno is null or song_id is null as skipped from {name}""").fetchnumpy()
+    rows = raw.run(f"""select hash(msno) as user, hash(song_id) as track, {WAY} as way, ({target})::tinyint as target,
+                              msno is null or song_id is null as skipped from {name}""").fetchnumpy()
     gone = rows.pop("skipped")
     skipped = int(gone.sum())
-    rows = {key: np.asarray(column) if not skipped else np.asarray(column)[~gone] for key, column in rows.items()}
-    for key, ids in (("user", listeners), ("track", songs)):
-        rows[key] = pd.Index(ids["hash"].to_numpy()).get_indexer(rows[key]).astype(np.int32)
-    return {**rows, "skipped": skipped}
+    return {**{key: column[~gone] if skipped else column for key, column in rows.items()}, "skipped": skipped}
+
+
+def _texts(raw, files, code, known):
+    """Make the tables `song` and `listener` of every played id and its hash; returns {hash of a way: its words}.
+
+    Nearly all ids stand in songs.csv and members.csv. The rest, and the ways, are found in a second pass over
+    the plays that looks only at the rows where one of them comes first (and a few that resemble them).
+    """
+    first = {key: _first_rows(code[key], len(known[key])) for key in code}
+    rows = [first["way"]]
+    for (key, table, column), view in zip(IDS, ("members", "songs"), strict=True):
+        raw.give("wanted", known[key])
+        raw.run(f"""create temp table {view}_played as from (select *, hash({column}) as hash from {view})
+                    where hash in (from wanted)""")
+        raw.run(f"create temp table {table} as select distinct {column}, hash from {view}_played")
+        found = raw.table(f"select hash from {table}")["hash"].to_numpy()
+        rows.append(first[key][~np.isin(known[key], found)])
+    rows = np.unique(np.concatenate(rows))
+    for key, table, _ in IDS:
+        raw.give(f"{table}_sought", known[key][np.unique(code[key][rows])])
+    both = " union all ".join(f"select msno, song_id, {', '.join(CONTEXT)} from {name}" for name in files)
+    raw.run(f"""create temp table sought as from ({both}) where msno is not null and song_id is not null
+        and hash(song_id) in (from song_sought) and hash(msno) in (from listener_sought)""")
+    for _, table, column in IDS:
+        raw.run(f"""insert into {table} select distinct {column}, hash({column}) from sought
+                    where {column} not in (select {column} from {table})""")
+    ways = raw.run(f"select distinct {WAY}, {', '.join(CONTEXT)} from sought").fetchall()
+    return {way: words for way, *words in ways}
+
+
+def _first_rows(code, n):
+    """Row where each of n codes comes first, int64 (n,)."""
+    first = np.empty(n, np.int64)
+    first[code[::-1]] = np.arange(len(code) - 1, -1, -1)
+    return first
 
 
 def write_ids(path, header, ids):
@@ -124,9 +152,9 @@ def write_plays(path, plays):
 
 def names(column):
     """SQL of the distinct names between the pipes of a cell, in their order, or null where there is none."""
-    return (f"nullif(list_filter(list_transform(string_split({column}, '|'), lambda name: trim(name)), "
-            f"lambda name, i: name <> '' and list_position(list_transform(string_split({column}, '|'), "
-            "lambda other: trim(other)), name) = i), [])")
+    several = f"list_filter(list_transform(string_split({column}, '|'), lambda name: trim(name)), lambda n: n <> '')"
+    return f"""case when trim({column}) = '' then null when not contains({column}, '|') then [trim({column})]
+                    else nullif(list_filter({several}, lambda n, i: list_position({several}, n) = i), []) end"""
 
 
 def code(column):
@@ -159,23 +187,24 @@ USERS = f"""
 
 def read_items(raw):
     """Arrow table of the songs' metadata in the order of trackid_sorted.csv, with `known`: stands in songs.csv."""
-    _once(raw, "s", "songs", "song_id", "song")
-    _once(raw, "e", "song_extra_info", "song_id", "song")
+    raw.run("create temp table extra_played as from song_extra_info where song_id in (select song_id from song)")
+    _once(raw, "s", "songs", "song_id")
+    _once(raw, "e", "extra", "song_id", "song_extra_info")
     return raw.table(ITEMS)
 
 
 def read_users(raw):
     """Arrow table of the listeners' metadata in the order of userid_sorted.csv, with `known`: in members.csv."""
-    _once(raw, "m", "members", "msno", "listener")
+    _once(raw, "m", "members", "msno")
     return raw.table(USERS)
 
 
-def _once(raw, table, view, key, wanted):
-    """Keep of a view the first row of each id that was played; tells of ids that stand there twice."""
-    raw.run(f"create temp table {table} as from {view} where {key} in (select {key} from {wanted})")
+def _once(raw, table, view, key, file=None):
+    """Keep of what was played the first row of each id; tells of ids that stand there twice."""
+    raw.run(f"create temp view {table} as from {view}_played")
     if twice := raw.one(f"select count(*) - count(distinct {key}) from {table}"):
-        print(f"{raw.files[view].name}: {twice} rows repeat a {key}; the first row counts")
-        raw.run(f"delete from {table} where rowid not in (select min(rowid) from {table} group by {key})")
+        print(f"{raw.files[file or view].name}: {twice} rows repeat a {key}; the first row counts")
+        raw.run(f"delete from {view}_played where rowid not in (select min(rowid) from {view}_played group by {key})")
 
 
 # --------------------------------------------------------------------------- what the filters made of them
