@@ -83,6 +83,17 @@ def check_width(width, heads):
                          f"{heads} ({-(-width // heads) * heads}, say) or set num_attention_heads in --config")
 
 
+def unit_scale(vectors, n_hot):
+    """Vectors (n_items, D) centred on the first n_hot and divided by one number: those have a mean square length of 1.
+
+    Directions and ratios of distances stay. Without it the units of an embedding set the temperature of the
+    softmax and drown mask and positions (VGGish has rows of length 1,500). Equal rows all become zero.
+    """
+    centred = vectors - vectors[:n_hot].mean(axis=0, dtype=np.float64)
+    length = np.sqrt((centred[:n_hot] ** 2).sum(axis=1).mean())
+    return (centred / (length if length > 0 else 1.0)).astype(np.float32)
+
+
 # --------------------------------------------------------------------------- the softmax in blocks
 
 def block_rows(m, device):

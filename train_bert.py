@@ -89,6 +89,9 @@ def build_parser():
                        help="epochs without a better validation loss (default: patience of the YAML)")
     group.add_argument("--order", choices=("time", "count"), default="time",
                        help="of a sequence: time, or most played last, which data without times need (default time)")
+    group.add_argument("--scale", choices=("unit", "none"), default=None,
+                       help="unit centres the embedding on its hot tracks and divides it by one number, so that their "
+                            "mean squared length is 1; none takes it as it is (default unit; none with --as-published)")
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
                        help="of matrix products; parameters and sums stay float32 (default fp32)")
     group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
@@ -96,7 +99,7 @@ def build_parser():
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
     group.add_argument("--as-published", action="store_true",
                        help="item_freeze 1 trains and 0 freezes, batches hold 128 whatever batch_size says, lists are "
-                            "asked for with the last 50 positions, the softmax also covers mask and pad")
+                            "asked for with the last 50 positions, the softmax also covers mask and pad, --scale none")
     group.add_argument("--eval-every", type=whole(1), default=5, help="epochs between metrics on val (default 5)")
     group.add_argument("--checkpoint-seconds", type=number, default=10.0,
                        help="least time between checkpoints; they come at the end of epochs (default 10)")
@@ -128,6 +131,9 @@ def parse(argv=None):
         parser.error("--lr must be above 0")
     if args.model == "random" and args.shuffle:
         parser.error("--shuffle permutes an embedding; random has none")
+    if args.model == "random" and args.scale is not None:
+        parser.error("--scale is for an embedding; random has none")
+    args.scale = args.scale or ("none" if args.as_published or args.model == "random" else "unit")
     if args.as_published and args.dynamic_item_freeze:
         parser.error("the published code reads dynamic_item_freeze and never uses it; give 0 with --as-published")
     return args
@@ -161,8 +167,10 @@ def build(split, args, config, device):
         dim = args.hidden_dim or config["random_dim"]
         items, cold = torch.randn(split.n_hot, dim, generator=draw) * config["initializer_range"], None
     else:
-        vectors = torch.from_numpy(dataset.load_embedding(split, args.model, args.missing,
-                                                          shuffle=args.seed if args.shuffle else None))
+        vectors = dataset.load_embedding(split, args.model, args.missing, shuffle=args.seed if args.shuffle else None)
+        if args.scale == "unit":
+            vectors = bert4rec.unit_scale(vectors, split.n_hot)
+        vectors = torch.from_numpy(vectors)
         items, cold = vectors[:split.n_hot], vectors[split.n_hot:].to(device)
     freeze = args.model != "random" and bool(args.item_freeze) != args.as_published
     waits = bool(args.dynamic_item_freeze)

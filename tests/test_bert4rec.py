@@ -153,6 +153,13 @@ def test_frozen_rows_stay_and_the_mask_vector_always_trains(frozen):
     assert (model.special[0] != special[0]).all() and torch.equal(model.special[1], special[1])
 
 
+def test_unit_scale_is_an_offset_and_a_factor():
+    """Hot rows (3, 0) and (1, 4): mean (2, 2), differences (1, -2) and (-1, 2), mean square length 5."""
+    scaled = bert4rec.unit_scale(np.array([[3, 0], [1, 4], [2, 7]], np.float32), n_hot=2)
+    assert np.allclose(scaled * 5 ** 0.5, [[1, -2], [-1, 2], [0, 5]]) and scaled.dtype == np.float32
+    assert not bert4rec.unit_scale(np.full((3, 2), 7, np.float32), n_hot=2).any()
+
+
 def test_the_width_must_be_shared_by_the_heads():
     with pytest.raises(UsageError, match=r"2 attention heads cannot share a width of 13; .*\(14, say\)"):
         small(dim=13)

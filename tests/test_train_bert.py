@@ -67,6 +67,7 @@ def test_the_published_call_and_its_flags_are_one_request():
     (["x"] * 14, "argument"),
     ("mert item 100 128 200 1 0 c 1 0 0 0 0.0 more".split(), "takes at most 13 arguments"),
     (["random", "--shuffle"], "--shuffle permutes an embedding; random has none"),
+    (["random", "--scale", "unit"], "--scale is for an embedding; random has none"),
     (["--as-published", "--dynamic-item-freeze", "1"], "never uses it"),
     (["--hiden-dim", "4"], "unrecognized arguments: --hiden-dim"),
     (["--precision", "fp8"], "--precision"),
@@ -122,10 +123,10 @@ def test_bf16_runs_where_it_exists_and_is_refused_elsewhere(tiny):
 
 def test_item_freeze_keeps_the_table_and_0_trains_it(tiny):
     vectors = dataset.load_embedding(split := dataset.load(tiny), "content")[:split.n_hot]
-    name, manifest = train(tiny)
+    name, manifest = train(tiny, "--scale", "none")
     assert manifest["items_frozen_at_first"] and "items" not in checkpoint(tiny, name, "best")["model"]
     assert not (tiny / "model_embeddings" / f"{name}_items.npy").exists()
-    name, manifest = train(tiny, "--item-freeze", "0")
+    name, manifest = train(tiny, "--scale", "none", "--item-freeze", "0")
     learned = np.load(tiny / "model_embeddings" / f"{name}_items.npy")
     assert not manifest["items_frozen_at_first"] and (learned != vectors).any(axis=1).all()
     best = checkpoint(tiny, name, "best")["model"]
@@ -134,7 +135,7 @@ def test_item_freeze_keeps_the_table_and_0_trains_it(tiny):
 
 def test_scores_are_the_dot_products_of_the_written_vectors(tiny):
     split = dataset.load(tiny)
-    name, _ = train(tiny, "--hidden-dim", "6")
+    name, _ = train(tiny, "--hidden-dim", "6", "--scale", "none")
     users = np.load(tiny / "model_embeddings" / f"{name}_users.npy")
     assert users.shape == (split.n_users, 8)
     items = dataset.load_embedding(split, "content")
@@ -148,7 +149,7 @@ def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, tmp_p
     """With plateau_patience 0 the first epoch without a better loss is the plateau; the rate stays as it was."""
     config = tmp_path / "c.yaml"
     config.write_text("plateau_patience: 0\npatience: 3\nlearning_rate: 0.05\n")
-    name, manifest = train(tiny, "--dynamic-item-freeze", "1", "--config", config, "--epochs", "30")
+    name, manifest = train(tiny, "--dynamic-item-freeze", "1", "--config", config, "--epochs", "30", "--scale", "none")
     assert manifest["items_frozen_at_first"] and manifest["items_released"]
     state = checkpoint(tiny, name, "last")
     assert state["released"] and state["epoch"] < 30 and "items" in checkpoint(tiny, name, "best")["model"]
@@ -209,6 +210,19 @@ def test_as_published_inverts_the_freeze_and_ignores_the_batch_size(tiny):
     assert train(tiny, "--as-published", "--item-freeze", "0")[1]["items_frozen_at_first"] is True
     best = checkpoint(tiny, name, "best")["model"]
     assert (best["special"][1] != 0).any()                          # the pad's row is in the softmax, too
+
+
+def test_unit_scale_makes_the_units_of_an_embedding_irrelevant(tiny):
+    vectors = np.load(tiny / "embeddings" / "content.npy")
+    write_embedding(tiny, "loud", vectors * np.float32(512) + np.float32(64))
+    write_embedding(tiny, "flat", np.full_like(vectors, 3.0))
+    quiet, loud = (preds(tiny, train(tiny, "--model", model)[0], "test") for model in ("content", "loud"))
+    assert (quiet.track_id == loud.track_id).mean() > 0.99 and np.allclose(quiet.score, loud.score, atol=1e-2)
+    raw, loud = (preds(tiny, train(tiny, "--model", model, "--scale", "none")[0], "test")
+                 for model in ("content", "loud"))
+    assert (raw.track_id == loud.track_id).mean() < 0.9
+    assert train(tiny, "--model", "flat")[1]["status"] == "finished"   # equal rows: nothing to divide by
+    assert train_bert.parse(["--as-published"]).scale == "none" and train_bert.parse([]).scale == "unit"
 
 
 def test_l2_pulls_the_weights_towards_zero(tiny):
