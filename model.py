@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 EPS = 1e-8           # a projected row no longer than this is a zero row: its cosine is 0 and has no gradient
 WHOLE_TABLE = 0.75   # share of a table's rows from which projecting all of it is cheaper than picking rows
-BLOCK_BYTES = {"cpu": 2 << 20}  # rows worked on at a time: what the caches hold
+BLOCK_BYTES = {"cpu": 8 << 20}  # rows worked on at a time: what the last cache holds a few times over
 
 
 class ShallowEmbeddingModel(nn.Module):
