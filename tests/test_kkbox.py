@@ -168,6 +168,16 @@ def test_points_of_a_hand_made_playlist(raw, tmp_path):
                      (0, "e"): ("val", 1)}, "a and b belong to train, and their counts do not know test"
 
 
+def test_counts_as_the_source_makes_them(raw, tmp_path):
+    """Ann has 6 plays of a to e in train, 4 after two, and 2 in test; Cy 3 in train; Di 5 in test alone."""
+    tables = world()
+    tables["test"] += [[9, "Di=", s, "radio", "", "radio"] for s in "abcab"]
+    tables["members"] += [["Di=", 1, 40, "", 7, 20150628, 20170622]]
+    about = runs.read_json(get(write(raw, tables), tmp_path / "w", *LOOSE) / "dataset.json")
+    assert about["as_the_source_counts"] == {"users": 2, "train_points": 4 + 1, "test_points": 5 - 2}
+    assert about["counts"]["points"] == {"history": 4, "train": 2, "val": 1, "test": 2}, "and ours: Di has no history"
+
+
 def test_without_test_points_the_end_of_each_playlist_is_test(raw, tmp_path, capsys):
     """Two kept plays in test.csv are not more than two."""
     work = get(raw, tmp_path / "w", *LOOSE)
