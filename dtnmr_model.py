@@ -106,14 +106,18 @@ class DTNMR(nn.Module):
         self.rate = nn.Linear(2 * size, 1)
         self.product = nn.Parameter(torch.full((size,), size ** -0.5)) if args.rating == "product" else None
 
-    def songs(self, data, codes):
-        """Embeddings (n, E) of song codes (n,)."""
+    def song_sums(self, data, codes):
+        """Multi-hot songs times the first layer, (n, H), of song codes (n,)."""
         indptr, columns = data.song_bags
         starts = indptr[codes]
-        return self.song(bag_sum(self.song.rows, columns, starts, indptr[codes + 1] - starts), data.song_length[codes])
+        return bag_sum(self.song.rows, columns, starts, indptr[codes + 1] - starts)
 
-    def static(self, data, users, ends):
-        """Static users (B, E): metadata and the union of the rows before `ends`.
+    def songs(self, data, codes):
+        """Embeddings (n, E) of song codes (n,)."""
+        return self.song(self.song_sums(data, codes), data.song_length[codes])
+
+    def user_sums(self, data, users, ends):
+        """Multi-hot users times the first layer, (B, H): metadata and the union of the rows before `ends`.
 
         Neighbours in the batch that are the same user at a later row share the sum so far: each point adds what
         its playlist has gained since the one before, and the sums run on within such a run.
@@ -128,7 +132,7 @@ class DTNMR(nn.Module):
         fixed, firsts = data.user_bags, users[begins]
         about = bag_sum(rows[:self.user_columns], fixed[1], fixed[0][firsts], fixed[0][firsts + 1] - fixed[0][firsts])
         gained = gained.index_add(0, begins.nonzero().squeeze(1), about)
-        return self.user(run_sums(gained, begins))
+        return run_sums(gained, begins)
 
     def dynamic(self, data, users, ends):
         """Dynamic users (B, E): the sum over the long and the short window; a user without rows is zero.
@@ -172,7 +176,7 @@ class DTNMR(nn.Module):
         """User embeddings (B, E) at rows `ends` (exclusive), their static and their dynamic part summed."""
         parts = []
         if "static" in self.parts:
-            parts.append(self.static(data, users, ends))
+            parts.append(self.user(self.user_sums(data, users, ends)))
         if self.parts & {"long", "short"}:
             parts.append(self.dynamic(data, users, ends))
         return sum(parts)
