@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(PY) extract_item_embeddings/mfcc.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
 	$(PY) extract_item_embeddings/musicnn.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
 	$(PY) preprocess/1_train_test_split.py --protocol hotcold --test-date 2020-02-20 --tracks-with mfcc musicnn --workdir $(DEMO)
-	$(PY) slurm/grid.py --file slurm/grids/demo.yaml --workdir $(DEMO) --local
+	$(PY) slurm/grid.py --file slurm/grids/demo.yaml --workdir $(DEMO) --local --jobs 2
 	$(PY) table.py --workdir $(DEMO) --k 10 50
 
 test: $(STAMP) lint

@@ -146,6 +146,8 @@ def defaults(recommender):
         name = f"recommenders.{name}"
     try:
         module = importlib.import_module(name)
+        if hasattr(module, "defaults"):
+            return module.defaults()
         parse = getattr(module, "parse", None) or module.build_parser().parse_args
         with contextlib.redirect_stderr(io.StringIO()):
             return vars(parse([]))

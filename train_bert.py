@@ -146,6 +146,12 @@ def request_of(args, config):
     return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | {"config": config}
 
 
+def defaults():
+    """The request of the bare call: what the tables compare other requests with."""
+    args = parse([])
+    return request_of(args, settings(args))
+
+
 def settings(args):
     """Config of the run: bert4rec.yaml, --config over it, --lr and --patience over both."""
     import bert4rec
