@@ -1,7 +1,7 @@
-"""MusicFM, MuQ and MuQ-MuLan through their command lines, against the arrays their own code gave.
+"""MusicFM and MuQ through their command lines, against the arrays their own code gave.
 
 Where SHARED_DATA is absent the network is built from sizes, with random weights under upstream's key
-names, and rotary attention, the residual stem and the pooling are computed again here in plain numpy terms.
+names; its rotary attention is computed by hand, and what pooling and windows do is derived from single runs.
 """
 import json
 import shutil
@@ -12,20 +12,29 @@ import soundfile
 
 import runs
 from extract_item_embeddings import extraction, mfm, muq
-from tests.test_backends_hf import command, cosine, extract, golden_state, music, old_spelling, save, sounds, spread
-
-SIZE = {"dim": 48, "depth": 3, "width": 8, "bands": 128, "heads": 4, "inner": 96, "kernel": 31, "position_kernel": 16,
-        "position_groups": 4}
-STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
+from tests.checkpoints import (
+    command,
+    cosine,
+    extract,
+    golden_state,
+    music,
+    old_spelling,
+    save,
+    single_thread,
+    sounds,
+    spread,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    import torch
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with single_thread():
+        yield
+
+
+SIZE = {"dim": 48, "depth": 3, "width": 8, "bands": 128, "heads": 4, "inner": 96, "kernel": 31, "position_kernel": 16,
+        "position_groups": 4}
+STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
 
 
 def random_state(seed=0):
@@ -101,49 +110,6 @@ def test_every_intermediate_equals_its_own_code(tmp_path, shared, name):
         odd = backend.model.states(x[:1, :50123], [3])[3]
         assert np.abs(odd.numpy() - expected["odd_hidden_3"]).max() < 1e-4
     backend.unload()
-
-
-def mulan_folder(folder, backbone, tower, clip_seconds, stat=STATS):
-    """As released: one file with the backbone, the audio tower and the text side."""
-    import torch
-    state = {**{f"mulan.audio.model.{k}": v for k, v in backbone.items()}, **tower,
-             "mulan.text_to_latents.weight": torch.zeros(3, 3), "mulan.text.proj.bias": torch.zeros(3)}
-    config = {"mulan": {"clip_secs": clip_seconds}, "audio_model": {"use_layer_idx": -1}, "stat": stat}
-    return save(folder, config, state)
-
-
-def test_mulan_equals_its_own_code(tmp_path, shared):
-    """Clips of 1 s in this fixture: three full ones; a tail; more and less than half a clip."""
-    golden = shared / "golden" / "muq"
-    checkpoint = mulan_folder(tmp_path / "w", golden_state(golden / "weights.npz"),
-                              golden_state(golden / "mulan_weights.npz"), 1)
-    track = np.concatenate([soundfile.read(golden / f"audio_{i}.wav", dtype="float32")[0] for i in (0, 1)])
-    (tmp_path / "audio").mkdir()
-    for name, n in (("exact", 72000), ("short", 14400), ("tiny", 7200), ("wrap", 62400)):
-        soundfile.write(tmp_path / "audio" / f"{name}.wav", track[:n], 24000, subtype="FLOAT")
-    folder = extract(muq, tmp_path, checkpoint, "--mulan")
-    values = np.load(folder / "muq_mulan.npy")
-    with np.load(golden / "mulan_pooling.npz") as expected:
-        for row, name in zip(values, ("exact", "short", "tiny", "wrap"), strict=True):
-            assert np.abs(row - expected[f"{name}_track_latent"]).max() < 1e-4
-        clips = expected["exact_clip_latents_raw"]
-        units = clips / np.linalg.norm(clips, axis=1, keepdims=True)
-        assert np.abs(values[0] - units.mean(axis=0)).max() < 1e-4  # not brought to length one again:
-        assert np.linalg.norm(values[0]) < 0.9999
-    about = runs.read_json(folder / "muq_mulan.json")
-    assert (about["window"], about["pooling"], about["dim"]) == (1.0, "mean of unit vectors of clips", 24)
-
-
-@pytest.mark.parametrize("samples, clips", [
-    (30, [[*range(10)], [*range(10, 20)], [*range(20, 30)]]), (26, [[*range(10)], [*range(10, 20)],
-                                                                    [20, 21, 22, 23, 24, 25, 0, 1, 2, 3]]),
-    (10, [[*range(10)]]), (6, [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]), (5, [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4]]),
-    (3, [[0, 1, 2, 0, 1, 2]])])
-def test_which_samples_end_up_in_which_clip(samples, clips):
-    backend = muq.MuQ(extraction.parser(muq.MuQ, "").parse_args(["--mulan"]))
-    backend.size = 10
-    windows, lengths = backend.prepare(np.arange(samples, dtype=np.float32))
-    assert [w[:n].tolist() for w, n in zip(windows, lengths, strict=True)] == clips
 
 
 # --------------------------------------------------------------------------- without golden arrays
@@ -306,15 +272,6 @@ def test_bad_usage_is_one_sentence(tmp_path, capsys, backend, flags, said):
     with pytest.raises(SystemExit) as stopped:
         runs.cli(backend.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), *flags])
     assert stopped.value.code == 2 and said in capsys.readouterr().err
-
-
-def test_mulan_needs_mulan(tmp_path, capsys):
-    sounds(tmp_path / "audio", 24000, a=0.3)
-    folder = save(tmp_path / "w", {"mulan": {"clip_secs": 10}}, random_state())
-    with pytest.raises(SystemExit) as stopped:
-        runs.cli(muq.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), "--mulan",
-                            "--weights", str(folder)])
-    assert stopped.value.code == 1 and "is not MuQ-MuLan" in capsys.readouterr().err
 
 
 def test_music_is_not_silence(tmp_path):
