@@ -4,6 +4,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PY      := $(BIN)/python
 DEMO    ?= work/demo
+# WORLD: flags of the demo world, such as --tracks 100 --users 150 for a quick look
+WORLD   ?=
 STAMP   := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
@@ -21,7 +23,7 @@ $(STAMP): requirements.txt requirements/dev.txt requirements/constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(PY) -m preprocess.demo --raw $(DEMO)/raw
+	$(PY) -m preprocess.demo --raw $(DEMO)/raw $(WORLD)
 	$(PY) preprocess/0_get_plays_pqt.py demo --raw $(DEMO)/raw --workdir $(DEMO)
 	$(PY) extract_item_embeddings/mfcc.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
 	$(PY) extract_item_embeddings/musicnn.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
@@ -30,7 +32,8 @@ demo: $(STAMP)
 	$(PY) table.py --workdir $(DEMO) --k 10 50
 
 test: $(STAMP) lint
-	$(PY) -m pytest -n 2 --dist loadfile $(TESTS)
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slurm" $(TESTS)
+	$(PY) -m pytest -m slurm $(TESTS); status=$$?; test $$status -eq 5 || exit $$status
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -221,12 +221,17 @@ def write_oracle(raw, workdir):
     """embeddings/oracle.npy and .json: the latent traits, which only the oracle's rows of a table may use."""
     path = Path(workdir) / "embeddings" / "oracle.npy"
     matrix = np.load(raw / ORACLE, allow_pickle=False)
-    path.with_suffix(".json").unlink(missing_ok=True)   # a json that exists describes the matrix beside it
-    runs.write_npy(path, matrix)
-    runs.write_json(path.with_suffix(".json"), {
+    provenance = {
         "backend": "oracle", "variant": "latent traits of the demo world: " + ", ".join(world.TRAITS),
         "dim": matrix.shape[1], "n_tracks": len(matrix), "weights": None,
-        "track_checksum": runs.checksum(Path(workdir) / TRACKS), "versions": runs.versions(), "failed": {}})
+        "track_checksum": runs.checksum(Path(workdir) / TRACKS), "versions": runs.versions(), "failed": {}}
+    told = path.with_suffix(".json")
+    if path.exists() and told.exists() and runs.read_json(told) == provenance \
+            and np.array_equal(np.load(path, allow_pickle=False), matrix):
+        return
+    told.unlink(missing_ok=True)                         # a json that exists describes the matrix beside it
+    runs.write_npy(path, matrix)
+    runs.write_json(told, provenance)
 
 
 def _read(raw, name, columns=None, delimiter="\t"):

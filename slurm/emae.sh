@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit the extraction of EnCodecMAE: one array over shards, then the merge into embeddings/encodecmae.npy.
+# Submit the extraction of EnCodecMAE: one array over shards, then the merge into embeddings/.
 #   bash slurm/emae.sh --audio DIR --workdir DIR --shards 8 [flags of extract_item_embeddings/emae.py]
 # --print shows the command lines instead, --wait returns when all is over (slurm/grid.py --help).
 set -euo pipefail

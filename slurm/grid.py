@@ -138,7 +138,7 @@ def blocks_of(document, extra):
         module = load(block.script)
         known = {o.removeprefix("--") for a in module.build_parser()._actions for o in a.option_strings} \
             if hasattr(module, "build_parser") else set(extra)
-        for name in known & set(extra):
+        for name in (n for n in extra if n in known):
             for part in (block.grid, block.fixed):
                 for key in [k for k in part if str(k).replace("_", "-") == name]:
                     del part[key]
@@ -164,7 +164,8 @@ def extraction(args, document, flags, workdir):
         raise runs.UsageError("--extract needs --audio DIR, the folder of sound files")
     for backend in backends:
         script = f"extract_item_embeddings/{backend}.py"
-        if not (ROOT / script).is_file() or not hasattr(load(script), "main"):
+        path = ROOT / script
+        if not path.is_file() or "extraction.main(" not in path.read_text(encoding="utf-8"):  # asked without torch
             raise runs.UsageError(f"no backend {backend!r}: there is no {script} (SCRIPT comes before --extract)")
         common = []
         for name, value in extra.items():

@@ -79,10 +79,29 @@ def one_by_one(made):
         yield cell, status, sentence, time.monotonic() - start
 
 
-def follow_parent():
-    """In a worker: end when the grid is gone, however it went."""
+class Lines:
+    """A stream that several processes share: whole lines only, and no bar that is drawn over another's."""
+
+    def __init__(self, stream):
+        self.stream, self.text = stream, ""
+
+    def write(self, text):
+        *lines, self.text = (self.text + text).split("\n")
+        if lines:
+            self.stream.write("".join(f"{line}\n" for line in lines))
+            self.stream.flush()
+
+    def flush(self):
+        self.stream.flush()
+
+    def isatty(self):
+        return False
+
+
+def begin_worker():
+    """In a worker: print whole lines, and end when the grid is gone, however it went."""
     import threading
-    parent = os.getppid()
+    sys.stdout, sys.stderr, parent = Lines(sys.stdout), Lines(sys.stderr), os.getppid()
 
     def watch():
         while os.getppid() == parent:
@@ -99,7 +118,7 @@ def side_by_side(made, jobs):
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     stop, begun = runs.StopRequest(), time.monotonic()
     waiting, at_work = list(reversed(made)), {}
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), follow_parent) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker) as pool:
         while waiting or at_work:
             while waiting and len(at_work) < jobs:  # no more than can begin: what waits in the pool cannot be recalled
                 cell = waiting.pop()

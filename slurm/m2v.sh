@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit the extraction of Music2Vec: one array over shards, then the merge into embeddings/music2vec.npy.
+# Submit the extraction of Music2Vec: one array over shards, then the merge into embeddings/.
 #   bash slurm/m2v.sh --audio DIR --workdir DIR --shards 8 [flags of extract_item_embeddings/m2v.py]
 # --print shows the command lines instead, --wait returns when all is over (slurm/grid.py --help).
 set -euo pipefail

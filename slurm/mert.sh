@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit the extraction of MERT: one array over shards, then the merge into embeddings/mert.npy.
+# Submit the extraction of MERT: one array over shards, then the merge into embeddings/.
 #   bash slurm/mert.sh --audio DIR --workdir DIR --shards 8 [flags of extract_item_embeddings/mert.py]
 # --print shows the command lines instead, --wait returns when all is over (slurm/grid.py --help).
 set -euo pipefail

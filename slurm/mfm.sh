@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit the extraction of MusicFM: one array over shards, then the merge into embeddings/musicfm.npy.
+# Submit the extraction of MusicFM: one array over shards, then the merge into embeddings/.
 #   bash slurm/mfm.sh --audio DIR --workdir DIR --shards 8 [flags of extract_item_embeddings/mfm.py]
 # --print shows the command lines instead, --wait returns when all is over (slurm/grid.py --help).
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Submit the extraction of MuQ: one array over shards, then the merge into embeddings/muq_msd.npy.
+# Submit the extraction of MuQ (or, with --mulan, MuQ-MuLan): one array over shards, then the merge into embeddings/.
 #   bash slurm/muq.sh --audio DIR --workdir DIR --shards 8 [flags of extract_item_embeddings/muq.py]
 # --print shows the command lines instead, --wait returns when all is over (slurm/grid.py --help).
 set -euo pipefail
