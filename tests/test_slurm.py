@@ -69,7 +69,7 @@ def train(workdir, epochs, environment):
 
 
 def seconds_of(workdir, epochs, environment):
-    out, _ = (process := train(workdir, epochs, environment)).communicate(timeout=120)
+    out, _ = (process := train(workdir, epochs, environment)).communicate(timeout=300)
     assert process.returncode == 0, out
     return next(c["wall_seconds"] for _, c in runs.find_runs(workdir) if c["request"]["epochs"] == epochs)
 
@@ -202,7 +202,7 @@ def test_cancelled_jobs_stay_cancelled_and_count_as_unfinished(slurm, tmp_path):
     assert shown(stage["jobs"], "JobState") == ["CANCELLED"] and shown(stage["jobs"], "Restarts") == ["0"]
 
 
-def until(condition, explain, *args, seconds=120):
+def until(condition, explain, *args, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, explain(*args)
