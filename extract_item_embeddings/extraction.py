@@ -4,9 +4,11 @@ A backend is a class that says which weights, which rate, which layer, which axi
 script is `extraction.main(ThatClass, __doc__, argv)`.
 """
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,6 +97,7 @@ def parser(backend, doc):
 
 
 def check(args):
+    """(i, n) of --shard i/n, (0, 1) without it; UsageError for flags that cannot be meant."""
     if args.merge and args.shard:
         raise runs.UsageError("--merge joins all shards and --shard makes one; give one of the two")
     if not args.merge and not args.audio:
@@ -145,14 +148,36 @@ def library_versions(packages):
 def main(backend_class, doc, argv=None):
     """The command line of one backend: extract (all, or one shard), or merge."""
     args = parser(backend_class, doc).parse_args(argv)
-    index, of = check(args)
+    check(args)
     backend = backend_class(args)
     work = runs.workspace(args, create=not args.merge)
     name = args.name or default_name(backend, args)
     partial = work / "embeddings" / f".{name}.partial"
     if args.merge:
         return finish(work, name, partial)
-    stop = runs.StopRequest()  # a signal during the search for files is heard too
+    with listening() as stop:
+        shard = one_shard(backend, args, work, name, partial, stop)
+    if shard is None:
+        return None
+    if args.shard is None:
+        return finish(work, name, partial, 1)
+    print(f"{name}: {shard} is complete; when all are, the same command with --merge instead of --shard joins them")
+    return None
+
+
+@contextlib.contextmanager
+def listening():
+    """A StopRequest for a while; afterwards signals do again what they did before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    try:
+        yield runs.StopRequest()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def one_shard(backend, args, work, name, partial, stop):
+    """The shard of this command line, complete; None when the embedding is finished already."""
     request = request_of(backend, args)  # first, because it fails at once where weights are missing
     folder = Path(args.audio).expanduser().absolute()
     if not (work / "trackid_sorted.csv").exists():
@@ -167,16 +192,12 @@ def main(backend_class, doc, argv=None):
         return None
     header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,
                                     "versions": library_versions(backend.PACKAGES)}))
-    with shards.Shard(partial, index, of, plan_of(header)) as shard:
+    with shards.Shard(partial, *check(args), plan_of(header)) as shard:
         shard.begin(header, args.overwrite)
         drop_changed(shard, marks)
-        if shard.missing:
-            if not pipeline.extract(backend, shard, ids, files, marks, args, stop):
-                runs.stop_here(f"{name} {shard}")
-    if args.shard is None:
-        return finish(work, name, partial, 1)
-    print(f"{name}: {shard} is complete; when all are, the same command with --merge instead of --shard joins them")
-    return None
+        if shard.missing and not pipeline.extract(backend, shard, ids, files, marks, args, stop):
+            runs.stop_here(f"{name} {shard}")
+    return shard
 
 
 def plan_of(header):

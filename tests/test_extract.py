@@ -46,7 +46,7 @@ def extract(work, sounds, *flags, batch=4):
 
 
 def command(*argv):
-    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def output(work, name="mfcc"):
@@ -167,11 +167,11 @@ def interrupted(work, many, number, lines):
     before = len(batches(journal))
     process = subprocess.Popen([sys.executable, "-m", "extract_item_embeddings.mfcc", "--audio", many, "--workdir",
                                 work, "--batch", "4", "--shard", "0/1"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(batches(journal)) < before + lines and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(number)
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=300)[1]
     return process.returncode, said, batches(journal)
 
 
@@ -202,6 +202,12 @@ def test_killed_and_asked_to_stop_it_goes_on_where_it_was(many, tmp_path):
     assert sorted(batches(journal)) == list(range(60))  # and each batch once
     mfcc.main(["--workdir", str(work), "--merge"])
     assert output(work) == output(tmp_path / "calm")
+
+
+def test_signals_are_given_back(sounds, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    extract(tmp_path, sounds)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_what_a_crash_may_leave_is_done_again(sounds, single, tmp_path):

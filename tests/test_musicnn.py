@@ -211,7 +211,7 @@ def test_layers_variants_and_the_published_defect_have_names_of_their_own(songs,
 def test_the_script_does_not_shadow_the_package(songs, tmp_path):
     done = subprocess.run([sys.executable, "extract_item_embeddings/musicnn.py", "--audio", songs, "--workdir",
                            tmp_path, "--device", "cpu", "--seconds", "3"], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=300)
     assert done.returncode == 0, done.stderr
     assert np.load(tmp_path / "embeddings/musicnn-3s.npy").shape == (9, 200)
 
@@ -223,7 +223,7 @@ def test_without_the_package_one_sentence_says_what_to_install(songs, tmp_path):
             "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
             "runs.cli(script.main, sys.argv[2:])\n")
     done = subprocess.run([sys.executable, "-c", body, ROOT, "--audio", songs, "--workdir", tmp_path], text=True,
-                          capture_output=True, timeout=60)
+                          capture_output=True, timeout=300)
     assert done.returncode == 1, done.stderr
     assert "is not installed; pip install --no-deps musicnn==0.1.0\n" in done.stderr and "Traceback" not in done.stderr
 
