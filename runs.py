@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -227,7 +228,7 @@ class Progress:
         self.total, self.desc, self.unit, self.every = total, desc, unit, every
         self.n = self.initial = initial
         self.start = self.last = time.monotonic()
-        self.note = ""
+        self.note, self.printed = "", initial
         self.bar = None
         if sys.stderr.isatty():
             from tqdm import tqdm
@@ -246,7 +247,7 @@ class Progress:
             self._line()
 
     def _line(self):
-        self.last = time.monotonic()
+        self.last, self.printed = time.monotonic(), self.n
         rate = (self.n - self.initial) / max(self.last - self.start, 1e-9)
         left = f", {_clock((self.total - self.n) / rate)} left" if self.total and rate > 0 else ""
         of = f"/{self.total}" if self.total else ""
@@ -256,7 +257,7 @@ class Progress:
     def close(self):
         if self.bar is not None:
             self.bar.close()
-        elif self.n > self.initial:
+        elif self.n > self.printed:
             self._line()
 
     def __enter__(self):
@@ -274,16 +275,23 @@ def _clock(seconds):
 class StopRequest:
     """True once SIGUSR1 or SIGTERM has arrived (Slurm sends one before a time limit).
 
-    Loops ask `stop.requested` at a point from which they can resume, save, and raise Interrupted.
+    Loops ask `stop.requested` at a point from which they can resume, save, and call `stop_here`. Inside a
+    run, `run.stop` is one that ends with the run.
     """
 
     def __init__(self):
         self.requested = False
-        for number in (signal.SIGUSR1, signal.SIGTERM):
-            signal.signal(number, self._set)
+        self._before = {number: signal.signal(number, self._set) for number in (signal.SIGUSR1, signal.SIGTERM)}
 
     def _set(self, number, frame):
         self.requested = True
+
+    def restore(self):
+        """Let signals do again what they did before; a request nobody acted on goes to who listened before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            if self.requested and callable(handler):
+                handler(number, None)
 
 
 EXIT_RESUMABLE = 85  # work saved, not finished: the batch template requeues on this status
@@ -338,7 +346,7 @@ class Run:
         self.folder = self.workdir / "runs" / self.name
         self.inputs = {self._relative(p): checksum(p) for p in inputs}
         self.finished = self.resume = False
-        self._writer = self._lock = None
+        self._writer = self._lock = self._stop = None
 
     def _relative(self, path):
         path = Path(path).absolute()
@@ -407,6 +415,8 @@ class Run:
             events.unlink()
 
     def __exit__(self, kind, value, traceback):
+        if self._stop is not None:
+            self._stop.restore()
         if self._writer is not None:
             self._writer.close()
         if self._lock is not None:
@@ -429,6 +439,13 @@ class Run:
             "versions": versions(), "git": git_state(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             **self.info, **more})
+
+    @property
+    def stop(self):
+        """StopRequest of this run, listening from first use to the end of the run."""
+        if self._stop is None:
+            self._stop = StopRequest()
+        return self._stop
 
     def writer(self, purge_step=None):
         """TensorBoard writer of this run, opened on first use."""
@@ -463,6 +480,7 @@ def free_memory():
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
+@functools.cache
 def versions():
     """Versions of Python and of the libraries that can change a figure, those that are installed."""
     from importlib.metadata import PackageNotFoundError, version

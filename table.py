@@ -143,7 +143,7 @@ def slot_of(grid, row, group, part, values, marks):
         return Slot(why=cell.missing)
     told = cell.runs[0][1]
     if not all(part in config.get("parts", []) for _, config in cell.runs):
-        why = {**told.get("left_out", {}), **told.get("skipped", {})}.get(part, "not made")
+        why = told.get("left_out", {}).get(part, "not made")
         return Slot(why=NO_COLD if part == "cold_test" else why)
     words = grid.marks.get(id(cell))
     letter = ascii_lowercase[len(marks) % 26] * (1 + len(marks) // 26)

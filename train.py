@@ -171,7 +171,7 @@ def fit(run, training, split, args, device, origin=None):
     if val is None:
         print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last "
               "one counts", file=sys.stderr)
-    stop, saved = runs.StopRequest(), time.monotonic()
+    stop, saved = run.stop, time.monotonic()
     writer = run.writer(purge_step=training.epoch + 1)
     with runs.Progress(args.epochs * len(pairs), run.name, "pairs", initial=training.epoch * len(pairs)) as progress:
         while not training.done:
@@ -245,20 +245,20 @@ def finish(run, training, cold, split, args, device, **results):
     import torch
 
     import topk
-    model, parts, skipped = training.model, list(split.parts), {}
+    model, parts, left_out = training.model, list(split.parts), {}
     users, items = model.extract_embeddings()
     if cold is not None:
         items = torch.cat([items, model.project(cold)])
     elif "cold_test" in parts:
         parts.remove("cold_test")
-        skipped["cold_test"] = COLD_WITHOUT_CONTENT
+        left_out["cold_test"] = COLD_WITHOUT_CONTENT
     runs.write_npy(run.model_embeddings("users"), users.cpu().numpy())
     runs.write_npy(run.model_embeddings("items"), items.cpu().numpy())
     means = topk.write(run, split, args.k, args.seed, parts, users=users, items=items, device=device)
     flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
     hyperparameters = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in run.request.items()}
     run.writer().add_hparams(hyperparameters, flat, run_name=".", global_step=training.epoch)
-    run.finish(parts=sorted(parts), skipped=skipped, epochs=training.epoch, dim=int(model.weight.shape[1]),
+    run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(model.weight.shape[1]),
                hidden_dim=int(model.weight.shape[0]), **results)
     print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")
 

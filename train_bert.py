@@ -349,7 +349,7 @@ def fit(run, training, sequences, asking, batch_size):
     if not validated:
         print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
               file=sys.stderr)
-    stop, saved = runs.StopRequest(), time.monotonic()
+    stop, saved = run.stop, time.monotonic()
     writer, users = run.writer(purge_step=training.epoch + 1), len(sequences.lengths)
     with runs.Progress(args.epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
         while not training.done:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +32,8 @@ class Backend:
     BATCH = 16         # tracks per batch and windows per pass, unless --batch
     POOLING = "mean over time"
     DEVICE = False     # runs on a device of --device
+    FRAMES = None      # in words what --frames writes; None: there is nothing between a window and its vector
+    fits = None        # with --batch auto, how many windows are tried in one pass; else passes are --batch windows
     PACKAGES = ()      # whose versions can change a value, beside those every backend uses
 
     @classmethod
@@ -65,8 +66,13 @@ class Backend:
         raise NotImplementedError
 
     def forward(self, inputs, lengths):
-        """(N, *shape), (N,) -> float32 (N, sum of outputs). Always called with N = --batch."""
+        """(N, *shape), (N,) -> float32 (N, sum of outputs). Always called with N = --batch, unless that is auto."""
         raise NotImplementedError
+
+    def forward_frames(self, inputs, lengths):
+        """What forward gives, and for each window its frames, float32 (T, sum of outputs); here it is one frame."""
+        values = self.forward(inputs, lengths)
+        return values, list(values[:, None])
 
     def pool(self, values, lengths):
         """(n, D) of a track's windows -> (D,): mean weighted by how much sound each holds."""
@@ -87,13 +93,22 @@ def parser(backend, doc):
     add("--offset", choices=("start", "middle"), default="start", help="where the excerpt lies (default start)")
     add("--shard", metavar="I/N", help="do only part I of N (I from 0 to N-1); --merge joins the parts")
     add("--merge", action="store_true", help="join finished shards; needs no --audio")
-    add("--batch", type=int, default=backend.BATCH, help="tracks per batch and windows per pass of the model; "
-        f"a batch is what is saved at a time (default {backend.BATCH})")
+    add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="tracks per batch and windows per pass "
+        "of the model; a batch is what is saved at a time. auto: as many windows as the device holds, with values that "
+        f"may differ in the last digits (default {backend.BATCH})")
+    if backend.FRAMES:
+        add("--frames", action="store_true", help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAMES}")
+    p.set_defaults(frames=False)
     add("--workers", type=int, default=len(os.sched_getaffinity(0)),
         help="threads that decode ahead of the model (default: the processors)")
     backend.add_flags(p)
     runs.common_flags(p, seed=False, device=backend.DEVICE)
     return p
+
+
+def batch_size(text):
+    """argparse type of --batch: a whole number, or auto."""
+    return text if text == "auto" else int(text)
 
 
 def check(args):
@@ -105,7 +120,7 @@ def check(args):
     if args.audio and not Path(args.audio).expanduser().is_dir():
         raise runs.UsageError(f"--audio {args.audio} is not a folder")
     for flag, least in (("batch", 1), ("workers", 1)):
-        if getattr(args, flag) < least:
+        if getattr(args, flag) != "auto" and getattr(args, flag) < least:
             raise runs.UsageError(f"--{flag} {getattr(args, flag)} is not possible; at least {least} is expected")
     if args.seconds != 0 and not audio.SHORTEST <= args.seconds < float("inf"):
         raise runs.UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
@@ -130,7 +145,8 @@ def default_name(backend, args):
 def request_of(backend, args):
     """Everything but tracks and files that can change a value, as it will stand in the json."""
     return {"backend": backend.NAME, **backend.request(), "sample_rate": backend.SAMPLE_RATE, "seconds": args.seconds,
-            "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING}
+            "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING,
+            **({"frames": True} if args.frames else {})}
 
 
 def library_versions(packages):
@@ -168,12 +184,11 @@ def main(backend_class, doc, argv=None):
 @contextlib.contextmanager
 def listening():
     """A StopRequest for a while; afterwards signals do again what they did before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    stop = runs.StopRequest()
     try:
-        yield runs.StopRequest()
+        yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop.restore()
 
 
 def one_shard(backend, args, work, name, partial, stop):

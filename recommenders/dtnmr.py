@@ -195,7 +195,7 @@ def fit(run, training, args):
     if run.resume and run.checkpoint("last").exists():
         training.load(runs.load_checkpoint(run.checkpoint("last")))
     from dtnmr_training import subset_metrics
-    world, stop, saved = training.world, runs.StopRequest(), time.monotonic()
+    world, stop, saved = training.world, run.stop, time.monotonic()
     points = len(world.rows["train"])
     writer = run.writer(purge_step=training.epoch + 1)
 

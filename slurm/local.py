@@ -7,7 +7,6 @@ import contextlib
 import gc
 import itertools
 import os
-import signal
 import sys
 import time
 import traceback
@@ -61,20 +60,13 @@ def run_cell(cell):
         gc.collect()
 
 
-def stop_asked():
-    """Whether a signal asked the cell that just ended, or the grid between two cells, to stop."""
-    return any(getattr(getattr(signal.getsignal(number), "__self__", None), "requested", False)
-               for number in (signal.SIGTERM, signal.SIGUSR1))
-
-
-def one_by_one(made):
+def one_by_one(made, stop):
     """Yield (cell, status, sentence, seconds) as the cells end, all in this process: torch is imported once."""
     for cell in made:
-        runs.StopRequest()
         start = time.monotonic()
         say(str(cell))
         status, sentence = run_cell(cell)
-        if status == runs.EXIT_RESUMABLE or stop_asked():
+        if status == runs.EXIT_RESUMABLE or stop.requested:
             runs.stop_here("grid")
         yield cell, status, sentence, time.monotonic() - start
 
@@ -110,14 +102,13 @@ def begin_worker():
     threading.Thread(target=watch, daemon=True).start()
 
 
-def side_by_side(made, jobs):
+def side_by_side(made, stop, jobs):
     """As `one_by_one`, in `jobs` processes that share the processors; yields in the order in which cells end."""
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
-    stop, begun = runs.StopRequest(), time.monotonic()
-    waiting, at_work = list(reversed(made)), {}
+    waiting, at_work, begun = list(reversed(made)), {}, time.monotonic()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker) as pool:
         while waiting or at_work:
             while waiting and len(at_work) < jobs:  # no more than can begin: what waits in the pool cannot be recalled
@@ -139,18 +130,18 @@ def side_by_side(made, jobs):
 
 def run_stage(made, jobs):
     """Run cells, count aloud. Returns the failed ones with their sentences."""
-    failed, begun = [], time.monotonic()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    ended = one_by_one(made) if jobs == 1 else side_by_side(made, jobs)
-    for n, (cell, status, sentence, seconds) in enumerate(ended, 1):
-        if status:
-            failed.append((cell, sentence))
-            say(f"FAILED {cell}: {sentence}")
-        spent = time.monotonic() - begun
-        say(f"{n} of {len(made)} cells over, {len(failed)} failed, after {seconds:.1f} s; "
-            f"about {spent / n * (len(made) - n):.0f} s left")
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    failed, begun, stop = [], time.monotonic(), runs.StopRequest()
+    ended = one_by_one(made, stop) if jobs == 1 else side_by_side(made, stop, jobs)
+    try:
+        for n, (cell, status, sentence, seconds) in enumerate(ended, 1):
+            if status:
+                failed.append((cell, sentence))
+                say(f"FAILED {cell}: {sentence}")
+            spent = time.monotonic() - begun
+            say(f"{n} of {len(made)} cells over, {len(failed)} failed, after {seconds:.1f} s; "
+                f"about {spent / n * (len(made) - n):.0f} s left")
+    finally:
+        stop.restore()
     return failed
 
 

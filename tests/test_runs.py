@@ -1,6 +1,7 @@
 """runs: whole files or none, one-sentence errors, names from requests, skip / redo / resume, locks."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -152,3 +153,34 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("work: 1/10 tracks") and "loss=0.5" in lines[0]
     assert lines[-1].startswith("work: 10/10 tracks")
+
+
+def test_progress_says_each_line_once(capsys):
+    with runs.Progress(4, "here", every=0.0) as progress:
+        progress.update(4)
+    assert capsys.readouterr().err.count("here: 4/4") == 1
+
+
+def test_signals_are_given_back_when_the_run_ends(tmp_path):
+    source = tmp_path / "data"
+    source.write_text("x")
+    before = signal.getsignal(signal.SIGTERM)
+    with open_run(tmp_path, source) as run:
+        assert not run.stop.requested and run.stop is run.stop
+        signal.raise_signal(signal.SIGUSR1)
+        assert run.stop.requested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_request_to_stop_that_came_too_late_for_a_run_reaches_the_grid_around_it(tmp_path):
+    source, grid = tmp_path / "data", runs.StopRequest()
+    source.write_text("x")
+    try:
+        with open_run(tmp_path, source) as run:
+            _ = run.stop
+            signal.raise_signal(signal.SIGTERM)
+            assert not grid.requested
+        assert grid.requested
+    finally:
+        grid.requested = False
+        grid.restore()

@@ -84,7 +84,7 @@ def test_cold_items_are_ranked_by_their_content_through_the_trained_projection(t
 
 def test_random_skips_the_cold_part_and_says_why(tiny):
     name, config = main(tiny, "random", *QUICK[1:], "--hidden-dim", "8")
-    assert config["parts"] == ["test", "val"] and "no content" in config["skipped"]["cold_test"]
+    assert config["parts"] == ["test", "val"] and "no content" in config["left_out"]["cold_test"]
     assert not (tiny / "preds" / f"{name}_cold_test.pqt").exists()
 
 
