@@ -30,7 +30,7 @@ TEXT = ("text_model.", "text_projection.", "logit_scale")  # the other side
 
 class CLAP(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, WINDOW = "clap", 48000, 512, 10.0
-    LAYERED, MILLIONS = False, 68.6
+    LAYERED, MILLIONS, FRAMES = False, 68.6, "one vector per 10 s"
 
     def __init__(self, args):
         super().__init__(args)
@@ -79,11 +79,11 @@ class CLAP(pretrained.Pretrained):
             windows[-1, :round(times * n)] = np.resize(sound, round(times * n))
         return windows, lengths
 
-    def together(self, inputs, lengths):
-        return self.run(inputs)
+    def together(self, inputs, lengths, frames):
+        return self.run(inputs, frames)
 
-    def alone(self, window, n):
-        return super().alone(window, len(window))
+    def alone(self, window, n, frames):
+        return super().alone(window, len(window), frames)
 
     def describe(self, x):
         mel = self.spectrogram(x).transpose(1, 2)[:, None]  # (b, 1, frames, bands)

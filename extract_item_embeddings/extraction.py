@@ -16,7 +16,9 @@ import numpy as np
 
 import dataset
 import runs
-from extract_item_embeddings import audio, pipeline, shards
+from extract_item_embeddings import audio, frames, pipeline, shards
+
+AUTO = 64  # tracks per batch of --batch auto on a GPU
 
 
 class Backend:
@@ -108,6 +110,8 @@ def parser(backend, doc):
 
 def batch_size(text):
     """argparse type of --batch: a whole number, or auto."""
+    if text != "auto" and not re.fullmatch(r"-?\d+", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text}")
     return text if text == "auto" else int(text)
 
 
@@ -203,23 +207,33 @@ def one_shard(backend, args, work, name, partial, stop):
     files = audio.find(folder, ids)
     marks = [audio.fingerprint(f) for f in files]
     request |= {"track_checksum": track_checksum, "n_tracks": len(ids)}
-    if not args.overwrite and is_finished(work, name, backend, request, marks, partial):
+    kept = frames.Frames(work, name, backend.outputs()) if args.frames else None
+    if not args.overwrite and is_finished(work, name, backend, request, marks, partial, kept):
         return None
+    settle_batch(args, backend)
     header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,
+                                    **({"passes": "as many windows as fit"} if backend.fits else {}),
                                     "versions": library_versions(backend.PACKAGES)}))
     with shards.Shard(partial, *check(args), plan_of(header)) as shard:
         shard.begin(header, args.overwrite)
-        drop_changed(shard, marks)
-        if shard.missing and not pipeline.extract(backend, shard, ids, files, marks, args, stop):
+        drop_changed(shard, marks, kept)
+        if shard.missing and not pipeline.extract(backend, shard, ids, files, marks, args, stop, kept):
             runs.stop_here(f"{name} {shard}")
     return shard
+
+
+def settle_batch(args, backend):
+    """With --batch auto: batches of a size worth a pass on a GPU, and passes that begin as large (pipeline.one_pass)."""
+    if args.batch == "auto":
+        on_gpu = backend.DEVICE and runs.pick_device(args.device).type == "cuda"
+        args.batch = backend.fits = AUTO if on_gpu else backend.BATCH
 
 
 def plan_of(header):
     return shards.Plan(header["n_tracks"], header["batch"], sum(header["outputs"].values()))
 
 
-def is_finished(work, name, backend, request, marks, partial):
+def is_finished(work, name, backend, request, marks, partial, kept=None):
     """True when every output is there, made by this request from these files."""
     for suffix in backend.outputs():
         path = work / "embeddings" / f"{name}{suffix}.npy"
@@ -230,8 +244,8 @@ def is_finished(work, name, backend, request, marks, partial):
             return False
         now = {**request, "audio_checksum": f"{shards.files_sum(range(len(marks)), marks):016x}"}
         old = {k: v for k, v in runs.read_json(path.with_suffix(".json")).items()
-               if k in (*now, "matrix_checksum")}
-        matrix = old.pop("matrix_checksum", None)
+               if k in (*now, "matrix_checksum", "failed")}
+        matrix, failed = old.pop("matrix_checksum", None), old.pop("failed", {})
         changed = shards.differences(old, now)
         if any(k not in shards.INPUTS for k in changed):
             raise runs.UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
@@ -240,15 +254,19 @@ def is_finished(work, name, backend, request, marks, partial):
             why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
             print(f"{name}: made again, because {why} changed since", file=sys.stderr)
             return False
+        if kept and not kept.there(r for r in range(len(marks)) if str(r) not in failed):
+            print(f"{name}: made again, because some of its frames are gone", file=sys.stderr)
+            return False
     print(f"{name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
     return True
 
 
-def drop_changed(shard, marks):
-    """Forget finished batches whose files have changed since."""
-    for b in list(shard.entries):
+def drop_changed(shard, marks, kept=None):
+    """Forget finished batches whose files have changed since, or whose frames are gone."""
+    for b, entry in list(shard.entries.items()):
         rows = shard.plan.rows(b)
-        if shard.entries[b]["files"] != shards.files_sum(rows, [marks[r] for r in rows]):
+        if entry["files"] != shards.files_sum(rows, [marks[r] for r in rows]) \
+                or kept and not kept.there(r for r in rows if str(r) not in entry["failed"]):
             del shard.entries[b]
 
 

@@ -45,6 +45,7 @@ def statistics(path, table):
 
 class MusicFM(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "musicfm", 24000, 1024, 12
+    FRAMES = "25 per second"
     MILLIONS = 324.7  # of the 329.2 that the 1,316,802,088 bytes of the file hold, the rest serves training
 
     @classmethod
@@ -61,6 +62,8 @@ class MusicFM(pretrained.Pretrained):
             if not 0 < args.seconds <= self.WINDOW:
                 raise runs.UsageError(f"--as-published gives 25 values per second of one window; --seconds "
                                       f"{args.seconds:g} is not between 0 and {self.WINDOW:g}")
+            if args.frames:
+                raise runs.UsageError("--as-published averages the channels of each frame, so there are no --frames")
             self.POOLING = "mean over channels"
 
     def suffix(self):

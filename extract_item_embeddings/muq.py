@@ -32,6 +32,7 @@ BACKBONE, AUDIO = "mulan.audio.model.model.", "mulan.audio."
 class MuQ(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "muq_msd", 24000, 1024, 12
     MILLIONS, DIGITS = 300, -2  # published as about 300 million
+    FRAMES = "25 per second; with --mulan one vector per 10 s"
 
     @classmethod
     def add_flags(cls, parser):
@@ -41,6 +42,7 @@ class MuQ(pretrained.Pretrained):
     def __init__(self, args):
         if args.mulan:
             self.NAME, self.DIM, self.WINDOW, self.POOLING = "muq_mulan", 512, 10.0, "mean of unit vectors of clips"
+            self.LAYERED = False
             if args.layer != "last":
                 raise runs.UsageError(f"--layer {args.layer} is for MuQ; --mulan has one output, the joint space")
         super().__init__(args)

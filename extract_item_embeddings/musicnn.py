@@ -73,6 +73,7 @@ def expected_shapes():
 
 class MusiCNN(extraction.Backend):
     NAME, SAMPLE_RATE, DIM = "musicnn", 16000, 200
+    FRAMES = "one vector per 3 s"
     WINDOW = FRAMES * HOP / SAMPLE_RATE
     DEVICE = True
     PACKAGES = ("librosa", "torch", "scipy")

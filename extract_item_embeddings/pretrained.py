@@ -2,7 +2,7 @@
 
 A window shorter than the others (a short track, the end of a long one) is heard at its own length,
 never padded: these networks normalise and attend over the whole clip, so silence behind the sound would
-change every frame of it. Frames are averaged while extracting and never written.
+change every frame of it. Frames are averaged while extracting, and written only with --frames.
 """
 import argparse
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ class Pretrained(extraction.Backend):
     sizes() is asked first, with `self.files` found, and sets self.dim and self.depth (number of the last state);
     build() returns the model; states(x, wanted) maps (B, N) samples to {number: (B, T, D)} of the wanted states.
     """
-    DEVICE, WINDOW, BATCH = True, 30.0, 8
+    DEVICE, WINDOW, BATCH, FRAMES = True, 30.0, 8, "the frames that are averaged"
     PACKAGES = ("torch", "transformers")
     LAYERED = True   # has a choice of layers
     LAST = 0         # number of the last state of the published model
@@ -133,46 +133,67 @@ class Pretrained(extraction.Backend):
         return cut(samples, self.size, least=round(audio.SHORTEST * self.SAMPLE_RATE))
 
     def forward(self, inputs, lengths):
-        """(n, size), (n,) -> float32 (n, width): windows of equal length together on CUDA, one by one on a processor.
+        return np.stack([values for values, _ in self.hear(inputs, lengths)])
+
+    def forward_frames(self, inputs, lengths):
+        pairs = self.hear(inputs, lengths, frames=True)
+        return np.stack([values for values, _ in pairs]), [frames for _, frames in pairs]
+
+    def hear(self, inputs, lengths, frames=False):
+        """(n, size), (n,) -> n pairs as of run: windows of equal length together on CUDA, one by one on a processor.
 
         The silent windows that fill up a pass differ in nothing; a processor hears silence of one length once.
         """
         if self.device.type != "cpu":
-            return self.together(inputs, lengths)
-        return np.concatenate(list(self.pool_of_threads.map(self.alone, inputs, lengths)))
+            return self.together(inputs, lengths, frames)
+        return list(self.pool_of_threads.map(lambda window, n: self.alone(window, n, frames), inputs, lengths))
 
-    def alone(self, window, n):
+    def alone(self, window, n, frames):
         if window.any():
-            return self.run(window[None, :n])
+            return self.run(window[None, :n], frames)[0]
         if n not in self.silence:
-            self.silence[n] = self.run(window[None, :n])
+            self.silence[n] = self.run(window[None, :n], frames)[0]
         return self.silence[n]
 
-    def together(self, inputs, lengths):
-        out = None
+    def together(self, inputs, lengths, frames):
+        pairs = [None] * len(inputs)
         for n in np.unique(lengths):
             rows = np.flatnonzero(lengths == n)
-            values = self.run(inputs[rows, :n])
-            out = np.empty((len(inputs), values.shape[1]), np.float32) if out is None else out
-            out[rows] = values
-        return out
+            for row, pair in zip(rows, self.run(inputs[rows, :n], frames), strict=True):
+                pairs[row] = pair
+        return pairs
 
-    def run(self, windows):
-        """(b, N) float32 samples -> float32 (b, width)"""
+    def run(self, windows, frames=False):
+        """(b, N) float32 samples -> b pairs: values float32 (width,), and their frames float32 (T, width) or None"""
         import torch
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(windows))
             if self.device.type == "cuda":
                 x = x.pin_memory()
-            return self.describe(x.to(self.device, non_blocking=True)).float().cpu().numpy()
+            x = x.to(self.device, non_blocking=True)
+            values, kept = self.describe_frames(x) if frames else (self.describe(x), None)
+            kept = [None] * len(values) if kept is None else kept.cpu().numpy()
+            return list(zip(values.float().cpu().numpy(), kept, strict=True))
 
     def describe(self, x):
-        """(b, N) -> (b, width): the mean over time of each wanted state; for `mean` their mean."""
+        """(b, N) -> (b, width)"""
+        return self.means(self.states(x, self.wanted()))
+
+    def means(self, states):
+        """{number: (b, T, D)} -> (b, width): the mean over time of each state; for `mean` their mean."""
         import torch
-        wanted = self.wanted()
-        states = self.states(x, wanted)
-        means = [self.average(states[i]) for i in wanted]
+        means = [self.average(state) for state in states.values()]
         return torch.stack(means).mean(0) if self.layer == "mean" else torch.cat(means, dim=1)
+
+    def describe_frames(self, x):
+        """(b, N) -> (b, width) and float32 (b, T, width); where a window has but one vector, T is 1."""
+        import torch
+        if not self.LAYERED:
+            values = self.describe(x)
+            return values, values.float()[:, None]
+        states = self.states(x, self.wanted())
+        frames = [state.float() for state in states.values()]
+        return self.means(states), sum(frames) / len(frames) if self.layer == "mean" else torch.cat(frames, dim=2)
 
     def average(self, frames):
         """(b, T, D) -> (b, D) over time, summed in float32"""
