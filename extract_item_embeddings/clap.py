@@ -30,7 +30,7 @@ TEXT = ("text_model.", "text_projection.", "logit_scale")  # the other side
 
 class CLAP(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, WINDOW = "clap", 48000, 512, 10.0
-    LAYERED, MILLIONS, FRAMES = False, 68.6, "one vector per 10 s"
+    LAYERED, MILLIONS, FRAME_LEVEL = False, 68.6, "one vector per 10 s"
 
     def __init__(self, args):
         super().__init__(args)

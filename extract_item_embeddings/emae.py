@@ -28,7 +28,7 @@ HEAD = 64   # channels of an attention head, unless a config.json beside the wei
 class EnCodecMAE(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST, WINDOW, BATCH = "encodecmae", 24000, 768, 10, 4.0, 16
     MILLIONS = 37.4  # of 63.8 in the file, the rest of which serves training
-    FRAMES = "75 per second"
+    FRAME_LEVEL = "75 per second"
 
     def source(self):
         return SOURCE

@@ -34,7 +34,7 @@ class Backend:
     BATCH = 16         # tracks per batch and windows per pass, unless --batch
     POOLING = "mean over time"
     DEVICE = False     # runs on a device of --device
-    FRAMES = None      # in words what --frames writes; None: there is nothing between a window and its vector
+    FRAME_LEVEL = None      # in words what --frames writes; None: there is nothing between a window and its vector
     fits = None        # with --batch auto, how many windows are tried in one pass; else passes are --batch windows
     PACKAGES = ()      # whose versions can change a value, beside those every backend uses
 
@@ -98,8 +98,8 @@ def parser(backend, doc):
     add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="tracks per batch and windows per pass "
         "of the model; a batch is what is saved at a time. auto: as many windows as the device holds, with values that "
         f"may differ in the last digits (default {backend.BATCH})")
-    if backend.FRAMES:
-        add("--frames", action="store_true", help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAMES}")
+    if backend.FRAME_LEVEL:
+        add("--frames", action="store_true", help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAME_LEVEL}")
     p.set_defaults(frames=False)
     add("--workers", type=int, default=len(os.sched_getaffinity(0)),
         help="threads that decode ahead of the model (default: the processors)")

@@ -27,7 +27,7 @@ PUBLISHED_RATE = 24000
 
 class Music2Vec(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST, MILLIONS = "music2vec", 16000, 768, 12, 93.2
-    FRAMES = "50 per second"
+    FRAME_LEVEL = "50 per second"
 
     @classmethod
     def add_flags(cls, parser):

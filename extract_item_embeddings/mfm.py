@@ -45,7 +45,7 @@ def statistics(path, table):
 
 class MusicFM(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "musicfm", 24000, 1024, 12
-    FRAMES = "25 per second"
+    FRAME_LEVEL = "25 per second"
     MILLIONS = 324.7  # of the 329.2 that the 1,316,802,088 bytes of the file hold, the rest serves training
 
     @classmethod

@@ -32,7 +32,7 @@ BACKBONE, AUDIO = "mulan.audio.model.model.", "mulan.audio."
 class MuQ(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "muq_msd", 24000, 1024, 12
     MILLIONS, DIGITS = 300, -2  # published as about 300 million
-    FRAMES = "25 per second; with --mulan one vector per 10 s"
+    FRAME_LEVEL = "25 per second; with --mulan one vector per 10 s"
 
     @classmethod
     def add_flags(cls, parser):

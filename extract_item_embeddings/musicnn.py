@@ -73,7 +73,7 @@ def expected_shapes():
 
 class MusiCNN(extraction.Backend):
     NAME, SAMPLE_RATE, DIM = "musicnn", 16000, 200
-    FRAMES = "one vector per 3 s"
+    FRAME_LEVEL = "one vector per 3 s"
     WINDOW = FRAMES * HOP / SAMPLE_RATE
     DEVICE = True
     PACKAGES = ("librosa", "torch", "scipy")

@@ -41,7 +41,7 @@ class Pretrained(extraction.Backend):
     sizes() is asked first, with `self.files` found, and sets self.dim and self.depth (number of the last state);
     build() returns the model; states(x, wanted) maps (B, N) samples to {number: (B, T, D)} of the wanted states.
     """
-    DEVICE, WINDOW, BATCH, FRAMES = True, 30.0, 8, "the frames that are averaged"
+    DEVICE, WINDOW, BATCH, FRAME_LEVEL = True, 30.0, 8, "the frames that are averaged"
     PACKAGES = ("torch", "transformers")
     LAYERED = True   # has a choice of layers
     LAST = 0         # number of the last state of the published model
