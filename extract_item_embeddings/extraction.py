@@ -34,7 +34,7 @@ class Backend:
     BATCH = 16         # tracks per batch and windows per pass, unless --batch
     POOLING = "mean over time"
     DEVICE = False     # runs on a device of --device
-    FRAME_LEVEL = None      # in words what --frames writes; None: there is nothing between a window and its vector
+    FRAME_LEVEL = None  # in words what --frames writes; None: nothing stands between a window and its vector
     fits = None        # with --batch auto, how many windows are tried in one pass; else passes are --batch windows
     PACKAGES = ()      # whose versions can change a value, beside those every backend uses
 
@@ -99,7 +99,8 @@ def parser(backend, doc):
         "of the model; a batch is what is saved at a time. auto: as many windows as the device holds, with values that "
         f"may differ in the last digits (default {backend.BATCH})")
     if backend.FRAME_LEVEL:
-        add("--frames", action="store_true", help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAME_LEVEL}")
+        add("--frames", action="store_true",
+            help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAME_LEVEL}")
     p.set_defaults(frames=False)
     add("--workers", type=int, default=len(os.sched_getaffinity(0)),
         help="threads that decode ahead of the model (default: the processors)")
@@ -223,7 +224,7 @@ def one_shard(backend, args, work, name, partial, stop):
 
 
 def settle_batch(args, backend):
-    """With --batch auto: batches of a size worth a pass on a GPU, and passes that begin as large (pipeline.one_pass)."""
+    """With --batch auto: batches worth a pass of a GPU, and passes that begin as large (see pipeline.one_pass)."""
     if args.batch == "auto":
         on_gpu = backend.DEVICE and runs.pick_device(args.device).type == "cuda"
         args.batch = backend.fits = AUTO if on_gpu else backend.BATCH
