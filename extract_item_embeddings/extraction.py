@@ -1,7 +1,7 @@
-"""What all backends share: their interface, the command line, and the closing summary.
+"""What all backends share: the command line, the way from a request to finished files, and the closing summary.
 
-A backend is a class that says which weights, which rate, which layer, which axis (see Backend); a
-script is `extraction.main(ThatClass, __doc__, argv)`.
+A backend is a class that says which weights, which rate, which layer, which axis (see backend.py); a
+script is `extraction.main(ThatClass, __doc__, argv)`. Several backends in one pass: __main__.py.
 """
 import argparse
 import contextlib
@@ -9,92 +9,48 @@ import json
 import os
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 import dataset
 import runs
 from extract_item_embeddings import audio, frames, pipeline, shards
+from extract_item_embeddings.backend import Backend
+
+__all__ = ["Backend", "Task", "main", "make", "parser", "run"]
 
 AUTO = 64  # tracks per batch of --batch auto on a GPU
-
-
-class Backend:
-    """One audio representation. Subclasses fill in the constants and write load, prepare and forward.
-
-    A prepared track is (inputs, lengths): float32 (n, *shape), the n >= 1 windows the model hears,
-    always of the same shape, and int (n,), how much of each window is sound, in any unit.
-    """
-    NAME = ""          # file name of the embedding unless --name
-    SAMPLE_RATE = 0    # Hz
-    DIM = 0            # values per track
-    WINDOW = None      # seconds per window; None: the whole excerpt
-    BATCH = 16         # tracks per batch and windows per pass, unless --batch
-    POOLING = "mean over time"
-    DEVICE = False     # runs on a device of --device
-    FRAME_LEVEL = None  # in words what --frames writes; None: nothing stands between a window and its vector
-    fits = None        # with --batch auto, how many windows are tried in one pass; else passes are --batch windows
-    PACKAGES = ()      # whose versions can change a value, beside those every backend uses
-
-    @classmethod
-    def add_flags(cls, parser):
-        """Flags of this backend alone."""
-
-    def __init__(self, args):
-        self.args = args
-
-    def suffix(self):
-        """What options that change the values add to the name, such as '-mtt'."""
-        return ""
-
-    def request(self):
-        """Options that change the values, and the identity of the weights; goes into the json as it is."""
-        return {"weights": None, "variant": None, "layer": None}
-
-    def outputs(self):
-        """{suffix of the file: values per track}; several layers of one pass are several files."""
-        return {"": self.DIM}
-
-    def load(self):
-        """Called once before the first prepare, in the main thread."""
-
-    def unload(self):
-        """Called at the end, also after an error; undoes what load changed in the process."""
-
-    def prepare(self, samples):
-        """Samples (N,) at SAMPLE_RATE -> (inputs, lengths). Runs in threads."""
-        raise NotImplementedError
-
-    def forward(self, inputs, lengths):
-        """(N, *shape), (N,) -> float32 (N, sum of outputs). Always called with N = --batch, unless that is auto."""
-        raise NotImplementedError
-
-    def forward_frames(self, inputs, lengths):
-        """What forward gives, and for each window its frames, float32 (T, sum of outputs); here it is one frame."""
-        values = self.forward(inputs, lengths)
-        return values, list(values[:, None])
-
-    def pool(self, values, lengths):
-        """(n, D) of a track's windows -> (D,): mean weighted by how much sound each holds."""
-        weights = lengths / lengths.sum()
-        return (values.astype(np.float64) * weights[:, None]).sum(axis=0)
 
 
 # --------------------------------------------------------------------------- flags
 
 def parser(backend, doc):
+    """The command line of one backend."""
     p = runs.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared_flags(p)
+    own_flags(p, backend)
+    runs.common_flags(p, seed=False, device=backend.DEVICE)
+    return p
+
+
+def shared_flags(p):
+    """Flags that backends of one pass over the audio have in common."""
     add = p.add_argument
     add("--audio", metavar="DIR", help="folder with files <track id>.<extension>, searched recursively; the ids are "
         "those of the workspace's trackid_sorted.csv, which is made from the file names if absent")
-    add("--name", help="name of the output embeddings/NAME.npy "
-        f"(default {backend.NAME}, and a suffix for options that change the values)")
     add("--seconds", type=float, default=30.0, help="length of the excerpt; 0 = the whole track (default 30)")
     add("--offset", choices=("start", "middle"), default="start", help="where the excerpt lies (default start)")
     add("--shard", metavar="I/N", help="do only part I of N (I from 0 to N-1); --merge joins the parts")
     add("--merge", action="store_true", help="join finished shards; needs no --audio")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="threads that decode ahead of the model (default: the processors)")
+
+
+def own_flags(p, backend):
+    """Flags of one embedding."""
+    add = p.add_argument
+    add("--name", help="name of the output embeddings/NAME.npy "
+        f"(default {backend.NAME}, and a suffix for options that change the values)")
     add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="tracks per batch and windows per pass "
         "of the model; a batch is what is saved at a time. auto: as many windows as the device holds, with values that "
         f"may differ in the last digits (default {backend.BATCH})")
@@ -102,11 +58,7 @@ def parser(backend, doc):
         add("--frames", action="store_true",
             help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAME_LEVEL}")
     p.set_defaults(frames=False)
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)),
-        help="threads that decode ahead of the model (default: the processors)")
     backend.add_flags(p)
-    runs.common_flags(p, seed=False, device=backend.DEVICE)
-    return p
 
 
 def batch_size(text):
@@ -142,9 +94,10 @@ def check(args):
 
 
 def default_name(backend, args):
-    """Published name, then what changes the values: musicnn, musicnn-mtt, mfcc-10s-middle."""
+    """Published name, options that change the values, excerpt, layer: musicnn-mtt, mfcc-10s-middle, mert-10s-layer3."""
     excerpt = "" if args.seconds == 30 else "-full" if args.seconds == 0 else f"-{args.seconds:g}s"
-    return backend.NAME + backend.suffix() + excerpt + ("-middle" if args.offset == "middle" and args.seconds else "")
+    middle = "-middle" if args.offset == "middle" and args.seconds else ""
+    return backend.NAME + backend.suffix() + excerpt + middle + backend.layer_suffix()
 
 
 def request_of(backend, args):
@@ -154,36 +107,45 @@ def request_of(backend, args):
             **({"frames": True} if args.frames else {})}
 
 
-def library_versions(packages):
-    found = {"python": sys.version.split()[0]}
-    for package in sorted({"numpy", "soundfile", "soxr", *packages}):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 # --------------------------------------------------------------------------- the door
+
+class Task:
+    """One embedding to make: a backend and its arguments."""
+
+    def __init__(self, backend, args):
+        self.backend, self.args = backend, args
+        self.name = args.name or default_name(backend, args)
+
+    @cached_property
+    def request(self):
+        """Asks for the weights, so it fails at once where they are missing."""
+        return request_of(self.backend, self.args)
+
+    def partial(self, work):
+        return work / "embeddings" / f".{self.name}.partial"
+
 
 def main(backend_class, doc, argv=None):
     """The command line of one backend: extract (all, or one shard), or merge."""
     args = parser(backend_class, doc).parse_args(argv)
     check(args)
-    backend = backend_class(args)
+    run([Task(backend_class(args), args)])
+
+
+def run(tasks):
+    """Extract all, or one shard, or merge, as the arguments say; several tasks share one pass over the audio."""
+    args = tasks[0].args
     work = runs.workspace(args, create=not args.merge)
-    name = args.name or default_name(backend, args)
-    partial = work / "embeddings" / f".{name}.partial"
-    if args.merge:
-        return finish(work, name, partial)
-    with listening() as stop:
-        shard = one_shard(backend, args, work, name, partial, stop)
-    if shard is None:
-        return None
-    if args.shard is None:
-        return finish(work, name, partial, 1)
-    print(f"{name}: {shard} is complete; when all are, the same command with --merge instead of --shard joins them")
-    return None
+    done = {}
+    if not args.merge:
+        with listening() as stop:
+            done = make(tasks, work, stop)
+    for task in tasks:
+        if args.merge or args.shard is None and task in done:
+            finish(work, task.name, task.partial(work), None if args.merge else 1)
+        elif task in done:
+            print(f"{task.name}: {done[task]} is complete; when all are, the same command with --merge instead of "
+                  "--shard joins them")
 
 
 @contextlib.contextmanager
@@ -196,9 +158,10 @@ def listening():
         stop.restore()
 
 
-def one_shard(backend, args, work, name, partial, stop):
-    """The shard of this command line, complete; None when the embedding is finished already."""
-    request = request_of(backend, args)  # first, because it fails at once where weights are missing
+def make(tasks, work, stop):
+    """{task: its shard, complete} of the tasks that were not finished before."""
+    args = tasks[0].args
+    requests = [task.request for task in tasks]
     folder = Path(args.audio).expanduser().absolute()
     if not (work / "trackid_sorted.csv").exists():
         audio.make_track_list(work / "trackid_sorted.csv", folder)
@@ -207,19 +170,30 @@ def one_shard(backend, args, work, name, partial, stop):
         raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
     files = audio.find(folder, ids)
     marks = [audio.fingerprint(f) for f in files]
-    request |= {"track_checksum": track_checksum, "n_tracks": len(ids)}
-    kept = frames.Frames(work, name, backend.outputs()) if args.frames else None
-    if not args.overwrite and is_finished(work, name, backend, request, marks, partial, kept):
-        return None
+    jobs = {}
+    with contextlib.ExitStack() as stack:
+        for task, request in zip(tasks, requests, strict=True):
+            request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
+            kept = frames.Frames(work, task.name, task.backend.outputs()) if task.args.frames else None
+            if not args.overwrite and is_finished(work, task, request, marks, kept):
+                continue
+            jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, marks, kept), ids, marks, kept)
+        todo = [job for job in jobs.values() if job.shard.missing]
+        if todo and not pipeline.extract(todo, files, args, stop):
+            runs.stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
+    return {task: job.shard for task, job in jobs.items()}
+
+
+def begun(stack, task, request, work, marks, kept):
+    """The Shard of a task, open while the stack lasts, with what was done before."""
+    backend, args = task.backend, task.args
     settle_batch(args, backend)
     header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,
                                     **({"passes": "as many windows as fit"} if backend.fits else {}),
-                                    "versions": library_versions(backend.PACKAGES)}))
-    with shards.Shard(partial, *check(args), plan_of(header)) as shard:
-        shard.begin(header, args.overwrite)
-        drop_changed(shard, marks, kept)
-        if shard.missing and not pipeline.extract(backend, shard, ids, files, marks, args, stop, kept):
-            runs.stop_here(f"{name} {shard}")
+                                    "versions": backend.versions()}))
+    shard = stack.enter_context(shards.Shard(task.partial(work), *check(args), plan_of(header)))
+    shard.begin(header, args.overwrite)
+    drop_changed(shard, marks, kept)
     return shard
 
 
@@ -234,12 +208,13 @@ def plan_of(header):
     return shards.Plan(header["n_tracks"], header["batch"], sum(header["outputs"].values()))
 
 
-def is_finished(work, name, backend, request, marks, partial, kept=None):
+def is_finished(work, task, request, marks, kept=None):
     """True when every output is there, made by this request from these files."""
-    for suffix in backend.outputs():
+    name = task.name
+    for suffix in task.backend.outputs():
         path = work / "embeddings" / f"{name}{suffix}.npy"
         if not path.with_suffix(".json").exists():
-            if path.exists() and not partial.exists():
+            if path.exists() and not task.partial(work).exists():
                 raise runs.UsageError(f"{path} is there without a json that says how it was made; "
                                       "choose another --name, or --overwrite")
             return False

@@ -101,9 +101,11 @@ class MusiCNN(extraction.Backend):
     def suffix(self):
         a = self.args
         return "".join(s for s, wanted in ((f"-{a.variant[:3].lower()}", a.variant != "MSD_musicnn"),
-                                           (f"-{a.layer}", a.layer != "penultimate"),
                                            ("-bf16", a.precision != "fp32"),
                                            ("-as-published", a.as_published)) if wanted)
+
+    def layer_suffix(self):
+        return "" if self.args.layer == "penultimate" else f"-{self.args.layer}"
 
     def request(self):
         prefix, version = checkpoint(self.args.variant)

@@ -17,73 +17,145 @@ import runs
 from extract_item_embeddings import audio, shards
 
 
-def extract(backend, shard, ids, files, marks, args, stop, kept=None):
-    """Compute the missing batches of a shard, and with `kept` (a Frames) write the frames of their tracks.
+class Job:
+    """A backend and the shard it fills: collects prepared tracks until a batch is whole, computes and saves it.
 
-    Returns False when a signal ended it early, with all saved.
+    kept: the Frames to write, if frames are asked for
     """
-    todo = shard.missing
-    rows = [r for b in todo for r in shard.plan.rows(b)]
-    total = sum(len(shard.plan.rows(b)) for b in shard.plan.shard(shard.index, shard.of))
-    waited = heard = 0.0
+
+    def __init__(self, backend, shard, ids, marks, kept=None):
+        self.backend, self.shard, self.ids, self.marks, self.kept = backend, shard, ids, marks, kept
+        self.todo, self.items = collections.deque(shard.missing), []
+
+    def rows(self):
+        """Tracks still to be done, in order."""
+        return [r for b in self.todo for r in self.shard.plan.rows(b)]
+
+    def take(self, item):
+        """The next track, as prepare gives it."""
+        self.items.append(item)
+        rows = self.shard.plan.rows(self.todo[0])
+        if len(self.items) < len(rows):
+            return
+        values, entry = compute(self.backend, rows, self.ids, self.items, self.shard.plan, self.kept)
+        entry["files"] = shards.files_sum(rows, [self.marks[r] for r in rows])
+        self.shard.save(self.todo.popleft(), values, entry)
+        self.items = []
+
+
+def extract(jobs, files, args, stop):
+    """Do what the jobs lack. A file is decoded once, for all that need it; each job's batches are those it has alone.
+
+    Returns False when a signal ended it early, with all finished batches saved.
+    """
+    needs = needs_of(jobs)
+    total = len({r for j in jobs for b in j.shard.plan.shard(j.shard.index, j.shard.of) for r in j.shard.plan.rows(b)})
+    name, waited, heard = " + ".join(job.backend.NAME for job in jobs), 0.0, 0.0
     with contextlib.ExitStack() as stack:
-        loaded(stack, backend)
+        loaded(stack, [job.backend for job in jobs])
         pool = stack.enter_context(ThreadPoolExecutor(args.workers))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        progress = stack.enter_context(
-            runs.Progress(total, backend.NAME, unit="track", initial=total - len(rows)))
-        tracks, start = prepared(pool, backend, [files[r] for r in rows], args, 2 * args.batch), time.monotonic()
-        for b in todo:
+        progress = stack.enter_context(runs.Progress(total, name, unit="track", initial=total - len(needs)))
+        tracks = in_order(pool, 2 * max(job.shard.plan.batch for job in jobs), (
+            (prepare_all, [job.backend for job in those], files[row], args.seconds, args.offset)
+            for row, those in needs.items()))
+        start = time.monotonic()
+        for those in needs.values():
             if stop.requested:
                 return False
-            mine, before = shard.plan.rows(b), time.monotonic()
-            items = [next(tracks) for _ in mine]
+            before = time.monotonic()
+            items = next(tracks)
             waited += time.monotonic() - before
-            values, entry = compute(backend, mine, ids, items, shard.plan, kept)
-            entry["files"] = shards.files_sum(mine, [marks[r] for r in mine])
-            shard.save(b, values, entry)
-            heard += entry["seconds"]
-            progress.update(len(mine), real_time=f"{heard / (time.monotonic() - start):.3g}x")
+            for job, item in zip(those, items, strict=True):
+                job.take(item)
+            heard += max((item[2] for item in items if not isinstance(item, str)), default=0)
+            progress.update(1, real_time=f"{heard / (time.monotonic() - start):.3g}x")
     spent = time.monotonic() - start
-    print(f"{backend.NAME}: {len(rows)} tracks in {spent:.1f} s, {len(rows) / spent:.3g} tracks/s, "
+    print(f"{name}: {len(needs)} tracks in {spent:.1f} s, {len(needs) / spent:.3g} tracks/s, "
           f"{heard / spent:.3g} x real time; the model waited for audio {100 * waited / spent:.0f} % of the time")
     return True
 
 
-def loaded(stack, backend):
-    """Load the backend, for as long as the stack lasts, in a process made ready for many threads.
+def needs_of(jobs):
+    """{row: the jobs that lack this track}, rows ascending."""
+    needs = {}
+    for job in jobs:
+        for row in job.rows():
+            needs.setdefault(row, []).append(job)
+    return dict(sorted(needs.items()))
+
+
+def loaded(stack, backends):
+    """Load the backends, for as long as the stack lasts, in a process made ready for many threads.
 
     Each worker's matrix products stay in its own thread: a pool of BLAS threads per worker would
     only wait for one another, and the bytes would depend on how many there are.
     """
     import threadpoolctl
     stack.enter_context(audio.quiet_decoders())
-    stack.callback(backend.unload)
-    backend.load()
+    if len(backends) == 1:
+        load(stack, backends[0])
+    else:
+        load_several(stack, backends)
     stack.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
 
 
-def prepared(pool, backend, paths, args, ahead):
-    """Prepared tracks in order, at most `ahead` of them decoded or being decoded at a time."""
+def load(stack, backend):
+    stack.callback(backend.unload)
+    backend.load()
+
+
+def load_several(stack, backends):
+    """As each would find the process alone: with all threads of torch, of which some leave one to each of their own."""
+    import torch
+    threads, alone = torch.get_num_threads(), False
+    for backend in backends:
+        torch.set_num_threads(threads)
+        load(stack, backend)
+        alone |= torch.get_num_threads() == 1
+    if alone:
+        torch.set_num_threads(1)
+
+
+def in_order(pool, ahead, calls):
+    """Results of (function, *arguments) in order, at most `ahead` of them done or being done ahead of the reader."""
     queue = collections.deque()
-    for path in paths:
-        queue.append(pool.submit(prepare, backend, path, args.seconds, args.offset))
+    for call in calls:
+        queue.append(pool.submit(*call))
         if len(queue) >= ahead:
             yield queue.popleft().result()
     while queue:
         yield queue.popleft().result()
 
 
+def prepared(pool, backend, paths, args, ahead):
+    """Prepared tracks of one backend in order, at most `ahead` of them decoded or being decoded at a time."""
+    return in_order(pool, ahead, ((prepare, backend, path, args.seconds, args.offset) for path in paths))
+
+
 def prepare(backend, path, seconds, offset):
     """(inputs, lengths, seconds, note) of one file, or the reason why there are none, a str."""
+    return prepare_all([backend], path, seconds, offset)[0]
+
+
+def prepare_all(backends, path, seconds, offset):
+    """What prepare gives, for each of several backends; the file is decoded once, and resampled once per rate."""
     try:
-        clip = audio.decode(path, seconds, offset)
-        inputs, lengths = backend.prepare(audio.resample(clip, backend.SAMPLE_RATE))
+        clip, at_rate = audio.decode(path, seconds, offset), {}
     except audio.AudioError as e:
-        return str(e)
+        return [str(e)] * len(backends)
     except Exception as e:  # one odd file must not end ten hours of work; the reason goes into the json
-        return f"{type(e).__name__}: {e}"
-    return inputs, lengths, clip.seconds, clip.note
+        return [f"{type(e).__name__}: {e}"] * len(backends)
+    items = []
+    for backend in backends:
+        try:
+            rate = backend.SAMPLE_RATE
+            if rate not in at_rate:
+                at_rate[rate] = audio.resample(clip, rate)
+            items.append((*backend.prepare(at_rate[rate]), clip.seconds, clip.note))
+        except Exception as e:
+            items.append(str(e) if isinstance(e, audio.AudioError) else f"{type(e).__name__}: {e}")
+    return items
 
 
 def compute(backend, rows, ids, items, plan, kept=None):

@@ -68,8 +68,10 @@ class Pretrained(extraction.Backend):
 
     # what is asked for ----------------------------------------------------
     def suffix(self):
-        word = "" if self.layer in ("last", "all", str(self.LAST)) else f"-layer{self.layer}"
-        return word + ("" if self.args.precision == "auto" else f"-{self.args.precision}")
+        return "" if self.args.precision == "auto" else f"-{self.args.precision}"
+
+    def layer_suffix(self):
+        return "" if self.layer in ("last", "all", str(self.LAST)) else f"-layer{self.layer}"
 
     def request(self):
         self.files = weights.find(self.source(), self.args.weights, self.args.revision)
