@@ -142,7 +142,7 @@ def run(tasks):
             done = make(tasks, work, stop)
     for task in tasks:
         if args.merge or args.shard is None and task in done:
-            finish(work, task.name, task.partial(work), None if args.merge else 1)
+            finish(work, task, None if args.merge else 1)
         elif task in done:
             print(f"{task.name}: {done[task]} is complete; when all are, the same command with --merge instead of "
                   "--shard joins them")
@@ -246,21 +246,25 @@ def drop_changed(shard, marks, kept=None):
             del shard.entries[b]
 
 
-def finish(work, name, partial, of=None):
+def finish(work, task, of=None):
     """Join the `of` shards that are there (None: count them), and say what became of the tracks."""
-    if not partial.exists() and (work / "embeddings" / f"{name}.json").exists():
+    name, partial, folder = task.name, task.partial(work), work / "embeddings"
+    first = f"{name}{next(iter(task.backend.outputs()))}"  # its suffix is the same whatever the weights
+    if not partial.exists() and (folder / f"{first}.json").exists():
         return print(f"{name}: merged before, nothing to do", file=sys.stderr)
     header, parts = shards.complete(partial, of or shards.counted(partial), plan_of)
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
         raise runs.WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
-    about = shards.write(work / "embeddings", name, header, parts)
-    failed = about["failed"]
+    about = shards.write(folder, name, header, parts)
+    failed, outputs = about["failed"], header["outputs"]
+    files = [folder / f"{name}{suffix}.npy" for suffix in outputs]
     print(f"{name}: {header['n_tracks'] - len(failed)} of {header['n_tracks']} tracks have an embedding of "
-          f"{' + '.join(map(str, header['outputs'].values()))} values, {len(failed)} have none, "
-          f"{len(about['incomplete'])} were heard in part: {work / 'embeddings' / f'{name}.npy'}")
+          f"{f'{len(files)} times ' if len(files) > 1 else ''}{next(iter(outputs.values()))} values, "
+          f"{len(failed)} have none, {len(about['incomplete'])} were "
+          f"heard in part: {files[0]}{f' to {files[-1].name}' if len(files) > 1 else ''}")
     for kind in ("failed", "incomplete"):
         lines = list(about[kind].values())
         for entry in lines[:20]:
             print(f"  {entry['trackid']}: {entry['reason']}")
         if len(lines) > 20:
-            print(f"  and {len(lines) - 20} more, all in {name}.json")
+            print(f"  and {len(lines) - 20} more, all in {first}.json")
