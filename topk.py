@@ -9,7 +9,8 @@ import numpy as np
 
 from runs import WorkError
 
-BLOCK_BYTES = 64 << 20  # float32 scores of one block of users; about what a last-level cache forgives
+BLOCK_BYTES = 64 << 20  # float32 scores of one block of users
+TILE = 2048             # columns of one product on a processor, so that its operands and result fit the cache
 
 
 def recommend(split, part, k, seed=42, users=None, items=None, scores=None, device="cpu", block_bytes=BLOCK_BYTES):
@@ -65,21 +66,37 @@ def _dot_scorer(users, items, device):
     shared = len(distinct) < len(items)
     matrix = torch.as_tensor(distinct).to(device) if shared else items.to(device)
     index = torch.as_tensor(index, device=device)
+    space = torch.empty(0, len(matrix), device=device)
+
+    def product(vectors):  # (b, D) -> (b, distinct), into the same memory at every call
+        nonlocal space
+        if vectors.is_cuda:
+            return vectors @ matrix.T
+        if len(space) < len(vectors):
+            space = torch.empty(len(vectors), len(matrix))
+        out = space[:len(vectors)]
+        for start in range(0, len(matrix), TILE):
+            torch.mm(vectors, matrix[start:start + TILE].T, out=out[:, start:start + TILE])
+        return out
 
     def scores(codes):
         vectors = users(codes) if callable(users) else users[codes]
-        block = torch.as_tensor(vectors).to(device=device, dtype=torch.float32) @ matrix.T  # (b, distinct)
+        block = product(torch.as_tensor(vectors).to(device=device, dtype=torch.float32))
         return block[:, index] if shared else block
     return scores
 
 
 def _distinct_rows(matrix):
-    """Distinct rows of (n, D) in order of first bytes, and for each row the index of its like."""
+    """Distinct rows of (n, D), in a fixed order, and for each row the index of its like."""
     matrix = np.ascontiguousarray(matrix) + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
     if not len(matrix):
         return matrix, np.zeros(0, np.int64)
-    rows = matrix.view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
-    _, first, index = np.unique(rows, return_index=True, return_inverse=True)
+    bits = matrix.view(np.uint32)
+    factors = np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1)
+    _, first, index = np.unique(bits @ factors, return_index=True, return_inverse=True)  # a hash of each row
+    if not np.array_equal(bits, bits[first][index]):  # two rows share a hash
+        rows = bits.view(np.dtype((np.void, 4 * bits.shape[1]))).ravel()
+        _, first, index = np.unique(rows, return_index=True, return_inverse=True)
     return matrix[first], index
 
 
@@ -101,7 +118,7 @@ def top(matrix, k, users, tracks, seed):
     """
     import torch
     n = matrix.shape[1]
-    value, column = torch.topk(matrix, min(k + 1, n), dim=1)  # one more shows whether the cut splits a tie
+    value, column = _largest(matrix, min(k + 1, n))  # one more shows whether the cut splits a tie
     if n > k:
         cut = (value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf)
         value, column = value[:, :k].clone(), column[:, :k].clone()
@@ -112,6 +129,28 @@ def top(matrix, k, users, tracks, seed):
     value, column = value.gather(1, order), column.gather(1, order)
     order = value.argsort(dim=1, descending=True, stable=True)
     return value.gather(1, order), column.gather(1, order)
+
+
+def _largest(matrix, k, group=16):
+    """As torch.topk over rows, but most columns are looked at only through the largest of their group.
+
+    Of the k groups with the largest maxima, every maximum is at least as large as anything in the other groups,
+    so the k largest values are among them. NaN counts as largest, as in torch.topk.
+    """
+    import torch
+    n = matrix.shape[1]
+    if n < 2 * group * k:
+        return torch.topk(matrix, k, dim=1)
+    groups = n // group
+    body = matrix[:, :groups * group]
+    best = body.view(len(matrix), group, groups).amax(1)  # group j: columns j, j + groups, j + 2 * groups, ...
+    chosen = torch.topk(best, k, dim=1, sorted=False).indices
+    steps = torch.arange(group, device=matrix.device) * groups
+    columns = (chosen[:, :, None] + steps).flatten(1)
+    rest = torch.arange(groups * group, n, device=matrix.device).expand(len(matrix), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    value, place = torch.topk(matrix.gather(1, columns), k, dim=1)
+    return value, columns.gather(1, place)
 
 
 def _fill_ties(matrix, value, column, users, tracks, seed):

@@ -75,7 +75,7 @@ def test_the_scorers_memory_is_left_alone(split):
     assert np.array_equal(matrix, before)
 
 
-@pytest.mark.parametrize("rows, n, levels", [(25, 400, 3), (25, 4000, 2000), (5, 3000, 1)])
+@pytest.mark.parametrize("rows, n, levels", [(25, 400, 3), (25, 4000, 2000), (25, 4013, 2000), (5, 3000, 1)])
 def test_ties_follow_each_users_own_order(rows, n, levels):
     """Against an independent full sort by (-score, key); levels steer sparse and dense ties."""
     rng = np.random.default_rng(1)
@@ -128,3 +128,31 @@ def test_vectors_and_a_function_of_users_agree(split):
     pd.testing.assert_frame_equal(one, two)
     assert one.track_id.equals(three.track_id)
     assert np.allclose(one.score, three.score, atol=1e-5)
+
+
+def test_a_catalogue_wider_than_a_tile_is_multiplied_whole(split, monkeypatch):
+    rng = np.random.default_rng(0)
+    users, items = rng.normal(size=(split.n_users, 6)), rng.normal(size=(split.n_items, 6))
+    whole = topk.recommend(split, "test", 5, users=users, items=items)
+    monkeypatch.setattr(topk, "TILE", 7)
+    tiled = topk.recommend(split, "test", 5, users=users, items=items, block_bytes=4 * 3 * split.n_hot)
+    assert whole.track_id.equals(tiled.track_id) and np.allclose(whole.score, tiled.score, atol=1e-5)
+
+
+def test_nan_among_many_columns_is_seen():
+    matrix = torch.zeros(2, 5000)
+    matrix[1, 4321] = torch.nan
+    value, _ = topk.top(matrix, 3, torch.arange(2), torch.arange(5000), 0)
+    assert not torch.isnan(value[0]).any() and torch.isnan(value[1]).any()
+
+
+def test_rows_that_share_a_hash_stay_apart(monkeypatch):
+    matrix = np.array([[1, 0], [0, 1], [1, 0], [-0.0, 1]], np.float32)
+
+    class Ones:
+        def integers(self, high, size, dtype):
+            return np.ones(size, dtype)
+    for _ in range(2):
+        distinct, index = topk._distinct_rows(matrix)
+        assert len(distinct) == 2 and np.array_equal(distinct[index], matrix)
+        monkeypatch.setattr(np.random, "default_rng", lambda seed: Ones())  # now all rows have one hash
