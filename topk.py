@@ -120,7 +120,7 @@ def top(matrix, k, users, tracks, seed):
     n = matrix.shape[1]
     value, column = _largest(matrix, min(k + 1, n))  # one more shows whether the cut splits a tie
     if n > k:
-        cut = (value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf)
+        cut = (value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf) & ~torch.isnan(value[:, 0])
         value, column = value[:, :k].clone(), column[:, :k].clone()
         if cut.any():
             column[cut] = _fill_ties(matrix[cut], value[cut], column[cut], users[cut], tracks, seed)
