@@ -118,9 +118,11 @@ def _convert(log, ids, new, memory, integers):
 
 def _parsed(log, stream, ids, integers, size, threads):
     """Parse a stream of text on several threads; yields what Parser returns, in the order of the log."""
+    import numpy as np
     import pyarrow as pa
-    cut = log_blocks.blocks(stream, size)
-    header, _, first = next(cut, b"").partition(b"\n")
+    cut = log_blocks.blocks(stream, size, threads + 3)
+    first = next(cut, memoryview(b""))
+    header = bytes(first).partition(b"\n")[0]
     parser = log_blocks.Parser(log, header, ids, integers)
     line, under_way = 2, deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -132,9 +134,9 @@ def _parsed(log, stream, ids, integers, size, threads):
             except pa.ArrowInvalid:
                 raise WorkError(parser.explain(block, line)) from None
             finally:
-                line += block.count(b"\n")
+                line += np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
 
-        for block in chain([first], cut):
+        for block in chain([first[len(header) + 1:]], cut):
             under_way.append((pool.submit(parser, block), block))
             if len(under_way) > threads + 1:
                 yield finish()

@@ -126,20 +126,30 @@ def _piped(program, raw):
             child.wait()
 
 
-def blocks(stream, size):
-    """Cut a stream into bytes that end in a line end, about `size` each, the last line completed."""
-    rest = b""
-    while data := stream.read(size):
-        cut = data.rfind(b"\n") + 1
+def blocks(stream, size, alive):
+    """Cut a stream into memoryviews of about `size` bytes that end in a line end, the last line completed.
+
+    alive: how many of them are in use at once; the memory of a block is used again `alive` blocks later.
+    """
+    ring, rest, number = [bytearray(size) for _ in range(alive)], b"", 0
+    while True:
+        space = ring[number % alive]
+        if len(space) < len(rest) + size:
+            space = ring[number % alive] = bytearray(len(rest) + size)
+        space[:len(rest)] = rest
+        read = stream.readinto(memoryview(space)[len(rest):])
+        if not read:
+            break
+        filled = len(rest) + read
+        cut = space.rfind(b"\n", 0, filled) + 1
+        rest = bytes(memoryview(space)[cut:filled])
         if cut:
-            yield b"".join((rest, memoryview(data)[:cut]))
-            rest = data[cut:]
-        else:
-            rest += data
-            if len(rest) > LONGEST:
-                raise WorkError("the log has no line end in its first megabytes; it is no text table")
+            number += 1
+            yield memoryview(space)[:cut]
+        elif len(rest) > LONGEST:
+            raise WorkError("the log has no line end in its first megabytes; it is no text table")
     if rest:
-        yield rest + b"\n"
+        yield memoryview(rest + b"\n")
 
 
 # --------------------------------------------------------------------------- tables
@@ -175,7 +185,7 @@ class Parser:
         import pyarrow as pa
         import pyarrow.compute as pc
         from pyarrow import csv as text
-        if not block.strip():
+        if not (bytes(block[:1024]).strip() or bytes(block).strip()):
             return pa.table({name: pa.array([], self.convert.column_types[name]) for name in COLUMNS}), 0, []
         table = text.read_csv(pa.BufferReader(block), self.read, self.parse, self.convert)
         track = pc.index_in(table["track_id"], value_set=self.ids)
@@ -190,7 +200,7 @@ class Parser:
 
         Raises TextUsers where that row is only a user id that is no integer.
         """
-        rows = block.decode(errors="replace").splitlines()
+        rows = str(block, errors="replace").splitlines()
         if self.delimiter == ",":
             rows = list(csv.reader(rows))
         else:
