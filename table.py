@@ -27,7 +27,7 @@ from typeset import Slot, Table
 TITLES = {"knn": "KNN", "shallow": "Shallow Net", "bert4rec": "BERT4Rec"}  # the first columns, in this order
 PUBLISHED = {"knn": "cosine", "shallow": "shallow", "bert4rec": "bert"}
 PUBLISHED_METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG")
-CHOICES = (*METRICS, "Coverage", "Popularity", "Gini")
+CHOICES = (*METRICS, "Coverage", "Popularity", "Gini", "SubsetAccuracy", "PointAccuracy")
 NO_COLD = "cannot rank cold items"
 
 

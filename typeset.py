@@ -10,7 +10,8 @@ import numpy as np
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
          "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$"}
-RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage")  # more is better
+RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
+          "SubsetAccuracy", "PointAccuracy")
 
 
 @dataclass
