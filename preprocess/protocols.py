@@ -234,14 +234,32 @@ def leave_one_out(log):
 
 
 def given(log, split):
-    """The parts of a published split: a table (parquet, or csv with a header) of user_id, track_id, part.
+    """The parts of a published split: a table (parquet, or csv with a header) of user_id, track_id, part[, count].
 
     Pairs of tracks that --tracks-with excludes are left out; any other pair must have been played.
+    count: plays of the pair in its part; without the column (or where it is null) all its plays count.
     """
-    read = "read_parquet" if split.suffix in (".pqt", ".parquet") else "read_csv"
+    read_given(log, split)
+    aggregate(log)
+    if log.restricted:
+        log.run("delete from split where track_id not in (from kept)")
+    if absent := log.one("select count(*) from split anti join pairs using (user_id, track_id)"):
+        raise WorkError(f"{split}: {absent} of its pairs have no play in plays.pqt; the two are not of one data set")
+    log.note("not in the given split", log.one("select count(*) from pairs anti join split using (user_id, track_id)"))
+    log.run("""create or replace temp table pairs as
+        select pairs.* replace (coalesce(split.count, pairs.count) as count), split.part::part as part
+        from pairs join split using (user_id, track_id)""")
+    log.divide()
+    log.keep_trained()
+
+
+def read_given(log, split):
+    """Make the table `split` (user_id, track_id, part, count) of a published split, checked."""
+    source = f"{'read_parquet' if split.suffix in ('.pqt', '.parquet') else 'read_csv'}({quoted(split)})"
     try:
+        told = "count" in [row[0] for row in log.run(f"describe from {source}").fetchall()]
         log.run(f"""create temp table split as select user_id::bigint as user_id, track_id::bigint as track_id,
-                    part::varchar as part from {read}({quoted(split)})""")
+                    part::varchar as part, {'count' if told else 'null'}::bigint as count from {source}""")
     except (duckdb.OutOfMemoryException, MemoryError):
         raise
     except duckdb.Error as e:
@@ -252,16 +270,8 @@ def given(log, split):
         raise WorkError(f"{split}: a part is one of {', '.join(PARTS)}, not {', '.join(repr(s) for s, in strange)}")
     if twice := log.one("select count(*) from (select 1 from split group by user_id, track_id having count(*) > 1)"):
         raise WorkError(f"{split}: {twice} (user, track) pairs stand in it more than once")
-    aggregate(log)
-    if log.restricted:
-        log.run("delete from split where track_id not in (from kept)")
-    if absent := log.one("select count(*) from split anti join pairs using (user_id, track_id)"):
-        raise WorkError(f"{split}: {absent} of its pairs have no play in plays.pqt; the two are not of one data set")
-    log.note("not in the given split", log.one("select count(*) from pairs anti join split using (user_id, track_id)"))
-    log.run("""create or replace temp table pairs as select pairs.*, split.part::part as part
-               from pairs join split using (user_id, track_id)""")
-    log.divide()
-    log.keep_trained()
+    if none := log.one("select count(*) from split where count < 1"):
+        raise WorkError(f"{split}: {none} pairs have a count below 1; a pair of a part was played in it")
 
 
 def share_train(log, share, seed):
