@@ -1,8 +1,8 @@
 """Number the listeners and songs of the KKBOX files and write plays.pqt, items and users: SQL and arrays.
 
-Every row of the plays is read as numbers: 64-bit hashes of its ids and of its context. Their text is taken from the
-metadata files, and from a second look at the plays for what those lack. That keeps 10 million plays in 250 MB, where
-their ids alone would take 900. Two ids of one hash stop the work (at the challenge's size, one chance in 10 ** 7).
+The plays are read once, on all cores, as dictionaries: a text is kept once per block of the file, a row is a few
+numbers. 10 million plays take 0.5 GB so, where their ids alone would take 0.9. Of the metadata files only the rows of
+songs and listeners that were played are kept.
 """
 import csv
 from dataclasses import dataclass
@@ -17,15 +17,14 @@ CONTEXT = ("source_system_tab", "source_screen_name", "source_type")
 ROWS = 1 << 19      # rows of a row group of plays.pqt
 NO_TARGET = -1      # target of a play of test.csv, in memory
 SECOND = 1_000_000  # microseconds
-IDS = (("user", "listener", "msno"), ("track", "song", "song_id"))
-WAY = f"hash({', '.join(CONTEXT)})"  # how a song was come by: the three context columns together
+IDS = {"msno": "listener", "song_id": "song"}
 
 
 @dataclass
 class Plays:
     """Every play in order: user, track int32 (N,) rows of the sorted id lists; n_train rows of train.csv first.
 
-    context: {column: uint8 or uint16 (N,) place in categories[column], the number of them where unknown}
+    context: {column: unsigned (N,) place in categories[column], the number of them where unknown}
     target: int8 (N,), -1 where there is none. users, tracks: the ids, sorted. skipped: {file: rows without ids}
     """
     user: np.ndarray
@@ -49,7 +48,7 @@ class Plays:
         for name in CONTEXT:
             code = self.context[name][rows]
             columns[name] = pa.DictionaryArray.from_arrays(
-                pa.array(code.astype(np.int16), mask=code == len(self.categories[name])),
+                pa.array(code.astype(np.int32), mask=code == len(self.categories[name])),
                 pa.array(self.categories[name], pa.string()))
         target = self.target[rows]
         return pa.table({**columns, "target": pa.array(target, mask=target == NO_TARGET)})
@@ -58,78 +57,59 @@ class Plays:
 # --------------------------------------------------------------------------- numbering
 
 def read_plays(raw, with_test=True):
-    """Plays of train.csv, then of test.csv; leaves the tables `song` and `listener` (id, hash, idx) in the session."""
-    import pandas as pd
+    """Plays of train.csv, then of test.csv; leaves the tables `song` and `listener` (id, idx) in the session."""
     files = ("train", "test") if with_test else ("train",)
-    parts = [_hashes(raw, name) for name in files]
-    if not len(parts[0]["track"]):
+    parts = [raw.encoded(name, [*IDS, *CONTEXT, *(["target"] if name == "train" else [])]) for name in files]
+    rows = [part.num_rows for part in parts]
+    target, words = encoded(parts[0]["target"].chunks)
+    target = np.array([*map(_small, words.to_pylist()), NO_TARGET], np.int8)[target]
+    target = np.concatenate([target, np.full(sum(rows[1:]), NO_TARGET, np.int8)])
+    columns = {c: encoded([chunk for part in parts for chunk in part[c].chunks]) for c in (*IDS, *CONTEXT)}
+    del parts
+    known = np.logical_and.reduce([code < len(values) for code, values in map(columns.get, IDS)])
+    kept = [int(part.sum()) for part in np.split(known, np.cumsum(rows)[:-1])]
+    if not kept[0]:
         raise WorkError(f"{raw.files['train']} has no plays; the challenge's file has 7,377,418 rows")
-    n_train, skipped = len(parts[0]["track"]), {name: p.pop("skipped") for name, p in zip(files, parts, strict=True)}
-    target = np.concatenate([p.pop("target") for p in parts])
-    code, known = {}, {}
-    for key in ("user", "track", "way"):
-        code[key], known[key] = pd.factorize(np.concatenate([p.pop(key) for p in parts]))
-    ways = _texts(raw, files, code, known)
-    ids = {}
-    for key, table, column in IDS:
-        if twice := raw.one(f"select count(*) - count(distinct hash) from {table}"):
-            raise WorkError(f"{twice} values of {column} share a 64-bit hash with another; this reader cannot "
-                            "tell them apart")
-        raw.run(f"""create or replace temp table {table} as select {column}, hash,
-                    (row_number() over (order by {column}) - 1)::int as idx from {table}""")
-        numbered = raw.table(f"select * from {table} order by idx")
-        ids[key] = numbered[column].to_pylist()
-        code[key] = pd.Index(numbered["hash"].to_numpy()).get_indexer(known[key]).astype(np.int32)[code[key]]
-    categories = {c: sorted({way[i] for way in ways.values()} - {None}) for i, c in enumerate(CONTEXT)}
-    place = {c: {v: i for i, v in enumerate(values)} | {None: len(values)} for c, values in categories.items()}
-    context = {c: np.array([place[c][ways[way][i]] for way in known["way"].tolist()], np.uint16)[code["way"]]
-               for i, c in enumerate(CONTEXT)}
-    return Plays(code["user"], code["track"], n_train, context, categories, target, ids["user"], ids["track"], skipped)
+    if not known.all():
+        target, columns = target[known], {c: _without(code[known], values) for c, (code, values) in columns.items()}
+    for column, table in IDS.items():
+        values = columns[column][1]
+        raw.give(table, pa.table({column: values, "idx": pa.array(np.arange(len(values), dtype=np.int32))}))
+    texts = {c: values.to_pylist() for c, (_, values) in columns.items()}
+    user, track, *context = (code for code, _ in columns.values())
+    context = {c: code.astype(np.min_scalar_type(len(texts[c]))) for c, code in zip(CONTEXT, context, strict=True)}
+    return Plays(user, track, kept[0], context, {c: texts[c] for c in CONTEXT}, target, texts["msno"],
+                 texts["song_id"], {name: n - left for name, n, left in zip(files, rows, kept, strict=True)})
 
 
-def _hashes(raw, name):
-    """The rows of train or test as hashes: {"user", "track", "way": uint64, "target": int8 (n,), "skipped": rows}."""
-    target = f"coalesce(try_cast(target as tinyint), {NO_TARGET})" if name == "train" else str(NO_TARGET)
-    rows = raw.run(f"""select hash(msno) as user, hash(song_id) as track, {WAY} as way, ({target})::tinyint as target,
-                              msno is null or song_id is null as skipped from {name}""").fetchnumpy()
-    gone = rows.pop("skipped")
-    skipped = int(gone.sum())
-    return {**{key: column[~gone] if skipped else column for key, column in rows.items()}, "skipped": skipped}
+def encoded(chunks):
+    """(codes int32 (N,), values) of dictionary chunks: places in the sorted distinct values, their number for null."""
+    import pyarrow.compute as pc
+    if not chunks:
+        return np.zeros(0, np.int32), pa.array([], pa.string())
+    chunks = pa.chunked_array(chunks).unify_dictionaries().chunks
+    values = chunks[0].dictionary
+    order = pc.sort_indices(values)
+    place = np.empty(len(values) + 1, np.int32)
+    place[order.to_numpy()], place[-1] = np.arange(len(values)), len(values)
+    return np.concatenate([place[chunk.indices.fill_null(len(values)).to_numpy()] for chunk in chunks]), \
+        values.take(order)
 
 
-def _texts(raw, files, code, known):
-    """Make the tables `song` and `listener` of every played id and its hash; returns {hash of a way: its words}.
-
-    Nearly all ids stand in songs.csv and members.csv. The rest, and the ways, are found in a second pass over
-    the plays that looks only at the rows where one of them comes first (and a few that resemble them).
-    """
-    first = {key: _first_rows(code[key], len(known[key])) for key in code}
-    rows = [first["way"]]
-    for (key, table, column), view in zip(IDS, ("members", "songs"), strict=True):
-        raw.give("wanted", known[key])
-        raw.run(f"""create temp table {view}_played as from (select *, hash({column}) as hash from {view})
-                    where hash in (from wanted)""")
-        raw.run(f"create temp table {table} as select distinct {column}, hash from {view}_played")
-        found = raw.table(f"select hash from {table}")["hash"].to_numpy()
-        rows.append(first[key][~np.isin(known[key], found)])
-    rows = np.unique(np.concatenate(rows))
-    for key, table, _ in IDS:
-        raw.give(f"{table}_sought", known[key][np.unique(code[key][rows])])
-    both = " union all ".join(f"select msno, song_id, {', '.join(CONTEXT)} from {name}" for name in files)
-    raw.run(f"""create temp table sought as from ({both}) where msno is not null and song_id is not null
-        and hash(song_id) in (from song_sought) and hash(msno) in (from listener_sought)""")
-    for _, table, column in IDS:
-        raw.run(f"""insert into {table} select distinct {column}, hash({column}) from sought
-                    where {column} not in (select {column} from {table})""")
-    ways = raw.run(f"select distinct {WAY}, {', '.join(CONTEXT)} from sought").fetchall()
-    return {way: words for way, *words in ways}
+def _without(code, values):
+    """Codes and values without the values that no row has."""
+    used = np.bincount(code, minlength=len(values) + 1) > 0
+    used[-1] = True
+    return (np.cumsum(used, dtype=np.int32) - 1)[code], values.filter(pa.array(used[:-1]))
 
 
-def _first_rows(code, n):
-    """Row where each of n codes comes first, int64 (n,)."""
-    first = np.empty(n, np.int64)
-    first[code[::-1]] = np.arange(len(code) - 1, -1, -1)
-    return first
+def _small(text):
+    """A number of one byte out of a text, NO_TARGET where it is none."""
+    try:
+        number = int(float(text))
+    except (ValueError, OverflowError):
+        return NO_TARGET
+    return number if abs(number) < 128 else NO_TARGET
 
 
 def write_ids(path, header, ids):
@@ -187,24 +167,23 @@ USERS = f"""
 
 def read_items(raw):
     """Arrow table of the songs' metadata in the order of trackid_sorted.csv, with `known`: stands in songs.csv."""
-    raw.run("create temp table extra_played as from song_extra_info where song_id in (select song_id from song)")
-    _once(raw, "s", "songs", "song_id")
-    _once(raw, "e", "extra", "song_id", "song_extra_info")
+    _played(raw, "s", "songs", "song_id")
+    _played(raw, "e", "song_extra_info", "song_id")
     return raw.table(ITEMS)
 
 
 def read_users(raw):
     """Arrow table of the listeners' metadata in the order of userid_sorted.csv, with `known`: in members.csv."""
-    _once(raw, "m", "members", "msno")
+    _played(raw, "m", "members", "msno")
     return raw.table(USERS)
 
 
-def _once(raw, table, view, key, file=None):
-    """Keep of what was played the first row of each id; tells of ids that stand there twice."""
-    raw.run(f"create temp view {table} as from {view}_played")
+def _played(raw, table, view, key):
+    """Make a table of the rows of a file that were played, the first of each id; tells of ids that stand twice."""
+    raw.run(f"create temp table {table} as from {view} where {key} in (select {key} from {IDS[key]})")
     if twice := raw.one(f"select count(*) - count(distinct {key}) from {table}"):
-        print(f"{raw.files[file or view].name}: {twice} rows repeat a {key}; the first row counts")
-        raw.run(f"delete from {view}_played where rowid not in (select min(rowid) from {view}_played group by {key})")
+        print(f"{raw.files[view].name}: {twice} rows repeat a {key}; the first row counts")
+        raw.run(f"delete from {table} where rowid not in (select min(rowid) from {table} group by {key})")
 
 
 # --------------------------------------------------------------------------- what the filters made of them
