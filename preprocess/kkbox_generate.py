@@ -3,10 +3,14 @@
     python -m preprocess.kkbox_generate --out DIR --scale 1        the challenge's own size, about 1.7 GB
     python -m preprocess.kkbox_generate --out DIR --scale 0.001    for tests
 
-Nothing of it is real. Made like the original: ids of 44 characters, plays in bursts of one listener, a few
+Nothing of it is real. Made like the original: ids of 44 characters, plays in sessions of one listener, a few
 songs played often and most never, quotes, commas and line ends inside names, several names between pipes,
-empty cells, birthdays of 0 and 1051, songs and members that the metadata lack. Songs and listeners have one
-of eight styles that shows in plays, genre, artist and language, so a recommender finds something to learn.
+empty cells, birthdays of 0 and 1051, songs and members that the metadata lack.
+
+There is something to learn. Songs have one of eight styles, which shows in genre, artist and language; listeners
+have one, too. A session keeps to one style, more often the listener's own where it starts from the own library. So
+metadata, the plays before, the last of them, and where they came from all tell of the next play; age, gender and
+city do not.
 """
 if __package__ in (None, ""):
     import sys
@@ -21,7 +25,9 @@ import runs
 FULL = {"train": 7_377_418, "test": 2_556_790, "songs": 2_296_320, "members": 34_403}
 STYLES = 8
 HEAD = 60            # flattens the head of the popularity, so that the top song has 0.2 % of the plays
-OWN_STYLE = 0.7      # share of plays that follow the listener's style
+SESSION = 8          # plays of a session on average
+OWN = (0.9, 0.6)     # share of sessions in the listener's own style: out of the own library, from elsewhere
+HELD = 0.9           # share of a session's plays that keep to its style
 TABS = ["my library", "discover", "search", "radio", "listen with", "explore", "notification", "settings", None]
 SCREENS = ["Local playlist more", "Online playlist more", "Radio", "Album more", "Discover Chart", "Search", None]
 TYPES = ["local-library", "online-playlist", "local-playlist", "radio", "album", "top-hits-for-artist", "song", None]
@@ -134,22 +140,25 @@ def _names(rng, n, accent):
 # --------------------------------------------------------------------------- files
 
 def _plays(rng, name, n, songs, members, taste, activity, by_style, played):
-    """Rows in bursts: one listener, one way of listening, several songs."""
+    """Rows in sessions: one listener, one way of listening, one style, several songs."""
     import numpy as np
     import pyarrow as pa
-    lengths = rng.geometric(0.25, n // 3 + 50)
-    burst = np.repeat(np.arange(len(lengths)), lengths)[:n]
-    n = len(burst)
-    user = rng.choice(len(activity), len(lengths), p=activity / activity.sum())[burst]
+    lengths = rng.geometric(1 / SESSION, n // 4 + 50)
+    many, session = len(lengths), np.repeat(np.arange(len(lengths)), lengths)[:n]
+    n = len(session)
+    listener = rng.choice(len(activity), many, p=activity / activity.sum())
+    ways = [_skewed(rng, many, len(values)) for values in (TABS, SCREENS, TYPES)]
+    at_home = rng.random(many) < np.where(ways[0] == 0, *OWN)    # TABS[0] is the listener's own library
+    mood = np.where(at_home, taste[listener], rng.integers(STYLES, size=many))
     rank = np.exp(rng.random(n) * math.log((played + HEAD) / HEAD)) * HEAD - HEAD
     song = np.minimum(rank.astype(np.int64), played - 1)
-    own = np.flatnonzero(rng.random(n) < OWN_STYLE)
-    for style, mine in enumerate(by_style):
-        rows = own[taste[user[own]] == style]
-        if len(mine):
-            song[rows] = mine[(song[rows] * len(mine)) // played]
-    way = {column: _pick(values, _skewed(rng, len(lengths), len(values))[burst]) for column, values in
-           (("source_system_tab", TABS), ("source_screen_name", SCREENS), ("source_type", TYPES))}
+    held = np.flatnonzero(rng.random(n) < HELD)
+    for style, songs_of in enumerate(by_style):
+        rows = held[mood[session[held]] == style]
+        if len(songs_of):
+            song[rows] = songs_of[(song[rows] * len(songs_of)) // played]
+    user, way = listener[session], {column: _pick(values, place[session]) for column, values, place in zip(
+        ("source_system_tab", "source_screen_name", "source_type"), (TABS, SCREENS, TYPES), ways, strict=True)}
     table = {"msno": _pick(members, user), "song_id": _pick(songs, song), **way}
     if name == "train":
         return pa.table({**table, "target": pa.array((rng.random(n) < 0.5).astype(np.int8))})
