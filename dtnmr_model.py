@@ -152,25 +152,26 @@ class DTNMR(nn.Module):
             return out
         first, window = starts.unique(return_inverse=True)
         need = torch.zeros_like(first).scatter_reduce(0, window, steps, "amax")
-        order = need.argsort(descending=True, stable=True)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=order.device)
-        first, need = first[order], need[order]
-        time = torch.arange(int(need[0]), device=need.device)[:, None]
-        reads = time < need                                                                # (T, W)
-        sizes = reads.sum(1)
-        states = self._read(data, (first + time)[reads], sizes)                            # all steps, time by time
-        at = (sizes.cumsum(0) - sizes)[steps - 1] + place[window]
-        return out.index_add(0, point, self.head(states[at]))
+        for some in (need <= min(wanted), need > min(wanted)):     # windows of like length are one call of the LSTM
+            if some.any():
+                mine = some[window]
+                at = (some.cumsum(0) - 1)[window[mine]]
+                states = self._read(data, first[some], need[some])                         # (T, W, lstm_size)
+                out = out.index_add(0, point[mine], self.head(states[steps[mine] - 1, at]))
+        return out
 
-    def _read(self, data, rows, sizes):
-        """LSTM states (sum of sizes, lstm_size) of packed rows: sizes[t] windows are read at step t."""
+    def _read(self, data, first, need):
+        """LSTM states (T, W, lstm_size) of W windows that begin at rows `first`; T is the largest `need`.
+
+        A window that needs less is filled up with its last row: what has been read by then does not change.
+        """
+        time = torch.arange(int(need.max()), device=need.device)[:, None]
+        rows = first + torch.minimum(time, need - 1)                                       # (T, W)
         distinct, index = data.song[rows].unique(return_inverse=True)
-        steps = self.songs(data, distinct)[index]
+        steps = F.embedding(index, self.songs(data, distinct))
         if self.behaviours:
-            one = torch.eye(self.behaviours, device=rows.device)[data.behaviour[rows]]
-            steps = torch.cat([steps, one], 1)
-        return self.lstm(nn.utils.rnn.PackedSequence(steps, sizes.cpu()))[0].data
+            steps = torch.cat([steps, F.one_hot(data.behaviour[rows], self.behaviours)], 2)
+        return self.lstm(steps)[0]
 
     def users(self, data, users, ends):
         """User embeddings (B, E) at rows `ends` (exclusive), their static and their dynamic part summed."""

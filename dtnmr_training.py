@@ -77,7 +77,7 @@ class Training:
     def __init__(self, world, args):
         self.world, self.args, self.model = world, args, world.network(args)
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
-        self.optimizer = kind(self.model.parameters(), lr=args.lr)
+        self.optimizer = kind(self.model.parameters(), lr=args.lr, fused=True)
         self.epoch = self.step = self.waited = self.best_epoch = 0
         self.total, self.best_loss = 0.0, math.inf
 
@@ -137,7 +137,8 @@ def subset_metrics(model, world, part, args):
     """The source's accuracy on a part's points: the label rated above --subset-size - 1 sampled songs.
 
     The same subsets for every model of one seed; a tie of n songs counts 1 / n. Beside it the accuracy of the
-    plays in train, and the half-width of the 95 % interval. {} for a part without points.
+    plays in train, the half-width of the 95 % interval, and `hits`: float64, one for each of world.rows[part].
+    {} for a part without points.
     """
     draw = np.random.default_rng([args.seed, 3, points.PARTS.index(part)])
     loss, hits, popular = 0.0, [], []
@@ -154,7 +155,14 @@ def subset_metrics(model, world, part, args):
     hits, popular = np.concatenate(hits), np.concatenate(popular)
     return {"Accuracy": float(hits.mean()), "conf": float(1.96 * hits.std() / len(hits) ** 0.5),
             "Accuracy of popularity": float(popular.mean()), "chance": 1 / args.subset_size,
-            "points": len(hits), "Loss": loss / len(hits)}
+            "points": len(hits), "Loss": loss / len(hits), "hits": hits}
+
+
+def user_means(world, part, hits):
+    """Mean of a part's `hits` for each user who has points in it: Series by user_id."""
+    import pandas as pd
+    users, user = np.unique(world.lists.user[world.rows[part]], return_inverse=True)
+    return pd.Series(np.bincount(user, hits) / np.bincount(user), world.split.users[users])
 
 
 def first_wins(values):

@@ -9,8 +9,13 @@ The baseline encodes as the source does: a Dataset that answers one point at a t
 song of the playlist so far and for the candidates, clips their sum for the user, and a DataLoader that stacks them;
 dense first layers, the two LSTM calls of each point on windows of their own. It is faster than the source in what is
 not compared (columns are looked up once, not per call; float32 throughout). Its batches are the source's 16 points;
-a second row gives both the same batch. `encoding` rows stop at the first layers: they make the vectors (or bags) of
-users, windows and candidates, and run the first layer forward and backward, without LSTM or optimiser.
+a second row gives both the same batch. The `encoding` row stops at the first layers: it makes the vectors (or bags)
+of users, windows and candidates, and runs the first layer forward and backward, without LSTM or optimiser.
+
+Two rows say what is left to gain, beside the baseline's whole step: ours with nothing but the playlists' part (song
+embeddings of the windows, LSTM, head; forward and backward), and the bound, a step that is nothing but the LSTM's own
+multiplications at the rate of one large product on this machine. Windows that begin alike are shared, others cannot
+be: the LSTM starts afresh with each, so every point costs about 20 steps of 2 layers, whatever the encoding.
 Before anything is timed both rate the same points alike to 1e-4.
 """
 import tempfile
@@ -78,7 +83,7 @@ class Plain:
         shared = [net.lstm, net.head, net.rate]
         self.parameters = list({id(p): p for m in (self.user, self.song, *shared) for p in m.parameters()}.values())
         self.parameters.append(net.product)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=args.lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=args.lr, fused=True)
 
     def __len__(self):
         return len(self.rows)
@@ -126,20 +131,45 @@ class Plain:
                 self.optimizer.step()
 
 
-def ours(training, batches, encoding=False):
-    """The same by dtnmr_training.Training, as the recommender runs it, on batches of point rows."""
+def ours(training, batches, part="step"):
+    """The same by dtnmr_training.Training, as the recommender runs it, on batches of point rows.
+
+    part: the whole step, or 'encoding' or 'playlists' alone, forward and backward
+    """
     import torch
-    world, net = training.world, training.model
+    world, net, args = training.world, training.model, training.args
     for rows in batches:
-        if not encoding:
+        if part == "step":
             training.learn(rows)
             continue
-        batch = world.batch(rows, "train", training.args.subset_size, np.random.default_rng(0))
-        back = torch.arange(1, training.args.long_term_len + 1)
-        windows = world.data.song[(batch[1][:, None] - back).unique()].unique()
+        users, ends, candidates = world.batch(rows, "train", args.subset_size, np.random.default_rng(0))
         net.zero_grad()
-        (net.user_sums(world.data, *batch[:2]).sum() + net.song_sums(world.data, windows).sum()
-         + net.song_sums(world.data, batch[2].unique()).sum()).backward()
+        if part == "playlists":
+            net.dynamic(world.data, users, ends).sum().backward()
+            continue
+        back = torch.arange(1, args.long_term_len + 1)
+        windows = world.data.song[(ends[:, None] - back).unique()].unique()
+        (net.user_sums(world.data, users, ends).sum() + net.song_sums(world.data, windows).sum()
+         + net.song_sums(world.data, candidates.unique()).sum()).backward()
+
+
+def lstm_bound(training, batches):
+    """Points per second of a step that is nothing but the LSTM's multiplications, at the rate of a large product."""
+    import torch
+    a, b, seconds = torch.rand(4096, 512), torch.rand(512, 1024), []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    rate = a.shape[0] * a.shape[1] * b.shape[1] / min(seconds)              # multiply-adds per second
+    args, lstm, steps = training.args, training.model.lstm, 0
+    for rows in batches:
+        first, window = np.unique(np.r_[rows - args.long_term_len, rows - args.short_term_len], return_inverse=True)
+        need = np.zeros(len(first), np.int64)
+        np.maximum.at(need, window, np.repeat([args.long_term_len, args.short_term_len], len(rows)))
+        steps += int(need.sum())
+    weights = sum(w.numel() for w in lstm.parameters() if w.ndim == 2)
+    return sum(map(len, batches)) * rate / (3 * steps * weights)            # one product forward, two backward
 
 
 def check(training, plain):
@@ -156,34 +186,47 @@ def check(training, plain):
         raise runs.WorkError(f"the two disagree by {(a - b).abs().max():.2g}")
 
 
-def compare(training, what, size, plain_size, plain_points, points, repeats, encoding=False):
-    """One row: ours on `points` in batches of `size`, the baseline on `plain_points` in batches of `plain_size`."""
-    from dtnmr_model import batches_of
+def seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(training, what, batches, plain_size, plain_points, repeats, part="step"):
+    """One row: ours on batches of point rows, the baseline on `plain_points` points in batches of `plain_size`."""
     world, draw = training.world, np.random.default_rng(1)
-    batches = batches_of(world.rows["train"], world.lists.user, training.args.run_len, size, draw)
-    batches = batches[:max(1, points // size)]
     rows = draw.choice(world.rows["train"], plain_points, replace=False)
     wrong = world.negatives["train"].draw(world.lists.user[rows], training.args.subset_size - 1, draw)
     plain = Plain(world, training.model, training.args, rows, wrong, plain_size)
     check(training, plain)
-    ours(training, batches[:1], encoding)
-    rates = [], []
+    ours(training, batches[:1], part)
+    n, rates = sum(map(len, batches)), ([], [])
     for _ in range(repeats):
-        for rate, count, work in ((rates[0], sum(map(len, batches)), lambda: ours(training, batches, encoding)),
-                                  (rates[1], len(rows), lambda: plain.train(encoding))):
-            start = time.perf_counter()
-            work()
-            rate.append(count / (time.perf_counter() - start))
+        rates[0].append(n / seconds(lambda: ours(training, batches, part)))
+        rates[1].append(plain_points / seconds(lambda: plain.train(part == "encoding")))
     mine, theirs = (float(np.median(r)) for r in rates)
     bits = world.songs.bags.size + world.songs.length.shape[1]
     return {"what": what, "ours": mine, "baseline": theirs, "unit": "points/s", "ratio": mine / theirs,
-            "note": f"{bits} bits; batches of {size} and {plain_size}; median of {repeats} alternating repeats"}
+            "note": f"{bits} bits; batches of {len(batches[0])} and {plain_size}; median of {repeats} alternating "
+                    "repeats"}
+
+
+def limits(training, batches, whole):
+    """Rows of what is left to gain: the playlists' part alone, and the LSTM's multiplications alone."""
+    n = sum(map(len, batches))
+    alone = n / min(seconds(lambda: ours(training, batches, "playlists")) for _ in range(3))
+    return [{**whole, "what": what, "ours": rate, "ratio": rate / whole["baseline"], "note": note}
+            for what, rate, note in (
+                ("playlists alone (ours) beside the whole step (baseline)", alone, "the best of 3"),
+                ("bound: the LSTM's multiplications alone", lstm_bound(training, batches), "at the rate of a large "
+                 "product; computed, not run"))]
 
 
 def run(quick):
     import torch
 
     import dataset
+    from dtnmr_model import batches_of
     from dtnmr_training import Training, World
     from recommenders import dtnmr
     repeats = 3 if quick else 5
@@ -191,10 +234,16 @@ def run(quick):
         write_world(Path(folder), n_users=200 if quick else 1000)
         args = dtnmr.parse(["--workdir", folder])
         training = Training(World(dataset.load(folder), args, torch.device("cpu")), args)
-        n = 16 if quick else 64
-        return [compare(training, "first layers (encoding)", 512, 16, 2 * n, 1024, repeats, encoding=True),
-                compare(training, "whole step, the source's batch", 512, 16, n, 512, repeats),
-                compare(training, "whole step, equal batches", 4 * n, 4 * n, 4 * n, 4 * n, repeats)]
+
+        def some(size, points):
+            world = training.world
+            made = batches_of(world.rows["train"], world.lists.user, args.run_len, size, np.random.default_rng(1))
+            return made[:max(1, points // size)]
+        n, mine = (64, some(512, 1024)) if quick else (160, some(512, 4096))
+        whole = compare(training, "whole step, the source's batch", mine, 16, n, repeats)
+        return [compare(training, "first layers (encoding)", mine, 16, 2 * n, repeats, "encoding"), whole,
+                compare(training, "whole step, equal batches", some(n, 2 * n), n, 2 * n, repeats),
+                *limits(training, mine, whole)]
 
 
 if __name__ == "__main__":

@@ -253,7 +253,8 @@ def main(argv=None):
     args = parse(argv)
     workdir = prepare(args)
     import dataset
-    from dtnmr_training import Training, World, subset_metrics
+    from dtnmr_subsets import add_column
+    from dtnmr_training import Training, World, subset_metrics, user_means
     device, split = runs.pick_device(args.device), dataset.load(workdir)
     files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
     world = World(split, args, device)
@@ -267,15 +268,18 @@ def main(argv=None):
               f"{world.user_bags.size + world.songs.bags.size} per user", file=sys.stderr)
         training = Training(world, args)
         fit(run, training, args)
-        accuracy = {part: subset_metrics(training.model, world, part, args) for part in ("val", "test")}
         results = rank(run, training.model, world, args)
-        for part, values in accuracy.items():
-            if values:
-                print(f"{part}: the label among {args.subset_size}: {values['Accuracy']:.4f} +- {values['conf']:.4f} "
-                      f"(plays {values['Accuracy of popularity']:.4f}, chance {values['chance']:.4f}) "
-                      f"over {values['points']} points")
+        accuracy = {part: told for part in ("val", "test")
+                    if (told := subset_metrics(training.model, world, part, args))}
+        for part, told in accuracy.items():
+            hits, name = told.pop("hits"), f"PointAccuracy@{args.subset_size}"
+            if part in results:
+                add_column(workdir, run.name, part, name, user_means(world, part, hits))
+            print(f"{part}: the label among {args.subset_size}: {told['Accuracy']:.4f} +- {told['conf']:.4f} "
+                  f"(plays {told['Accuracy of popularity']:.4f}, chance {told['chance']:.4f}) "
+                  f"over {told['points']} points")
         run.finish(parts=sorted(results), epochs=training.epoch, best_epoch=training.best_epoch, points=points,
-                   subset_accuracy={k: v for k, v in accuracy.items() if v}, order=args.order)
+                   subset_accuracy=accuracy, order=args.order)
 
 
 if __name__ == "__main__":

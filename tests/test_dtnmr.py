@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dataset
 import dtnmr_model
@@ -204,6 +206,37 @@ def test_negatives_are_unknown_distinct_and_cover_what_is_left():
     assert all(len(set(row)) == 5 for row in drawn.tolist())
     counts = np.bincount(drawn.ravel())[3:]
     assert abs(counts - n_users * 5 / 6).max() < 4 * (n_users * 5 / 36) ** 0.5
+
+
+@given(st.data())
+def test_negatives_are_never_known_whatever_is(data):
+    """Any catalogue, any knowledge, any number that is left: n distinct unknown songs for every user."""
+    n_songs, n_users = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+    catalogue = np.array(sorted(data.draw(st.sets(st.integers(0, n_songs - 1), min_size=1))))
+    known = sorted(data.draw(st.sets(st.tuples(st.integers(0, n_users - 1), st.integers(0, n_songs - 1)), min_size=1)))
+    users, songs = np.array(known).T
+    negatives, everyone = dtnmr_model.Negatives(catalogue, n_songs, users, songs), np.arange(n_users)
+    left = [len(set(catalogue) - {s for u, s in known if u == user}) for user in everyone]
+    assert negatives.left(everyone) == min(left)
+    drawn = negatives.draw(everyone, min(left), np.random.default_rng(data.draw(st.integers(0, 9))))
+    for user, row in enumerate(drawn.tolist()):
+        assert len(set(row)) == min(left) and set(row) <= set(catalogue) - {s for u, s in known if u == user}
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), kkbox=st.booleans())
+def test_candidates_of_points_hold_the_label_once_and_no_known_song(tmp_path_factory, seed, kkbox):
+    """In any world, in every part: beside the label no song of the playlist up to and with that part."""
+    workdir = (listening_world if kkbox else tiny_workspace)(tmp_path_factory.mktemp("w") / "w", seed=seed)
+    world, args = world_of(workdir)
+    lists = world.lists
+    for level, part in enumerate(dtnmr_points.PARTS):
+        rows = np.tile(world.rows[part], 20)
+        users, _, candidates = world.batch(rows, part, args.subset_size, np.random.default_rng(seed))
+        assert (candidates[:, 0].numpy() == lists.song[rows]).all()
+        known = {(u, s) for u, s, at in zip(lists.user, lists.song, lists.level, strict=True) if at <= level}
+        drawn = {(u, s) for u, row in zip(users.tolist(), candidates[:, 1:].tolist(), strict=True) for s in row}
+        assert not drawn & known and {s for _, s in drawn} <= set(world.songs.catalogue)
 
 
 def test_negatives_of_training_know_nothing_of_val_and_test(tmp_path):

@@ -13,6 +13,7 @@ import torch
 
 import dataset
 import runs
+from dtnmr_training import Training
 from recommenders import dtnmr
 from tests.conftest import ROOT
 from tests.dtnmr_world import SMALL, listening_world, world_of
@@ -44,6 +45,8 @@ def test_it_learns_the_planted_taste_and_reports_the_accuracy_of_the_source(tmp_
     told = config["subset_accuracy"]["test"]
     assert told["chance"] == 0.2 and told["points"] == config["points"]["test"]
     assert told["Accuracy"] > max(told["Accuracy of popularity"], 0.2) + 2 * told["conf"]
+    users = pd.read_parquet(workdir / "metrics" / f"{name}_test.pqt")["PointAccuracy@5"]     # four points each
+    assert users.mean() == pytest.approx(told["Accuracy"]) and users.min() < users.max()
     means = pd.read_csv(workdir / "metrics" / f"{name}_cold_test.csv", index_col=0)
     split = dataset.load(workdir)
     assert means.loc["mean", "Recall@5"] > 5 / (split.n_items - split.n_hot)   # songs nobody has played
@@ -84,6 +87,16 @@ def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, when):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     for file in sorted((first / "preds").iterdir()):
         assert (tmp_path / "b" / "preds" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_checkpoint_of_other_columns_is_refused(tmp_path):
+    world, args = world_of(listening_world(tmp_path / "w"))
+    training = Training(world, args)
+    state = training.state()
+    training.load(state)
+    state["vocabularies"]["songs"]["genres"] = ["pop", "rock and roll"]
+    with pytest.raises(runs.WorkError, match="made with other vocabularies; use --overwrite"):
+        training.load(state)
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path):
