@@ -77,6 +77,7 @@ class MusiCNN(extraction.Backend):
     WINDOW = FRAMES * HOP / SAMPLE_RATE
     DEVICE = True
     PACKAGES = ("librosa", "torch", "scipy")
+    LICENCE = "ISC"
     threads_pool = None
 
     @classmethod
@@ -107,9 +108,16 @@ class MusiCNN(extraction.Backend):
     def layer_suffix(self):
         return "" if self.args.layer == "penultimate" else f"-{self.args.layer}"
 
+    def missing(self):
+        try:
+            checkpoint(self.args.variant)
+        except runs.WorkError:
+            return f"package musicnn ({INSTALL})"
+        return super().missing()
+
     def request(self):
         prefix, version = checkpoint(self.args.variant)
-        return {"weights": {"id": f"musicnn/{self.args.variant}", "revision": version, "licence": "ISC",
+        return {"weights": {"id": f"musicnn/{self.args.variant}", "revision": version, "licence": self.LICENCE,
                             "checksum": runs.checksum(f"{prefix}.data-00000-of-00001")},
                 "variant": self.args.variant, "layer": self.args.layer, "precision": self.args.precision,
                 "as_published": self.args.as_published}
@@ -172,7 +180,10 @@ class MusiCNN(extraction.Backend):
     def run(self, inputs, lengths):
         import torch
         with torch.inference_mode():
-            out = self.network(torch.from_numpy(inputs).to(self.device), torch.from_numpy(lengths).to(self.device))
+            given = [torch.from_numpy(a) for a in (inputs, lengths)]
+            if self.device.type == "cuda":
+                given = [a.pin_memory() for a in given]
+            out = self.network(*(a.to(self.device, non_blocking=True) for a in given))
             return out[self.args.layer].float().cpu().numpy()
 
     def pool(self, values, lengths):

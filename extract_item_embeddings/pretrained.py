@@ -90,6 +90,19 @@ class Pretrained(extraction.Backend):
         """The weights.Source of the variant asked for."""
         raise NotImplementedError
 
+    def licence(self):
+        return self.source().licence
+
+    def missing(self):
+        if self.args.weights:
+            return super().missing()
+        weighty = f"weights of {self.source().repo}" if weights.absent(self.source(), self.args.revision) else ""
+        return " and ".join(filter(None, (super().missing(), weighty)))
+
+    def memory(self):
+        """Four bytes per parameter, and as much again while the file is being read."""
+        return round(8e6 * self.MILLIONS)
+
     def variant(self):
         return None
 
@@ -161,7 +174,8 @@ class Pretrained(extraction.Backend):
         pairs = [None] * len(inputs)
         for n in np.unique(lengths):
             rows = np.flatnonzero(lengths == n)
-            for row, pair in zip(rows, self.run(inputs[rows, :n], frames), strict=True):
+            windows = inputs[rows, :n] if len(rows) < len(inputs) else inputs[:, :n]  # whole: no copy is made
+            for row, pair in zip(rows, self.run(windows, frames), strict=True):
                 pairs[row] = pair
         return pairs
 

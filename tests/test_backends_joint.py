@@ -178,12 +178,16 @@ CLAP_PROCESSOR = {"feature_size": 64, "sampling_rate": 48000, "hop_length": 480,
 
 @pytest.fixture(scope="module")
 def clap_weights(tmp_path_factory):
+    return clap_checkpoint(tmp_path_factory.mktemp("clap"))
+
+
+def clap_checkpoint(folder):
     from transformers import ClapConfig, ClapModel
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
             "vocab_size": 20, "max_position_embeddings": 16}
     config = ClapConfig(text_config=text, projection_dim=24, audio_config={
         "depths": [1, 1, 1, 1], "hidden_size": 64, "patch_embeds_hidden_size": 8, "num_attention_heads": [1, 2, 4, 8]})
-    folder = save(tmp_path_factory.mktemp("clap"), config.to_dict(), spread(ClapModel(config)))
+    save(folder, config.to_dict(), spread(ClapModel(config)))
     (folder / "preprocessor_config.json").write_text(json.dumps(CLAP_PROCESSOR))
     return folder
 
