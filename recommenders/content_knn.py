@@ -1,0 +1,230 @@
+"""Content kNN: tracks with similar features are neighbours; a user gets the neighbours of what was played.
+
+    python -m recommenders.content_knn                                    every embedding of the workspace
+    python -m recommenders.content_knn vggish --neighbours 50
+    python -m recommenders.content_knn spotify --like "The Beatles"       print similar tracks, recommend nothing
+
+Features are standardised over the tracks of the split (each column to mean 0 and standard deviation 1, so that
+tempo in beats per minute does not outweigh energy from 0 to 1) and compared by the cosine. With N(j) the
+--neighbours tracks most similar to track j among those that a part ranks, j itself apart,
+
+    score(u, i) = sum of w(u, j) max(cos(i, j), 0) over the j that u played in train and that have i in N(j)
+
+This is the item-based kNN of Sarwar, Karypis, Konstan and Riedl (WWW 2001) with content in the place of ratings;
+w is 1, or with --values count the plays, or with log log(1 + plays). Cold tracks have features, so they are ranked,
+too. A constant column says nothing and counts nothing; a track that --missing mean gave the mean is similar to none.
+
+Practical limit: two passes of tracks x tracks x dimensions, in blocks, and 8 bytes x tracks x neighbours.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import runs
+from runs import UsageError, WorkError
+
+NEEDS = ("embedding",)
+COLD = True
+NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most telling first
+FLAT = 1e-6  # relative: what float32 cannot tell from nothing
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.content_knn", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
+    parser.add_argument("--neighbours", type=runs.positive, default=50, help="neighbours of each track (default 50)")
+    parser.add_argument("--scale", choices=("standard", "center", "none"), default="standard",
+                        help="features to mean 0 and deviation 1, to mean 0, or as they are (default standard)")
+    parser.add_argument("--values", choices=("binary", "count", "log"), default="binary",
+                        help="weight of a played track: 1, its plays, or log(1 + plays) (default binary)")
+    parser.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+    parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
+                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
+    parser.add_argument("--like", metavar="TRACK", help="id or name of a track: print the tracks most similar to it")
+    parser.add_argument("--show", type=runs.positive, default=10, metavar="N",
+                        help="with --like: how many (default 10)")
+    runs.recommender_flags(parser, device=True)
+    return parser
+
+
+# --------------------------------------------------------------------------- similarity
+
+def directions(vectors, scale="standard"):
+    """Features scaled column by column, then each row to length 1; float32 (n, D).
+
+    A constant column, and a row that float32 cannot tell from the mean of all rows, become zeros.
+    """
+    import numpy as np
+    x = np.asarray(vectors, np.float64)
+    if scale != "none":
+        centre = x.mean(axis=0)
+        x, size = x - centre, np.abs(centre)
+        spread = x.std(axis=0)
+        flat = spread <= FLAT * size
+        x[:, flat] = 0
+        x[(np.abs(x) <= FLAT * (size + spread)).all(axis=1)] = 0
+        if scale == "standard":
+            x[:, ~flat] /= spread[~flat]
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, length, out=np.zeros_like(x), where=length > 0).astype(np.float32)
+
+
+def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
+    """The n most similar items of each query with their cosines, those above 0; csr float32 (Q, I).
+
+    queries: float32 (Q, D) and items: float32 (I, D), rows of length 1 or zero; ids: int64 (Q,) and
+    tracks: int64 (I,) their track ids. A track is not its own neighbour; ties fall by a seeded order of each query.
+    """
+    import numpy as np
+    import torch
+    from scipy.sparse import csr_matrix, vstack
+
+    import topk
+    items, ids, tracks = (torch.as_tensor(a).to(device) for a in (items, ids, tracks))
+    rows, blocks = max(1, topk.BLOCK_BYTES // (4 * max(len(items), 1))), []
+    for start in range(0, len(queries), rows):
+        some = ids[start:start + rows]
+        cosine = torch.as_tensor(queries[start:start + rows]).to(device) @ items.T          # (b, I)
+        cosine.masked_fill_(some[:, None] == tracks[None, :], -torch.inf)
+        value, column = (a.cpu().numpy() for a in topk.top(cosine, min(n, len(items)), some, tracks, seed))
+        kept = value > 0
+        row = np.broadcast_to(np.arange(len(value))[:, None], kept.shape)
+        blocks.append(csr_matrix((value[kept], (row[kept], column[kept])), shape=(len(value), len(items))))
+    return vstack(blocks, format="csr")
+
+
+def history_of(split, values):
+    """Weights w of the plays in train, csr float32 (U, n_hot)."""
+    import numpy as np
+    history = split.matrix("binary" if values == "binary" else "count")
+    if values == "log":
+        history.data = np.log1p(history.data)
+    return history
+
+
+def recommend_with(name, split, args, workdir):
+    """One embedding: one run."""
+    import dataset
+    import topk
+    request = {"embedding": name, "neighbours": args.neighbours, "scale": args.scale, "values": args.values,
+               "shuffle": args.shuffle, "missing": args.missing, "k": args.k, "seed": args.seed,
+               "comment": args.comment}
+    inputs = split.inputs + dataset.embedding_inputs(workdir, name)
+    with runs.Run(workdir, "content_knn", request, embedding=name, inputs=inputs, args=args) as run:
+        if run.finished:
+            return
+        vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
+        unit, hot = directions(vectors, args.scale), slice(0, split.n_hot)
+        history, near, scores = history_of(split, args.values), {}, {}
+        for part in split.parts:
+            ranked = split.candidates(part)
+            if ranked.start not in near:  # val and test rank the same tracks
+                near[ranked.start] = neighbours(unit[hot], unit[ranked], args.neighbours, split.tracks[hot],
+                                                split.tracks[ranked], args.seed, runs.pick_device(args.device))
+            scores[part] = lambda codes, near=near[ranked.start]: (history[codes] @ near).toarray()
+        results = topk.write(run, split, args.k, args.seed, scores=scores)
+        run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
+        print(f"{run.name}: written for {', '.join(results)}")
+
+
+# --------------------------------------------------------------------------- --like
+
+def track_names(workdir, n_tracks):
+    """Frame of what items.pqt calls its tracks (columns of NAMES, text, '' where unknown), indexed by track id."""
+    import pandas as pd
+    path = workdir / "items.pqt"
+    if not path.exists():
+        return pd.DataFrame(index=range(n_tracks))
+    items = pd.read_parquet(path).set_index("track_id")
+    names = items[[c for c in NAMES if c in items.columns]].reindex(range(n_tracks))
+
+    def text(value):
+        if isinstance(value, str):
+            return value
+        return ", ".join(map(str, value)) if hasattr(value, "__len__") else ""
+    return names.map(text)
+
+
+def find_track(track, ids, names):
+    """Row of the track of that id, or of that name (case apart); UsageError when there is none or several."""
+    import difflib
+    if track in ids:
+        return ids.index(track)
+    wanted = track.strip().casefold()
+    for column in names:
+        rows = [i for i, name in enumerate(names[column]) if wanted and name.casefold() == wanted]
+        if len(rows) > 1:
+            some = ", ".join(ids[i] for i in rows[:5]) + (", ..." if len(rows) > 5 else "")
+            raise UsageError(f"{len(rows)} tracks have the {column} {track!r}; name one by its id: {some}")
+        if rows:
+            return rows[0]
+    there = dict.fromkeys([*(n for c in names for n in names[c] if n), *ids])
+    near = difflib.get_close_matches(track, there, n=3, cutoff=0.6)
+    raise UsageError(f"no track has the id or name {track!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+
+
+def feature_table(workdir, name, vectors):
+    """The features of some tracks by name, in their own units where the embedding's json knows them; else None.
+
+    vectors: (n, D); the json has `features` (D names) and, where it stores standardised values, `mean` and `std`
+    """
+    import numpy as np
+    import pandas as pd
+
+    import dataset
+    info = dataset.embedding_info(workdir, name)
+    told = info if "features" in info else info.get("facts", {})
+    columns = told.get("features", [])
+    if len(columns) != vectors.shape[1]:
+        return None
+    values = vectors * np.asarray(told.get("std", 1)) + np.asarray(told.get("mean", 0))
+    return pd.DataFrame(values, columns=columns).map("{:.4g}".format)
+
+
+def print_like(name, args, workdir):
+    """The tracks most similar to --like by one embedding, over all tracks that have a row in it."""
+    import numpy as np
+    import pandas as pd
+
+    import dataset
+    ids, checksum = dataset.read_tracks(workdir)
+    names = track_names(workdir, len(ids))
+    track = find_track(args.like, ids, names)
+    matrix = dataset.open_embedding(workdir, name, len(ids), checksum)
+    known = np.flatnonzero(np.isfinite(matrix).all(axis=1))
+    if track not in known:
+        raise WorkError(f"embedding {name!r} has no row for track {ids[track]}, so nothing is known to be like it")
+    unit = directions(matrix[known], args.scale)
+    at = int(np.searchsorted(known, track))
+    cosine = unit @ unit[at]
+    order = np.lexsort((known, -cosine))
+    rows = np.append(at, order[order != at][:args.show])
+    table = pd.DataFrame({"cosine": [f"{c:.3f}" for c in cosine[rows]], "id": [ids[i] for i in known[rows]]})
+    for column in names:
+        table[column] = names[column].to_numpy()[known[rows]]
+    features = feature_table(workdir, name, matrix[known[rows]])
+    print(f"most similar by {name} ({args.scale} features), of {len(known)} tracks; the first row is the track itself")
+    print((table if features is None else table.join(features)).to_string(index=False, max_colwidth=32))
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    workdir = runs.workspace(args)
+    import dataset
+    names = args.names or dataset.embedding_names(workdir)
+    if not names:
+        raise UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
+    for name in names:
+        dataset.embedding_inputs(workdir, name)
+    if args.like is not None:
+        for name in names:
+            print_like(name, args, workdir)
+        return
+    split = dataset.load(workdir)
+    for name in names:
+        recommend_with(name, split, args, workdir)
+
+
+if __name__ == "__main__":
+    runs.cli(main)

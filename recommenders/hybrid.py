@@ -1,0 +1,162 @@
+"""Hybrid: a weighted sum of the lists of other runs, its weights chosen on val.
+
+    python -m recommenders.hybrid                                        popularity, content_knn and itemknn
+    python -m recommenders.hybrid popularity content_knn ease ials
+    python -m recommenders.hybrid popularity content_knn_vggish_s42_0123456789 ease --steps 20
+
+A part is a run's name or a recommender's: then its best run on val by --metric. The parts' saved lists are read,
+never their code. For each user a part's scores s become (s - low) / (high - low) over the list saved for this user,
+and 0 outside it (candidates.normalised); the score is the sum of w_p times that over the parts p. The weights are the
+best of a fixed grid by the mean of --metric on val: all multiples of 1 / --steps that add up to 1 (10 steps: 66 trials
+for three parts, 286 for four). A part of weight 0 brings no tracks either, so each part alone is on the grid and the
+hybrid is at least as good as any of them on val, where its own figure is optimistic; test is not looked at.
+
+The cold test has no val: it takes the weights of the parts that wrote a cold list, scaled to add up to 1 (equal ones
+where all are 0), and is left out where no part did. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import itertools
+
+import runs
+from runs import UsageError
+
+NEEDS = ()
+COLD = True
+MOST_TRIALS = 10_000
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.hybrid", description=__doc__)
+    parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="PART",
+                        help="runs or recommenders (default popularity content_knn itemknn)")
+    parser.add_argument("--steps", type=runs.positive, default=10, help="the grid's steps of a weight (default 10)")
+    parser.add_argument("--metric", default="NDCG@10", help="what is best on val (default NDCG@10)")
+    parser.add_argument("--normalise", choices=("minmax", "rrf"), default="minmax",
+                        help="scores to 0..1 for each user, or 1 / (60 + place) (default minmax)")
+    runs.recommender_flags(parser)
+    return parser
+
+
+def simplex(parts, steps):
+    """All weights that are multiples of 1 / steps and add up to 1; float64 (trials, parts), lexicographic."""
+    import numpy as np
+    bars = np.array(list(itertools.combinations(range(steps + parts - 1), parts - 1)), np.int64)
+    bars = bars.reshape(-1, parts - 1)
+    edges = np.pad(bars, ((0, 0), (1, 1)), constant_values=((0, 0), (-1, steps + parts - 1)))
+    return (np.diff(edges, axis=1) - 1) / steps
+
+
+def mixed(pool, scores, weights):
+    """Score of each candidate (N,): the weighted sum, -inf for one that no part of positive weight lists.
+
+    scores: float64 (N, parts), normalised; weights: (parts,)
+    """
+    import numpy as np
+    listed = (pool.place[:, weights > 0] >= 0).any(axis=1)
+    return np.where(listed, scores @ weights, -np.inf)
+
+
+def choose(pool, scores, weights, metric):
+    """The mean of the metric on the pool's part for each row of weights; float64 (trials,)."""
+    import numpy as np
+
+    import metrics
+    k, truth = int(metric.partition("@")[2]), pool.split.truth(pool.part)
+    values = np.empty(len(weights))
+    with runs.Progress(len(weights), "hybrid", "trials") as progress:
+        for trial, row in enumerate(weights):
+            lists = pool.best(mixed(pool, scores, row), k)
+            values[trial] = metrics.evaluate(lists, truth, (k,))[metric].mean()
+            progress.update(1)
+    return values
+
+
+def check(args):
+    """UsageError for a metric that metrics.py does not know, or a grid nobody would wait for."""
+    import math
+
+    import metrics
+    name, _, k = args.metric.partition("@")
+    if name not in metrics.METRICS or not k.isdigit() or int(k) < 1:
+        raise UsageError(f"--metric is one of {', '.join(metrics.METRICS)} with a k, like NDCG@10, not {args.metric}")
+    if len(args.sources) < 2:
+        raise UsageError("a hybrid mixes at least two parts; name them, or none for popularity content_knn itemknn")
+    trials = math.comb(args.steps + len(args.sources) - 1, args.steps)
+    if trials > MOST_TRIALS:
+        raise UsageError(f"{len(args.sources)} parts in {args.steps} steps are {trials} trials, more than "
+                         f"{MOST_TRIALS}; use fewer --steps")
+
+
+def weights_for(part, sources, weights):
+    """Weights (parts,) for one part of the split: 0 for those that wrote no list of it; None where none did."""
+    import numpy as np
+    able = np.array([part in source.parts for source in sources])
+    if not able.any():
+        return None
+    kept = np.where(able, weights, 0.0)
+    return kept / kept.sum() if kept.sum() > 0 else able / able.sum()
+
+
+def write_lists(run, split, sources, weights, args):
+    """Lists and metrics of every part that some source wrote; returns {part: metrics}."""
+    import candidates
+    import topk
+    results = {}
+    for part in split.parts:
+        used = weights_for(part, sources, weights)
+        if used is None:
+            continue
+        able = [i for i, source in enumerate(sources) if part in source.parts]
+        pool = candidates.pool(split, part, [sources[i] for i in able], args.seed)
+        values = mixed(pool, candidates.normalised(pool, args.normalise), used[able])
+        results |= topk.write(run, split, args.k, args.seed, [part], scores=pool.scorer(values))
+    return results
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    check(args)
+    workdir = runs.workspace(args)
+    import candidates
+    import dataset
+    split = dataset.load(workdir)
+    sources = candidates.find(split, args.sources, args.metric)
+    request = {"sources": args.sources, "steps": args.steps, "metric": args.metric, "normalise": args.normalise,
+               "k": args.k, "seed": args.seed, "comment": args.comment}
+    inputs = split.inputs + [s.path(part) for s in sources for part in s.parts]
+    run = runs.Run(workdir, "hybrid", request, inputs=inputs, args=args)
+    run.outputs.append(run.folder / "trials.csv")
+    with run:
+        if run.finished:
+            return
+        pool = candidates.pool(split, "val", sources, args.seed)
+        grid = simplex(len(sources), args.steps)
+        values = choose(pool, candidates.normalised(pool, args.normalise), grid, args.metric)
+        chosen = record(run, args, sources, grid, values)
+        results = write_lists(run, split, sources, grid[values.argmax()], args)
+        left = {} if "cold_test" in results or "cold_test" not in split.parts else {"cold_test": "no part ranks it"}
+        run.finish(parts=sorted(results), left_out=left, **chosen)
+
+
+def record(run, args, sources, grid, values):
+    """Print the choice, write all trials into the run's folder; returns what config.json keeps of it."""
+    import pandas as pd
+    words, best = [s.word for s in sources], int(values.argmax())
+    alone = {word: float(values[grid[:, i] == 1][0]) for i, word in enumerate(words)}
+    runs.write_csv(run.folder / "trials.csv", pd.DataFrame(grid, columns=words).assign(**{args.metric: values}),
+                   index=False)
+    weights = dict(zip(words, grid[best].round(12).tolist(), strict=True))
+    print(f"{run.name}: {args.metric} on val {values[best]:.4f}, best of {len(grid)} weightings")
+    for source in sources:
+        print(f"  {weights[source.word]:.2f} of {source.run} (alone {alone[source.word]:.4f})")
+    return {"weights": weights, "trials": len(grid), "sources": {s.word: s.run for s in sources},
+            "runs_to_choose_from": {s.word: s.among for s in sources},
+            "val": {"metric": args.metric, "hybrid": float(values[best]), "alone": alone}}
+
+
+if __name__ == "__main__":
+    runs.cli(main)
