@@ -1,0 +1,122 @@
+"""MULE: a convolutional network trained by contrast of excerpts of one track (McCallum et al., arXiv 2210.03799).
+
+    python extract_item_embeddings/mule.py --audio DIR [--workdir DIR] --python ENVIRONMENT --weights model.keras
+
+| weights           | licence      | rate      | window        | layer  | pooling | dimension |
+|-------------------|--------------|-----------|---------------|--------|---------|-----------|
+| MULE, model.keras | CC BY-NC 4.0 | 16,000 Hz | 3 s every 2 s | output | mean    | 1728      |
+
+The spectrogram and its slices are made here, as upstream's configuration says; the network is run by the package
+sxmp-mule (GPL-3.0) with TensorFlow, in an environment of its own (requirements/mule.txt says how to make it), so that
+neither its licence nor its pins touch this process. A slice is 300 frames around every 200th, the first at 2 s, the
+last moved back to the end, each brought to zero mean and unit variance. Sound is heard at the level that upstream
+gives a stereo file (it sums channels at half their level, so a mono file would enter at half). A track shorter than a
+slice is repeated to its length. The published extraction kept the sum over the slices, not the mean: --as-published.
+"""
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import runs
+from extract_item_embeddings import extraction, worker
+
+HOP, BANDS = 160, 96            # samples per frame, mel bands
+SLICE, EVERY = 300, 200         # frames
+COMMIT = "f90a47216d7bd5297843abe541c34c7f789fcf20"
+CHECKSUM = "1da111d619bac0d422e41f153cbfb903f7ec3c5d3b2768f5d68f04452ed18180"
+SOURCE = "github.com/PandoraMedia/music-audio-representations"
+POINTER = b"version https://git-lfs"
+
+
+def log_mel(samples):
+    """(N,) at 16 kHz -> (96, 1 + N // 160): log10 of 1 + 10000 mel powers, filters of unit Euclidean norm."""
+    import librosa
+    mel = librosa.feature.melspectrogram(
+        y=samples, sr=Mule.SAMPLE_RATE, n_fft=2048, hop_length=HOP, win_length=400, window="hann", center=True,
+        pad_mode="reflect", power=2.0, n_mels=BANDS, fmin=0.0, fmax=8000.0, norm=2.0, htk=True, dtype=np.float32)
+    return np.log10(10000.0 * mel + 1.0)
+
+
+def slices(mel):
+    """(96, T) with T >= 300 -> (n, 96, 300), each of zero mean and unit variance."""
+    centres = np.minimum(np.arange(EVERY, mel.shape[1], EVERY), mel.shape[1] - SLICE // 2)
+    parts = np.stack([mel[:, c - SLICE // 2:c + SLICE // 2] for c in centres])
+    parts -= parts.mean(axis=(1, 2), keepdims=True)
+    return (parts / np.maximum(parts.std(axis=(1, 2), keepdims=True), 0.01)).astype(np.float32)
+
+
+class Mule(worker.Remote):
+    NAME, SAMPLE_RATE, DIM = "mule", 16000, 1728
+    WINDOW, TOGETHER = SLICE * HOP / SAMPLE_RATE, True
+    POOLING = "mean over slices"
+    PACKAGES = ("librosa",)
+    LICENCE = "CC BY-NC 4.0"
+    MODULES, REQUIREMENTS = ("mule", "tensorflow"), "requirements/mule.txt"
+    WEIGHTS = "~/.cache/mule/model.keras"
+
+    @classmethod
+    def add_flags(cls, parser):
+        super().add_flags(parser)
+        parser.add_argument("--as-published", action="store_true", help="the sum over the slices instead of the mean")
+
+    def __init__(self, args):
+        super().__init__(args)
+        if args.as_published:
+            self.POOLING = "sum over slices"
+
+    def suffix(self):
+        return "-as-published" if self.args.as_published else ""
+
+    def weights_of(self):
+        path = Path(self.args.weights or self.WEIGHTS).expanduser()
+        path = path / "model.keras" if path.is_dir() else path
+        fetch = f"fetch supporting_data/model/model.keras (251,054,764 bytes) of {SOURCE} with git lfs"
+        if not path.is_file():
+            raise runs.WorkError(f"{path} is not there; {fetch}, and put it there or name it with --weights")
+        with open(path, "rb") as f:
+            if f.read(len(POINTER)) == POINTER:
+                raise runs.WorkError(f"{path} is only a pointer to the weights; {fetch}")
+        return path
+
+    def request(self):
+        path = self.weights_of()
+        checksum = runs.checksum(path)
+        if not self.args.weights and checksum != CHECKSUM:
+            raise runs.WorkError(f"{path} is not the file that was published (its sha256 should be {CHECKSUM}); "
+                                 "--weights uses a file of your own")
+        return {"weights": {"id": SOURCE, "revision": COMMIT if checksum == CHECKSUM else "given by --weights",
+                            "licence": self.LICENCE, "checksum": checksum},
+                "variant": None, "layer": None, "as_published": self.args.as_published}
+
+    def prepare(self, samples):
+        shortest = SLICE * HOP
+        parts = slices(log_mel(samples if len(samples) >= shortest else np.resize(samples, shortest)))
+        return parts, np.full(len(parts), SLICE)
+
+    def pool(self, values, lengths):
+        return values.astype(np.float64).sum(axis=0) if self.args.as_published else super().pool(values, lengths)
+
+
+def start(settings):
+    """In the environment of sxmp-mule: load the network; see worker.serve."""
+    import tensorflow as tf
+    from mule.models.layers import ScalarMultiply, StochDepth, WeightStandardization
+    layers = {kind.__name__: kind for kind in (ScalarMultiply, StochDepth, WeightStandardization)}
+    model = tf.keras.models.load_model(settings["weights"], custom_objects=layers, compile=False)
+    return lambda parts: np.asarray(model.predict_on_batch(parts[..., None])), model.output_shape[-1]
+
+
+def main(argv=None):
+    return extraction.main(Mule, __doc__, argv)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker.serve(start, sys.argv[2])
+    runs.cli(main)

@@ -1,0 +1,1 @@
+"""As jukebox: only to be found."""

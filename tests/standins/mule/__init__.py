@@ -1,0 +1,1 @@
+"""As mule: a package with models.layers."""
