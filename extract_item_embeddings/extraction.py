@@ -14,7 +14,7 @@ from pathlib import Path
 
 import dataset
 import runs
-from extract_item_embeddings import audio, frames, pipeline, shards
+from extract_item_embeddings import aligned, audio, frames, pipeline, shards
 from extract_item_embeddings.backend import Backend
 
 __all__ = ["Backend", "Task", "main", "make", "parser", "run"]
@@ -82,9 +82,8 @@ def check(args):
     if args.seconds != 0 and not audio.SHORTEST <= args.seconds < float("inf"):
         raise runs.UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
                               f"or at least {audio.SHORTEST}")
-    if args.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", args.name):
-        raise runs.UsageError(f"--name {args.name!r} is no name of an embedding; letters, digits, '.', '-' and '_' "
-                              "are expected")
+    if args.name is not None:
+        aligned.check_name(args.name, "--name ")
     if args.shard is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", args.shard)

@@ -1,0 +1,170 @@
+"""Your own vectors: a matrix or a table keyed by track, checked and put into the rows of the workspace.
+
+    python extract_item_embeddings/npy.py NAME --file vectors.npy --ids ids.txt [--workdir DIR]
+    python extract_item_embeddings/npy.py NAME --file vectors.parquet [--id-column COLUMN] [--keys id|row]
+
+| file                          | what it holds                                                                  |
+|-------------------------------|--------------------------------------------------------------------------------|
+| .npy, and --ids               | (n, D) numbers; the ids one per line, or a csv with a column trackid or id     |
+| .npz                          | one array (n, D) and one of n ids, or an array (D,) under the id of each track |
+| .parquet, .pqt                | a column of keys, and one column of lists or columns of numbers                |
+| .csv, .tsv, also .bz2 and .gz | a header; a column of keys, and columns of numbers                             |
+
+The key column is trackid, track_id, id or idx, or --id-column. Keys are original track ids, but rows of
+trackid_sorted.csv in a column idx and where track_id holds whole numbers, as in the files of a workspace; --keys says
+otherwise. A matrix in the order of the workspace has --ids trackid_sorted.csv. Values become float32; tracks that are
+absent, or have a value that is no finite number, become rows of NaN, named in the json.
+"""
+if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import contextlib
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+import runs
+from extract_item_embeddings import aligned
+from runs import UsageError, WorkError
+
+TABLES = (".parquet", ".pqt", ".csv", ".tsv")
+BLOCK = 4096  # rows
+
+
+class Matrix:
+    """(n, D) numbers and the n keys of their rows, both in memory or mapped."""
+    by_row = False
+
+    def __init__(self, path, values, keys):
+        self.name, self.values, self.keys = path.name, values, keys
+        if values.ndim != 2 or values.dtype.kind not in "fiu" or values.shape[1] == 0:
+            raise WorkError(f"{path} must hold a matrix of numbers (tracks, dimensions), but holds {values.dtype} "
+                            f"{values.shape}")
+        if len(keys) != len(values):
+            raise WorkError(f"{path} has {len(values)} rows, but there are {len(keys)} track ids")
+
+    def blocks(self):
+        for s in range(0, len(self.values), BLOCK):
+            yield self.keys[s:s + BLOCK], np.asarray(self.values[s:s + BLOCK])
+
+    def about(self):
+        return {}
+
+
+@contextlib.contextmanager
+def reading(path):
+    """numpy's complaints about a file as one sentence."""
+    try:
+        yield
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+        objects = "pickle" in str(e) or "Python objects" in str(e)
+        reason = "it holds Python objects, not numbers" if objects else (str(e).splitlines() or ["it is cut off"])[0]
+        raise WorkError(f"{path} cannot be read as numbers: {reason}") from None
+
+
+def loaded(path):
+    """An array or an NpzFile, nothing unpickled."""
+    with reading(path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def as_ids(array, path):
+    """Track ids out of an array of strings or whole numbers, list of str."""
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise WorkError(f"{path}: the track ids must be one text or whole number per row, not {array.dtype} "
+                        f"{array.shape}")
+    return [i.decode() if isinstance(i, bytes) else str(i) for i in array.tolist()]
+
+
+def read_ids(path):
+    """Track ids, one per row of a matrix: .npy, a csv with a column trackid or id, or a text of one per line."""
+    if not path.is_file():
+        raise UsageError(f"--ids {path} is not there")
+    if path.suffix == ".npy":
+        return as_ids(loaded(path), path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise WorkError(f"--ids {path} is no text ({e})") from None
+    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+    column = next((rows[0].index(n) for n in ("trackid", "track_id", "id") if rows and n in rows[0]), None)
+    if column is None and any(len(row) > 1 for row in rows):
+        raise WorkError(f"--ids {path} must have one id per line, or a column trackid or id")
+    if column is not None and any(len(row) != len(rows[0]) for row in rows):
+        raise WorkError(f"--ids {path} has rows of different lengths")
+    return [row[column or 0] for row in (rows if column is None else rows[1:])]
+
+
+def open_npz(path):
+    """A Matrix from an archive of arrays: ids beside a matrix, or a vector under each id."""
+    with reading(path), loaded(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    matrices = [n for n, a in arrays.items() if a.ndim == 2]
+    if len(matrices) == 1 and len(arrays) == 2:
+        (ids,) = arrays.keys() - matrices
+        return Matrix(path, arrays[matrices[0]], as_ids(arrays[ids], path))
+    shapes = {a.shape for a in arrays.values()}
+    if matrices or len(shapes) != 1 or len(*shapes) != 1:
+        raise WorkError(f"{path} must hold one matrix and one array of track ids, or a vector of the same length under "
+                        f"each id, but holds {len(arrays)} arrays of {len(shapes)} shapes")
+    return Matrix(path, np.stack(list(arrays.values())), list(arrays))
+
+
+def opener(args, path):
+    """A function that opens the file as a source of blocks; UsageError for flags that do not fit it."""
+    suffix = next((s for s in reversed(path.suffixes) if s not in (".bz2", ".gz")), "")
+    if suffix == ".npy" and not args.ids:
+        raise UsageError(f"{path} has no track ids; --ids FILE names those of its rows (trackid_sorted.csv, if they "
+                         "are in the order of the workspace)")
+    if suffix != ".npy" and args.ids:
+        raise UsageError(f"--ids is for a .npy; {path} has its own")
+    if suffix not in TABLES and (args.id_column or args.keys):
+        raise UsageError(f"--{'id-column' if args.id_column else 'keys'} is for tables; {path} has none of columns")
+    if suffix == ".npy":
+        return lambda: Matrix(path, loaded(path), read_ids(args.ids))
+    if suffix == ".npz":
+        return lambda: open_npz(path)
+    if suffix in TABLES:
+        from extract_item_embeddings.tabular import Table
+        return lambda: Table(path, args.id_column, None if args.keys is None else args.keys == "row")
+    raise UsageError(f"{path} is neither .npy, .npz, .parquet, .csv nor .tsv")
+
+
+def parser():
+    p = runs.Parser(description=__doc__)
+    add = p.add_argument
+    add("name", help="name of the output embeddings/NAME.npy")
+    add("--file", type=Path, required=True, metavar="FILE", help="the vectors")
+    add("--ids", type=Path, metavar="FILE", help="track ids of the rows of a .npy")
+    add("--id-column", metavar="COLUMN", help="key column of a table (default trackid, track_id, id or idx)")
+    add("--keys", choices=("id", "row"), help="what the key column of a table holds: track ids, or rows")
+    add("--about", default="", metavar="WORDS", help="what the vectors are, for the json")
+    add("--licence", metavar="WORDS", help="for the json")
+    runs.common_flags(p, seed=False)
+    return p
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    work = runs.workspace(args)
+    aligned.check_name(args.name)
+    path = args.file = args.file.expanduser()
+    if not path.is_file():
+        raise UsageError(f"--file {path} is not there")
+    args.ids = args.ids and args.ids.expanduser()
+    opened = opener(args, path)
+    if args.ids and not args.ids.is_file():
+        raise UsageError(f"--ids {args.ids} is not there")
+    checksums = [runs.checksum(p) for p in (path, args.ids) if p]
+    request = {"backend": "given", "about": args.about, "licence": args.licence, "file": path.name,
+               "id_column": args.id_column, "key_kind": args.keys, "source_checksum": " ".join(checksums)}
+    aligned.make(work, args.name, request, opened, args.overwrite, ("pyarrow",))
+
+
+if __name__ == "__main__":
+    runs.cli(main)
