@@ -31,6 +31,7 @@ PUBLISHED = {"330M": (1024, 24, 315.4), "95M": (768, 12, 94.4)}  # dimension, la
 class MERT(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "mert", 24000, 1024, 24
     FRAME_LEVEL = "75 per second"
+    VARIANTS = ((), ("--size", "95M"))
 
     @classmethod
     def add_flags(cls, parser):

@@ -46,6 +46,7 @@ def statistics(path, table):
 class MusicFM(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "musicfm", 24000, 1024, 12
     FRAME_LEVEL = "25 per second"
+    VARIANTS = ((), ("--trained-on", "MSD"))
     MILLIONS = 324.7  # of the 329.2 that the 1,316,802,088 bytes of the file hold, the rest serves training
 
     @classmethod

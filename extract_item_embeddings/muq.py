@@ -33,6 +33,7 @@ class MuQ(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "muq_msd", 24000, 1024, 12
     MILLIONS, DIGITS = 300, -2  # published as about 300 million
     FRAME_LEVEL = "25 per second; with --mulan one vector per 10 s"
+    VARIANTS = ((), ("--mulan",))
 
     @classmethod
     def add_flags(cls, parser):

@@ -66,6 +66,13 @@ def find(source, given=None, revision=None):
     return Files(source, path, {n: folder / n for n in source.beside}, None)
 
 
+def absent(source, revision=None):
+    """Names of the files of a Source that the hub's cache on this machine lacks."""
+    from huggingface_hub import try_to_load_from_cache
+    return [name for name in (*source.beside, source.file)
+            if not isinstance(try_to_load_from_cache(source.repo, name, revision=revision or source.revision), str)]
+
+
 def _hub(source, revision):
     from huggingface_hub import constants, hf_hub_download, logging, try_to_load_from_cache
     logging.set_verbosity_error()  # its retries would bury the one sentence below
