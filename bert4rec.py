@@ -13,13 +13,13 @@ Item codes are 0..V-1; V is the mask and V+1 the pad.
 """
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
+import sequences
 from runs import UsageError
+from softmax import blocked_logsumexp
 
 DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
@@ -81,89 +81,6 @@ def check_width(width, heads):
     if width % heads:
         raise UsageError(f"{heads} attention heads cannot share a width of {width}; give hidden_dim a multiple of "
                          f"{heads} ({-(-width // heads) * heads}, say) or set num_attention_heads in --config")
-
-
-def unit_scale(vectors, n_hot):
-    """Vectors (n_items, D) centred on the first n_hot and divided by one number: those have a mean square length of 1.
-
-    Directions and ratios of distances stay. Without it the units of an embedding set the temperature of the
-    softmax and drown mask and positions (VGGish has rows of length 1,500). Equal rows all become zero.
-    """
-    centred = vectors - vectors[:n_hot].mean(axis=0, dtype=np.float64)
-    length = np.sqrt((centred[:n_hot] ** 2).sum(axis=1).mean())
-    return (centred / (length if length > 0 else 1.0)).astype(np.float32)
-
-
-# --------------------------------------------------------------------------- the softmax in blocks
-
-def block_rows(m, device):
-    """Items per block, so that the scores (m, rows) of one block stay in the cache (4 MiB; a GPU: 128 MiB)."""
-    budget = 1 << 20 if device.type == "cpu" else 1 << 25
-    return max(256, budget // max(m, 1))
-
-
-class BlockedLogSumExp(torch.autograd.Function):
-    """log sum_v exp(h . w_v) of each row of hidden (M, D) against a table (V, D), never holding (M, V).
-
-    Forward goes through the table once, with a running maximum and sum (Milakov & Gimelshein,
-    arXiv 1805.02867), and, where hidden needs a gradient, sums the softmax-weighted mean of the table, which
-    is that gradient: a frozen table then costs two products and no backward at all. A trained table has its
-    scores computed again in backward, block by block: four products. The gradients are exact.
-    Under bf16 the products are bf16; maximum, sums and gradients of the table stay float32.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden, table, dtype, rows):
-        kind = hidden.dtype
-        rows = rows or block_rows(len(hidden), hidden.device)
-        h = hidden.to(dtype)
-        top = hidden.new_full((len(hidden), 1), -torch.inf)
-        total = torch.zeros_like(top)
-        mean = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        buffer = h.new_empty(len(h) * min(rows, len(table)))
-        for block in table.split(rows):
-            block = block.to(dtype)
-            scores = torch.mm(h, block.T, out=buffer[:len(h) * len(block)].view(len(h), -1)).to(kind)
-            new = torch.maximum(top, scores.amax(1, keepdim=True))
-            scores.sub_(new).exp_()
-            shrink = (top - new).exp_()
-            total.mul_(shrink).add_(scores.sum(1, keepdim=True))
-            if mean is not None and dtype == kind:
-                mean.mul_(shrink).addmm_(scores, block)
-            elif mean is not None:
-                mean.mul_(shrink).add_(scores.to(dtype) @ block)
-            top = new
-        lse = (top + total.log()).squeeze(1)
-        ctx.dtype, ctx.rows = dtype, rows
-        ctx.save_for_backward(hidden, table, lse, None if mean is None else mean.div_(total))
-        return lse
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        hidden, table, lse, mean = ctx.saved_tensors
-        grad_hidden = grad[:, None] * mean if mean is not None else None
-        if not ctx.needs_input_grad[1]:
-            return grad_hidden, None, None, None
-        h, grad_table = hidden.to(ctx.dtype), torch.empty_like(table)
-        pulled = (hidden * grad[:, None]).to(ctx.dtype)  # sum_m p_mv grad_m h_m is the row's gradient
-        buffer = h.new_empty(len(h) * min(ctx.rows, len(table)))
-        for block, out in zip(table.split(ctx.rows), grad_table.split(ctx.rows), strict=True):
-            scores = torch.mm(h, block.to(ctx.dtype).T, out=buffer[:len(h) * len(block)].view(len(h), -1))
-            p = scores.to(hidden.dtype).sub_(lse[:, None]).exp_()
-            if ctx.dtype == hidden.dtype:
-                torch.mm(p.T, pulled, out=out)
-            else:
-                out.copy_(p.to(ctx.dtype).T @ pulled)
-        return grad_hidden, grad_table, None, None
-
-
-def blocked_logsumexp(hidden, table, dtype=None, rows=None):
-    """log sum_v exp(h . w_v), (M,), for hidden (M, D) and table (V, D); see BlockedLogSumExp.
-
-    dtype: of the products, default hidden's; rows: items per block, default what fits the cache
-    """
-    return BlockedLogSumExp.apply(hidden, table, dtype or hidden.dtype, rows)
 
 
 # --------------------------------------------------------------------------- the model
@@ -286,30 +203,12 @@ class BERT4Rec(nn.Module):
 
 # --------------------------------------------------------------------------- sequences
 
-class Sequences:
-    """The users' histories as tensors, cut into padded batches.
-
-    indptr (U + 1,), items (N,): user u owns items[indptr[u]:indptr[u + 1]], oldest first
-    length: positions at most, L; longer histories count with their latest part
-    """
+class Sequences(sequences.Sequences):
+    """Histories with masks: the mask's code is behind the items, the padding's behind it. See sequences.Sequences."""
 
     def __init__(self, indptr, items, length, mask_id, device="cpu"):
-        self.indptr = np.asarray(indptr)
-        self.items = torch.as_tensor(np.asarray(items), device=device)
-        self.length, self.mask_id, self.device = length, mask_id, self.items.device
-        self.lengths = np.diff(self.indptr)
-
-    def pad(self, users, room=0):
-        """Codes (B, L') of the users' latest length - room items, left-aligned, and where they are, (B, L') bool.
-
-        L' is the longest of the batch; room positions at its end are left to the padding.
-        """
-        size = np.minimum(self.lengths[users], self.length - room)
-        start = torch.as_tensor(self.indptr[users + 1] - size, device=self.device)
-        place = torch.arange(int(size.max()) + room, device=self.device)
-        inside = place < torch.as_tensor(size, device=self.device)[:, None]
-        ids = self.items[(start[:, None] + place).clamp(max=len(self.items) - 1)]
-        return torch.where(inside, ids, self.mask_id + 1), inside
+        super().__init__(indptr, items, length, mask_id + 1, device)
+        self.mask_id = mask_id
 
     def masked(self, users, probability, generator):
         """A training batch (ids, inside, masked, targets), or None where no item was drawn.
@@ -330,36 +229,3 @@ class Sequences:
         wanted = inside.sum(1, keepdim=True) == torch.arange(ids.shape[1], device=self.device)
         inside |= wanted
         return ids.masked_fill(wanted, self.mask_id), None if inside.all() else inside, wanted
-
-    def epoch(self, batch_size, generator):
-        """Every user once, as arrays of at most batch_size users of like length, in random order.
-
-        Lengths are jittered by up to 15 % before the sort, so that the company changes from epoch to epoch.
-        """
-        jitter = torch.rand(len(self.lengths), generator=generator).numpy()
-        order = np.argsort(np.minimum(self.lengths, self.length) * (1 + 0.15 * jitter), kind="stable")
-        cuts = np.arange(batch_size, len(order), batch_size)
-        batches = np.split(order, cuts)
-        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-    def by_tokens(self, users, tokens=1 << 14):
-        """Places 0..len(users)-1 in batches of about so many positions, shortest histories first."""
-        size = np.minimum(self.lengths[users], self.length)
-        places = np.argsort(size, kind="stable")
-        if not len(places):
-            return []
-        return np.split(places, np.flatnonzero(np.diff(np.cumsum(size[places]) // tokens)) + 1)
-
-
-def generator_of(*numbers):
-    """CPU generator seeded by whole numbers >= 0: equal numbers, equal draws."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    return torch.Generator().manual_seed(seed)
-
-
-def native_bf16(device):
-    """Whether the device multiplies bf16 itself; elsewhere it is emulated, hundreds of times slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    can = torch.cpu.get_capabilities()
-    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))

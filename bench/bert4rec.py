@@ -2,7 +2,7 @@
 
 The plain one is what transformers and torch give when written down directly: BertModel on inputs_embeds, the
 tied output layer over every position and row, `cross_entropy(ignore_index=-100)` over (B, L, V). Ours sends
-only the masked positions to a softmax in blocks (bert4rec.BlockedLogSumExp). The same in both: batches and
+only the masked positions to a softmax in blocks (softmax.BlockedLogSumExp). The same in both: batches and
 masked positions, weights at the start, dropout 0.1, SDPA, fused Adam, threads, float32, what is frozen (frozen:
 the item rows are a constant and the mask vector trains; trained: every row trains); losses and gradients are
 compared before anything is timed. Every sequence is full, so that bucketing by length gives ours nothing here.
@@ -150,7 +150,7 @@ def peaks(size, frozen):
 def run(quick):
     import torch
 
-    import bert4rec
+    from softmax import native_bf16
     size, repeats = (QUICK, 3) if quick else (SIZE, 7)
     a, out, rows = torch.randn(2048, 2048), torch.empty(2048, 2048), []
 
@@ -166,7 +166,7 @@ def run(quick):
         add(f"{name}, products of our step", used, machine, used / machine, "GFLOP/s",
             "baseline: the machine's own, a 2048 cube; the ratio is our share of it")
         del plain
-        if frozen and bert4rec.native_bf16(torch.device("cpu")):
+        if frozen and native_bf16(torch.device("cpu")):
             t_ours, t_plain = seconds([stepper("ours", size, True, True), stepper("plain", size, True)], repeats)
             add("frozen, bf16 against plain float32", size["batch"] / t_ours, size["batch"] / t_plain,
                 t_plain / t_ours, "sequences/s", note)

@@ -1,13 +1,16 @@
-"""BERT4Rec's parts: the published numbers, the softmax in blocks against the dense one, masking, batches."""
+"""BERT4Rec's parts: the published numbers, the loss against the dense one, masking, batches."""
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import bert4rec
-from bert4rec import BERT4Rec, Sequences, blocked_logsumexp, generator_of
+import softmax
+from bert4rec import BERT4Rec, Sequences
 from runs import UsageError
+from sequence_training import unit_scale
+from sequences import generator_of
+from tests.histories import Largest
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -76,40 +79,10 @@ def test_loss_and_gradients_equal_the_dense_ones(frozen, hidden_dim, whole):
         assert torch.allclose(value, found[name], rtol=1e-8, atol=1e-10), name
 
 
-@pytest.mark.parametrize("rows", [1, 7, 23, 1000])
-def test_blocked_logsumexp_has_exact_gradients(rows):
-    torch.manual_seed(0)
-    hidden, table = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (5, 23))
-    assert torch.allclose(blocked_logsumexp(hidden, table, rows=rows), (hidden @ table.T).logsumexp(1))
-    assert torch.autograd.gradcheck(lambda h, w: blocked_logsumexp(h, w, rows=rows), (hidden, table))
-
-
-def test_blocked_logsumexp_of_huge_scores():
-    """Scores of +-10,000, the largest first, last and in the middle: the maximum itself, no overflow."""
-    table = torch.tensor([[1e4], [-1e4], [0.0], [5e3]])
-    hidden = torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    value = blocked_logsumexp(hidden, table, rows=1)
-    assert value.tolist() == [1e4, 1e4]
-    value.sum().backward()
-    assert hidden.grad.squeeze().tolist() == [1e4, -1e4]
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor any operation made."""
-    numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for x in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(x, torch.Tensor):
-                self.numel = max(self.numel, x.untyped_storage().nbytes() // x.element_size())
-        return out
-
-
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_scores_of_the_catalogue_are_never_whole(frozen, monkeypatch):
     """64 x 10 positions, V = 6,000: nothing larger than the feed-forward's 256 values per position is made."""
-    monkeypatch.setattr(bert4rec, "block_rows", lambda m, device: 64)
+    monkeypatch.setattr(softmax, "block_rows", lambda m, device: 64)
     model = small(v=6000, kind=torch.float32, frozen=frozen)
     ids = torch.randint(6000, (64, 10))
     masked = torch.rand(ids.shape) < 0.2
@@ -155,9 +128,9 @@ def test_frozen_rows_stay_and_the_mask_vector_always_trains(frozen):
 
 def test_unit_scale_is_an_offset_and_a_factor():
     """Hot rows (3, 0) and (1, 4): mean (2, 2), differences (1, -2) and (-1, 2), mean square length 5."""
-    scaled = bert4rec.unit_scale(np.array([[3, 0], [1, 4], [2, 7]], np.float32), n_hot=2)
+    scaled = unit_scale(np.array([[3, 0], [1, 4], [2, 7]], np.float32), n_hot=2)
     assert np.allclose(scaled * 5 ** 0.5, [[1, -2], [-1, 2], [0, 5]]) and scaled.dtype == np.float32
-    assert not bert4rec.unit_scale(np.full((3, 2), 7, np.float32), n_hot=2).any()
+    assert not unit_scale(np.full((3, 2), 7, np.float32), n_hot=2).any()
 
 
 def test_the_width_must_be_shared_by_the_heads():

@@ -3,8 +3,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,10 +12,13 @@ import torch
 import bert4rec
 import dataset
 import runs
+import sequence_training
 import train_bert
-from tests.world import tiny_workspace, write_embedding, write_pairs, write_tracks
+from sequences import Asking
+from softmax import native_bf16
+from tests.histories import ROOT, ring, same_weights, stopped
+from tests.world import tiny_workspace, write_embedding
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["--model", "content", "--epochs", "2", "--batch-size", "16", "--max-seq-len", "10", "--k", "10"]
 
 
@@ -112,7 +113,7 @@ def test_recorded_only_arguments_change_neither_name_nor_lists(tiny, capsys):
 
 
 def test_bf16_runs_where_it_exists_and_is_refused_elsewhere(tiny):
-    if bert4rec.native_bf16(torch.device("cpu")):
+    if native_bf16(torch.device("cpu")):
         assert train(tiny, "--precision", "bf16", "--device", "cpu")[1]["status"] == "finished"
     else:
         with pytest.raises(runs.UsageError, match="this cpu has no bf16 arithmetic"):
@@ -282,7 +283,7 @@ def test_the_validation_loss_is_the_cross_entropy_at_the_mask(tiny):
     vectors = torch.from_numpy(dataset.load_embedding(split, "content"))
     model = bert4rec.BERT4Rec(vectors[:split.n_hot], config, 10).eval()
     indptr, items = split.sequences()
-    asking = train_bert.Asking(model, bert4rec.Sequences(indptr, items, 10, model.mask_id), split)
+    asking = Asking(model, bert4rec.Sequences(indptr, items, 10, model.mask_id), split)
     losses = []
     for user, item in zip(split.part("val").user, split.part("val").item, strict=True):
         history = items[indptr[user]:indptr[user + 1]][-9:]
@@ -304,26 +305,6 @@ def test_tensorboard_holds_losses_metrics_and_hyperparameters(tiny):
 
 # --------------------------------------------------------------------------- resume
 
-def same_weights(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def stopped(workdir, flags, number, epoch):
-    """Start the command, send the signal once epochs are checkpointed, and wait for its end."""
-    process = subprocess.Popen(command(workdir, *flags), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        limit = time.monotonic() + 120
-        while time.monotonic() < limit and process.poll() is None:
-            last = next((workdir / "checkpoints" / "content").glob("*_last.pt"), None)
-            if last is not None and torch.load(last, weights_only=True)["epoch"] >= epoch:
-                break
-            time.sleep(0.02)
-        process.send_signal(number)
-        return process.wait(timeout=60)
-    finally:
-        process.kill()
-
-
 LONG = ["--epochs", "12", "--batch-size", "4", "--patience", "100", "--checkpoint-seconds", "0", "--item-freeze", "0"]
 
 
@@ -338,7 +319,7 @@ def never_stopped(tmp_path_factory):
 def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(never_stopped, tmp_path, number, status):
     """kill -9 loses the epoch under way, SIGUSR1 keeps its steps; both continue to the same bytes."""
     cut = tiny_workspace(tmp_path / "cut")
-    assert stopped(cut, LONG, signal.Signals[number], epoch=2) == status
+    assert stopped(command(cut, *LONG), cut, signal.Signals[number], epoch=2) == status
     ((name, manifest),) = runs.find_runs(cut)
     assert 2 <= checkpoint(cut, name, "last")["epoch"] < 12 and manifest["status"] == "running"
     subprocess.run(command(cut, *LONG), cwd=ROOT, check=True, capture_output=True, timeout=200)
@@ -374,31 +355,16 @@ def test_a_signal_inside_an_epoch_keeps_its_steps(tiny):
         return training, bert4rec.Sequences(indptr, items, 10, model.mask_id)
     with runs.Progress(0, "test") as progress:
         one, sequences = fresh()
-        loss = train_bert.train_epoch(one, sequences, 16, Never(), progress)
+        loss = sequence_training.train_epoch(one, sequences, 16, Never(), progress)
         two, _ = fresh()
-        assert train_bert.train_epoch(two, sequences, 16, Stop(), progress) is None and two.step == 2
+        assert sequence_training.train_epoch(two, sequences, 16, Stop(), progress) is None and two.step == 2
         three, _ = fresh()
         three.load(two.state())
-        assert train_bert.train_epoch(three, sequences, 16, Never(), progress) == loss
+        assert sequence_training.train_epoch(three, sequences, 16, Never(), progress) == loss
     assert same_weights(one.weights(), three.weights()) and (three.epoch, three.step) == (1, 0)
 
 
 # --------------------------------------------------------------------------- learning
-
-def ring(workdir, users=240, n=30, length=8):
-    """Everybody walks around a ring of tracks from somewhere; val and test are the next step."""
-    workdir.mkdir()
-    write_tracks(workdir, n)
-    start = np.random.default_rng(0).integers(n, size=users)
-    walk = (start[:, None] + np.arange(length + 1)) % n
-    who = np.repeat(np.arange(users), length)
-    write_pairs(workdir, "train", who, walk[:, :length].ravel(), seconds=np.tile(np.arange(length), users))
-    for part, of in (("val", 0), ("test", 1)):
-        mine = np.arange(users) % 2 == of
-        write_pairs(workdir, part, np.flatnonzero(mine), walk[mine, length])
-    runs.write_json(workdir / "dataset.json", {"name": "ring", "time": "ordinal"})
-    return workdir
-
 
 def test_learns_the_order_of_a_ring(tmp_path):
     """30 tracks: chance names the next step once in 22 (8 are hidden); the order alone gives it away."""
