@@ -37,7 +37,10 @@ class Job:
         rows = self.shard.plan.rows(self.todo[0])
         if len(self.items) < len(rows):
             return
-        values, entry = compute(self.backend, rows, self.ids, self.items, self.shard.plan, self.kept)
+        try:
+            values, entry = compute(self.backend, rows, self.ids, self.items, self.shard.plan, self.kept)
+        except runs.WorkError as e:  # one track may be to blame, and can be taken away
+            raise runs.WorkError(f"{e}; it was hearing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
         entry["files"] = shards.files_sum(rows, [self.marks[r] for r in rows])
         self.shard.save(self.todo.popleft(), values, entry)
         self.items = []

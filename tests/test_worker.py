@@ -192,6 +192,7 @@ def test_a_worker_that_fails_in_the_middle_is_resumed(place, calm, tmp_path, how
     assert done.returncode == 1 and done.stderr.count("jb.py:") == 1
     said = done.stderr.splitlines()[-1]
     assert re.search(sentence, said) and "finished batches are saved, the same command continues after them" in said
+    assert said.endswith("it was hearing t4 to t5")
     assert "Traceback" not in done.stderr and not (work / "embeddings/jukemir.npy").exists()
     log = Path(re.search(r"all it said: (\S+)\)", said)[1])
     assert f"about to {how}" in log.read_text()
