@@ -190,15 +190,15 @@ def _parts(position, length, least, val_share, last):
 def split_pairs(user, track, part, n_tracks):
     """Unique pairs with the part of their first play: (row of that play int64, part int8, plays in it int64).
 
-    user, track, part: (N,) in the order of points. Pairs first played in history that lies behind val (the
+    user, track, part: (N,) in the order of points. Pairs first played in history that lies behind a point (the
     beginning of a test playlist) are in no part: train must not know them and test may not ask for them.
     """
     key = user.astype(np.int64) * n_tracks + track
-    held = np.flatnonzero(part >= VAL)
-    users, first_held = np.unique(user[held], return_index=True)
-    train_end = np.full(int(user.max(initial=0)) + 1, len(user))
-    train_end[users] = held[first_held]
-    part = np.where((part == HISTORY) & (np.arange(len(user)) < train_end[user]), TRAIN, part)
+    point = np.flatnonzero(part != HISTORY)
+    users, first_point = np.unique(user[point], return_index=True)
+    begin = np.full(int(user.max(initial=0)) + 1, len(user))
+    begin[users] = point[first_point]
+    part = np.where((part == HISTORY) & (np.arange(len(user)) < begin[user]), TRAIN, part)
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     same = part == part[first][inverse]
     count = np.bincount(inverse[same], minlength=len(first))

@@ -91,6 +91,13 @@ def test_pairs_first_heard_between_val_and_test_are_in_no_part():
     assert count.tolist() == [1, 1, 1, 1], "the second play of song 0 comes after train, that of 3 is no val play"
 
 
+def test_the_beginning_of_a_test_playlist_is_no_train_where_nothing_is_val():
+    """One train point is too few for a val point: what follows it is test.csv's all the same."""
+    user, track, part = np.zeros(5, np.int32), np.arange(5), np.array([0, 1, 0, 0, 3])
+    first, parts, _ = kkbox_filters.split_pairs(user, track, part, 5)
+    assert first.tolist() == [0, 1, 4] and [kkbox_filters.PARTS[p] for p in parts] == ["train", "train", "test"]
+
+
 @pytest.mark.parametrize("length, least, share, last, expected", [
     (6, 2, 0.1, False, "hhtttv"), (3, 2, 0.1, False, "hht"), (23, 2, 0.1, False, "hh" + "t" * 19 + "vv"),
     (6, 2, 0, False, "hhtttt"), (6, 2, 0.1, True, "hhttvT"), (3, 2, 0.1, True, "hhT"),
