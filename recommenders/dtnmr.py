@@ -27,6 +27,9 @@ Ours and the source differ:
   training    the source: --optimizer sgd --lr 0.1 --batch-size 16 --run-len 1 --epochs 1. Ours batches runs of a
               playlist's neighbouring points (--run-len), which share their sums and LSTM windows.
 
+Evaluated by lists of all songs (topk.py), and by the source's measure on val and test points, the column
+PointAccuracy@N of metrics/, N being --subset-size; dtnmr_subsets.py asks that of any recommender's lists.
+
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
 if __package__ in (None, ""):

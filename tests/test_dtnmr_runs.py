@@ -1,4 +1,5 @@
 """DTNMR's runs through its command line: learning, ablations, exact resume, KKBOX files, everything it must refuse."""
+import copy
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,7 @@ def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, when):
 def test_a_checkpoint_of_other_columns_is_refused(tmp_path):
     world, args = world_of(listening_world(tmp_path / "w"))
     training = Training(world, args)
-    state = training.state()
+    state = copy.deepcopy(training.state())
     training.load(state)
     state["vocabularies"]["songs"]["genres"] = ["pop", "rock and roll"]
     with pytest.raises(runs.WorkError, match="made with other vocabularies; use --overwrite"):
