@@ -5,8 +5,8 @@ differ by the seed alone are its repeats and are averaged; runs that differ in a
 cells and are never averaged. Shuffled runs (the control) are repeats of each other in the same way: every
 seed is one permutation. All is read from runs/*/config.json and metrics/.
 """
-import ast
 import contextlib
+import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 
 import runs
 from metrics import mean_and_half_width
-from runs import WorkError
+from recommenders import declared
+from runs import UsageError, WorkError
 
 REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that tell repeats or representations apart
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose file is not named like them
@@ -39,6 +40,9 @@ class Figure:
     users: float     # over users, of each user's mean over the repeats
     seeds: float     # over repeats (seeds, or permutations), of their means: t(repeats - 1)
     repeats: int
+    each: object = None      # float64 (U,): each user's mean over the repeats; None of all users together
+    against: object = None   # paired.Paired, where it was tested
+    mark: str = ""           # what the test says
 
 
 def collect(workdir):
@@ -69,6 +73,22 @@ def collect(workdir):
     return [cells[key] for key in sorted(cells)], left
 
 
+def find(cells, left, text):
+    """The cell that a run's name, or a beginning of names, points at; UsageError when it is none or several."""
+    named = [(name, cell) for cell in cells for name, _ in cell.runs]
+    found = [pair for pair in named if pair[0] == text] or [pair for pair in named if pair[0].startswith(text)]
+    if len({id(cell) for _, cell in found}) == 1:
+        return found[0][1]
+    if found:
+        some = ", ".join(name for name, _ in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise UsageError(f"{text!r} begins the names of runs of different requests ({some}); name one of them")
+    if text in dict(left):
+        raise UsageError(f"run {text} is left out of the tables ({dict(left)[text]}); run it again")
+    there = [name for name, _ in named]
+    near = difflib.get_close_matches(text, there, n=3, cutoff=0.4) or there[:3]
+    raise UsageError(f"no finished run {text!r}; there are {len(there)}, among them {', '.join(near)}")
+
+
 class Values:
     """Figures of cells out of metrics/, all on one set of users (int64 (U,), None before the first).
 
@@ -94,13 +114,14 @@ class Values:
         for column in self.columns:
             if all(column in users for users, _ in repeats):
                 each = np.stack([users[column] for users, _ in repeats])             # (repeats, U)
-                means, of_users = mean_and_half_width(each.T)[0], mean_and_half_width(each.mean(axis=0))[1]
+                means, each = mean_and_half_width(each.T)[0], each.mean(axis=0)
+                of_users = mean_and_half_width(each)[1]
             elif all(column in means for _, means in repeats):
-                means, of_users = [means[column] for _, means in repeats], np.nan    # of all users together
+                means, of_users, each = [means[column] for _, means in repeats], np.nan, None   # of all users together
             else:
                 continue
             mean, of_seeds = mean_and_half_width(means)
-            figures[column] = Figure(float(mean), float(of_users), float(of_seeds), len(repeats))
+            figures[column] = Figure(float(mean), float(of_users), float(of_seeds), len(repeats), each)
         return figures
 
     def _read(self, name):
@@ -129,11 +150,8 @@ def capability(recommender):
     """(NEEDS, COLD) that a recommender's script declares, read without running it; ((), True) if it has none."""
     root = Path(__file__).parent
     for path in (root / f"{SCRIPTS.get(recommender, recommender)}.py", root / "recommenders" / f"{recommender}.py"):
-        if path.exists():
-            told = {target.id: ast.literal_eval(node.value) for node in ast.parse(path.read_text()).body
-                    if isinstance(node, ast.Assign) for target in node.targets
-                    if isinstance(target, ast.Name) and target.id in ("NEEDS", "COLD")}
-            return tuple(told.get("NEEDS", ())), bool(told.get("COLD", True))
+        if path.exists() and (told := declared(path)):
+            return told["needs"], told["cold"]
     return (), True
 
 

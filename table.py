@@ -2,6 +2,7 @@
 
     python table.py
     python table.py --k 10 50 --metrics HitRate Recall NDCG Coverage
+    python table.py --against popularity           paired tests over users against one run, or the beginning of its name
 
 Writes into tables/ of the workspace, from runs/*/config.json and metrics/ (no lists, split or vectors are opened):
     cosine.csv shallow.csv bert.csv     as published, a row per backend with its size; {..}_cold_test.csv: cold
@@ -11,15 +12,18 @@ Rows are representations between their controls: chance, popularity, learned vec
 the same vectors on the wrong tracks (shuffled) and, where it is known, the truth (oracle). Runs that differ by
 the seed alone are averaged; any other difference makes a row of its own. The best of a column is bold, controls
 left out. Intervals are 95 %, Student's t: over users behind a mean, over seeds in a column of their own.
+--against tests every row but the shuffled ones (paired.py): ↑ and ↓ behind a figure say above and below, the csv
+has the differences, their intervals, p values and effect sizes.
 """
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
 
+import paired
 import runs
 import typeset
-from cells import Values, capability, collect, defaults, departures
+from cells import Values, capability, collect, defaults, departures, find
 from metrics import METRICS
 from runs import UsageError, WorkError
 from typeset import Slot, Table
@@ -186,6 +190,22 @@ def notes(grid, marks, timeless):
     return found + [f"({mark}) here with {words}" for words, mark in marks.items()]
 
 
+def add_tests(table, reference, part, values):
+    """Test the rows of a table against a cell, and say in a note how, or why not."""
+    name, told = reference.runs[0]
+    what = f"{name} (mean of {len(reference.runs)} seeds)" if len(reference.runs) > 1 else name
+    if part not in told.get("parts", []):
+        table.notes.append(f"not tested against {what}, which has no lists of {part}")
+        return
+    figures = values.of(reference)
+    if lacking := [column for column in table.columns if column not in figures]:
+        raise WorkError(f"{name} has no {' or '.join(lacking)} of {part} to test against; python metrics.py {name} "
+                        f"--k {' '.join(dict.fromkeys(c.split('@')[1] for c in lacking))} evaluates it")
+    paired.mark_table(table, figures)
+    table.notes.append(f"↑ ↓: above or below {what} in a paired t test and a paired bootstrap over users, both with "
+                       f"Holm's p < {paired.LEVEL:g} over the rows of a metric; shuffled rows are not tested")
+
+
 def published(workdir, grid, recommender, part, values, columns):
     """One recommender's figures as the publication has them, a row per backend; None where there are none."""
     import pandas as pd
@@ -216,6 +236,8 @@ def build_parser():
                         help=f"out of {', '.join(CHOICES)} (default HitRate Recall NDCG)")
     parser.add_argument("--parts", nargs="+", choices=runs.PART_ORDER, default=["test", "cold_test"], metavar="PART",
                         help="of the split (default test cold_test; val is for choosing, not for reporting)")
+    parser.add_argument("--against", metavar="RUN",
+                        help="test all rows against this run and its repeats, pairing users (a name or its beginning)")
     runs.common_flags(parser, seed=False, overwrite=False)
     return parser
 
@@ -226,26 +248,42 @@ def main(argv=None):
     cells, left = collect(workdir)
     if not cells:
         raise UsageError(f"no runs in {workdir / 'runs'}; run a recommender first, for example python knn.py")
+    reference = reference_of(cells, left, args.against) if args.against else None
     made = {part for cell in cells for _, config in cell.runs for part in config.get("parts", [])}
     parts = [part for part in dict.fromkeys(args.parts) if part in made]
     if not parts:
         raise WorkError(f"none of the {len(cells)} requests in {workdir / 'runs'} has finished with lists of "
                         f"{' or '.join(args.parts)}")
+    if reference and not {*parts} & {*reference.runs[0][1].get("parts", [])}:
+        raise UsageError(f"--against {args.against} has no lists of {' or '.join(parts)}; it has "
+                         f"{', '.join(reference.runs[0][1].get('parts', [])) or 'none'}")
     grid = Grid(cells)
     columns = [f"{metric}@{k}" for k in dict.fromkeys(args.k) for metric in dict.fromkeys(args.metrics)]
     for part in parts:
-        write_part(workdir, grid, part, columns, [f"{m}@{k}" for k in dict.fromkeys(args.k) for m in PUBLISHED_METRICS])
+        write_part(workdir, grid, part, columns, [f"{m}@{k}" for k in dict.fromkeys(args.k) for m in PUBLISHED_METRICS],
+                   reference)
     if left:
         print(f"left out: {', '.join(f'{name} ({why})' for name, why in left)}", file=sys.stderr)
 
 
-def write_part(workdir, grid, part, columns, published_columns):
+def reference_of(cells, left, name):
+    """The cell that --against names; UsageError where it is unknown, ambiguous or shuffled."""
+    cell = find(cells, left, name)
+    if cell.shuffled:
+        raise UsageError(f"--against {name} is shuffled: each repeat is one permutation for all users, so users are no "
+                         "sample of it; read the interval over permutations instead")
+    return cell
+
+
+def write_part(workdir, grid, part, columns, published_columns, reference):
     """Write all tables of one part and print the combined one."""
     values = Values(workdir, part, dict.fromkeys([*columns, *published_columns]))
     table = combined(workdir, grid, part, values, columns)
     if not any(c in slot.figures for _, slots in table.rows for slot in slots for c in columns):
         ks = " ".join(map(str, sorted(values.lengths | {int(c.split("@")[1]) for c in columns})))
         raise WorkError(f"no run has {' or '.join(columns)} of {part}; python metrics.py --k {ks} evaluates them")
+    if reference:
+        add_tests(table, reference, part, values)
     folder, text = workdir / "tables", typeset.markdown(table)
     for recommender, stem in PUBLISHED.items():
         frame = published(workdir, grid, recommender, part, values, published_columns)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-         "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$"}
+         "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
+         "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+TESTS = ("difference", "low", "high", "p_t", "p_bootstrap", "effect")   # of paired.Paired
 RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
           "SubsetAccuracy", "PointAccuracy")
 
@@ -55,6 +57,8 @@ def texts(slot, column, top, bold):
         value = bold(value)
     if np.isfinite(figure.users) and not slot.shuffled:
         value += f" ±{figure.users:.4f}"
+    if figure.mark:
+        value += f" {figure.mark}"
     seeds = f"±{figure.seeds:.4f} ({figure.repeats})" if figure.repeats > 1 else f"({figure.repeats})"
     return value + (f" ({slot.mark})" if slot.mark else ""), seeds if figure.repeats > 1 or slot.shuffled else ""
 
@@ -112,9 +116,14 @@ def latex(table):
 
 
 def frame(table):
-    """The table as numbers: for each recommender and metric the mean and the half-widths over users and seeds."""
+    """The table as numbers: for each recommender and metric the mean and the half-widths over users and seeds.
+
+    Where figures were tested (paired.py), the difference to the reference, its interval, both corrected p and
+    the effect size follow.
+    """
     import pandas as pd
     rows = []
+    tested = any(f.against for _, slots in table.rows for slot in slots for f in slot.figures.values())
     for label, slots in table.rows:
         row, missing = {"representation": label}, []
         for title, slot in zip(table.groups, slots, strict=True):
@@ -125,6 +134,9 @@ def frame(table):
                 row[name] = figure.mean if figure else np.nan
                 row[f"{name} users"] = figure.users if figure and not slot.shuffled else np.nan
                 row[f"{name} seeds"] = figure.seeds if figure else np.nan
+                against = figure.against if figure else None
+                for word in TESTS if tested else ():
+                    row[f"{name} {word.replace('_', ' ')}"] = getattr(against, word) if against else np.nan
             row[f"{title} repeats"] = max((f.repeats for f in slot.figures.values()), default=0)
         rows.append(row | {"missing": "; ".join(missing)})
     return pd.DataFrame(rows)
