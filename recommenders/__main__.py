@@ -1,0 +1,32 @@
+"""Every recommender: how to run it, what it needs, whether it can rank cold items, and one line about it.
+
+    python -m recommenders --list
+
+Read from the declarations in the files (recommenders/__init__.py); nothing is imported or run.
+"""
+import runs
+from recommenders import found
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders", description=__doc__)
+    parser.add_argument("--list", action="store_true", required=True, help="print the table")
+    return parser
+
+
+def table(recommenders):
+    """Lines of text: a header and a row for each {command: declaration}."""
+    rows = [("run with", "needs", "cold", "what it is")]
+    rows += [(command, ", ".join(told["needs"]) or "-", "yes" if told["cold"] else "no", told["about"])
+             for command, told in recommenders.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+
+
+def main(argv=None):
+    build_parser().parse_args(argv)
+    print("\n".join(table(found())))
+
+
+if __name__ == "__main__":
+    runs.cli(main)
