@@ -113,3 +113,14 @@ def together(manifest):
             raise
         finally:
             shutil.rmtree(new.hidden, ignore_errors=True)
+
+
+def stale_split(workdir, new_list, overwrite):
+    """Parts of a split made for another track list than the one about to appear; a usage error unless overwriting."""
+    old, parts = workdir / "trackid_sorted.csv", sorted(p for p in (workdir / "data").glob("*") if p.is_file())
+    if not parts or not old.exists() or runs.checksum(old) == runs.checksum(new_list):
+        return []
+    if not overwrite:
+        raise UsageError(f"{old} lists other tracks; use a fresh --workdir, or --overwrite, which also removes the "
+                         "split made for the old list")
+    return parts

@@ -1,0 +1,211 @@
+"""Spotify playlists: playlists as users, tracks as items, Spotify's twelve audio features as an embedding.
+
+    python preprocess/0_get_plays_pqt.py spotify --raw spotify_songs.csv --workdir W
+    python preprocess/1_train_test_split.py --protocol random --workdir W
+
+The file has a row for each track of a playlist: 32,833 rows, 471 playlists, 28,356 tracks, of which most stand in
+one playlist only. A track has no place within its playlist and no date of being added, so there is no time.
+
+What is written
+  trackid_sorted.csv, userid_sorted.csv   ids of tracks and of playlists, sorted as text
+  plays.pqt   user_id, track_id, timestamp (null), count (1): one row per playlist and track. A playlist that is
+              listed under several genres repeats its tracks; that is one playlist, so a pair counts once.
+  items.pqt   track_id, title, artists (a list of one: the file names one, commas and all), album (null where lost),
+              released (date32; the first day where no more is known), release_precision (year, month, day),
+              popularity (int16, 0 to 100), genres, subgenres (lists, most frequent first)
+  users.pqt   user_id, playlist (its name), genres, subgenres (lists)
+  embeddings/spotify.npy, .json   float32 (n_tracks, 12), standardised over the tracks; a track with a feature that
+              is no number is a row of NaN, a feature that all tracks share a column of zeros
+Beware: genres of a track are those of the playlists that hold it, held-out pairs too. They describe, they do not
+predict; the embedding has nothing of them.
+
+Left out and counted: rows with too many or too few cells, rows without a track or playlist id, repeated pairs.
+Counted and kept: tracks whose title, artist and album the file has lost ("NA" in all three), dates that are none.
+Source: R for Data Science, TidyTuesday of 2020-01-21 (songs fetched with spotifyr).
+"""
+from pathlib import Path
+
+import runs
+from preprocess import stage
+from runs import UsageError, WorkError
+
+HELP = "Spotify playlists (32,833 rows): playlists as users, tracks with twelve audio features, genres, dates"
+SOURCE = "https://github.com/rfordatascience/tidytuesday, data of 2020-01-21 (spotify_songs.csv)"
+LICENCE = "Spotify's terms for its audio features and metadata"
+NAMES = ("track_name", "track_artist", "track_album_name")
+COLUMNS = ("track_id", *NAMES, "track_popularity", "track_album_release_date", "playlist_id", "playlist_name",
+           "playlist_genre", "playlist_subgenre")
+PRECISIONS = {4: "year", 7: "month", 10: "day"}   # by the length of a date's text
+
+
+def add_arguments(parser):
+    parser.add_argument("--raw", required=True, type=Path, metavar="FILE",
+                        help="csv with a row for each track of a playlist (spotify_songs.csv)")
+
+
+def get_plays(args, workdir):
+    """Write the workspace described above; skip it when the file did not change."""
+    raw = args.raw.expanduser()
+    if not raw.is_file():
+        raise UsageError(f"--raw {raw} is no file; name the csv of playlist songs (spotify_songs.csv)")
+    request = {"dataset": "spotify", raw.name: runs.checksum(raw)}
+    with stage.together(workdir / "dataset.json") as new:
+        if (new.old or {}).get("name", "spotify") != "spotify":
+            raise UsageError(f"{workdir} holds the data set {new.old['name']!r}; choose another --workdir")
+        if new.same(request, args.overwrite) and all((workdir / "embeddings" / f"spotify.{s}").exists()
+                                                     for s in ("npy", "json")):
+            return
+        frame, dropped = read(raw)
+        tracks, playlists = (sorted(frame[column].unique()) for column in ("track_id", "playlist_id"))
+        for name, header, ids in (("track", "idx,trackid", tracks), ("user", "idx,userid", playlists)):
+            runs.write_csv(new.path(f"{name}id_sorted.csv"), _numbered(header, ids), index=False)
+        stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+        counts = write_tables(new.path, frame, tracks, playlists)
+        embeddings = write_embedding(workdir, frame, tracks, runs.checksum(new.path("trackid_sorted.csv")))
+        for path in stale:
+            path.unlink()
+        new.publish({"name": "spotify", "source": SOURCE, "licence": LICENCE, "time": "none",
+                     "track_ids": "Spotify's, as text", "user_ids": "playlists, as text", "request": request,
+                     "checksums": {raw.name: request[raw.name]}, "dropped": dropped, "counts": counts,
+                     "embeddings": embeddings, "beware": "genres of a track are those of the playlists that hold it",
+                     "versions": runs.versions()})
+    for what, rows in dropped.items():
+        print(f"{raw.name}: {rows} {what}")
+    print(f"spotify: {counts['users']} playlists, {counts['tracks']} tracks, {counts['pairs']} pairs; embedding "
+          f"spotify ({embeddings['spotify']['rows']} tracks, {embeddings['spotify']['dim']} values)")
+
+
+def _numbered(header, ids):
+    import pandas as pd
+    return pd.DataFrame(dict(zip(header.split(","), (range(len(ids)), ids), strict=True)))
+
+
+# --------------------------------------------------------------------------- reading
+
+def read(path):
+    """Rows of the file as a pandas frame, cleaned, and what was left out or odd: {words: rows}.
+
+    Columns: COLUMNS as text (null where the file has nothing or, in a lost track, 'NA'), track_popularity and the
+    twelve features as float64 (NaN in all twelve where one is no number), released (datetime64, NaT where none).
+    Raises WorkError when a column is missing, the text is not UTF-8, or no row is left.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from preprocess.lastfm_features import SPOTIFY
+    frame, malformed = _cells(path, [*COLUMNS, *SPOTIFY])
+    dropped = {"rows left out: too many or too few cells": malformed}
+    lost = frame[list(NAMES)].isin(["NA", ""]).all(axis=1)
+    frame[list(NAMES)] = frame[list(NAMES)].mask(lost)
+    frame = frame.mask(frame == "")
+    known = ~frame[["track_id", "playlist_id"]].isin([None, "NA"]).any(axis=1)
+    dropped["rows left out: no track or playlist id"] = int((~known).sum())
+    frame = frame[known]
+    if frame.empty:
+        raise WorkError(f"{path} has no row with a track and a playlist")
+    dropped["rows that repeat a track of a playlist"] = int(frame.duplicated(["playlist_id", "track_id"]).sum())
+    features = frame[list(SPOTIFY)].apply(pd.to_numeric, errors="coerce")
+    sound = np.isfinite(features).all(axis=1)
+    released = pd.to_datetime(frame["track_album_release_date"].map(_whole_date), format="%Y-%m-%d", errors="coerce")
+    frame = frame.assign(track_popularity=pd.to_numeric(frame["track_popularity"], errors="coerce"), released=released,
+                         **features.where(sound))
+    by_track = frame.groupby("track_id")
+    for what, column in (("tracks without a title", "track_name"), ("tracks without a date of release", "released"),
+                         ("tracks without a number in each feature", SPOTIFY[0])):
+        dropped[what] = int(by_track[column].count().eq(0).sum())
+    return frame, {what: int(rows) for what, rows in dropped.items() if rows}
+
+
+def _cells(path, wanted):
+    """The wanted columns as text, and how many rows had another number of cells."""
+    import pyarrow as pa
+    from pyarrow import csv
+    malformed = []
+
+    def skip(row):
+        malformed.append(row.number)
+        return "skip"
+    try:
+        table = csv.read_csv(path, csv.ReadOptions(use_threads=False),
+                             csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+                             csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()),
+                                                strings_can_be_null=False))
+    except (pa.ArrowInvalid, UnicodeDecodeError) as e:
+        raise WorkError(f"{path} cannot be read as csv ({' '.join(str(e).split())[:200]})") from None
+    if missing := [c for c in wanted if c not in table.column_names]:
+        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    return table.select(wanted).to_pandas(), len(malformed)
+
+
+def _whole_date(text):
+    """'1999' and '1999-07' as the first day of the year and of the month."""
+    return text + {4: "-01-01", 7: "-01"}.get(len(text), "") if isinstance(text, str) else None
+
+
+# --------------------------------------------------------------------------- writing
+
+def write_tables(path, frame, tracks, playlists):
+    """plays.pqt, items.pqt and users.pqt; returns the counts for dataset.json.
+
+    path: function from a file's name to where it is written; tracks, playlists: ids in row order
+    """
+    import numpy as np
+    import pyarrow as pa
+    track, playlist = (np.searchsorted(np.array(ids), frame[column].to_numpy().astype(str))
+                       for ids, column in ((tracks, "track_id"), (playlists, "playlist_id")))
+    pairs = np.unique(np.stack([playlist, track]), axis=1)
+    runs.write_parquet(path("plays.pqt"), pa.table({
+        "user_id": pairs[0], "track_id": pairs[1], "timestamp": pa.nulls(pairs.shape[1], pa.timestamp("us")),
+        "count": np.ones(pairs.shape[1], np.int64)}))
+    songs = frame.groupby("track_id").first()           # of each column the first value that is there
+    text = {name: pa.array(songs[name], pa.string()) for name in NAMES}
+    runs.write_parquet(path("items.pqt"), pa.table({
+        "track_id": np.arange(len(tracks)), "title": text["track_name"],
+        "artists": pa.array([None if a is None else [a] for a in text["track_artist"].to_pylist()],
+                            pa.list_(pa.string())),
+        "album": text["track_album_name"], "released": pa.array(songs["released"]).cast(pa.date32()),
+        "release_precision": pa.array([PRECISIONS.get(len(str(t))) if known else None for t, known in zip(
+            songs["track_album_release_date"], songs["released"].notna(), strict=True)], pa.string()),
+        "popularity": pa.array(songs["track_popularity"].round(), from_pandas=True).cast(pa.int16()),
+        "genres": _lists(track, frame["playlist_genre"], len(tracks)),
+        "subgenres": _lists(track, frame["playlist_subgenre"], len(tracks))}))
+    names = frame.groupby("playlist_id")["playlist_name"].first()
+    runs.write_parquet(path("users.pqt"), pa.table({
+        "user_id": np.arange(len(playlists)), "playlist": pa.array(names, pa.string()),
+        "genres": _lists(playlist, frame["playlist_genre"], len(playlists)),
+        "subgenres": _lists(playlist, frame["playlist_subgenre"], len(playlists))}))
+    return {"users": len(playlists), "tracks": len(tracks), "pairs": pairs.shape[1], "plays": pairs.shape[1]}
+
+
+def _lists(row, values, n):
+    """Arrow lists: element i holds the distinct values of the rows i, the most frequent first; nulls left out."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    found = pd.DataFrame({"row": row, "value": values.to_numpy()}).dropna().groupby(["row", "value"], as_index=False)
+    found = found.size().sort_values(["row", "size", "value"], ascending=[True, False, True])
+    offsets = np.searchsorted(found["row"].to_numpy(), np.arange(n + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(found["value"].tolist(), pa.string()))
+
+
+def write_embedding(workdir, frame, tracks, track_checksum):
+    """embeddings/spotify.npy and .json; returns {"spotify": {dim, rows}} for dataset.json."""
+    import numpy as np
+
+    from preprocess.lastfm_features import SPOTIFY
+    values = frame.groupby("track_id")[list(SPOTIFY)].first().to_numpy(np.float64)
+    there = ~np.isnan(values[:, 0])
+    if not there.any():
+        raise WorkError("no track has a number in each of the twelve audio features")
+    centre, spread = values[there].mean(axis=0), values[there].std(axis=0)
+    spread[spread < 1e-12 * np.maximum(1, np.abs(centre))] = np.inf
+    path = workdir / "embeddings" / "spotify.npy"
+    path.with_suffix(".json").unlink(missing_ok=True)    # a json that exists describes the matrix beside it
+    runs.write_npy(path, ((values - centre) / spread).astype(np.float32))
+    runs.write_json(path.with_suffix(".json"), {
+        "name": "spotify", "backend": "Spotify audio features, standardised over the tracks", "source": SOURCE,
+        "licence": LICENCE, "dim": len(SPOTIFY), "n_tracks": len(tracks), "track_checksum": track_checksum,
+        "matrix_checksum": runs.checksum(path), "versions": runs.versions(),
+        "facts": {"features": SPOTIFY, "mean": centre.tolist(), "std": np.where(np.isinf(spread), 0, spread).tolist()},
+        "failed": {int(i): {"trackid": tracks[i], "reason": "a feature is no number"} for i in np.flatnonzero(~there)}})
+    return {"spotify": {"dim": len(SPOTIFY), "rows": int(there.sum())}}
