@@ -1,0 +1,65 @@
+"""How much there is: users, tracks, pairs, plays, how empty the matrix is, and the parts of the split."""
+import numpy as np
+
+from exploration.words import count, name, share, table
+
+TITLE = "Sizes"
+PARTS = ("train", "val", "test", "cold_test")
+
+
+def measure(work):
+    users, plays = work.by_track
+    _, tracks_of, plays_of = work.by_user
+    played = users > 0
+    first, last = work.log.run("select min(timestamp), max(timestamp) from plays").fetchone()
+    real = work.time == "real"
+    return {"users": len(tracks_of), "tracks": len(work.ids), "tracks_played": int(played.sum()),
+            "pairs": int(users.sum()), "plays": int(plays.sum()),
+            "density": users.sum() / (len(tracks_of) * max(1, played.sum())),
+            "first": str(first) if real else None, "last": str(last) if real else None, "time": work.time,
+            "tracks_of_a_user": _spread(tracks_of), "plays_of_a_user": _spread(plays_of),
+            "users_of_a_track": _spread(users[played]), "plays_of_a_pair": _spread_of_pairs(work),
+            "from_split": work.split_only, "split": _split(work)}
+
+
+def _spread(values):
+    return {"min": values.min(), "median": np.median(values), "mean": values.mean(), "max": values.max()}
+
+
+def _spread_of_pairs(work):
+    row = work.log.run("select min(n), median(n), avg(n), max(n) from pairs").fetchone()
+    return dict(zip(("min", "median", "mean", "max"), map(float, row), strict=True))
+
+
+def _split(work):
+    """{part: {pairs, users, tracks}} of data/."""
+    from preprocess.protocols import quoted
+    found = {}
+    for part in PARTS:
+        path = work.path / "data" / f"{part}.pqt"
+        if path.exists():
+            row = work.log.run("select count(*), count(distinct user_id), count(distinct track_id) "
+                               f"from read_parquet({quoted(path)})").fetchone()
+            found[part] = dict(zip(("pairs", "users", "tracks"), row, strict=True))
+    return found
+
+
+def draw(numbers):
+    return {}
+
+
+def tell(numbers):
+    n = numbers
+    span = f", from {n['first'][:10]} to {n['last'][:10]}" if n["first"] else ""
+    lead = (f"{count(n['users'])} users and {count(n['tracks_played'])} tracks that were played (of "
+            f"{count(n['tracks'])} listed) meet in {count(n['pairs'])} pairs and {count(n['plays'])} plays{span}. "
+            f"{share(1 - n['density'])} of the user-track matrix is empty.")
+    if n["from_split"]:
+        lead += " There is no plays.pqt: plays are the rows of data/."
+    spread = table(["", "least", "median", "mean", "most"], [
+        [what, *(count(n[key][c]) for c in ("min", "median", "mean", "max"))] for what, key in (
+            ("tracks of a user", "tracks_of_a_user"), ("plays of a user", "plays_of_a_user"),
+            ("users of a track", "users_of_a_track"), ("plays of a pair", "plays_of_a_pair"))])
+    parts = table(["part", "pairs", "users", "tracks"], [
+        [name(part), *map(count, row.values())] for part, row in n["split"].items()])
+    return [lead, spread, *([parts] if n["split"] else ["The plays are not split yet."])]
