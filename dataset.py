@@ -7,7 +7,6 @@ catalogue), tracks that appear only in the cold test follow. Every file is check
     split = dataset.load(workdir)
     vectors = dataset.load_embedding(split, "musicnn")     # (n_items, D), row i = item i
 """
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -153,8 +152,12 @@ def read_pairs(path):
             raise WorkError(f"{path}: {column} must be integers without gaps, but is {kind} "
                             f"with {table[column].null_count} nulls")
     user, track = (table[c].to_numpy().astype(np.int64) for c in ("user_id", "track_id"))
-    count = (table["count"].to_numpy().astype(np.float32) if "count" in table.column_names
-             else np.ones(len(user), np.float32))
+    count = np.ones(len(user), np.float32)
+    if "count" in table.column_names:
+        kind = table.schema.field("count").type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+            raise WorkError(f"{path}: count must be numbers, but is {kind}")
+        count = table["count"].to_numpy().astype(np.float32)
     if not np.isfinite(count).all() or (count <= 0).any():
         raise WorkError(f"{path}: {int((~(count > 0)).sum())} rows have a count that is not positive")
     return user, track, count, _seconds(table, path)
@@ -177,7 +180,10 @@ def read_tracks(workdir):
     path = Path(workdir) / "trackid_sorted.csv"
     if not path.exists():
         raise WorkError(f"{path} is missing: this folder is no workspace, or stage 0 has not run in it")
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError) as e:  # pandas' own errors are ValueErrors
+        raise WorkError(f"{path} cannot be read as a table ({str(e).splitlines()[0]}); run stage 0 again") from None
     if list(frame.columns) != ["idx", "trackid"]:
         raise WorkError(f"{path} must have the columns idx,trackid, but has {','.join(frame.columns)}")
     ids = frame["trackid"].tolist()
@@ -200,8 +206,12 @@ def load(workdir):
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
     manifest = folder / "split.json"  # a workspace whose parts were made elsewhere may have none
-    if manifest.exists() and runs.read_json(manifest).get("status", "finished") != "finished":
+    made = runs.read_json(manifest) if manifest.exists() else {}
+    if made.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that the split was interrupted; run preprocess/1_train_test_split.py again")
+    if made.get("track_checksum", track_checksum) != track_checksum:
+        raise WorkError(f"{folder} was made for another trackid_sorted.csv ({manifest.name} says so); "
+                        "run preprocess/1_train_test_split.py again")
     paths = {p: folder / f"{p}.pqt" for p in ("train", *PARTS) if (folder / f"{p}.pqt").exists()}
     raw = {p: read_pairs(path) for p, path in paths.items()}
     for part, (_, track, _, _) in raw.items():
@@ -256,6 +266,8 @@ def _time(workdir, seconds):
 # --------------------------------------------------------------------------- embeddings
 
 def embedding_path(workdir, name):
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"an embedding is named by a plain word, not {name!r}; it lies in the workspace's embeddings/")
     return Path(workdir) / "embeddings" / f"{name}.npy"
 
 
@@ -281,10 +293,10 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
     """
     path = embedding_inputs(workdir, name)[0]
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        matrix = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as e:
-        reason = "it holds Python objects, not numbers" if "allow_pickle" in str(e) else str(e).splitlines()[0]
-        raise WorkError(f"{path} cannot be read as a matrix: {reason}") from None
+        reason = "it holds Python objects, not numbers" if "objects" in str(e) else str(e).splitlines()[0]
+        raise WorkError(f"{path} cannot be read as a .npy matrix: {reason}") from None
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise WorkError(f"{path} must be a matrix (tracks, dimensions), but has shape {matrix.shape}")
     if matrix.dtype.kind != "f":
@@ -324,4 +336,4 @@ def load_embedding(split, name, missing="fail", shuffle=None):
 def embedding_info(workdir, name):
     """Provenance json of an embedding, {} where it has none."""
     path = embedding_path(workdir, name).with_suffix(".json")
-    return json.loads(path.read_text()) if path.exists() else {}
+    return runs.read_json(path) if path.exists() else {}

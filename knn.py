@@ -6,6 +6,7 @@
 Source: "Comparative Analysis of Pretrained Audio Representations in Music Recommender Systems"
 (RecSys '24), section 3.2. Similarity is the cosine; there is nothing to train.
 """
+import sys
 
 import runs
 
@@ -45,8 +46,8 @@ def user_vectors(history, vectors):
 def unit(vectors):
     """Rows scaled to length 1; a zero row stays zero (its cosine with anything is 0, not NaN)."""
     import numpy as np
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]  # squares overflow float32
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0, casting="same_kind")
 
 
 def recommend_with(name, split, args, workdir):
@@ -77,11 +78,12 @@ def recommend_with(name, split, args, workdir):
 
 
 def run_name(name, request):
-    """The published `{embedding}_cosine` for the default request; other requests say how they differ."""
+    """The published `{embedding}_cosine` for the default request; other requests say how they differ, and end, as
+    does a name that is no plain word, in their hash."""
     default = {a.dest: a.default for a in build_parser()._actions}
     differing = {k: v for k, v in request.items() if k != "embedding" and v != default.get(k)}
-    if not differing:
-        return f"{runs.slug(name)}_cosine"
+    if not differing and runs.slug(name) == name:
+        return f"{name}_cosine"
     words = [k if v is True else f"{k}-{v}" for k, v in sorted(differing.items())]
     return "_".join([runs.slug(name), "cosine", *map(runs.slug, words), runs.request_hash(request)])
 
@@ -95,9 +97,20 @@ def main(argv=None):
         raise runs.UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
     for name in names:
         dataset.embedding_inputs(workdir, name)
-    split = dataset.load(workdir)
+    if args.as_published and (args.center or args.unit or args.shuffle):
+        raise runs.UsageError("--as-published reads the profiles from the embedding as it is; without --center, --unit "
+                              "and --shuffle")
+    split, failed = dataset.load(workdir), []
     for name in names:
-        recommend_with(name, split, args, workdir)
+        try:
+            recommend_with(name, split, args, workdir)
+        except runs.WorkError as e:
+            if len(names) == 1:
+                raise
+            print(f"{name}: {e}", file=sys.stderr)
+            failed.append(name)
+    if failed:
+        raise runs.WorkError(f"{len(names) - len(failed)} of {len(names)} embeddings are done, not {', '.join(failed)}")
 
 
 if __name__ == "__main__":

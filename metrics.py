@@ -203,6 +203,10 @@ def evaluate_files(args):
         raise UsageError("a pair of files is evaluated with --preds FILE --truth FILE [--out FILE.csv], without runs")
     if args.out and Path(args.out).suffix != ".csv":
         raise UsageError(f"--out must end in .csv, not {Path(args.out).name}; values per user go beside it as .pqt")
+    if args.out:
+        for written in (Path(args.out), Path(args.out).with_suffix(".pqt")):
+            if any(written.expanduser().resolve() == Path(p).expanduser().resolve() for p in (args.preds, args.truth)):
+                raise UsageError(f"--out {args.out} would overwrite {written.name}, which is read; choose another name")
     truth = read_truth(read_frame(args.truth, ("user_id", "track_id")))
     if not len(truth.users):
         raise WorkError(f"{args.truth} has no rows, so there is nobody to evaluate")

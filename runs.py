@@ -61,6 +61,13 @@ def cli(main, argv=None):
         status = _say(prog, "interrupted; the same command continues where it stopped", 130)
     except MemoryError as e:
         status = _say(prog, f"out of memory{f': {e}' if str(e) else ''}", 1)
+    except RuntimeError as e:
+        if not _is_memory(e):
+            raise
+        status = _say(prog, f"out of memory: {str(e).splitlines()[0]}", 1)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except OSError as e:
         status = _say(prog, _os_sentence(e), 1)
     sys.exit(status or 0)
@@ -69,6 +76,13 @@ def cli(main, argv=None):
 def _say(prog, message, status):
     print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr)
     return status
+
+
+def _is_memory(e):
+    """Whether a RuntimeError is torch's way to say that memory does not suffice, or a size that nobody has."""
+    return type(e).__name__ == "OutOfMemoryError" or re.search(
+        "can't allocate memory|not enough memory|out of memory|Storage size calculation overflowed|invalid shape dim",
+        str(e)) is not None
 
 
 def _os_sentence(e):
@@ -88,7 +102,7 @@ def common_flags(parser, seed=True, device=False, overwrite=True):
     group.add_argument("--workdir", metavar="DIR", default=None,
                        help="workspace folder (default: $WORKDIR, else the current directory)")
     if seed:
-        group.add_argument("--seed", type=int, default=42, help="seed of everything random (default 42)")
+        group.add_argument("--seed", type=seed_number, default=42, help="seed of everything random (default 42)")
     if device:
         group.add_argument("--device", default="auto",
                            help="auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default auto)")
@@ -99,8 +113,15 @@ def common_flags(parser, seed=True, device=False, overwrite=True):
 
 def positive(text):
     """argparse type: a whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    if not re.fullmatch("[0-9]{1,15}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text[:40]}")
+    return int(text)
+
+
+def seed_number(text):
+    """argparse type: what every generator takes as its seed, 0 to 4294967295."""
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {(1 << 32) - 1}, not {text}")
     return int(text)
 
 
@@ -126,10 +147,9 @@ def pick_device(name="auto"):
     import torch
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name} is no device; use auto, cpu or cuda[:N]") from None
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", name):
+        raise UsageError(f"--device {name} is no device; use auto, cpu or cuda[:N]")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name} is not here: {torch.cuda.device_count()} CUDA devices found")
     return device
@@ -171,11 +191,14 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """The value of a json file; WorkError with the file's name when it cannot be read as one."""
+    """The object in a json file, a dict; WorkError with the file's name when there is none."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as e:
         raise WorkError(f"{path} is not readable as json ({e})") from None
+    if not isinstance(value, dict):
+        raise WorkError(f"{path} should hold a json object, but holds a {type(value).__name__}")
+    return value
 
 
 def write_npy(path, array):
@@ -204,13 +227,21 @@ def save_checkpoint(path, state):
         torch.save(state, temporary)
 
 
-def load_checkpoint(path, device="cpu"):
+def load_checkpoint(path, device="cpu", keys=()):
+    """The dict that `save_checkpoint` wrote; WorkError when the file is gone, damaged or lacks one of `keys`."""
+    import pickle
+
     import torch
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError) as e:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise WorkError(f"checkpoint {path} is gone; use --overwrite to start again") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
         raise WorkError(f"checkpoint {path} cannot be read ({type(e).__name__}); "
                         "remove it or use --overwrite to start again") from None
+    if not isinstance(state, dict) or any(key not in state for key in keys):
+        raise WorkError(f"checkpoint {path} is of something else; remove it or use --overwrite to start again")
+    return state
 
 
 def checksum(path):
@@ -369,6 +400,9 @@ class Run:
 
     # life -----------------------------------------------------------------
     def __enter__(self):
+        for name in ("preds", "metrics", "checkpoints", "model_embeddings"):  # better now than after the training
+            if (path := self.workdir / name).exists() and not path.is_dir():
+                raise WorkError(f"{path}: a folder is needed here, but a file of that name is in the way")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".lock", "w")
         try:
@@ -423,11 +457,17 @@ class Run:
             self._lock.close()
 
     def finish(self, **results):
-        """Mark the run finished; keyword values (parts, epochs, val metrics ...) go into the manifest."""
+        """Mark the run finished; keyword values (parts, epochs, val metrics ...) go into the manifest.
+
+        Lists and metrics of parts that an earlier split had are removed.
+        """
         if self._writer is not None:
             self._writer.flush()
+        for part in set(PART_ORDER) - set(results.get("parts", PART_ORDER)):
+            for path in (self.preds(part), self.metrics(part), self.metrics(part, "pqt")):
+                path.unlink(missing_ok=True)
         self._write("finished", wall_seconds=round(time.time() - self.started, 3),
-                    peak_memory_bytes=peak_memory(), **results)
+                    peak_memory_bytes=peak_memory(), **computed_on(getattr(self.args, "device", "cpu")), **results)
 
     def _write(self, status, **more):
         write_json(self.folder / "config.json", {
@@ -465,12 +505,22 @@ def find_runs(workdir):
 
 def peak_memory():
     """Peak resident memory of this process, bytes (and of the GPU, where one was used, if larger)."""
-    import resource
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with open("/proc/self/status", encoding="ascii", errors="replace") as f:  # getrusage would count the parent's
+        peak = next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         peak = max(peak, torch.cuda.max_memory_allocated())
     return peak
+
+
+def computed_on(name):
+    """{"device", "threads"} of a finished run; name: its --device."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"device": "cpu", "threads": len(os.sched_getaffinity(0))}
+    device = pick_device(name)
+    model = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return {"device": f"{device}{model}", "threads": torch.get_num_threads()}
 
 
 def free_memory():

@@ -123,7 +123,7 @@ def submit(stages, workdir, wait=False):
             print(f"{stage.name}: {len(stage.cells)} cells, job {' '.join(numbers[stage.name])}",
                   *([stage.how, *before] if before else []), flush=True)
     finally:
-        runs.write_json(folder / "plan.json", planned)
+        runs.write_json(folder / "plan.json", {"stages": planned})
     return count_at_the_end(folder, numbers, about, environment, wait)
 
 
@@ -149,7 +149,7 @@ def report(folder):
     if not (folder / "plan.json").is_file():
         raise runs.UsageError(f"{folder} holds no plan.json; expected a folder that --submit made, W/slurm/001")
     bad = 0
-    for stage in runs.read_json(folder / "plan.json"):
+    for stage in runs.read_json(folder / "plan.json")["stages"]:
         done, failed, unfinished = 0, [], []
         for i, line in enumerate(stage["lines"]):
             path = folder / f"{stage['stage']}.status" / str(i)

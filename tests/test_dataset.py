@@ -112,7 +112,7 @@ def test_embeddings_of_objects_text_or_another_track_list(tiny):
     with pytest.raises(WorkError, match="Python objects"):
         dataset.load_embedding(split, "objects")
     (folder / "text.npy").write_text("1,2,3\n")
-    with pytest.raises(WorkError, match="cannot be read as a matrix"):
+    with pytest.raises(WorkError, match="cannot be read as a .npy matrix"):
         dataset.load_embedding(split, "text")
     write_embedding(tiny, "foreign", np.zeros((80, 4), np.float32), track_checksum="0" * 64)
     with pytest.raises(WorkError, match="another track list"):
