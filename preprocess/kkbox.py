@@ -146,7 +146,7 @@ def _write(args, raw, new, workdir, background):
     from preprocess import kkbox_features, kkbox_filters, kkbox_tables
     plays = kkbox_tables.read_plays(raw, "test" in raw.files)
     written = background.submit(kkbox_tables.write_plays, new.path("plays.pqt"), plays)
-    items, users = kkbox_tables.read_items(raw), kkbox_tables.read_users(raw)
+    items, users = kkbox_tables.read_items(raw, plays.tracks), kkbox_tables.read_users(raw, plays.users)
     _tell(raw, plays, items, users)
     kept = kkbox_filters.apply(args, plays, items, users)
     rows, position, part, facts = kkbox_filters.points(args, plays, kept)

@@ -84,7 +84,7 @@ def write(workdir, tracks, track_checksum, items, matrix, kept, dim, seed, about
     for suffix in ("json", "npy") if dim else ("json",):
         (folder / f"{NAME}.{suffix}").unlink(missing_ok=True)
     with runs.atomic(folder / f"{NAME}.npz") as temporary:
-        save_npz(temporary, matrix)
+        save_npz(temporary, matrix, compressed=False)
     if not dim:
         (folder / f"{NAME}.npy").unlink(missing_ok=True)
         return {}
@@ -97,5 +97,6 @@ def write(workdir, tracks, track_checksum, items, matrix, kept, dim, seed, about
         "truncated SVD", **about, "facts": facts, "seed": seed, "dim": vectors.shape[1], "n_tracks": len(vectors),
         "track_checksum": track_checksum, "matrix_checksum": runs.checksum(folder / f"{NAME}.npy"),
         "versions": runs.versions(),
-        "failed": {int(i): {"trackid": tracks[i], "reason": "not in songs.csv"} for i in np.flatnonzero(~known)}})
+        "failed": {int(i): {"trackid": tracks[i].as_py(), "reason": "not in songs.csv"}
+                   for i in np.flatnonzero(~known)}})
     return {NAME: {"dim": vectors.shape[1], "rows": int(known.sum())}}

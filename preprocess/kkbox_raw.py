@@ -7,7 +7,6 @@ Views `train`, `test`, `songs`, `members`, `song_extra_info`: the columns of the
 A row with another number of cells than the header, or bytes that are no UTF-8, stop the work with their row.
 """
 import csv
-import mmap
 import re
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ COLUMNS = {"train": ("msno", "song_id", "source_system_tab", "source_screen_name
            "members": ("msno", "city", "bd", "gender", "registered_via", "registration_init_time", "expiration_date"),
            "song_extra_info": ("song_id", "name", "isrc")}
 ARCHIVES = (".7z", ".zip")
-BLOCK = 32 << 20   # bytes of a csv file that one core reads at a time
+BLOCK = 8 << 20    # bytes of a csv file that one core reads at a time; larger ones fall out of its cache
 UNPACKERS = ("7zz", "7z", "7za", "bsdtar")
 
 
@@ -156,8 +155,8 @@ def header(path):
 
 def has_quotes(path):
     """Whether a file has a quotation mark anywhere; without one, every line end is the end of a row."""
-    with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        return whole.find(b'"') >= 0
+    with open(path, "rb") as f:
+        return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
 
 
 def quoted(text):
@@ -175,8 +174,6 @@ class Raw:
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")
         self.run("set enable_progress_bar=false")
-        # a csv of millions of rows is taken for a few dozen, and would be the side of a join that is kept in memory
-        self.run("set disabled_optimizers='join_order,build_side_probe_side'")
         for name, path in files.items():
             there = header(path)
             if not there:
@@ -190,18 +187,38 @@ class Raw:
     def run(self, sql):
         return self._do(lambda: self.con.execute(sql))
 
-    def table(self, sql):
-        """Result of a query as an Arrow table."""
-        return self._do(lambda: self.con.sql(sql).to_arrow_table())
-
     def encoded(self, name, columns):
-        """Columns of a file as an Arrow table of dictionaries (int32 -> text, null for an empty cell).
+        """Columns of a file as an Arrow table of dictionaries (int32 -> text, null for an empty cell)."""
+        import pyarrow as pa
+        return self._read(name, columns, pa.dictionary(pa.int32(), pa.string()))
 
-        Read once, in blocks, on all cores. A fault is looked up by the session, which names its row.
+    def rows(self, name, wanted):
+        """The row of each id of `wanted` (Arrow texts), as an Arrow table in their order; nulls where there is none.
+
+        The id is the first of the file's COLUMNS. Tells of ids that stand there twice; the first row counts.
+        """
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        key, *_ = COLUMNS[name]
+        table = self._read(name, COLUMNS[name], pa.string())
+        place = pc.index_in(table[key], value_set=wanted)
+        table, place = table.filter(place.is_valid()), place.drop_null().to_numpy()
+        known, first = np.unique(place, return_index=True)
+        if len(place) > len(first):
+            print(f"{self.files[name].name}: {len(place) - len(first)} rows repeat a {key}; the first row counts")
+        row = np.full(len(wanted), -1)
+        row[known] = first
+        return table.combine_chunks().take(pa.array(row, mask=row < 0))
+
+    def _read(self, name, columns, kind):
+        """Columns of a file as an Arrow table, read once, in blocks, on all cores.
+
+        A fault is looked up by the session, which names its row.
         """
         import pyarrow as pa
         from pyarrow import csv as arrow
-        path, kind = self.files[name], pa.dictionary(pa.int32(), pa.string())
+        path = self.files[name]
         try:
             return arrow.read_csv(
                 path, arrow.ReadOptions(block_size=BLOCK), arrow.ParseOptions(newlines_in_values=has_quotes(path)),
@@ -211,11 +228,13 @@ class Raw:
             self.one(f"select count(hash(row)) from {name} as row")
             raise WorkError(f"{path} is not the table expected ({str(e).splitlines()[0][:200]})") from None
 
-    def give(self, name, rows):
-        """Make a table out of an Arrow table."""
+    def select(self, sql, rows):
+        """Result of a query on an Arrow table, which it calls `given`, as an Arrow table."""
         self.con.register("given", rows)
-        self.run(f"create temp table {name} as from given")
-        self.con.unregister("given")
+        try:
+            return self._do(lambda: self.con.sql(sql).to_arrow_table())
+        finally:
+            self.con.unregister("given")
 
     def _do(self, work):
         try:

@@ -5,6 +5,7 @@ numbers. 10 million plays take 0.5 GB so, where their ids alone would take 0.9. 
 songs and listeners that were played are kept.
 """
 import csv
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ CONTEXT = ("source_system_tab", "source_screen_name", "source_type")
 ROWS = 1 << 19      # rows of a row group of plays.pqt
 NO_TARGET = -1      # target of a play of test.csv, in memory
 SECOND = 1_000_000  # microseconds
-IDS = {"msno": "listener", "song_id": "song"}
+IDS = ("msno", "song_id")
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Plays:
     """Every play in order: user, track int32 (N,) rows of the sorted id lists; n_train rows of train.csv first.
 
     context: {column: unsigned (N,) place in categories[column], the number of them where unknown}
-    target: int8 (N,), -1 where there is none. users, tracks: the ids, sorted. skipped: {file: rows without ids}
+    target: int8 (N,), -1 where there is none. users, tracks: the ids, sorted Arrow texts.
+    skipped: {file: rows without ids}
     """
     user: np.ndarray
     track: np.ndarray
@@ -33,8 +35,8 @@ class Plays:
     context: dict
     categories: dict
     target: np.ndarray
-    users: list
-    tracks: list
+    users: pa.Array
+    tracks: pa.Array
     skipped: dict
 
     def __len__(self):
@@ -57,29 +59,28 @@ class Plays:
 # --------------------------------------------------------------------------- numbering
 
 def read_plays(raw, with_test=True):
-    """Plays of train.csv, then of test.csv; leaves the tables `song` and `listener` (id, idx) in the session."""
+    """Plays of train.csv, then of test.csv."""
     files = ("train", "test") if with_test else ("train",)
     parts = [raw.encoded(name, [*IDS, *CONTEXT, *(["target"] if name == "train" else [])]) for name in files]
     rows = [part.num_rows for part in parts]
     target, words = encoded(parts[0]["target"].chunks)
     target = np.array([*map(_small, words.to_pylist()), NO_TARGET], np.int8)[target]
     target = np.concatenate([target, np.full(sum(rows[1:]), NO_TARGET, np.int8)])
-    columns = {c: encoded([chunk for part in parts for chunk in part[c].chunks]) for c in (*IDS, *CONTEXT)}
-    del parts
+    chunks = {c: [chunk for part in parts for chunk in part[c].chunks] for c in (*IDS, *CONTEXT)}
+    with ThreadPoolExecutor(2) as pool:
+        columns = dict(zip(chunks, pool.map(encoded, chunks.values()), strict=True))
+    del parts, chunks
     known = np.logical_and.reduce([code < len(values) for code, values in map(columns.get, IDS)])
     kept = [int(part.sum()) for part in np.split(known, np.cumsum(rows)[:-1])]
     if not kept[0]:
         raise WorkError(f"{raw.files['train']} has no plays; the challenge's file has 7,377,418 rows")
     if not known.all():
         target, columns = target[known], {c: _without(code[known], values) for c, (code, values) in columns.items()}
-    for column, table in IDS.items():
-        values = columns[column][1]
-        raw.give(table, pa.table({column: values, "idx": pa.array(np.arange(len(values), dtype=np.int32))}))
-    texts = {c: values.to_pylist() for c, (_, values) in columns.items()}
-    user, track, *context = (code for code, _ in columns.values())
-    context = {c: code.astype(np.min_scalar_type(len(texts[c]))) for c, code in zip(CONTEXT, context, strict=True)}
-    return Plays(user, track, kept[0], context, {c: texts[c] for c in CONTEXT}, target, texts["msno"],
-                 texts["song_id"], {name: n - left for name, n, left in zip(files, rows, kept, strict=True)})
+    (user, users), (track, tracks), *context = columns.values()
+    small = [code.astype(np.min_scalar_type(len(values))) for code, values in context]
+    texts = [values.to_pylist() for _, values in context]
+    return Plays(user, track, kept[0], dict(zip(CONTEXT, small, strict=True)), dict(zip(CONTEXT, texts, strict=True)),
+                 target, users, tracks, {name: n - left for name, n, left in zip(files, rows, kept, strict=True)})
 
 
 def encoded(chunks):
@@ -92,8 +93,8 @@ def encoded(chunks):
     order = pc.sort_indices(values)
     place = np.empty(len(values) + 1, np.int32)
     place[order.to_numpy()], place[-1] = np.arange(len(values)), len(values)
-    return np.concatenate([place[chunk.indices.fill_null(len(values)).to_numpy()] for chunk in chunks]), \
-        values.take(order)
+    codes = [place.take(chunk.indices.fill_null(len(values)).to_numpy()) for chunk in chunks]   # take frees the GIL
+    return np.concatenate(codes), values.take(order)
 
 
 def _without(code, values):
@@ -113,9 +114,15 @@ def _small(text):
 
 
 def write_ids(path, header, ids):
+    """idx,id of sorted Arrow texts; quoted where one of them needs it."""
+    ids = ids.to_pylist()
+    whole = "\n".join(ids)
     with open(path, "w", encoding="utf-8", newline="") as f:
         f.write(header + "\n")
-        csv.writer(f, lineterminator="\n").writerows(enumerate(ids))
+        if any(sign in whole for sign in '",\r') or whole.count("\n") >= len(ids):
+            csv.writer(f, lineterminator="\n").writerows(enumerate(ids))
+        else:
+            f.writelines(f"{i},{name}\n" for i, name in enumerate(ids))
 
 
 def write_plays(path, plays):
@@ -143,47 +150,35 @@ def code(column):
 
 
 ITEMS = f"""
-    select idx::bigint as track_id, known is not null as known,
+    select idx as track_id, song_id is not null as known,
            case when seconds > 0 and isfinite(seconds) then seconds end as song_length,
            {names('genre_ids')} as genres, {names('artist_name')} as artists, {names('composer')} as composers,
            {names('lyricist')} as lyricists, {code('language')} as language, nullif(trim(name), '') as name, isrc,
            case when whole then upper(isrc[1:2]) end as country,
            case when whole then (case when isrc[6:7]::int > 17 then 1900 else 2000 end + isrc[6:7]::int) end::smallint
                as year
-    from (select idx, s.song_id as known, try_cast(song_length as double) / 1000 as seconds, genre_ids, artist_name,
-                 composer, lyricist, language, name, nullif(trim(isrc), '') as isrc,
-                 coalesce(regexp_full_match(trim(isrc), '[A-Za-z]{{2}}[A-Za-z0-9]{{3}}[0-9]{{7}}'), false) as whole
-          from song left join s using (song_id) left join e using (song_id))
-    order by idx"""
+    from (select *, nullif(trim(code), '') as isrc, try_cast(song_length as double) / 1000 as seconds,
+                 coalesce(regexp_full_match(trim(code), '[A-Za-z]{{2}}[A-Za-z0-9]{{3}}[0-9]{{7}}'), false) as whole
+          from given)"""
 USERS = f"""
-    select idx::bigint as user_id, known is not null as known, case when years between 1 and 100 then years end as age,
+    select idx as user_id, msno is not null as known, case when years between 1 and 100 then years end as age,
            nullif(lower(trim(gender)), '') as gender, {code('city')} as city,
            {code('registered_via')} as registered_via,
            try_strptime(registration_init_time, '%Y%m%d')::date as registered,
            try_strptime(expiration_date, '%Y%m%d')::date as expires
-    from (select *, m.msno as known, try_cast(bd as smallint) as years from listener left join m using (msno))
-    order by idx"""
+    from (select *, try_cast(bd as smallint) as years from given)"""
 
 
-def read_items(raw):
-    """Arrow table of the songs' metadata in the order of trackid_sorted.csv, with `known`: stands in songs.csv."""
-    _played(raw, "s", "songs", "song_id")
-    _played(raw, "e", "song_extra_info", "song_id")
-    return raw.table(ITEMS)
+def read_items(raw, tracks):
+    """Arrow table of the songs' metadata, a row per track, with `known`: stands in songs.csv."""
+    rows, extra = raw.rows("songs", tracks), raw.rows("song_extra_info", tracks)
+    return raw.select(ITEMS, rows.append_column("name", extra["name"]).append_column("code", extra["isrc"])
+                      .append_column("idx", pa.array(np.arange(len(tracks)))))
 
 
-def read_users(raw):
-    """Arrow table of the listeners' metadata in the order of userid_sorted.csv, with `known`: in members.csv."""
-    _played(raw, "m", "members", "msno")
-    return raw.table(USERS)
-
-
-def _played(raw, table, view, key):
-    """Make a table of the rows of a file that were played, the first of each id; tells of ids that stand twice."""
-    raw.run(f"create temp table {table} as from {view} where {key} in (select {key} from {IDS[key]})")
-    if twice := raw.one(f"select count(*) - count(distinct {key}) from {table}"):
-        print(f"{raw.files[view].name}: {twice} rows repeat a {key}; the first row counts")
-        raw.run(f"delete from {table} where rowid not in (select min(rowid) from {table} group by {key})")
+def read_users(raw, users):
+    """Arrow table of the listeners' metadata, a row per user, with `known`: stands in members.csv."""
+    return raw.select(USERS, raw.rows("members", users).append_column("idx", pa.array(np.arange(len(users)))))
 
 
 # --------------------------------------------------------------------------- what the filters made of them
