@@ -54,12 +54,17 @@ class Pairs:
         counts = torch.bincount(taken, minlength=int(self.anchors.max()) + 1)
         return int((counts[self.anchors.unique()] >= self.drawn).sum())
 
-    def batches(self, size, negatives, draw, shuffle=True):
-        """Yield anchors (b,), candidates (b, 1 + negatives) with the positive first, weight (b,) or None."""
+    def batches(self, size, negatives, draw, shuffle=True, done=0, then=None):
+        """Yield anchors (b,), candidates (b, 1 + negatives) with the positive first, weight (b,) or None.
+
+        done: batches of this order that are over; then: the state of `draw` after them.
+        """
         device = self.anchors.device
         order = (torch.randperm(len(self), generator=draw, device=device) if shuffle
                  else torch.arange(len(self), device=device))
-        for rows in order.split(size):
+        if done:
+            draw.set_state(then)
+        for rows in order.split(size)[done:]:
             rows = rows.sort().values  # the mean does not care, the memory does
             anchors = self.anchors[rows]
             candidates = torch.cat([self.positives[rows, None], self.negatives(anchors, negatives, draw)], 1)
@@ -133,7 +138,8 @@ def pairs_of(part, split, args, device):
 
 
 class Training:
-    """All that an epoch changes; `state` and `load` carry it through a checkpoint, bit for bit."""
+    """All that a step changes; `state` and `load` carry it through a checkpoint, bit for bit."""
+    PLACE = ("epoch", "step", "waited", "best_loss", "best_epoch", "released")
 
     def __init__(self, model, args, device):
         self.model, self.args = model, args
@@ -142,6 +148,8 @@ class Training:
         self.draw = generator(args.seed, 1, device)
         self.epoch, self.waited, self.best_loss, self.best_epoch = 0, 0, math.inf, 0
         self.released = False
+        self.step, self.opening = 0, None   # of the epoch under way: steps, and the state of `draw` before them
+        self.total = torch.zeros((), dtype=torch.float64, device=device)   # and their summed loss
 
     @property
     def done(self):
@@ -150,8 +158,8 @@ class Training:
     def state(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(), "draw": self.draw.get_state(),
-                "device": self.draw.device.type, "seed": self.args.seed, "lr": self.args.lr,
-                **{k: getattr(self, k) for k in ("epoch", "waited", "best_loss", "best_epoch", "released")}}
+                "opening": self.opening, "total": self.total, "device": self.draw.device.type,
+                "seed": self.args.seed, "lr": self.args.lr, **{k: getattr(self, k) for k in self.PLACE}}
 
     def load(self, state, continued=False):
         """Take over a checkpoint; `continued` by a run of another request, whose own arguments then count."""
@@ -166,8 +174,10 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        for name in ("epoch", "waited", "best_loss", "best_epoch", "released"):
+        for name in self.PLACE:
             setattr(self, name, state[name])
+        self.total.copy_(state["total"])
+        self.opening = None if state["opening"] is None else state["opening"].cpu()
         if not continued or state["seed"] == self.args.seed:
             self.draw.set_state(state["draw"].cpu())
         if continued:
@@ -178,6 +188,22 @@ class Training:
                 self.set_rate(self.args.lr)
         if self.released and self.args.dynamic_item_freeze:
             self.model.freeze_item_embs(False)
+
+    def batches(self, pairs):
+        """The batches of this epoch that are not over yet."""
+        now = self.draw.get_state()
+        if self.step:
+            self.draw.set_state(self.opening)
+        else:
+            self.opening = now
+        return pairs.batches(self.args.batch_size, self.args.neg_samples, self.draw, done=self.step, then=now)
+
+    def close_epoch(self, pairs):
+        """Count the epoch; the mean loss over its pairs."""
+        mean = float(self.total) / pairs
+        self.epoch, self.step, self.opening = self.epoch + 1, 0, None
+        self.total.zero_()
+        return mean
 
     def rate(self):
         return self.optimizer.param_groups[0]["lr"]
@@ -215,6 +241,8 @@ def step(training, batch):
     training.optimizer.zero_grad()
     loss.backward()
     training.optimizer.step()
+    training.step += 1
+    training.total += loss.detach() * len(batch[0])
     return loss.detach()
 
 

@@ -9,6 +9,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 """
 import argparse
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,8 +26,8 @@ COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an un
 
 def whole(low):
     def convert(text):
-        if not text.isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, not {text}")
+        if not re.fullmatch("[0-9]{1,12}", text) or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, not {text[:40]}")
         return int(text)
     return convert
 
@@ -104,7 +105,7 @@ def build_parser():
     group.add_argument("--eval-every", type=whole(1), default=5, metavar="N",
                        help="epochs between metrics on val (default 5)")
     group.add_argument("--checkpoint-seconds", type=number(0), default=10.0, metavar="S",
-                       help="least time between checkpoints; they come at the end of epochs (default 10)")
+                       help="least time between checkpoints; 0 for one at the end of each epoch (default 10)")
     group.add_argument("--k", type=runs.positive, default=100, help="length of the lists (default 100)")
     runs.common_flags(parser, device=True)
     return parser
@@ -144,8 +145,6 @@ def check(parser, args):
         args.margin = 0.2
     if args.loss != "hinge" and args.temperature is None:
         args.temperature = 0.1
-    if args.seed < 0:
-        parser.error(f"--seed must be at least 0, not {args.seed}")
     if args.model == "random" and args.shuffle:
         parser.error("--shuffle permutes an embedding; random has none")
     if args.as_published and args.dynamic_item_freeze:
@@ -173,16 +172,24 @@ def fit(run, training, split, args, device, origin=None):
               "one counts", file=sys.stderr)
     stop, saved = run.stop, time.monotonic()
     writer = run.writer(purge_step=training.epoch + 1)
-    with runs.Progress(args.epochs * len(pairs), run.name, "pairs", initial=training.epoch * len(pairs)) as progress:
+    initial = training.epoch * len(pairs) + training.step * args.batch_size
+
+    def save():
+        if best is not None:
+            runs.save_checkpoint(run.checkpoint("best"), best)
+        runs.save_checkpoint(run.checkpoint("last"), training.state())
+        return time.monotonic()
+
+    with runs.Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
         while not training.done:
-            total = 0.0
-            for batch in pairs.batches(args.batch_size, args.neg_samples, training.draw):
-                total += shallow.step(training, batch) * len(batch[0])
+            for batch in training.batches(pairs):
+                shallow.step(training, batch)
                 progress.update(len(batch[0]), epoch=training.epoch + 1)
+                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds > 0:
+                    saved = save()
                 if stop.requested:
                     runs.stop_here(run.name)
-            training.epoch += 1
-            losses = {"train": float(total) / len(pairs)}
+            losses = {"train": training.close_epoch(len(pairs))}
             if val is not None:
                 losses["val"] = shallow.validation_loss(training.model, val, args)
             if not all(math.isfinite(x) for x in losses.values()):
@@ -194,9 +201,7 @@ def fit(run, training, split, args, device, origin=None):
             record(writer, training, losses, split, args, device)
             if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
                 writer.flush()
-                runs.save_checkpoint(run.checkpoint("best"), best)
-                runs.save_checkpoint(run.checkpoint("last"), training.state())
-                saved = time.monotonic()
+                saved = save()
     training.model.load_state_dict(best["model"])
     return best["epoch"]
 
@@ -204,8 +209,8 @@ def fit(run, training, split, args, device, origin=None):
 def begin(run, training, args, origin):
     """Bring the training to where its checkpoints are; the best state so far, None for a fresh start."""
     if run.resume and run.checkpoint("last").exists() and (origin is None or origin["name"] != run.name):
-        training.load(runs.load_checkpoint(run.checkpoint("last")))
-        return runs.load_checkpoint(run.checkpoint("best"))
+        training.load(runs.load_checkpoint(run.checkpoint("last"), keys=training.state()))
+        return runs.load_checkpoint(run.checkpoint("best"), keys=["model", "epoch"]) if training.epoch else None
     if origin is None or (origin["name"] == run.name and not run.resume):
         return None
     training.load(origin["state"], continued=origin["name"] != run.name)
@@ -221,9 +226,9 @@ def origin_of(workdir, args):
     if name not in there:
         raise UsageError(f"no Shallow Net run {name!r} in {workdir / 'runs'}; there: {', '.join(there) or 'none'}")
     folder = workdir / "checkpoints" / there[name]["embedding"]
-    states = {which: runs.load_checkpoint(folder / f"{name}_{which}.pt") for which in ("best", "last")
-              if (folder / f"{name}_{which}.pt").exists()}
-    found = {state["epoch"]: state for state in states.values()}
+    states = {which: runs.load_checkpoint(folder / f"{name}_{which}.pt", keys=["model", "epoch", "step"])
+              for which in ("best", "last") if (folder / f"{name}_{which}.pt").exists()}
+    found = {state["epoch"]: state for state in states.values() if not state["step"]}
     if args.last_epoch not in found:
         kept = " and ".join(map(str, sorted(found))) or "none"
         raise UsageError(f"run {name} has checkpoints after epoch {kept}, not {args.last_epoch}")

@@ -285,7 +285,7 @@ def test_the_published_call_runs_and_its_places_are_the_flags(tiny):
     (["content", "--epochs", "3", "--logdir", "x", "--last-epoch", "3"], "it must be more than 3"),
     (["content", "--temperature", "1"], "--temperature has no meaning for --loss hinge"),
     (["content", "--loss", "bpr", "--margin", "1"], "--margin has no meaning for --loss bpr"),
-    (["content", "--seed", "-1"], "--seed must be at least 0"),
+    (["content", "--seed", "-1"], "must be a whole number from 0"),
     (["random", "--shuffle"], "random has none"),
     (["content", "--as-published", "--dynamic-item-freeze", "1"], "never uses it"),
     (["content", "--neg-sample", "3"], "unrecognized arguments"),
@@ -311,3 +311,28 @@ def test_a_diverging_training_is_one_sentence(tiny, capsys):
     matrix = np.load(tiny / "embeddings" / "content.npy")
     write_embedding(tiny, "content", np.float32(1e38) * np.sign(matrix))
     assert "no longer a number" in refused(capsys, 1, *QUICK, "--workdir", tiny)
+
+
+def test_a_stop_within_an_epoch_loses_no_step(tmp_path, monkeypatch, capsys):
+    """Signals come in the first epoch, before any checkpoint, and in a later one; the same bits come out."""
+    import shallow
+    flags = ["content", "item", "5", "64", "4", "--k", "10", "--exclude-positives"]
+    whole, workdir = (tiny_workspace(tmp_path / x) for x in ("whole", "cut"))
+    name, _ = main(whole, *flags)
+    taken, step = [], shallow.step
+
+    def counted(training, batch):
+        taken.append((training.epoch, training.step))
+        if len(taken) in (2, 20):
+            signal.raise_signal(signal.SIGUSR1)
+        return step(training, batch)
+    monkeypatch.setattr(shallow, "step", counted)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as left:
+            train.main([*flags, "--workdir", str(workdir)])
+        assert left.value.code == runs.EXIT_RESUMABLE
+    assert checkpoint(workdir, name, "last")["step"] > 0
+    train.main([*flags, "--workdir", str(workdir)])
+    assert len(taken) == len(set(taken))  # no step twice
+    for which in ("last", "best"):
+        assert_same_state(checkpoint(workdir, name, which), checkpoint(whole, name, which))
