@@ -48,8 +48,11 @@ def draw_pairs(users, items, pairs, seed=0):
         short = np.maximum(length - np.bincount(keys // items, minlength=users), 0)
     order = np.lexsort((rng.random(len(keys)), keys // items))          # in random order within a user
     user = keys[order] // items
-    kept = order[np.arange(len(user)) - np.searchsorted(user, user) < length[user]]
-    return keys[kept] // items, keys[kept] % items                      # users ascending
+    kept = keys[order[np.arange(len(user)) - np.searchsorted(user, user) < length[user]]]
+    missing = np.setdiff1d(np.arange(items), kept % items)              # every item is played by somebody
+    kept = np.concatenate([kept, rng.integers(users, size=len(missing)) * items + missing])
+    kept = kept[np.lexsort((rng.random(len(kept)), kept // items))]
+    return kept // items, kept % items                                  # users ascending, items in random order
 
 
 def write_world(workdir, users, items, pairs, dim=64, seed=0):

@@ -19,7 +19,7 @@ def test_generated_plays_have_the_size_asked_for_and_load(tmp_path, users, items
     recommenders.write_world(tmp_path, users, items, pairs, dim=4)
     split = dataset.load(tmp_path)
     total = len(split.train) + sum(len(split.part(p)) for p in split.parts)
-    assert split.n_users == users and split.n_hot <= items and abs(total - pairs) < 0.2 * pairs
+    assert split.n_users == users and split.n_hot == items and abs(total - pairs) < 0.2 * pairs
     assert split.parts == ("val", "test") and len(split.eval_users("test")) == users
     assert dataset.load_embedding(split, "content").shape == (split.n_items, 4)
 
