@@ -294,8 +294,9 @@ class Progress:
     def __enter__(self):
         return self
 
-    def __exit__(self, *exc):
-        self.close()
+    def __exit__(self, kind, error, traceback):
+        if kind is None or self.bar is not None:  # an error's one sentence stands alone
+            self.close()
 
 
 def _clock(seconds):

@@ -158,21 +158,28 @@ def _split(args, settings, log, n_tracks):
         protocols.share_train(log, args.train_share, args.seed)
 
 
-def _work(args, settings, log, new, n_tracks):
+def _work(args, settings, log, new, n_tracks, expected):
     """Write the parts and their counts into the hidden folder, checked; returns their part of split.json."""
     from preprocess import parts
-    with log:
+    with log, runs.Progress(4, "split", "steps") as bar:
+        bar.update(0, now="pairs of all plays")
         _split(args, settings, log, n_tracks)
+        bar.update(1, now="writing")
         paths = {part: new.path(f"{part}.pqt") for part in log.parts(args.protocol)}
         for part, path in paths.items():
             parts.write(log, part, path)
+        bar.update(1, now="counting")
         table = parts.stats(log, paths)
-        parts.print_stats(table)
-        for why, pairs in log.dropped.items():
-            print(f"left out: {pairs} pairs, {why}")
+        bar.update(1, now="leak checks")
         parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1)
-    if args.expect:
-        parts.compare(table, parts.read_stats(args.expect), args.expect)
+        if expected:
+            parts.compare(table, expected, args.expect)
+        bar.update(1)
+    parts.print_stats(table)
+    for why, pairs in log.dropped.items():
+        print(f"left out: {pairs} pairs, {why}")
+    if empty := [name for name, row in table.items() if not row["Rows"]]:
+        print(f"beware: {' and '.join(empty)} have no pairs")
     parts.write_stats(new.path("stats.csv"), table)
     return {"parts": {part: runs.checksum(path) for part, path in paths.items()}, "stats": table,
             "dropped": log.dropped}
@@ -208,16 +215,17 @@ def main(argv=None):
         raise UsageError(f"--protocol {args.protocol} needs times, but this data set's time is {time}; "
                          f"use random{', leave-one-out' if timed else ''} or given")
     n_tracks = len(log_blocks.read_track_list(workdir / "trackid_sorted.csv"))
+    expected = parts.read_stats(args.expect) if args.expect else None
     request = _request(args, settings, workdir)
     with stage.together(workdir / "data" / "split.json") as new:
         if new.same(request, args.overwrite):
             parts.print_stats(new.old["stats"])
-            if args.expect:
-                parts.compare(new.old["stats"], parts.read_stats(args.expect), args.expect)
+            if expected:
+                parts.compare(new.old["stats"], expected, args.expect)
             return
         kept = _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"])
         log = protocols.Log(plays, columns, max(memory - LIBRARIES, 128 << 20), new.path("spill"), kept)
-        made = _work(args, settings, log, new, n_tracks)
+        made = _work(args, settings, log, new, n_tracks, expected)
         new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
                      **made, "request": request, "versions": runs.versions()},
                     remove=[f"{part}.pqt" for part in ALL_PARTS if part not in made["parts"]])

@@ -247,7 +247,7 @@ def _read(raw, name, columns=None, delimiter="\t"):
 
 def _world_flags(parser):
     group = parser.add_argument_group("world (defaults: as in the world that is there, else as shown)")
-    group.add_argument("--seed", type=int, help=f"seed of everything random ({DEFAULTS['seed']})")
+    group.add_argument("--seed", type=runs.seed_number, help=f"seed of everything random ({DEFAULTS['seed']})")
     group.add_argument("--tracks", type=int, metavar="N", help=f"tracks ({DEFAULTS['tracks']})")
     group.add_argument("--users", type=int, metavar="N", help=f"listeners ({DEFAULTS['users']})")
     group.add_argument("--seconds", type=float, metavar="S", help=f"length of a recording ({DEFAULTS['seconds']:g})")

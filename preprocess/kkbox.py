@@ -69,7 +69,7 @@ def add_arguments(parser):
                         help="test points from test.csv, from the last tenth of each playlist, or whichever is there")
     parser.add_argument("--dim", type=int, default=64, metavar="D",
                         help="dimensions of embeddings/metadata.npy (default 64; 0 makes none)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of its reduction (default 42)")
+    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of its reduction (default 42)")
 
 
 def add_filters(parser):
@@ -116,9 +116,7 @@ def get_plays(args, workdir):
     found = kkbox_raw.find(args.raw, [f for f in FILES if f != "test" or args.test != "last" or
                                       any(args.raw.glob("test.csv*"))])
     request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
-    with stage.together(workdir / "dataset.json") as new, ThreadPoolExecutor(2) as pool:
-        if (new.old or {}).get("name", "kkbox") != "kkbox":
-            raise UsageError(f"{workdir} holds the data set {new.old['name']!r}; choose another --workdir")
+    with stage.together(workdir / "dataset.json", "kkbox") as new, ThreadPoolExecutor(2) as pool:
         sums = pool.submit(kkbox_raw.checksums, found)
         if new.old is not None:
             request["raw"] = sums.result()

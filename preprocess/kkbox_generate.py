@@ -42,7 +42,7 @@ def build_parser():
     parser = runs.Parser(prog="kkbox_generate", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the five csv files")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full size (default 1)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of everything (default 42)")
+    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of everything (default 42)")
     return parser
 
 

@@ -50,7 +50,7 @@ def add_arguments(parser):
     parser.add_argument("--spotify", metavar="FILE", help="csv of Spotify playlist songs with their audio features")
     parser.add_argument("--audio-only", action="store_true",
                         help="only the artists and listeners of the published audio split, and that split")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the tags' reduction (default 42)")
+    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of the tags' reduction (default 42)")
     parser.add_argument("--downloads", metavar="DIR", help="where downloads are kept (default: raw/ in the workspace)")
 
 
@@ -62,9 +62,7 @@ def get_plays(args, workdir):
     files = _inputs(raw, audio, spotify)
     name = "lastfm-audio" if args.audio_only else "lastfm"
     request = {"dataset": name, "tag_dim": TAG_DIM, "seed": args.seed, **{p.name: runs.checksum(p) for p in files}}
-    with stage.together(workdir / "dataset.json") as new:
-        if (new.old or {}).get("name", name) != name:
-            raise UsageError(f"{workdir} holds the data set {new.old['name']!r}; choose another --workdir for {name!r}")
+    with stage.together(workdir / "dataset.json", name) as new:
         if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
             return
         from preprocess import lastfm_workspace

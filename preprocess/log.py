@@ -42,7 +42,7 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
         raise UsageError(f"no log at {log}; name the file with --log")
     ids = _ids(tracks, workdir)
     request = {"dataset": name, "log": None, "tracks": runs.request_hash(ids), "more": more or {}}
-    with stage.together(workdir / "dataset.json") as new, ThreadPoolExecutor(1) as pool:
+    with stage.together(workdir / "dataset.json", name) as new, ThreadPoolExecutor(1) as pool:
         checksum = pool.submit(runs.checksum, log)  # reads along with the parser, from the same page cache
         if new.old is not None:
             request["log"] = checksum.result()
@@ -200,9 +200,9 @@ class _Tally:
         self.pending += len(self.users[-1])
         if self.pending > 1 << 22:
             self._merge()
-        times = pc.min_max(table["timestamp"]).as_py()
-        self.first = min(self.first or times["min"], times["min"])
-        self.last = max(self.last or times["max"], times["max"])
+        times = pc.min_max(table["timestamp"].cast("int64")).as_py()  # microseconds
+        self.first = min(times["min"] if self.first is None else self.first, times["min"])
+        self.last = max(times["max"] if self.last is None else self.last, times["max"])
 
     def _merge(self):
         import pyarrow as pa
@@ -214,9 +214,15 @@ class _Tally:
         unknown = len(self.unknown)
         return {"log_rows": self.read, "plays": self.plays, "users": len(self.users[0]),
                 "tracks": len(self.played), "tracks_played": int(self.played.sum()),
-                "first": str(self.first), "last": str(self.last), "unknown_plays": self.read - self.plays,
+                "first": _moment(self.first), "last": _moment(self.last), "unknown_plays": self.read - self.plays,
                 "unknown_tracks": unknown if unknown < LISTED else f"{LISTED} or more",
                 "unknown_examples": list(self.unknown)[:3]}
+
+
+def _moment(microseconds):
+    """'2019-02-20 13:45:10', with the fraction of a second where there is one."""
+    import numpy as np
+    return str(np.datetime64(microseconds, "us")).replace("T", " ").removesuffix(".000000")
 
 
 class _TextNumbers:

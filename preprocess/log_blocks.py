@@ -22,7 +22,7 @@ from runs import UsageError, WorkError
 COLUMNS = ("user_id", "track_id", "timestamp")
 PACKED = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")), b"\x1f\x8b\x08": (gzip.open, ("pigz",))}
 LONGEST = 64 << 20       # bytes without a line end after which a file is no log
-INTEGER = re.compile(r"[+-]?\d{1,18}")
+INTEGER = re.compile(r"-?\d{1,18}")
 TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 
 
@@ -169,7 +169,8 @@ class Parser:
         self.delimiter = "\t" if "\t" in line else ","
         self.names = [cell.strip().strip('"') for cell in line.split(self.delimiter)]
         if not line:
-            raise WorkError(f"the log {log} is empty; expected a header with {', '.join(COLUMNS)}, then plays")
+            raise WorkError(f"the log {log} is empty, or its first line is; "
+                            f"expected a header with {', '.join(COLUMNS)}, then plays")
         if missing := [c for c in COLUMNS if c not in self.names]:
             raise WorkError(f"the log {log} has no column {', '.join(missing)}; its first line must name "
                             f"{', '.join(COLUMNS)} (separated by tabs or commas), but is {line[:80]!r}")
@@ -200,7 +201,7 @@ class Parser:
 
         Raises TextUsers where that row is only a user id that is no integer.
         """
-        rows = str(block, errors="replace").splitlines()
+        rows = [row.removesuffix("\r") for row in str(block, "utf-8", "replace").split("\n")[:-1]]
         if self.delimiter == ",":
             rows = list(csv.reader(rows))
         else:
@@ -215,6 +216,8 @@ class Parser:
             if not _is_time(row["timestamp"]):
                 return (f"{self.log}, line {number}: timestamp {row['timestamp'][:40]!r} is no time "
                         "like 2019-02-20 13:45:10")
+            if any("\ufffd" in row[name] for name in COLUMNS):
+                return f"{self.log}, line {number}: {', '.join(row[name] for name in COLUMNS)} is not UTF-8 text"
             if not row["user_id"]:
                 return f"{self.log}, line {number}: user_id is empty"
             if self.integers and not INTEGER.fullmatch(row["user_id"]):

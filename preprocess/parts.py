@@ -3,6 +3,7 @@
 Used by 1_train_test_split.py on the finished files, so what is checked is what readers will read.
 """
 import csv
+import math
 
 from preprocess.protocols import quoted
 from runs import UsageError, WorkError
@@ -62,10 +63,14 @@ def read_stats(path):
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
             rows = list(csv.DictReader(f))
-        return {row[""]: {c: float(row[c]) for c in COLUMNS if c in row} for row in rows}
+        table = {row[""]: {c: float(row[c]) for c in COLUMNS if c in row} for row in rows}
+        if not table or not all(row and all(map(math.isfinite, row.values())) for row in table.values()):
+            raise ValueError
+        return table
     except (OSError, KeyError, TypeError, ValueError, UnicodeDecodeError):
         raise UsageError(f"--expect {path} is no table of counts; "
-                         f"its first line must be ,{','.join(COLUMNS)}") from None
+                         f"its first line must be ,{','.join(COLUMNS)} (or some of them), "
+                         "then a row of numbers for each part") from None
 
 
 def compare(table, expected, path):

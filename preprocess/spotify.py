@@ -49,9 +49,7 @@ def get_plays(args, workdir):
     if not raw.is_file():
         raise UsageError(f"--raw {raw} is no file; name the csv of playlist songs (spotify_songs.csv)")
     request = {"dataset": "spotify", raw.name: runs.checksum(raw)}
-    with stage.together(workdir / "dataset.json") as new:
-        if (new.old or {}).get("name", "spotify") != "spotify":
-            raise UsageError(f"{workdir} holds the data set {new.old['name']!r}; choose another --workdir")
+    with stage.together(workdir / "dataset.json", "spotify") as new:
         if new.same(request, args.overwrite) and all((workdir / "embeddings" / f"spotify.{s}").exists()
                                                      for s in ("npy", "json")):
             return

@@ -34,6 +34,8 @@ def memory_bytes(text):
     size = int(number * (1 << UNITS[found[2].upper()]))
     if size < 512 << 20:
         raise UsageError(f"--memory {text} is too little; 512MB is the least")
+    if size > 1 << 50:
+        raise UsageError(f"--memory {text} is more than any machine has; write it like 2GB")
     return size
 
 
@@ -90,10 +92,11 @@ class Together:
 
 
 @contextlib.contextmanager
-def together(manifest):
+def together(manifest, name=None):
     """Lock the folder of a manifest for one writer and yield a Together; leftovers of killed runs are removed.
 
-    Anything raised inside leaves the old files as they were. A second writer is a WorkError.
+    Anything raised inside leaves the old files as they were. A second writer is a WorkError, a workspace that
+    holds another data set than `name` a UsageError.
     """
     manifest = Path(manifest)
     manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,9 @@ def together(manifest):
         except OSError:
             raise WorkError(f"{manifest} is being made by another process right now; wait for it") from None
         new = Together(manifest)
+        if name and (new.old or {}).get("name", name) != name:
+            raise UsageError(f"{manifest.parent} holds the data set {new.old['name']!r}; choose another --workdir "
+                             f"for {name!r}")
         shutil.rmtree(new.hidden, ignore_errors=True)
         try:
             new.hidden.mkdir()

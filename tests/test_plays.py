@@ -7,6 +7,7 @@ import gzip
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -382,3 +383,34 @@ def test_help_imports_nothing_heavy(style):
     assert "--log" in said.stdout
     loaded = {line.rsplit("|", 1)[1].strip() for line in said.stderr.splitlines() if "|" in line}
     assert not loaded & {"pyarrow", "pandas", "duckdb", "torch", "sklearn"}
+
+
+def test_another_data_sets_workspace_is_left_alone(world, command):
+    folder, _ = world
+    runs.write_json(folder / "w" / "dataset.json", {"name": "lastfm"})
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w", "--overwrite")
+    assert status == 2 and err.count("\n") == 1 and "holds the data set 'lastfm'" in err
+    assert not (folder / "w" / "plays.pqt").exists()
+
+
+@pytest.mark.parametrize("row, expected", [
+    (b"1\tx\xe9\t2020-01-01 00:00:00\n", "line 3: 1, x\ufffd, 2020-01-01 00:00:00 is not UTF-8 text"),
+    ("1\tx\u2028y\t2020-01-01 00:00:00\n1\tx\tnever\n".encode(), "line 4: timestamp 'never' is no time"),
+])
+def test_the_line_of_a_bad_row_is_the_files(tmp_path, row, expected):
+    (tmp_path / "log.tsv").write_bytes(b"user_id\ttrack_id\ttimestamp\n1\tx\t2020-01-01 00:00:00\n" + row)
+    with pytest.raises(runs.WorkError, match=re.escape(expected)):
+        log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
+
+
+def test_a_plus_makes_a_user_a_text(tmp_path):
+    (tmp_path / "log.tsv").write_text("user_id\ttrack_id\ttimestamp\n+5\tx\t2020-01-01\n7\tx\t2020-01-01\n")
+    log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
+    assert (tmp_path / "w" / "userid_sorted.csv").read_text() == "idx,userid\n0,+5\n1,7\n"
+
+
+def test_years_that_python_does_not_know_are_counted_and_told(tmp_path):
+    (tmp_path / "log.tsv").write_text("user_id\ttrack_id\ttimestamp\n5\tx\t0000-01-01 00:00:00\n7\tx\t2020-01-01\n")
+    made = log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
+    assert (made["counts"]["first"], made["counts"]["last"]) == ("0000-01-01 00:00:00", "2020-01-01 00:00:00")

@@ -270,3 +270,12 @@ def test_spilling_to_disk_gives_the_same_parts(tmp_path, monkeypatch, split):
     assert split(workdir, "--overwrite")[0] == 0
     for name in ("train.pqt", "val.pqt", "test.pqt"):
         assert (workdir / "data" / name).read_bytes() == roomy[name]
+
+
+@pytest.mark.parametrize("text", ["a,b\n", ",Rows\n", ",Other\nTrain,3\n", ",Rows\nTrain,nan\n", "\x00"])
+def test_expect_wants_something_to_compare(tmp_path, split, text):
+    workdir = crowd(tmp_path / "w")
+    (tmp_path / "stats.csv").write_text(text)
+    status, _, err = split(workdir, "--expect", tmp_path / "stats.csv")
+    assert status == 2 and err.count("\n") == 1 and "is no table of counts" in err
+    assert not (workdir / "data").exists()
