@@ -8,6 +8,7 @@ seed is one permutation. All is read from runs/*/config.json and metrics/.
 import contextlib
 import difflib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,7 +143,7 @@ class Values:
             raise WorkError(f"{self.part}: {name} was evaluated on {len(users)} users and {self.first} on "
                             f"{len(self.users)}, {len(np.intersect1d(users, self.users))} of them the same; a table "
                             "needs the same users in every row, so evaluate all runs again with python metrics.py")
-        self.lengths.update(int(column.rsplit("@", 1)[1]) for column in frame if "@" in column)
+        self.lengths.update(int(found[1]) for column in frame if (found := re.fullmatch(r"\w+@([0-9]+)", column)))
         return frame, means
 
 

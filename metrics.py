@@ -34,6 +34,7 @@ from runs import UsageError, WorkError
 
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
 KS = (5, 10, 20, 50)
+LONGEST = 1_000_000  # places of a list
 TOLERANCE = 1e-9  # between our values and those of rs_metrics
 
 
@@ -107,8 +108,8 @@ def mean_and_half_width(values):
 def check_ks(ks):
     """List lengths as a tuple without repeats; UsageError when one is not a whole number of at least 1."""
     for k in ks:
-        if isinstance(k, bool) or k != int(k) or k < 1:
-            raise UsageError(f"k must be a whole number of at least 1, not {k}")
+        if isinstance(k, bool) or k != int(k) or not 1 <= k <= LONGEST:
+            raise UsageError(f"k must be a whole number from 1 to {LONGEST}, not {k}")
     if not len(ks):
         raise UsageError("no k was given; --k 5 10 asks for lists of 5 and of 10")
     return tuple(dict.fromkeys(int(k) for k in ks))
@@ -187,7 +188,11 @@ def main(argv=None):
     asked = {name: config.get("request", {}).get("k") for name, config in runs.find_runs(workdir)}
     for name, part, path in jobs:
         if part not in split.parts:
-            raise WorkError(f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}")
+            why = f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}"
+            if args.names:
+                raise WorkError(why)
+            print(f"{why}; skipped", file=sys.stderr)
+            continue
         preds = read_frame(path, ("user_id", "track_id", "rank"))
         try:
             longest = asked.get(name) or int(whole_numbers(preds, "rank", "the lists").max(initial=0)) + 1
@@ -207,10 +212,15 @@ def evaluate_files(args):
         for written in (Path(args.out), Path(args.out).with_suffix(".pqt")):
             if any(written.expanduser().resolve() == Path(p).expanduser().resolve() for p in (args.preds, args.truth)):
                 raise UsageError(f"--out {args.out} would overwrite {written.name}, which is read; choose another name")
-    truth = read_truth(read_frame(args.truth, ("user_id", "track_id")))
+    truth = read_frame(args.truth, ("user_id", "track_id"))
+    preds = read_frame(args.preds, ("user_id", "track_id", "rank"))
+    ids = [whole_numbers(frame, "track_id", name) for frame, name in ((truth, args.truth), (preds, args.preds))]
+    known = np.unique(np.concatenate(ids))  # any numbers will do here, not only rows of a track list
+    truth, preds = (f.assign(track_id=np.searchsorted(known, x)) for f, x in zip((truth, preds), ids, strict=True))
+    truth, ks = read_truth(truth), check_ks(args.k)
     if not len(truth.users):
         raise WorkError(f"{args.truth} has no rows, so there is nobody to evaluate")
-    lists, ks = read_lists(read_frame(args.preds, ("user_id", "track_id", "rank")), truth.users), check_ks(args.k)
+    lists = read_lists(preds, truth.users)
     values = values_of(lists, truth, ks)
     if args.scorer:
         cross_check(values, by_rs_metrics(lists, truth, ks), Path(args.preds).name)

@@ -13,7 +13,7 @@ from model import LOSSES, ShallowEmbeddingModel, confidence
 from runs import UsageError, WorkError
 
 RANDOM_DIM = 64           # dimensions of `random` where hidden_dim is 0, as published
-PUBLISHED_USERS = 17_052  # the published code draws negatives from the first so many codes
+PUBLISHED_USERS = 17_052  # the published code draws negative users from the first so many codes
 
 
 # --------------------------------------------------------------------------- pairs and negatives
@@ -130,7 +130,7 @@ def pairs_of(part, split, args, device):
         both = [roles(split.part(p)) for p in dict.fromkeys(("train", part))]
         known = [torch.cat(side) for side in zip(*both, strict=True)]
     pairs = Pairs(*roles(mine), weight, split.n_users if args.sample_type == "item" else split.n_hot,
-                  PUBLISHED_USERS if args.as_published else None, known)
+                  PUBLISHED_USERS if args.as_published and args.sample_type == "item" else None, known)
     if pairs.without_negatives():
         raise WorkError(f"--exclude-positives: {pairs.without_negatives()} {args.sample_type}s of {part} leave "
                         "nothing to draw as a negative; leave the flag out")

@@ -100,7 +100,7 @@ def build_parser():
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
     group.add_argument("--as-published", action="store_true",
-                       help="1 trains and 0 freezes, negatives come from the first 17,052 rows, the penalty counts "
+                       help="1 trains and 0 freezes, negative users come from the first 17,052, the penalty counts "
                             "frozen parameters and the validation loss, too")
     group.add_argument("--eval-every", type=whole(1), default=5, metavar="N",
                        help="epochs between metrics on val (default 5)")
@@ -154,7 +154,8 @@ def check(parser, args):
 def request_of(args):
     """Every argument that can change the result."""
     apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "logdir", "last_epoch"}
-    return {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    return request | ({"missing": "fail"} if args.model == "random" else {})  # nothing to fill
 
 
 # --------------------------------------------------------------------------- the run

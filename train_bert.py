@@ -110,7 +110,8 @@ def request_of(args, config):
     """Every argument that can change the result; what is recorded only stands in the manifest's arguments."""
     apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "config", "lr", "patience"}
     apart |= {*RECORDED}
-    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | {"config": config}
+    nothing_to_fill = {"missing": "fail"} if args.model == "random" else {}
+    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | nothing_to_fill | {"config": config}
 
 
 def defaults():

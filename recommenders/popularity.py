@@ -38,8 +38,8 @@ def item_scores(train, n_items, by="users", half_life=0.0):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.half_life < 0:
-        raise runs.UsageError(f"--half-life must be at least 0 days, not {args.half_life:g}")
+    if not 0 <= args.half_life < float("inf"):
+        raise runs.UsageError(f"--half-life must be a number of days, at least 0, not {args.half_life:g}")
     workdir = runs.workspace(args)
     import torch
 

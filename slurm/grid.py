@@ -214,6 +214,8 @@ def plan(argv=None):
 def main(argv=None):
     """See the module's first lines. Returns the exit status."""
     args, workdir, stages = plan(argv)
+    if args.jobs > 1 and args.mode != "local":
+        raise runs.UsageError("--jobs is for --local; Slurm runs as many as it has room for")
     if args.report:
         return submit.report(Path(args.report))
     if args.mode == "local":

@@ -301,7 +301,7 @@ def test_lists_of_another_split_are_refused(tiny):
         metrics.main(["--workdir", str(tiny)])
     (tiny / "data/test.pqt").unlink()
     with pytest.raises(runs.WorkError, match="is of part test, but this split has val, cold_test"):
-        metrics.main(["--workdir", str(tiny)])
+        metrics.main(["x", "--workdir", str(tiny)])
 
 
 def test_popularity_of_train_is_read_again_when_the_split_changes(tiny):
@@ -310,3 +310,19 @@ def test_popularity_of_train_is_read_again_when_the_split_changes(tiny):
     first = metrics.report(tiny, "x", "test", preds, truth, ks=(1,))["Popularity@1"]
     write_pairs(tiny, "train", [3, 13], [preds.track_id[0]] * 2)
     assert metrics.report(tiny, "x", "test", preds, truth, ks=(1,))["Popularity@1"] == 1 > first
+
+
+def test_a_pair_of_files_may_have_any_whole_numbers_as_tracks(tmp_path, capsys):
+    pd.DataFrame({"user_id": [1, 1], "track_id": [2**60, -7], "rank": [0, 1]}).to_csv(tmp_path / "p.csv", index=False)
+    pd.DataFrame({"user_id": [1], "track_id": [-7]}).to_csv(tmp_path / "t.csv", index=False)
+    metrics.main(["--preds", str(tmp_path / "p.csv"), "--truth", str(tmp_path / "t.csv"), "--k", "2"])
+    assert "0.5000" in capsys.readouterr().out  # MRR of the second place
+
+
+@pytest.mark.parametrize("out", ["p.csv", "t.csv"])
+def test_out_does_not_overwrite_what_is_read(tmp_path, out):
+    pd.DataFrame({"user_id": [1], "track_id": [3], "rank": [0]}).to_parquet(tmp_path / "p.pqt")
+    pd.DataFrame({"user_id": [1], "track_id": [3]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(runs.UsageError, match="would overwrite"):
+        metrics.main(["--preds", str(tmp_path / "p.pqt"), "--truth", str(tmp_path / "t.csv"), "--k", "1",
+                      "--out", str(tmp_path / out)])
