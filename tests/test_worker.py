@@ -117,16 +117,13 @@ def test_mule(place, tmp_path):
 
 
 def test_mule_published_sum(place, tmp_path):
-    (tmp_path / "place/audio").mkdir(parents=True)
-    soundfile.write(tmp_path / "place/audio/long.wav", music(30, 16000), 16000, subtype="FLOAT")
-    for name in ("model.keras", "python-packages"):
-        (tmp_path / "place" / name).symlink_to(place / name)
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio/long.wav", music(30, 16000), 16000, subtype="FLOAT")
     for flags in ((), ("--as-published",)):
-        assert command("mule", tmp_path / "place", tmp_path, *flags, weights="model.keras").returncode == 0
+        mule.main(["--audio", str(tmp_path / "audio"), "--workdir", str(tmp_path), "--weights", str(place / "model.keras"),
+                   "--python", str(place / "python-packages"), *flags])
     mean, total = (np.load(tmp_path / f"embeddings/mule{s}.npy")[0] for s in ("", "-as-published"))
     assert np.allclose(total, 15 * mean, rtol=1e-4, atol=1e-4)  # 30 s hold 15 slices
-    again = command("mule", tmp_path / "place", tmp_path, "--seconds", "0.05", weights="model.keras")
-    assert again.returncode == 2
 
 
 # --------------------------------------------------------------------------- MULE's front-end, by the book
