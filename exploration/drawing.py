@@ -80,10 +80,10 @@ def dumbbells(axes, names, first, second, words=None, rows=0):
     place = np.arange(len(names))[::-1]
     axes.hlines(place, np.minimum(first, second), np.maximum(first, second), color="#cfcfcf", lw=2.2, zorder=1)
     axes.scatter(first, place, s=30, color=FIRST, zorder=3)
-    axes.scatter(second, place, s=30, facecolor="white", edgecolor=SECOND, linewidth=1.6, zorder=2)
+    axes.scatter(second, place, s=52, facecolor="white", edgecolor=SECOND, linewidth=1.6, zorder=2)
     axes.set_yticks(place, [n if len(n) <= 28 else n[:27] + "…" for n in names])
     axes.set_ylim(min(0, len(names) - rows) - 0.6, len(names) - 0.4)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.06 * max([*first, *second, 1e-9]))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     if words:

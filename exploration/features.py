@@ -76,8 +76,9 @@ def feature(column, values):
     if not high > low:
         low, high = values.min(), values.max()
     if (values == values.round()).all():                 # whole numbers: bins of as many of them each
-        width = -(-(high - low + 1) // BINS)
-        edges = np.arange(np.floor(low), high + width, width) - 0.5
+        low, high = np.floor(low), np.ceil(high)
+        width = np.ceil((high - low + 1) / BINS)
+        edges = low - 0.5 + width * np.arange(np.ceil((high - low + 1) / width) + 1)
     else:
         edges = np.linspace(low, high, BINS + 1)
     return {"label": label, "unit": unit, "tracks": len(values), "mean": values.mean(), "sd": values.std(),
