@@ -120,8 +120,8 @@ def test_mule_published_sum(place, tmp_path):
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio/long.wav", music(30, 16000), 16000, subtype="FLOAT")
     for flags in ((), ("--as-published",)):
-        mule.main(["--audio", str(tmp_path / "audio"), "--workdir", str(tmp_path), "--weights", str(place / "model.keras"),
-                   "--python", str(place / "python-packages"), *flags])
+        mule.main(["--audio", str(tmp_path / "audio"), "--workdir", str(tmp_path), "--python",
+                   str(place / "python-packages"), "--weights", str(place / "model.keras"), *flags])
     mean, total = (np.load(tmp_path / f"embeddings/mule{s}.npy")[0] for s in ("", "-as-published"))
     assert np.allclose(total, 15 * mean, rtol=1e-4, atol=1e-4)  # 30 s hold 15 slices
 
