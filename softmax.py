@@ -7,10 +7,14 @@ import torch
 from torch.autograd.function import once_differentiable
 
 
+def budget(device):
+    """Scores of one block, so that they stay in the cache (float32: 4 MiB; a GPU: 128 MiB)."""
+    return 1 << 20 if device.type == "cpu" else 1 << 25
+
+
 def block_rows(m, device):
-    """Items per block, so that the scores (m, rows) of one block stay in the cache (4 MiB; a GPU: 128 MiB)."""
-    budget = 1 << 20 if device.type == "cpu" else 1 << 25
-    return max(256, budget // max(m, 1))
+    """Items per block of scores (m, items)."""
+    return max(256, budget(device) // max(m, 1))
 
 
 class BlockedLogSumExp(torch.autograd.Function):
@@ -75,6 +79,55 @@ def blocked_logsumexp(hidden, table, dtype=None, rows=None):
     dtype: of the products, default hidden's; rows: items per block, default what fits the cache
     """
     return BlockedLogSumExp.apply(hidden, table, dtype or hidden.dtype, rows)
+
+
+class SummedLogSumExp(torch.autograd.Function):
+    """Sum over the rows of hidden (M, D) of log sum_v exp(h . w_v) against a table (V, D), in blocks of rows.
+
+    As all rows have the same weight, both gradients are known but for one factor while a block's scores are at hand:
+    three products where BlockedLogSumExp takes four, and two where the table is frozen. A block is (rows, V).
+    Under bf16 the products are bf16; maximum, sums and gradients stay float32.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, table, dtype, rows):
+        narrow, wide = table.to(dtype), hidden.dtype
+        grad_hidden = torch.empty_like(hidden)
+        grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
+        summed = hidden.new_zeros(())
+        buffer = narrow.new_empty(min(rows, len(hidden)) * len(table))
+        for h, out in zip(hidden.split(rows), grad_hidden.split(rows), strict=True):
+            scores = torch.mm(h.to(dtype), narrow.T, out=buffer[:len(h) * len(table)].view(len(h), -1)).to(wide)
+            top = scores.amax(1, keepdim=True)
+            total = scores.sub_(top).exp_().sum(1, keepdim=True)
+            summed += (top + total.log()).sum()
+            weights = scores.to(dtype)
+            out.copy_(weights @ narrow).div_(total)
+            if grad_table is None:
+                continue
+            if dtype == wide:
+                grad_table.addmm_(weights.T, h / total)
+            else:
+                grad_table += weights.T @ (h / total).to(dtype)
+        ctx.save_for_backward(grad_hidden, grad_table)
+        return summed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return *(None if x is None else x * grad for x in ctx.saved_tensors), None, None
+
+
+def summed_logsumexp(hidden, table, dtype=None, rows=None):
+    """Sum over m of log sum_v exp(h_m . w_v), a scalar, for hidden (M, D) and table (V, D); see SummedLogSumExp.
+
+    dtype: of the products, default hidden's; rows: of a block, default what fits the cache but at least 64. A table
+    of which 64 rows of scores are too many is taken in blocks of items instead.
+    """
+    dtype, most = dtype or hidden.dtype, budget(hidden.device)
+    if rows is None and 64 * len(table) > 16 * most:
+        return blocked_logsumexp(hidden, table, dtype).sum()
+    return SummedLogSumExp.apply(hidden, table, dtype, rows or max(64, most // max(len(table), 1)))
 
 
 def native_bf16(device):
