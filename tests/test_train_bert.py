@@ -64,7 +64,7 @@ def test_the_published_call_and_its_flags_are_one_request():
     (["--l2", "-1"], "--l2: must be a number of at least 0, not -1"),
     (["--l2", "nan"], "--l2: must be a number of at least 0, not nan"),
     (["--lr", "0"], "--lr must be above 0"),
-    (["--seed", "-1"], "--seed must be at least 0, not -1"),
+    (["--seed", "-1"], "must be a whole number from 0 to 4294967295, not -1"),
     (["x"] * 14, "argument"),
     ("mert item 100 128 200 1 0 c 1 0 0 0 0.0 more".split(), "takes at most 13 arguments"),
     (["random", "--shuffle"], "--shuffle permutes an embedding; random has none"),
