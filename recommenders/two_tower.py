@@ -85,6 +85,8 @@ def build_parser():
     group.add_argument("--probe", type=runs.positive, help="lists looked into (default: an eighth)")
     group.add_argument("--listener", nargs="*", metavar="TRACK",
                        help="print the tracks for somebody new who played these track ids, or none")
+    group.add_argument("--show", type=runs.positive, default=10, metavar="N",
+                       help="with --listener: how many (default 10)")
     runs.recommender_flags(parser, device=True)
     return parser
 
@@ -100,7 +102,7 @@ def parse(argv=None):
 
 def request_of(args):
     """Every argument that can change the result."""
-    apart = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener"}
+    apart = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
     return {name: value for name, value in sorted(vars(args).items()) if name not in apart}
 
 
@@ -180,7 +182,7 @@ def index_path(run):
 
 
 def serve(run, data, split, args):
-    """Print the best k tracks of a newcomer, out of the index."""
+    """Print the best tracks of a newcomer, out of the index."""
     import numpy as np
 
     import dataset
@@ -198,7 +200,8 @@ def serve(run, data, split, args):
     played = list(dict.fromkeys(row[t] for t in args.listener))
     vector = towers.newcomer(data, np.array([code[t] for t in played], np.int64)).cpu().numpy()
     print(f"for {'somebody who played ' + ', '.join(args.listener) if played else 'the average listener'}:")
-    for place, (track, score) in enumerate(serving.nearest(serving.read(index_path(run)), vector, args.k, played), 1):
+    best = serving.nearest(serving.read(index_path(run)), vector, args.show, played)
+    for place, (track, score) in enumerate(best, 1):
         print(f"{place:4d}  {score:.4f}  {ids[track]}")
 
 

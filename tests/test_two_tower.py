@@ -293,8 +293,9 @@ def test_listener_prints_tracks_that_were_not_named_out_of_the_index(tiny, capsy
         assert "somebody who played" in lines[0]
         shown = [line.split()[2] for line in lines[1:]]
         assert len(set(shown)) == 10 and not set(shown) & set(mine) and set(shown) <= set(ids)
-    two_tower.main([*flags, "--listener"])
-    assert "average listener" in capsys.readouterr().out
+    two_tower.main([*flags, "--listener", "--show", "3"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert "average listener" in lines[-4] and len(runs.find_runs(tiny)) == 1
     status, said = refused(capsys, *flags, "--listener", "nosuch")
     assert status == 2 and "nosuch is no track of this split" in said
 
