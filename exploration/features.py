@@ -14,7 +14,7 @@ UNITS = {"duration_ms": ("duration", "min", 1 / 60_000), "song_length": ("length
 NUMBERS_OF_NOTE = {"track_id", "artist_id", "plays", "kept"}   # columns of items.pqt that are no features
 BINS = 32
 OUTER = 0.005          # share at each end that a histogram leaves out
-LISTENERS = "listeners (log)"
+LISTENERS = "listeners"
 
 
 def measure(work):
