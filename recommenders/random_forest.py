@@ -34,7 +34,9 @@ NEEDS = ()
 COLD = False
 METRIC = "NDCG@10"
 IMPORTANCE_USERS = 500   # each feature costs a prediction of all their candidates
-OWN = {"forest": {"max_features": 0.33}, "lambdarank": {"leaves": 15, "lr": 0.05}}  # flags of one model, defaults
+PLAYS_LEAF = 5           # least pairs in a leaf of the forest that guesses plays, as Breiman has it for regression
+DEFAULTS = {"forest": {"min_leaf": 10, "negatives": 15, "max_features": 0.33},  # chosen on val of Last.fm with audio
+            "lambdarank": {"min_leaf": 100, "negatives": 0, "leaves": 15, "lr": 0.1}}
 
 
 def build_parser():
@@ -42,28 +44,31 @@ def build_parser():
     parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="RUN",
                         help="runs or recommenders whose lists are the candidates "
                              "(default popularity content_knn itemknn)")
-    parser.add_argument("--model", choices=tuple(OWN), default="forest", help="what learns to rank (default forest)")
+    parser.add_argument("--model", choices=tuple(DEFAULTS), default="forest",
+                        help="what learns to rank (default forest)")
     parser.add_argument("--trees", type=runs.positive, default=100, help="trees (default 100)")
-    parser.add_argument("--min-leaf", type=runs.positive, default=20, help="least candidates in a leaf (default 20)")
-    parser.add_argument("--negatives", type=int, default=30, metavar="N",
-                        help="wrong candidates of each user to learn from, at random; 0: all (default 30)")
+    parser.add_argument("--min-leaf", type=runs.positive, metavar="N",
+                        help="least candidates in a leaf (default: forest 10, lambdarank 100)")
+    parser.add_argument("--negatives", type=int, metavar="N",
+                        help="wrong candidates of each user to learn from, at random; 0: all "
+                             "(default: forest 15, lambdarank 0)")
     parser.add_argument("--folds", type=runs.positive, default=5, help="of val's users, at least 2 (default 5)")
     parser.add_argument("--max-features", type=float, metavar="X",
                         help="forest: share of the features tried at a split (default 0.33)")
     parser.add_argument("--leaves", type=runs.positive, metavar="N", help="lambdarank: leaves of a tree (default 15)")
-    parser.add_argument("--lr", type=float, metavar="X", help="lambdarank: learning rate (default 0.05)")
+    parser.add_argument("--lr", type=float, metavar="X", help="lambdarank: learning rate (default 0.1)")
     runs.recommender_flags(parser)
     return parser
 
 
 def parse(argv):
     args = build_parser().parse_args(argv)
-    for model, defaults in OWN.items():
-        for name, default in defaults.items():
-            if model != args.model and getattr(args, name) is not None:
-                raise UsageError(f"--{name.replace('_', '-')} means nothing to --model {args.model}")
-            if model == args.model and getattr(args, name) is None:
-                setattr(args, name, default)
+    own = DEFAULTS[args.model]
+    for name in {name: None for flags in DEFAULTS.values() for name in flags}:
+        if name not in own and getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} means nothing to --model {args.model}")
+        if name in own and getattr(args, name) is None:
+            setattr(args, name, own[name])
     if args.negatives < 0 or args.folds < 2:
         raise UsageError("--negatives must be at least 0 and --folds at least 2, "
                          f"not {args.negatives} and {args.folds}")
@@ -81,7 +86,7 @@ def fit(args, x, y, user, seed):
     import numpy as np
     import torch
     if args.model == "forest":
-        return forest(args, x, y.astype(float), seed, args.max_features)
+        return forest(x, y.astype(float), args.trees, args.min_leaf, args.max_features, seed)
     from lightgbm import LGBMRanker
     group = np.unique(user, return_counts=True)[1]
     model = LGBMRanker(n_estimators=args.trees, num_leaves=args.leaves, learning_rate=args.lr,
@@ -90,10 +95,10 @@ def fit(args, x, y, user, seed):
     return model.fit(x, y.astype(int), group=group).set_params(n_jobs=1)
 
 
-def forest(args, x, y, seed, max_features):
+def forest(x, y, trees, min_leaf, max_features, seed):
     import torch
     from sklearn.ensemble import RandomForestRegressor
-    model = RandomForestRegressor(args.trees, min_samples_leaf=args.min_leaf, max_features=max_features,
+    model = RandomForestRegressor(trees, min_samples_leaf=min_leaf, max_features=max_features,
                                   random_state=seed, n_jobs=torch.get_num_threads()).fit(x, y)
     return model.set_params(n_jobs=1)  # with more it adds the trees up in any order; `guess` shares out rows instead
 
@@ -217,7 +222,7 @@ def plays_report(split, args):
     for target, scale in (("plays", np.asarray), ("log(1 + plays)", np.log1p)):
         y, true, known = (scale(part.count.astype(np.float64)) for part in (val, test, train))
         mean = np.bincount(train.user, known, split.n_users) / np.bincount(train.user, minlength=split.n_users)
-        models = {"forest": guess(forest(args, x["val"], y, args.seed, 1.0), x["test"]),
+        models = {"forest": guess(forest(x["val"], y, args.trees, PLAYS_LEAF, 1.0, args.seed), x["test"]),
                   "user": mean[test.user], "constant": np.full(len(true), y.mean())}
         for model, value in models.items():
             error, moves = value - true, np.ptp(value) > 0 and np.ptp(true) > 0
@@ -239,9 +244,8 @@ def main(argv=None):
     split = dataset.load(workdir)
     sources = candidates.find(split, args.sources, METRIC)
     parts = [p for p in split.parts if p != "cold_test" and all(p in s.parts for s in sources)]
-    own = {name: getattr(args, name) for name in OWN[args.model]}
-    request = {"sources": args.sources, "model": args.model, "trees": args.trees, "min_leaf": args.min_leaf,
-               "negatives": args.negatives, "folds": args.folds, **own, "k": args.k, "seed": args.seed,
+    request = {"sources": args.sources, "model": args.model, "trees": args.trees, "folds": args.folds,
+               **{name: getattr(args, name) for name in DEFAULTS[args.model]}, "k": args.k, "seed": args.seed,
                "comment": args.comment}
     inputs = split.inputs + [s.path(part) for s in sources for part in parts]
     run = runs.Run(workdir, "random_forest", request, inputs=inputs, args=args)

@@ -179,7 +179,7 @@ def test_the_list_is_a_choice_of_the_candidates(world):
 
 def test_importances_and_their_plot_are_made_and_made_again_when_lost(tmp_path):
     workdir = three_runs(tiny_workspace(tmp_path / "w"))
-    forest(workdir, "--model", "lambdarank")
+    forest(workdir, "--model", "lambdarank", "--min-leaf", "5")
     name, _ = made(workdir)
     folder = workdir / "runs" / name
     table = pd.read_csv(folder / "importances.csv")
@@ -187,7 +187,7 @@ def test_importances_and_their_plot_are_made_and_made_again_when_lost(tmp_path):
     assert table.importance.is_monotonic_decreasing and abs(table.in_model.sum() - 1) < 1e-9
     assert (folder / "importances.png").read_bytes()[:4] == b"\x89PNG"
     (folder / "importances.png").unlink()
-    forest(workdir, "--model", "lambdarank")
+    forest(workdir, "--model", "lambdarank", "--min-leaf", "5")
     assert (folder / "importances.png").exists()
 
 
@@ -200,7 +200,7 @@ def test_plays_are_guessed_from_train_alone(tmp_path):
         plays = (frame.user_id % 7 + 1) * (frame.track_id % 5 + 1) * 10 + generator.integers(3, size=len(frame))
         write_pairs(workdir, part, frame.user_id, frame.track_id, plays)
     split = dataset.load(workdir)
-    args = random_forest.parse(["--trees", "30", "--min-leaf", "3"])
+    args = random_forest.parse(["--trees", "30"])
     table = random_forest.plays_report(split, args).set_index(["target", "model"])
     true, known = split.part("test").count.astype(float), split.part("val").count
     constant = table.loc["plays", "constant"]
@@ -220,7 +220,7 @@ def test_flags_that_mean_nothing_to_the_model_or_nothing_at_all(tiny):
     for flags, sentence in ((["--leaves", "7"], "--leaves means nothing to --model forest"),
                             (["--model", "lambdarank", "--max-features", "1"], "--max-features means nothing to"),
                             (["--max-features", "0"], "--max-features is a share above 0 and up to 1, not 0"),
-                            (["--folds", "1"], "--folds at least 2, not 30 and 1"),
+                            (["--folds", "1"], "--folds at least 2, not 15 and 1"),
                             (["--model", "lambdarank", "--lr", "0"], "--lr above 0, not 15 and 0"),
                             (["--negatives", "-1"], "--negatives must be at least 0")):
         with pytest.raises(runs.UsageError, match=sentence):
