@@ -237,8 +237,6 @@ def main(argv=None):
     """See the module's first lines. Returns 1 if some method has no trial that gave a figure."""
     args = build_parser().parse_args(argv)
     args.metric = metric(args.metric)
-    if args.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {args.seed}")
     workdir = runs.workspace(args)
     methods = read_methods(args.spaces, args.names)
     where = link_workspace(workdir)

@@ -93,8 +93,6 @@ def build_parser():
 
 def parse(argv=None):
     args = build_parser().parse_args(argv)
-    if args.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {args.seed}")
     if args.index == "flat" and (args.lists or args.probe):
         raise UsageError("--lists and --probe are for --index ivf; a flat index has neither")
     return args

@@ -204,8 +204,7 @@ def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
 def test_bad_requests(tiny, tmp_path):
     file = spaces(tmp_path)
     for words, said in ((["nosuch"], "has no method nosuch; it has ease, knn, chance"),
-                        (["--metric", "NDCG"], "--metric is NAME@K"), (["--metric", "Fun@3"], "--metric is NAME@K"),
-                        (["--seed", "-1"], "--seed must be at least 0")):
+                        (["--metric", "NDCG"], "--metric is NAME@K"), (["--metric", "Fun@3"], "--metric is NAME@K")):
         with pytest.raises(runs.UsageError, match=said):
             call(tiny, file, *words)
     with pytest.raises(runs.UsageError, match="is no file"):
