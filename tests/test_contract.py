@@ -105,7 +105,9 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
     assert path.stat().st_mtime_ns > stamp and path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n in ("knn", "recommenders.chance", "recommenders.content_knn")])
+@pytest.mark.parametrize("name", [
+    "knn", "train", "train_bert", "recommenders.chance", "recommenders.content_knn", "recommenders.sasrec",
+    "recommenders.two_tower"])
 def test_constant_input_is_chance(tmp_path, name):
     """500 users, 200 tracks, lists of 10: a hit is as likely as for a random list, and no list is shared."""
     workdir = tiny_workspace(tmp_path / "w", n_users=500, n_tracks=200, n_cold=40)
@@ -124,3 +126,17 @@ def test_needs_and_cold_are_declared_and_a_folder_without_data_is_one_sentence(t
     with pytest.raises((runs.UsageError, runs.WorkError)):
         module.main(["--workdir", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "--device" in module_of(n).build_parser().format_help()])
+def test_cuda_gives_lists_of_the_same_form(made, name, tmp_path):
+    import torch
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    workdir, run_name, config = made(name)
+    other = tiny_workspace(tmp_path / "w")
+    assert run(name, other, "--device", "cuda")[1]["device"].startswith("cuda")
+    for part in config["parts"]:
+        ours, theirs = (pd.read_parquet(w / "preds" / f"{run_name}_{part}.pqt") for w in (other, workdir))
+        assert ours[["user_id", "rank"]].equals(theirs[["user_id", "rank"]])
+        assert np.isfinite(ours.score).all() and not ours.duplicated(["user_id", "track_id"]).any()

@@ -102,8 +102,8 @@ def test_the_small_demo_shows_what_holds_by_construction(demo):
         return [pd.read_csv(demo[0] / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
                 for name in found]
     for recommender in ("knn", "shallow"):
-        (truth,) = values(recommender, "cold_test", "HitRate@10", embedding="oracle")
-        shuffled = values(recommender, "cold_test", "HitRate@10", shuffle=True)
+        (truth,) = values(recommender, "cold_test", "NDCG@10", embedding="oracle")
+        shuffled = values(recommender, "cold_test", "NDCG@10", shuffle=True)
         assert len(shuffled) == 10 and truth > max(shuffled), recommender
     (chance,) = values("chance", "test", "NDCG@10")
     for recommender in ("shallow", "bert4rec"):
