@@ -92,27 +92,34 @@ def fit(args, x, y, user, seed):
     model = LGBMRanker(n_estimators=args.trees, num_leaves=args.leaves, learning_rate=args.lr,
                        min_child_samples=args.min_leaf, random_state=seed, n_jobs=torch.get_num_threads(),
                        deterministic=True, force_row_wise=True, importance_type="gain", verbose=-1)
-    return model.fit(x, y.astype(int), group=group).set_params(n_jobs=1)
+    return model.fit(x, y.astype(int), group=group)
 
 
 def forest(x, y, trees, min_leaf, max_features, seed):
     import torch
     from sklearn.ensemble import RandomForestRegressor
-    model = RandomForestRegressor(trees, min_samples_leaf=min_leaf, max_features=max_features,
-                                  random_state=seed, n_jobs=torch.get_num_threads()).fit(x, y)
-    return model.set_params(n_jobs=1)  # with more it adds the trees up in any order; `guess` shares out rows instead
+    return RandomForestRegressor(trees, min_samples_leaf=min_leaf, max_features=max_features,
+                                 random_state=seed, n_jobs=torch.get_num_threads()).fit(x, y)
 
 
 def guess(model, x, block=1 << 14):
-    """Predictions, float64 (N,); blocks of rows side by side, which changes no bit of them."""
+    """Predictions, float64 (N,); x: float32 (N, F), C order. The same bits whatever the block and the threads.
+
+    A forest's own `predict` adds its trees up in the order in which threads finish; here threads share out the rows.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
     import torch
     if not len(x):
         return np.zeros(0)
+    if not hasattr(model, "estimators_"):
+        return model.predict(x)
+
+    def mean(rows):
+        return np.mean([tree.tree_.predict(rows)[:, 0] for tree in model.estimators_], axis=0)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return np.concatenate(list(pool.map(model.predict, (x[i:i + block] for i in range(0, len(x), block)))))
+        return np.concatenate(list(pool.map(mean, (x[i:i + block] for i in range(0, len(x), block)))))
 
 
 def to_learn(user, hits, negatives, generator):
