@@ -1,6 +1,6 @@
 """The README's commands do what it says: run on a small demo world, or, where tagged, checked flag by flag.
 
-A tag stands behind a command as `# [network]`, `# [gpu]` or `# [hours]`.
+A tag stands behind a command as `# [network]`, `# [gpu]`, `# [hours]` or `# [minutes]`.
 """
 import importlib.util
 import os
@@ -18,7 +18,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [line.strip() for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()
             if line.strip() and not line.lstrip().startswith("#")]
 PYTHON = [c for c in COMMANDS if c.startswith("python ")]
-TAGGED = [c for c in PYTHON if re.search(r"#.*\[(network|gpu|hours)\]", c)]
+TAGGED = [c for c in PYTHON if re.search(r"#.*\[(network|gpu|hours|minutes)\]", c)]
 
 
 def words(command):
