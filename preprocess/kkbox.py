@@ -37,7 +37,7 @@ What is written (int64 ids everywhere; text is a category, a null is unknown)
   embeddings/metadata.npy, .json  float32 (n_tracks, --dim): its truncated SVD, for every recommender; a track absent
                from songs.csv is a row of NaN
   dataset.json counts, what each filter removed, the counts that the source prints, flags, checksums of the raw files
-At the challenge's size this takes 1.1 GB of memory, which --memory does not lower.
+At the challenge's size this takes 1.3 GB of memory, which --memory does not lower.
 
 Points. A kept user's playlist is the plays of kept songs in train.csv. Its first --min-playlist-len rows are
 history, the rest train points, the last --val-share of which (rounded down, at least one of two) are val. Test
@@ -139,7 +139,7 @@ def _has_embeddings(workdir, old):
 def _write(args, raw, new, workdir, background):
     """Read, filter, cut into points, and write every file; returns the facts for dataset.json.
 
-    background: executor that writes the plays while the rest goes on.
+    background: executor that writes the plays and encodes the songs while the rest goes on.
     """
     from preprocess import kkbox_features, kkbox_filters, kkbox_tables
     plays = kkbox_tables.read_plays(raw, "test" in raw.files)
@@ -147,13 +147,14 @@ def _write(args, raw, new, workdir, background):
     items, users = kkbox_tables.read_items(raw, plays.tracks), kkbox_tables.read_users(raw, plays.users)
     _tell(raw, plays, items, users)
     kept = kkbox_filters.apply(args, plays, items, users)
+    encoding = background.submit(kkbox_features.encode, items, kept.tracks)
     rows, position, part, facts = kkbox_filters.points(args, plays, kept)
     for name, header, ids in (("track", "idx,trackid", plays.tracks), ("user", "idx,userid", plays.users)):
         kkbox_tables.write_ids(new.path(f"{name}id_sorted.csv"), header, ids)
     stale = _stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
     counts = kkbox_tables.write_metadata(new.path, plays, items, users, kept)
     counts |= kkbox_tables.write_points(new.path, plays, rows, position, part)
-    vocabulary, matrix = kkbox_features.encode(items, kept.tracks)
+    vocabulary, matrix = encoding.result()
     runs.write_parquet(new.path("vocabulary.pqt"), vocabulary)
     embeddings = kkbox_features.write(
         workdir, plays.tracks, runs.checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,

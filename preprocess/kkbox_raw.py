@@ -225,7 +225,8 @@ class Raw:
                 arrow.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, kind),
                                      null_values=[""], strings_can_be_null=True))
         except pa.ArrowInvalid as e:
-            self.one(f"select count(hash(row)) from {name} as row")
+            fault = f"select count(hash(row)) from {name} as row"
+            self._do(lambda: self.con.cursor().execute(fault).fetchall())   # its own: files are read side by side
             raise WorkError(f"{path} is not the table expected ({str(e).splitlines()[0][:200]})") from None
 
     def select(self, sql, rows):
@@ -244,10 +245,6 @@ class Raw:
                             "give more with --memory, or free disk in the workspace") from None
         except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
             raise WorkError(self._explain(str(e))) from None
-
-    def one(self, sql):
-        """The single value of a query."""
-        return self.run(sql).fetchall()[0][0]
 
     def _explain(self, error):
         where = re.search(r"CSV Error on Line: (\d+)", error)

@@ -129,8 +129,8 @@ def write_plays(path, plays):
     """plays.pqt, a row group at a time."""
     import pyarrow.parquet as pq
     with pq.ParquetWriter(path, plays.table(slice(0, 0)).schema, compression="zstd", compression_level=1,
-                          use_dictionary=["user_id", "track_id", *CONTEXT],
-                          column_encoding={"timestamp": "DELTA_BINARY_PACKED"}) as out:
+                          use_dictionary=[*CONTEXT], column_encoding=dict.fromkeys(
+                              ("user_id", "track_id", "timestamp"), "DELTA_BINARY_PACKED")) as out:
         for start in range(0, len(plays), ROWS):
             out.write_table(plays.table(slice(start, start + ROWS)), row_group_size=ROWS)
 
@@ -171,7 +171,8 @@ USERS = f"""
 
 def read_items(raw, tracks):
     """Arrow table of the songs' metadata, a row per track, with `known`: stands in songs.csv."""
-    rows, extra = raw.rows("songs", tracks), raw.rows("song_extra_info", tracks)
+    with ThreadPoolExecutor(2) as pool:
+        rows, extra = pool.map(lambda name: raw.rows(name, tracks), ("songs", "song_extra_info"))
     return raw.select(ITEMS, rows.append_column("name", extra["name"]).append_column("code", extra["isrc"])
                       .append_column("idx", pa.array(np.arange(len(tracks)))))
 
