@@ -229,9 +229,9 @@ def is_finished(work, task, request, marks, kept=None):
             why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
             print(f"{name}: made again, because {why} changed since", file=sys.stderr)
             return False
-        if kept and not kept.there(r for r in range(len(marks)) if str(r) not in failed):
-            print(f"{name}: made again, because some of its frames are gone", file=sys.stderr)
-            return False
+    if kept and not kept.there(r for r in range(len(marks)) if str(r) not in failed):
+        print(f"{name}: made again, because some of its frames are gone", file=sys.stderr)
+        return False
     print(f"{name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
     return True
 

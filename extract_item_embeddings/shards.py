@@ -9,7 +9,6 @@ Until all is done a shard lives in `embeddings/.<name>.partial/shard-<i>-of-<n>/
 only after the rows are on the disk) and `header.json` (what is being made). A line cut by a crash, or
 rows that do not match the checksum in their line, are batches to be done again.
 """
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -241,8 +240,17 @@ def write(folder, name, header, shards):
         runs.write_json(path.with_suffix(".json"),
                         {**about, "name": f"{name}{suffix}", "dim": width, "matrix_checksum": matrix})
         left += width
-    for shard in shards:
-        shutil.rmtree(shard.folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # there are others
-        shards[0].folder.parent.rmdir()
+    remove(shards)
     return about
+
+
+def remove(shards):
+    """Remove merged shards. Their common folder first loses its name, so that a kill leaves all of them or none."""
+    partial = shards[0].folder.parent
+    merged = partial.with_name(f"{partial.name}.merged")
+    shutil.rmtree(merged, ignore_errors=True)
+    if {*partial.iterdir()} == {shard.folder for shard in shards}:
+        os.replace(partial, merged)
+        shutil.rmtree(merged, ignore_errors=True)
+    for shard in shards:  # beside shards of another count, which stay
+        shutil.rmtree(shard.folder, ignore_errors=True)
