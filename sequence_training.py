@@ -47,8 +47,6 @@ def flags(group, scale="default unit"):
 
 def settle(parser, args, scale="unit"):
     """Refuse what cannot be meant, and set --scale (the default is `scale`) to what it will be."""
-    if args.seed < 0:
-        parser.error(f"--seed must be at least 0, not {args.seed}")
     if args.lr == 0:
         parser.error("--lr must be above 0")
     if args.model == "random" and args.shuffle:

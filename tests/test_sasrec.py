@@ -230,7 +230,7 @@ def test_bf16_is_close_to_float32():
     (["--loss", "bpr"], "invalid choice: 'bpr'"),
     (["--dropout", "1"], "--dropout must be below 1, not 1"),
     (["--lr", "0"], "--lr must be above 0"),
-    (["--seed", "-1"], "--seed must be at least 0, not -1"),
+    (["--seed", "-1"], "--seed: must be a whole number from 0"),
     (["--shuffle"], "--shuffle permutes an embedding; random has none"),
     (["--dynamic-item-freeze", "1"], "--dynamic-item-freeze holds an embedding; random has none"),
     (["--max-seq-len", "0"], "must be a whole number of at least 1, not 0"),
