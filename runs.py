@@ -537,7 +537,7 @@ def versions():
     from importlib.metadata import PackageNotFoundError, version
     found = {"python": sys.version.split()[0]}
     for package in ("torch", "transformers", "numpy", "pandas", "pyarrow", "scikit-learn", "scipy",
-                    "faiss-cpu", "librosa", "duckdb", "rs_metrics"):
+                    "faiss-cpu", "implicit", "lightgbm", "librosa", "duckdb", "rs_metrics"):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
