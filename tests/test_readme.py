@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from extract_item_embeddings import extraction
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,10 +83,13 @@ def test_tagged_commands_parse(command):
         parse = module.build_parser().parse_known_args  # flags of cells may follow
     elif script == "preprocess/0_get_plays_pqt.py":
         parse = module.build_parser(module.datasets()).parse_args
+    elif backends := [b for b in vars(module).values() if isinstance(b, type) and b.__module__ == module.__name__
+                      and issubclass(b, extraction.Backend)]:
+        parse = extraction.parser(backends[0], "").parse_args
     elif hasattr(module, "parse"):
         parse = module.parse
     else:
-        parse = module.build_parser().parse_args
+        parse = getattr(module, "build_parser", getattr(module, "parser", None))().parse_args
     parse(argv)
 
 
