@@ -6,6 +6,7 @@ chained by dependency; and a training that runs into its time limit, is requeued
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ import pandas as pd
 import pytest
 
 import runs
+from tests.checkpoints import mert_checkpoint, sounds
 from tests.conftest import ROOT
+from tests.test_extract import batches
 from tests.world import tiny_workspace
 
 pytestmark = pytest.mark.slurm
@@ -120,14 +123,14 @@ def chain(limited, tmp_path_factory):
 def cancel(process, workdir):
     if process.poll() is None:
         for plan in workdir.glob("slurm/*/plan.json"):
-            subprocess.run(["scancel", *(j for stage in json.loads(plan.read_text()) for j in stage["jobs"])])
+            subprocess.run(["scancel", *(j for stage in json.loads(plan.read_text())["stages"] for j in stage["jobs"])])
         process.wait(90)
 
 
 def test_a_time_limit_is_survived_and_the_result_is_that_of_an_uninterrupted_run(limited, chain):
     process, workdir, alone, reference = limited
     until(lambda: "requeued to continue" in logs(workdir, "grid-*") or process.poll() is not None, logs, workdir)
-    (stage,) = json.loads((workdir / "slurm" / "001" / "plan.json").read_text())
+    (stage,) = json.loads((workdir / "slurm" / "001" / "plan.json").read_text())["stages"]
     # once is enough: from here on it may take its time
     subprocess.run(["scontrol", "update", f"JobId={stage['jobs'][0]}", "TimeLimit=30"], check=True)
     out, _ = alone.communicate(timeout=300)
@@ -163,7 +166,7 @@ def test_extraction_array_merge_split_and_grid_are_chained(chain):
     process, work = chain
     out, _ = process.communicate(timeout=400)
     folder = work / "slurm" / "001"
-    stages = {s["stage"]: s for s in json.loads((folder / "plan.json").read_text())}
+    stages = {s["stage"]: s for s in json.loads((folder / "plan.json").read_text())["stages"]}
     assert {n: len(s["lines"]) for n, s in stages.items()} == {"mfcc": 3, "mfcc-merge": 1, "split": 1, "grid": 5}
     # one array per stage, each begun after the one before had ended
     ended = ""
@@ -191,7 +194,7 @@ def test_cancelled_jobs_stay_cancelled_and_count_as_unfinished(slurm, tmp_path):
     environment, workdir = cluster(tmp_path), tiny_workspace(tmp_path / "w")
     words, kwargs = grid(["train.py", *LIMITED, "--epochs", 1_000_000, "--workdir", workdir, "--submit"], environment)
     subprocess.run(words, check=True, capture_output=True, **kwargs)
-    (stage,) = json.loads((workdir / "slurm" / "001" / "plan.json").read_text())
+    (stage,) = json.loads((workdir / "slurm" / "001" / "plan.json").read_text())["stages"]
     try:
         until(lambda: list(workdir.glob("checkpoints/*/*_last.pt")), logs, workdir)
     finally:
@@ -200,6 +203,101 @@ def test_cancelled_jobs_stay_cancelled_and_count_as_unfinished(slurm, tmp_path):
     until(lambda: report.exists() and "cells done" in report.read_text(), logs, workdir)
     assert "grid: 0 of 1 cells done, 0 failed, 1 unfinished" in report.read_text()
     assert shown(stage["jobs"], "JobState") == ["CANCELLED"] and shown(stage["jobs"], "Restarts") == ["0"]
+
+
+# --------------------------------------------------------------------------- shards that die
+
+def sbatch(words, environment):
+    done = subprocess.run(["sbatch", "--parsable", *map(str, words)], cwd=ROOT, env=environment, text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def queued(job):
+    return subprocess.run(["squeue", "--noheader", f"--jobs={job}"], capture_output=True, text=True).stdout.strip()
+
+
+def at_work(work, shard):
+    """Process id of a shard's extraction that has finished a batch and has others to do, else None."""
+    if not 1 <= len(batches(journal(work, shard))) < PER_SHARD:
+        return None
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if f"{shard}/8" in words and str(work) in words and "bash" not in words[0]:
+            return int(path.parent.name)
+    return None
+
+
+def journal(work, shard):
+    return work / "embeddings" / ".mert.partial" / f"shard-{shard}-of-8" / "journal.jsonl"
+
+
+PER_SHARD = 12
+
+
+def disturb(job, work, logs):
+    """Kill shards 2 and 6 amid their work; hold 5 until Slurm's signal is there, so that no machine is too fast."""
+    todo, held, end = {2: signal.SIGKILL, 5: signal.SIGSTOP, 6: signal.SIGKILL}, None, time.monotonic() + 300
+    while todo:
+        assert queued(job) and time.monotonic() < end, said(logs)
+        for shard in list(todo):
+            if pid := at_work(work, shard):
+                os.kill(pid, todo.pop(shard))
+                held = pid if shard == 5 else held
+        time.sleep(0.01)
+    try:
+        subprocess.run(["scontrol", "update", f"JobId={job}_5", "TimeLimit=2"], check=True)
+        until(lambda: "USR1: the time limit is near" in (logs / "5.out").read_text(), said, logs)
+    finally:
+        os.kill(held, signal.SIGCONT)
+    until(lambda: "requeued to continue" in (logs / "5.out").read_text(), said, logs)
+    subprocess.run(["scontrol", "update", f"JobId={job}_5", "TimeLimit=30"], check=True)
+    until(lambda: not queued(job), said, logs)
+
+
+def run(words, environment):
+    return subprocess.run([sys.executable, "extract_item_embeddings/mert.py", *map(str, words)], cwd=ROOT,
+                          capture_output=True, text=True, env=environment)
+
+
+def test_an_array_with_killed_and_requeued_shards_gives_the_bytes_of_one_process(slurm, tmp_path):
+    """Eight shards of a model of tiny random weights: two meet SIGKILL, one its time limit."""
+    audio, work, logs = tmp_path / "audio", tmp_path / "work", tmp_path / "logs"
+    sounds(tmp_path / "real", 24000, a=20.0, b=15.0, c=25.0, d=0.5)
+    audio.mkdir()
+    logs.mkdir()
+    for i in range(8 * PER_SHARD):
+        (audio / f"t{i:02}.wav").symlink_to(tmp_path / "real" / f"{'abcd'[i % 4]}.wav")
+    flags = ["--audio", audio, "--weights", mert_checkpoint(tmp_path / "weights"), "--device", "cpu", "--batch", 1]
+    environment = cluster(tmp_path, SIGNAL_LEAD="100")
+    common = ["--cpus-per-task=1", "--time=30", "--signal=B:USR1@100", f"--output={logs}/%a.out",
+              "slurm/extract.sbatch", "mert", 8, *flags, "--workdir", work]
+    disturb(sbatch(["--array=0-7", *common], environment), work, logs)
+    done = {shard: sorted(batches(journal(work, shard))) for shard in range(8)}
+    lacking = {shard: PER_SHARD - len(done[shard]) for shard in (2, 6)}
+    whole = {shard: list(range(shard, 8 * PER_SHARD, 8)) for shard in range(8)}  # each batch once, after a requeue, too
+    assert all(done[shard] == whole[shard] for shard in set(range(8)) - {2, 6}) and min(lacking.values()) > 0
+
+    refused = run(["--merge", "--workdir", work], environment)
+    assert refused.returncode == 1 and not (work / "embeddings" / "mert.npy").exists()
+    assert f"cannot merge: shard 2/8 lacks {lacking[2]} of 12 batches; shard 6/8 lacks {lacking[6]} of 12 batches; " \
+        in refused.stderr
+    again = sbatch(["--array=2,6", *common], environment)
+    until(lambda: not queued(again), said, logs)
+    assert {shard: sorted(batches(journal(work, shard))) for shard in range(8)} == whole, said(logs)
+    for words in (["--merge", "--workdir", work], [*flags, "--workdir", tmp_path / "single"]):
+        done = run(words, environment)
+        assert done.returncode == 0, done.stderr
+    assert (work / "embeddings/mert.npy").read_bytes() == (tmp_path / "single/embeddings/mert.npy").read_bytes()
+    assert np.isfinite(np.load(work / "embeddings/mert.npy")).all()
+
+
+def said(folder):
+    return "\n".join(f"== {p.name}\n{p.read_text()}" for p in sorted(folder.glob("*.out")))
 
 
 def until(condition, explain, *args, seconds=300):
