@@ -288,7 +288,8 @@ def test_extraction_and_grid_in_one_go(tmp_path):
 # --------------------------------------------------------------------------- towards Slurm, without one
 
 def test_a_cell_without_a_status_is_unfinished_never_done(tmp_path, capsys):
-    runs.write_json(tmp_path / "plan.json", {"stages": [{"stage": "grid", "jobs": ["7"], "lines": ["a", "b", "c", "d"]}]})
+    stage = {"stage": "grid", "jobs": ["7"], "lines": ["a", "b", "c", "d"]}
+    runs.write_json(tmp_path / "plan.json", {"stages": [stage]})
     for i, status in enumerate(("0", "1", "85")):
         runs.write_text(tmp_path / "grid.status" / str(i), f"{status}\n")
     assert grid.main(["--report", str(tmp_path)]) == 1
