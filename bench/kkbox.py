@@ -13,14 +13,13 @@ one run each at full size, which takes minutes.
 import csv
 import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
 from array import array
 from pathlib import Path
 
 import runs
+from bench._child import measured
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = re.compile("[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7a3\u0e00-\u0e7f]")
@@ -191,12 +190,10 @@ def write_points(out, columns, made, user_id, track_id):
 
 def child(command):
     """Run a command to its end: seconds on the clock, processor seconds, peak resident bytes."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise runs.WorkError(f"{' '.join(map(str, command[1:4]))} failed with status {status}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    done = measured(command)
+    if done.status:
+        raise runs.WorkError(f"{' '.join(map(str, command[1:4]))} failed with status {done.status}: {done.said[-500:]}")
+    return done.seconds, done.processor, done.peak
 
 
 def compare(ours, theirs):

@@ -17,13 +17,12 @@ embedding of 64 columns. --quick: a generated small one.
 import importlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import runs
+from bench._child import measured
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"music4all": (21_018, 55_262, 5_400_000), "lastfm": (1_892, 17_632, 92_834), "quick": (400, 1_500, 20_000),
@@ -84,20 +83,8 @@ def write_world(workdir, users, items, pairs, dim=64, seed=0):
 
 def child(command, limit=None):
     """Run a command: (exit status, None where it was stopped after `limit` seconds; peak bytes; last line it said)."""
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=said, stderr=said)
-        start, ended = time.monotonic(), 0
-        while not ended:
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if not ended and limit and time.monotonic() - start > limit:
-                process.kill()
-                ended, _, usage = os.wait4(process.pid, 0)
-                status = None
-            time.sleep(0 if ended else 0.02)
-        process.returncode = -1 if status is None else os.waitstatus_to_exitcode(status)
-        said.seek(0)
-        lines = said.read().strip().splitlines() or ["it said nothing"]
-    return None if status is None else process.returncode, usage.ru_maxrss * 1024, lines[-1]
+    done = measured([sys.executable, *command], limit or float("inf"))
+    return done.status, done.peak, (done.said.strip().splitlines() or ["it said nothing"])[-1]
 
 
 def must(command):

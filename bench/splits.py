@@ -11,13 +11,13 @@ plays, 119,140 users, 56,512 tracks; 11 GB of text, 14 GB of disk in all) with o
 """
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import runs
+from bench._child import measured
 
 ROOT = Path(__file__).resolve().parents[1]
 ONION = {"plays": 252_984_396, "users": 119_140, "tracks": 56_512}
@@ -150,28 +150,15 @@ def baseline(folder, out):
              "by_pandas(Path(sys.argv[1]), Path(sys.argv[2]))", str(folder), str(out)]]
 
 
-def make_log_apart(folder, plays, users, tracks):
-    """`make_log` in a process of its own: the kernel counts a parent's peak as its children's."""
-    import multiprocessing
-    maker = multiprocessing.get_context("spawn").Process(target=make_log, args=(folder, plays, users, tracks))
-    maker.start()
-    maker.join()
-    if maker.exitcode:
-        raise runs.WorkError(f"making the log ended with status {maker.exitcode}")
-
-
 def measure(commands):
     """Run commands one after another: seconds of each, and the largest peak of resident memory in bytes."""
     taken, peak = [], 0
     for command in commands:
-        start = time.perf_counter()
-        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        said = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        taken.append(time.perf_counter() - start)
-        if status:
-            raise runs.WorkError(f"{' '.join(command)} ended with status {status}: {said[-500:]}")
-        peak = max(peak, usage.ru_maxrss * 1024)
+        child = measured(command)
+        if child.status:
+            raise runs.WorkError(f"{' '.join(command)} ended with status {child.status}: {child.said[-500:]}")
+        taken.append(child.seconds)
+        peak = max(peak, child.peak)
     return taken, peak
 
 
@@ -200,7 +187,7 @@ def run(quick):
     taken, peak = {"ours": [], "pandas": []}, {"ours": [], "pandas": []}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        make_log_apart(folder, plays, users, ONION["tracks"])
+        make_log(folder, plays, users, ONION["tracks"])
         for repeat in range(3):
             for name, commands in (("pandas", baseline(folder, folder / f"pandas{repeat}")),
                                    ("ours", ours(folder, folder / f"ours{repeat}", "1GB"))):
@@ -223,7 +210,7 @@ def run_full():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         start = time.perf_counter()
-        make_log_apart(folder, **ONION)
+        make_log(folder, **ONION)
         print(f"log made in {time.perf_counter() - start:.0f} s: {(folder / 'log.tsv').stat().st_size / 1e9:.1f} GB",
               flush=True)
         taken, peak = measure(ours(folder, folder / "ours", "4GB"))
