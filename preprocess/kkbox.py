@@ -151,7 +151,7 @@ def _write(args, raw, new, workdir, background):
     rows, position, part, facts = kkbox_filters.points(args, plays, kept)
     for name, header, ids in (("track", "idx,trackid", plays.tracks), ("user", "idx,userid", plays.users)):
         kkbox_tables.write_ids(new.path(f"{name}id_sorted.csv"), header, ids)
-    stale = _stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+    stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
     counts = kkbox_tables.write_metadata(new.path, plays, items, users, kept)
     counts |= kkbox_tables.write_points(new.path, plays, rows, position, part)
     vocabulary, matrix = encoding.result()
@@ -185,14 +185,3 @@ def _tell(raw, plays, items, users):
         if unknown.any():
             print(f"{unknown.sum()} {what} are not in {file}.csv: {unknown[ids].mean():.1%} of the plays have no "
                   f"metadata of {what}")
-
-
-def _stale_split(workdir, new_list, overwrite):
-    """Parts of a split of another track list; a usage error unless overwriting."""
-    old, parts = workdir / "trackid_sorted.csv", sorted(p for p in (workdir / "data").glob("*") if p.is_file())
-    if not parts or not old.exists() or runs.checksum(old) == runs.checksum(new_list):
-        return []
-    if not overwrite:
-        raise UsageError(f"{old} lists other tracks; use a fresh --workdir, or --overwrite, which also removes the "
-                         "split made for the old list")
-    return parts

@@ -69,8 +69,8 @@ def get_plays(args, workdir):
         data = read(raw)
         features = _read_audio(audio, data) if audio else None
         artists, users, split = _catalogue(data, features if args.audio_only else None)
-        stale = _stale_split(workdir, artists, args.overwrite)
         counts = lastfm_workspace.write_tables(new.path, data, artists, users, split)
+        stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
         tracks = runs.checksum(new.path("trackid_sorted.csv"))
         embeddings = lastfm_workspace.write_embeddings(workdir, tracks, data, artists, features, spotify, args.seed)
         for path in stale:
@@ -84,19 +84,6 @@ def get_plays(args, workdir):
 
 def _has_embeddings(workdir, old):
     return all((workdir / "embeddings" / f"{e}.{s}").exists() for e in old["embeddings"] for s in ("npy", "json"))
-
-
-def _stale_split(workdir, artists, overwrite):
-    """Files of a split whose rows mean other artists than `artists`; a usage error unless overwriting."""
-    path = workdir / "trackid_sorted.csv"
-    if not path.exists():
-        return []
-    if read_table(path, {"trackid": str}, ",", quoted=True)["trackid"].tolist() == [str(a) for a in artists]:
-        return []
-    if not overwrite:
-        raise UsageError(f"{path} lists other tracks; use a fresh --workdir, or --overwrite, "
-                         "which also removes the split made for the old list")
-    return sorted(p for p in (workdir / "data").glob("*") if p.is_file())
 
 
 def _inputs(raw, audio, spotify):
