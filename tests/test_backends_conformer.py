@@ -158,7 +158,7 @@ def test_musicfm_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     values = np.load(tmp_path / "work/embeddings/musicfm.npy")
     backend = loaded(mfm.MusicFM, "--weights", checkpoint)
-    alone = np.concatenate([backend.run(made[n][None]) for n in "ab"])
+    alone = np.stack([backend.run(made[n][None])[0][0] for n in "ab"])
     backend.unload()
     assert values.shape == (2, 48) and np.array_equal(values, alone)  # neighbours of other lengths change nothing
     about = runs.read_json(tmp_path / "work/embeddings/musicfm.json")
@@ -189,7 +189,7 @@ def test_whole_track_pooled_by_duration(tmp_path):
     checkpoint = muq_folder(tmp_path / "w", old_spelling(random_state()))
     values = np.load(extract(muq, tmp_path, checkpoint, "--seconds", "0") / "muq_msd-full.npy")
     backend = loaded(muq.MuQ, "--weights", checkpoint)
-    parts = [backend.run(made["long"][None, 24000 * s:24000 * e])[0] for s, e in ((0, 30), (30, 40))]
+    parts = [backend.run(made["long"][None, 24000 * s:24000 * e])[0][0] for s, e in ((0, 30), (30, 40))]
     backend.unload()
     assert np.abs(values[0] - (30 * parts[0] + 10 * parts[1]) / 40).max() < 1e-5
 

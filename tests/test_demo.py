@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path):
 @pytest.mark.parametrize("flags, sentence", [
     (["--seed", "7"], "holds a world made with --seed 42"),
     (["--tracks", "0"], "--tracks is 0; at least 1 is needed"),
-    (["--seed", "-1"], "--seed is -1; 0 or more is needed"),
+    (["--seed", "-1"], "must be a whole number from 0 to 4294967295, not -1"),
     (["--seconds", "0"], "--seconds is 0; 0.5 to 600 are possible"),
     (["--workers", "0"], "--workers is 0; at least 1 is needed"),
     (["--track", "5"], "unrecognized arguments: --track 5")])
