@@ -15,6 +15,7 @@ from torch import nn
 
 import dataset
 from runs import UsageError, WorkError
+from softmax import native_bf16
 
 COUNTS = 2           # first columns of an item and of a user: what train counts
 FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
@@ -205,8 +206,7 @@ def in_batch_softmax(scores, log_q, known, correction="standard"):
 def pick_precision(name, device):
     """'fp32', 'bf16' or 'fp16' for --precision on a device; UsageError where it would be emulated."""
     cuda = device.type == "cuda"
-    native = (torch.cuda.is_bf16_supported(including_emulation=False) if cuda else
-              any(torch.cpu.get_capabilities().get(x) for x in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")))
+    native = native_bf16(device)
     if name == "auto":
         return ("bf16" if native else "fp16") if cuda else "fp32"
     if (name == "fp16" and not cuda) or (name == "bf16" and not native):
