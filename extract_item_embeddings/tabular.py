@@ -7,6 +7,7 @@ word where numbers stand elsewhere, is a WorkError that names it: no row is skip
 import csv
 import itertools
 import os
+import re
 import sys
 
 import numpy as np
@@ -88,28 +89,45 @@ class Table:
 
     def text_blocks(self):
         import pyarrow as pa
-        from pyarrow import csv as arrow_csv
 
-        from preprocess.log_blocks import open_log
-        unique = [f"c{i}" for i in range(self.width)]  # a header may have one name twice
-        convert = arrow_csv.ConvertOptions(
-            column_types={unique[self.place]: pa.string(), **{unique[i]: pa.float64() for i in self.columns}},
-            include_columns=[unique[self.place], *(unique[i] for i in self.columns)],
-            null_values=list(NOTHING), strings_can_be_null=False)
-        total = max(os.path.getsize(self.path) >> 20, 1)
+        from preprocess.log_blocks import blocks, open_log
+        total, rows = max(os.path.getsize(self.path) >> 20, 1), 0
         with (open_log(self.path) as (stream, position),
               runs.Progress(total, f"reading {self.name}", unit="MiB") as progress):
-            try:
-                read = arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=unique, skip_rows=1)
-                parse = arrow_csv.ParseOptions(delimiter=self.delimiter)
-                for batch in arrow_csv.open_csv(stream, read, parse, convert):
-                    yield self.keys(batch.column(0).to_pylist()), _matrix(batch.columns[1:])
-                    progress.update((position() >> 20) - progress.n)
-            except pa.ArrowInvalid as e:
-                raise WorkError(f"{self.path} is damaged: {self.words(str(e))}") from None
+            for number, block in enumerate(blocks(stream, BLOCK, alive=1)):
+                try:
+                    table = self.parse(block, header=number == 0)
+                except pa.ArrowInvalid as e:
+                    raise WorkError(f"{self.path} is damaged: {self.words(str(e), rows)}") from None
+                rows += len(table)
+                values = _matrix([column.combine_chunks() for column in table.columns[1:]])
+                yield self.keys(table.column(0).to_pylist()), values
+                progress.update((position() >> 20) - progress.n)
 
-    def words(self, said):
-        """An error of the reader, with the names of the columns."""
+    def parse(self, block, header):
+        """The rows of a block of whole lines, the key first.
+
+        The parser gets memory, never the stream: a thread of its own that reads ahead from Python while the process
+        ends with an error takes the interpreter down.
+        """
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+        unique = [f"c{i}" for i in range(self.width)]  # a header may have one name twice
+        wanted = {unique[self.place]: pa.string(), **{unique[i]: pa.float64() for i in self.columns}}
+        if header:
+            block = block[bytes(block).find(b"\n") + 1:]
+        if not bytes(block).strip():
+            return pa.table({name: pa.array([], kind) for name, kind in wanted.items()})
+        return arrow_csv.read_csv(
+            pa.BufferReader(block),
+            arrow_csv.ReadOptions(use_threads=False, block_size=1 << 30, column_names=unique),
+            arrow_csv.ParseOptions(delimiter=self.delimiter),
+            arrow_csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), null_values=list(NOTHING),
+                                     strings_can_be_null=False))
+
+    def words(self, said, rows):
+        """An error of the parser, with the names of the columns and rows counted over its blocks."""
+        said = re.sub(r"Row #(\d+)", lambda found: f"Row #{rows + int(found[1])}", said)
         for i, name in enumerate(self.names):
             said = said.replace(f"column c{i}:", f"column {name}:")
         return " ".join(said.split())[:300]
