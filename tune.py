@@ -157,9 +157,14 @@ def grid_of(methods, chosen, where, args):
                 continue
             values = {**method.set, **best.which, **best.setting}
             blocks.append(block_of(method, values, method.seeds))
-            if method.control and takes(method, {**values, **method.control}, where):
+            if controlled(method, best, args) and takes(method, {**values, **method.control}, where):
                 blocks.append(block_of(method, {**values, **method.control}, CONTROLS))
     return "\n".join([*heading(args, where), "blocks:", *blocks]) + "\n"
+
+
+def controlled(method, best, args):
+    """Whether the chosen of a line has a control asked for."""
+    return method.control and (not args.controls or not best.which or set(best.which.values()) & {*args.controls})
 
 
 def heading(args, where):
@@ -226,6 +231,8 @@ def build_parser():
     parser.add_argument("--metric", default="NDCG@10", metavar="NAME@K", help="of val (default NDCG@10)")
     parser.add_argument("--embeddings", nargs="+", default=[], metavar="NAME",
                         help="what `all` stands for in the file (default: every embedding of the workspace)")
+    parser.add_argument("--controls", nargs="+", default=[], metavar="NAME",
+                        help="embeddings whose controls are to be run with what was chosen (default: all)")
     parser.add_argument("--out", metavar="YAML", help="where the chosen go (default: tuning/chosen.yaml)")
     parser.add_argument("--jobs", type=runs.positive, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the trials, run none")

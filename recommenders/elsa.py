@@ -31,16 +31,55 @@ def build_parser():
     return parser
 
 
+class Step:
+    """Loss and gradient of a batch, written out: what is as large as the factors lives in two buffers."""
+
+    def __init__(self, factors):
+        import torch
+        self.factors = factors                       # (I, D), of any length
+        self.unit, self.gradient = torch.empty_like(factors), torch.empty_like(factors)
+
+    def __call__(self, rows):
+        """Loss of users, a csr (b, I) of ones with something in each row; `gradient` gets that of the factors.
+
+        With s = relu(x A A' - x), the mean over users of |s / |s| - x / |x||^2 = 2 - 2 cos(s, x); s = 0 gives 1.
+        """
+        import torch
+        device = self.factors.device
+        items = torch.from_numpy(rows.indices).long().to(device)
+        first = torch.from_numpy(rows.indptr[:-1]).long().to(device)
+        user = torch.from_numpy(rows.nonzero()[0]).long().to(device)
+        x = torch.zeros(rows.shape, device=device)                               # (b, I)
+        x[user, items] = 1
+        length = self.factors.norm(dim=1, keepdim=True).clamp_(min=1e-12)
+        torch.div(self.factors, length, out=self.unit)
+        inner = torch.nn.functional.embedding_bag(items, self.unit, first, mode="sum")  # (b, D)
+        scores = (inner @ self.unit.T).sub_(x).relu_()
+        size = scores.norm(dim=1, keepdim=True)
+        there = size > 1e-12
+        scores.div_(size.clamp_(min=1e-12))
+        wanted = x.div_(x.norm(dim=1, keepdim=True))
+        cosine = (scores * wanted).sum(1, keepdim=True)
+        loss = torch.where(there, 2 - 2 * cosine, 1.0).mean()
+        slope = wanted.addcmul_(scores, cosine, value=-1).mul_(scores > 0).mul_(there / size * (-2 / len(x)))
+        torch.mm(slope.T, inner, out=self.gradient)
+        outer = slope @ self.unit                                                # (b, D)
+        self.gradient.index_add_(0, items, outer.index_select(0, user))
+        along = torch.linalg.vecdot(self.gradient, self.unit).unsqueeze(1)
+        self.gradient.addcmul_(self.unit, along, value=-1).div_(length)
+        return loss
+
+
 def train(matrix, args, device, writer=None):
     """Item factors, float32 tensor (I, D), rows of length 1, of a csr (U, I) of ones."""
     import numpy as np
     import torch
-    from torch.nn.functional import normalize
     generator = torch.Generator().manual_seed(args.seed)
     factors = torch.empty(matrix.shape[1], args.factors)
     torch.nn.init.xavier_uniform_(factors, generator=generator)
-    factors = factors.to(device).requires_grad_()
-    optimiser = torch.optim.NAdam([factors], lr=args.lr)
+    factors = factors.to(device)
+    step, optimiser = Step(factors), torch.optim.NAdam([factors], lr=args.lr)
+    factors.grad = step.gradient
     lengths = np.diff(matrix.indptr)
     with runs.Progress(args.epochs, "elsa", "epochs") as progress:
         for epoch in range(args.epochs):
@@ -48,18 +87,14 @@ def train(matrix, args, device, writer=None):
             for start in range(0, len(order), args.batch_size):
                 users = order[start:start + args.batch_size]
                 users = users[lengths[users] > 0]
-                x = torch.from_numpy(matrix[users].toarray()).to(device)   # (b, I)
-                unit = normalize(factors, dim=-1)
-                scores = torch.relu((x @ unit) @ unit.T - x)
-                loss = (normalize(scores, dim=-1) - normalize(x, dim=-1)).square().sum(-1).mean()
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
+                if not len(users):
+                    continue
+                total += step(matrix[users]).item() * len(users)
                 optimiser.step()
-                total += loss.item() * len(users)
             progress.update(1, loss=f"{total / len(order):.4f}")
             if writer is not None:
                 writer.add_scalar("loss/train", total / len(order), epoch)
-    return normalize(factors.detach(), dim=-1)
+    return torch.nn.functional.normalize(factors, dim=-1)
 
 
 def write_embedding(split, name, vectors, run):

@@ -85,3 +85,22 @@ def test_elsa_approaches_the_best_linear_model(tmp_path):
     hot = split.tracks[:split.n_hot]
     assert np.allclose(np.linalg.norm(matrix[hot], axis=1), 1, atol=1e-5)
     assert np.isnan(np.delete(matrix, hot, axis=0)).all()
+
+
+def test_elsas_gradient_is_that_of_its_loss():
+    import torch
+    from torch.nn.functional import normalize
+    draw = np.random.default_rng(3)
+    rows = (draw.random((6, 11)) < 0.4).astype(np.float32)
+    rows[0] = 1                                # everything heard
+    rows = csr_matrix(rows)
+    factors = torch.from_numpy(draw.normal(size=(11, 4)).astype(np.float32))
+    step = elsa.Step(factors)
+    loss = step(rows)
+    wanted = factors.clone().requires_grad_()
+    x, unit = torch.from_numpy(rows.toarray()), normalize(wanted, dim=-1)
+    scores = torch.relu(x @ unit @ unit.T - x)
+    same = (normalize(scores, dim=-1) - normalize(x, dim=-1)).square().sum(-1).mean()
+    same.backward()
+    torch.testing.assert_close(loss, same.detach())
+    torch.testing.assert_close(step.gradient, wanted.grad, atol=1e-6, rtol=1e-5)

@@ -83,7 +83,7 @@ def test_the_committed_spaces_are_read_by_the_scripts(tiny, capsys):
     for script, count in (("recommenders.popularity", 2), ("recommenders.itemknn", 10), ("recommenders.ease", 10),
                           ("recommenders.ials", 10), ("recommenders.elsa", 10), ("knn.py", 8),
                           ("recommenders.content_knn", 10), ("train.py", 20), ("train_bert.py", 20),
-                          ("recommenders.sasrec", 20), ("recommenders.two_tower", 10)):
+                          ("recommenders.sasrec", 10), ("recommenders.two_tower", 10)):
         mine = [line for line in lines if f" {script} " in line]
         assert len(mine) == len(set(mine)) == count, script
     both = [line for line in lines if " train.py " in line]
@@ -116,6 +116,11 @@ def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
     assert grid.main(["--file", str(tiny / "tuning" / "chosen.yaml"), "--workdir", str(tiny), "--local"]) == 0
     made = runs.find_runs(tiny)
     assert len(made) == 1 + 2 + 10 + 5 and all("test" in config["parts"] for _, config in made)
+
+
+def test_controls_only_of_the_named(tiny, tmp_path):
+    assert call(tiny, spaces(tmp_path), "knn", "--trials", "1", "--controls", "other") == 0
+    assert not any(block["set"].get("shuffle") for block in chosen(tiny))
 
 
 def test_no_test_part_is_there_while_it_is_tuned(tiny, tmp_path):
