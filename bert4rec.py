@@ -22,12 +22,14 @@ from runs import UsageError
 from softmax import blocked_logsumexp
 
 DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
-ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
+WORDS = {"hidden_act": ("gelu", "gelu_new", "relu", "silu", "tanh"), "positions": ("auto", "end", "start", "none")}
+PUBLISHED = {"initializer_range": 0.02, "positions": "start"}  # what the published code does otherwise than the file
 RANGES = {  # key -> (type, least, most); most None is open
     "num_hidden_layers": (int, 1, None), "num_attention_heads": (int, 1, None), "intermediate_size": (int, 1, None),
     "hidden_act": (str, None, None), "hidden_dropout_prob": (float, 0, 0.99),
     "attention_probs_dropout_prob": (float, 0, 0.99), "initializer_range": (float, 1e-9, None),
-    "layer_norm_eps": (float, 1e-20, None), "mlm_probability": (float, 1e-6, 1), "random_dim": (int, 1, None),
+    "layer_norm_eps": (float, 1e-20, None), "positions": (str, None, None),
+    "mlm_probability": (float, 1e-6, 1), "random_dim": (int, 1, None),
     "learning_rate": (float, 1e-12, None), "patience": (int, 1, None), "plateau_patience": (int, 0, None),
     "plateau_factor": (float, 1e-6, 0.999),
 }
@@ -36,9 +38,9 @@ BERT_KEYS = tuple(RANGES)[:8]
 
 # --------------------------------------------------------------------------- the file of defaults
 
-def load_config(path=None):
-    """Settings of bert4rec.yaml with those of another file over them, checked: {key: value}."""
-    config = _read_yaml(DEFAULTS)
+def load_config(path=None, as_published=False):
+    """Settings of bert4rec.yaml, of the published code, of another file, the later over the earlier: {key: value}."""
+    config = _read_yaml(DEFAULTS) | (PUBLISHED if as_published else {})
     if path is not None:
         config |= _read_yaml(path)
     missing = sorted(set(RANGES) - set(config))
@@ -64,8 +66,8 @@ def _read_yaml(path):
 def _checked(key, value, path):
     kind, least, most = RANGES[key]
     if kind is str:
-        if value not in ACTIVATIONS:
-            raise UsageError(f"{path}: {key} is one of {', '.join(ACTIVATIONS)}, not {value!r}")
+        if value not in WORDS[key]:
+            raise UsageError(f"{path}: {key} is one of {', '.join(WORDS[key])}, not {value!r}")
         return value
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole or kind is float and isinstance(value, float)):
@@ -111,7 +113,7 @@ class BERT4Rec(nn.Module):
             **{key: config[key] for key in BERT_KEYS}), add_pooling_layer=False)
         self.into = nn.Linear(dim, width) if width != dim else nn.Identity()
         self.out = nn.Linear(width, dim) if width != dim else nn.Identity()
-        self.whole_softmax = whole_softmax
+        self.whole_softmax, self.positions = whole_softmax, config["positions"]
         self.dtype = torch.bfloat16 if bf16 else None
 
     @property
@@ -138,12 +140,24 @@ class BERT4Rec(nn.Module):
         """Autocast to bf16 where the model was asked to."""
         return torch.autocast(self.items.device.type, torch.bfloat16, enabled=self.dtype is not None)
 
+    def places(self, ids, inside):
+        """Positions (B, L) or (1, L) of codes (B, L): counted from a sequence's end, where it is asked, or from its
+        start; all 0 where there are to be none."""
+        count = torch.arange(ids.shape[1], device=ids.device)[None]
+        if self.positions == "none":
+            return torch.zeros_like(count)
+        if self.positions == "start":
+            return count
+        last = ids.shape[1] - 1 if inside is None else inside.sum(1, keepdim=True) - 1
+        return (last - count).clamp(min=0)
+
     def forward(self, ids, inside=None):
         """Scores (B, L, V + 2) of every row at every position of codes (B, L): for looking at, training never
         holds them. inside (B, L) bool is False at the padding, None without any.
         """
         with self.narrow():
-            hidden = self.transformer_model(inputs_embeds=self.into(self.rows(ids)), attention_mask=inside)
+            hidden = self.transformer_model(inputs_embeds=self.into(self.rows(ids)), attention_mask=inside,
+                                            position_ids=self.places(ids, inside))
             vectors = self.out(hidden.last_hidden_state).to(self.items.dtype)
         return vectors @ torch.cat([self.items, self.special]).T
 
@@ -156,7 +170,8 @@ class BERT4Rec(nn.Module):
         seen = None if inside is None else inside[:, None, None]                 # (B, 1, 1, L) for SDPA
         *early, last = self.transformer_model.encoder.layer
         with self.narrow():
-            hidden = self.transformer_model.embeddings(inputs_embeds=self.into(self.rows(ids)))  # (B, L, H)
+            hidden = self.transformer_model.embeddings(inputs_embeds=self.into(self.rows(ids)),
+                                                       position_ids=self.places(ids, inside))    # (B, L, H)
             for layer in early:
                 hidden = layer(hidden, seen)
             few = hidden.flatten(0, 1).index_select(0, wanted.flatten().nonzero().squeeze(1))    # (M, H)
@@ -191,7 +206,8 @@ class BERT4Rec(nn.Module):
         return (self.log_normaliser(vectors) - (vectors * F.embedding(targets, self.items)).sum(1)).mean()
 
     def load_published(self, state):
-        """Take over a state dict of the published code: item table with mask and pad behind, tied head."""
+        """Take over a state dict of the published code: table with mask and pad behind, positions from the start."""
+        self.positions = "start"
         rows = state["item_embeddings.weight"]
         if rows.shape != (len(self.items) + 2, self.items.shape[1]):
             raise ValueError(f"the table must be {(len(self.items) + 2, self.items.shape[1])}, not {tuple(rows.shape)}")

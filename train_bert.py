@@ -77,7 +77,8 @@ def build_parser():
     sequence_training.flags(group, scale="default unit; none with --as-published")
     group.add_argument("--as-published", action="store_true",
                        help="item_freeze 1 trains and 0 freezes, batches hold 128 whatever batch_size says, lists are "
-                            "asked for with the last 50 positions, the softmax also covers mask and pad, --scale none")
+                            "asked for with the last 50 positions, positions count from the start, the softmax also "
+                            "covers mask and pad, weights start at .02, --scale none")
     group.add_argument("--k", type=runs.positive, default=100, help="length of the lists (default 100)")
     runs.common_flags(parser, device=True)
     return parser
@@ -121,9 +122,11 @@ def defaults():
 
 
 def settings(args):
-    """Config of the run: bert4rec.yaml, --config over it, --lr and --patience over both."""
+    """Config of the run: bert4rec.yaml, --config over it, --lr and --patience over both; positions decided."""
     import bert4rec
-    config = bert4rec.load_config(args.config)
+    config = bert4rec.load_config(args.config, args.as_published)
+    if config["positions"] == "auto":
+        config["positions"] = "none" if args.order == "count" else "end"
     return config | {k: v for k, v in (("learning_rate", args.lr), ("patience", args.patience)) if v is not None}
 
 

@@ -107,6 +107,35 @@ def test_bf16_is_close_to_float32():
         assert F.cosine_similarity(grads[0][name].flatten(), grads[1][name].flatten(), dim=0) > 0.99
 
 
+# --------------------------------------------------------------------------- positions
+
+def asked(model, *histories):
+    """Vectors (B, D) at the mask behind each history."""
+    indptr = np.cumsum([0, *map(len, histories)])
+    sequences = bert4rec.Sequences(indptr, np.concatenate(histories), 10, model.mask_id)
+    with torch.no_grad():
+        return model.eval().vectors(*sequences.asking(np.arange(len(histories))))
+
+
+def test_positions_count_from_the_end_where_it_is_asked():
+    model = small(config={"positions": "end"})
+    alone, *_ = asked(model, [3, 4, 5])
+    beside, _ = asked(model, [3, 4, 5], [1, 2, 3, 4, 5, 6, 7])
+    assert torch.allclose(alone, beside, atol=1e-12)
+    ids = torch.tensor([[3, 4, model.mask_id, model.pad_id, model.pad_id]])
+    assert model.places(ids, ids != model.pad_id).tolist() == [[2, 1, 0, 0, 0]]
+    assert model.places(ids, None).tolist() == [[4, 3, 2, 1, 0]]
+    assert not torch.allclose(alone, asked(model, [4, 3, 5])[0], atol=1e-5)
+
+
+def test_positions_from_the_start_and_none():
+    start, none = small(config={"positions": "start"}), small(config={"positions": "none"})
+    ids = torch.tensor([[3, 4, 5]])
+    assert start.places(ids, None).tolist() == [[0, 1, 2]] and none.places(ids, None).tolist() == [[0, 0, 0]]
+    assert torch.allclose(*asked(none, [3, 4, 5], [5, 3, 4]), atol=1e-12)
+    assert not torch.allclose(*asked(start, [3, 4, 5], [5, 3, 4]), atol=1e-5)
+
+
 # --------------------------------------------------------------------------- what trains
 
 @pytest.mark.parametrize("frozen", [True, False])
