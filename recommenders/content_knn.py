@@ -26,7 +26,6 @@ from runs import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
-NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most telling first
 FLAT = 1e-6  # relative: what float32 cannot tell from nothing
 
 
@@ -130,40 +129,6 @@ def recommend_with(name, split, args, workdir):
 
 # --------------------------------------------------------------------------- --like
 
-def track_names(workdir, n_tracks):
-    """Frame of what items.pqt calls its tracks (columns of NAMES, text, '' where unknown), indexed by track id."""
-    import pandas as pd
-    path = workdir / "items.pqt"
-    if not path.exists():
-        return pd.DataFrame(index=range(n_tracks))
-    items = pd.read_parquet(path).set_index("track_id")
-    names = items[[c for c in NAMES if c in items.columns]].reindex(range(n_tracks))
-
-    def text(value):
-        if isinstance(value, str):
-            return value
-        return ", ".join(map(str, value)) if hasattr(value, "__len__") else ""
-    return names.map(text)
-
-
-def find_track(track, ids, names):
-    """Row of the track of that id, or of that name (case apart); UsageError when there is none or several."""
-    import difflib
-    if track in ids:
-        return ids.index(track)
-    wanted = track.strip().casefold()
-    for column in names:
-        rows = [i for i, name in enumerate(names[column]) if wanted and name.casefold() == wanted]
-        if len(rows) > 1:
-            some = ", ".join(ids[i] for i in rows[:5]) + (", ..." if len(rows) > 5 else "")
-            raise UsageError(f"{len(rows)} tracks have the {column} {track!r}; name one by its id: {some}")
-        if rows:
-            return rows[0]
-    there = dict.fromkeys([*(n for c in names for n in names[c] if n), *ids])
-    near = difflib.get_close_matches(track, there, n=3, cutoff=0.6)
-    raise UsageError(f"no track has the id or name {track!r}" + (f"; near it: {', '.join(near)}" if near else ""))
-
-
 def feature_table(workdir, name, vectors):
     """The features of some tracks by name, in their own units where the embedding's json knows them; else None.
 
@@ -188,8 +153,9 @@ def print_like(name, args, workdir):
     import pandas as pd
 
     import dataset
+    from track_names import find_track, read_names
     ids, checksum = dataset.read_tracks(workdir)
-    names = track_names(workdir, len(ids))
+    names = read_names(workdir, len(ids))
     track = find_track(args.like, ids, names)
     matrix = dataset.open_embedding(workdir, name, len(ids), checksum)
     known = np.flatnonzero(np.isfinite(matrix).all(axis=1))

@@ -84,7 +84,7 @@ def build_parser():
     group.add_argument("--lists", type=runs.positive, help="of ivf (default: about the root of the tracks)")
     group.add_argument("--probe", type=runs.positive, help="lists looked into (default: an eighth)")
     group.add_argument("--listener", nargs="*", metavar="TRACK",
-                       help="print the tracks for somebody new who played these track ids, or none")
+                       help="print the tracks for somebody new who played these (ids or names), or none")
     group.add_argument("--show", type=runs.positive, default=10, metavar="N",
                        help="with --listener: how many (default 10)")
     runs.recommender_flags(parser, device=True)
@@ -185,22 +185,25 @@ def serve(run, data, split, args):
 
     import dataset
     import two_tower_index as serving
+    from track_names import find_track, read_names
     from two_tower_model import Towers
     ids, _ = dataset.read_tracks(split.workdir)
-    row = {track: i for i, track in enumerate(ids)}
+    names = read_names(split.workdir, len(ids))
     code = dict(zip(split.tracks.tolist(), range(split.n_items), strict=True))
-    unknown = [t for t in args.listener if row.get(t) not in code]
-    if unknown:
-        raise UsageError(f"--listener: {', '.join(unknown[:3])} is no track of this split (trackid_sorted.csv lists "
-                         "the ids)")
+    played = list(dict.fromkeys(find_track(track, ids, names) for track in args.listener))
+    if unknown := [ids[row] for row in played if row not in code]:
+        raise UsageError(f"--listener: {', '.join(unknown[:3])} has no place in this split, so nothing is known of it")
     towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
     towers.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), data.device)["towers"])
-    played = list(dict.fromkeys(row[t] for t in args.listener))
-    vector = towers.newcomer(data, np.array([code[t] for t in played], np.int64)).cpu().numpy()
-    print(f"for {'somebody who played ' + ', '.join(args.listener) if played else 'the average listener'}:")
+    vector = towers.newcomer(data, np.array([code[row] for row in played], np.int64)).cpu().numpy()
+
+    def called(row):
+        return "  ".join([ids[row], *(names[column][row] for column in names)])
+    known = ", ".join(map(called, played))
+    print(f"for somebody who played {known}:" if known else "for the average listener:")
     best = serving.nearest(serving.read(index_path(run)), vector, args.show, played)
     for place, (track, score) in enumerate(best, 1):
-        print(f"{place:4d}  {score:.4f}  {ids[track]}")
+        print(f"{place:4d}  {score:.4f}  {called(track)}")
 
 
 def main(argv=None):

@@ -297,7 +297,7 @@ def test_listener_prints_tracks_that_were_not_named_out_of_the_index(tiny, capsy
     lines = capsys.readouterr().out.strip().splitlines()
     assert "average listener" in lines[-4] and len(runs.find_runs(tiny)) == 1
     status, said = refused(capsys, *flags, "--listener", "nosuch")
-    assert status == 2 and "nosuch is no track of this split" in said
+    assert status == 2 and "no track has the id or name 'nosuch'" in said
 
 
 # --------------------------------------------------------------------------- the index
