@@ -29,7 +29,6 @@ from tune_spaces import Method, read_methods, settings
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
 APART = {"workdir", "device", "overwrite"}   # arguments that do not make a request
-CONTROLS = 10    # seeds of a control, each of which is one permutation
 
 
 # --------------------------------------------------------------------------- trials
@@ -158,7 +157,7 @@ def grid_of(methods, chosen, where, args):
             values = {**method.set, **best.which, **best.setting}
             blocks.append(block_of(method, values, method.seeds))
             if controlled(method, best, args) and takes(method, {**values, **method.control}, where):
-                blocks.append(block_of(method, {**values, **method.control}, CONTROLS))
+                blocks.append(block_of(method, {**values, **method.control}, method.controls))
     return "\n".join([*heading(args, where), "blocks:", *blocks]) + "\n"
 
 

@@ -20,6 +20,7 @@ class Method:
     space: dict = field(default_factory=dict)
     control: dict = field(default_factory=dict)
     seeds: int = 5
+    controls: int = 10
 
 
 def read_methods(path, names=()):
@@ -41,14 +42,15 @@ def read_methods(path, names=()):
 
 
 def read_method(where, name, entry):
-    known = {"script", "each", "set", "space", "control", "seeds"}
+    known = {"script", "each", "set", "space", "control", "seeds", "controls"}
     if not isinstance(entry, dict) or not entry.get("script") or set(entry) - known:
         raise UsageError(f"{where} should be `script:` with some of {', '.join(sorted(known - {'script'}))}, "
                          f"not {entry!r}")
     method = Method(name, entry["script"], *(dict(entry.get(k) or {}) for k in ("each", "set", "space", "control")),
-                    entry.get("seeds", 5))
-    if not isinstance(method.seeds, int) or method.seeds < 1:
-        raise UsageError(f"{where}: seeds is a whole number of at least 1, not {method.seeds!r}")
+                    entry.get("seeds", 5), entry.get("controls", 10))
+    for name in ("seeds", "controls"):
+        if not isinstance(getattr(method, name), int) or getattr(method, name) < 1:
+            raise UsageError(f"{where}: {name} is a whole number of at least 1, not {getattr(method, name)!r}")
     for flag, values in method.space.items():
         if isinstance(values, list) and values:
             continue

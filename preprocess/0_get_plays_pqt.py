@@ -14,17 +14,18 @@ if __package__ in (None, ""):
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
 import runs
 from preprocess import stage
 
 
-def datasets():
-    """Data sets of this folder by name, as modules; files without `get_plays` are helpers and not imported."""
+def datasets(only=None):
+    """Data sets of this folder by name, as modules: all, or the one. Files without `get_plays` are not imported."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        if re.search(r"^def get_plays\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+        if only in (None, path.stem) and re.search(r"^def get_plays\(", path.read_text(encoding="utf-8"), re.MULTILINE):
             found[path.stem] = importlib.import_module(f"preprocess.{path.stem}")
     return found
 
@@ -40,7 +41,7 @@ def build_parser(modules):
 
 
 def main(argv=None):
-    modules = datasets()
+    modules = datasets(*(sys.argv[1:] if argv is None else argv)[:1]) or datasets()
     args = build_parser(modules).parse_args(argv)
     args.memory = stage.memory_bytes(args.memory)
     modules[args.dataset].get_plays(args, runs.workspace(args, create=True))

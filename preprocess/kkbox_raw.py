@@ -10,9 +10,8 @@ import csv
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import duckdb
 
 import runs
 from preprocess import download
@@ -169,7 +168,9 @@ class Raw:
 
     def __init__(self, files, memory, spill):
         """files: {name: Path of a plain csv}; memory: bytes for DuckDB; spill: folder for what it cannot hold."""
-        self.files = files
+        import duckdb
+        self.files, self.texts = files, {}
+        self.pool = ThreadPoolExecutor(4)
         self.con = duckdb.connect()
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")
@@ -192,23 +193,28 @@ class Raw:
         import pyarrow as pa
         return self._read(name, columns, pa.dictionary(pa.int32(), pa.string()))
 
+    def read_ahead(self, *names):
+        """Begin to read files that `rows` will be asked for."""
+        import pyarrow as pa
+        self.texts |= {name: self.pool.submit(self._read, name, COLUMNS[name], pa.string()) for name in names}
+
     def rows(self, name, wanted):
         """The row of each id of `wanted` (Arrow texts), as an Arrow table in their order; nulls where there is none.
 
-        The id is the first of the file's COLUMNS. Tells of ids that stand there twice; the first row counts.
+        The id is the first of the file's COLUMNS. Tells of ids that stand there twice; the first row counts. The
+        file was given to `read_ahead`.
         """
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
         key, *_ = COLUMNS[name]
-        table = self._read(name, COLUMNS[name], pa.string())
+        table = self.texts.pop(name).result()
         place = pc.index_in(table[key], value_set=wanted)
         table, place = table.filter(place.is_valid()), place.drop_null().to_numpy()
-        known, first = np.unique(place, return_index=True)
-        if len(place) > len(first):
-            print(f"{self.files[name].name}: {len(place) - len(first)} rows repeat a {key}; the first row counts")
         row = np.full(len(wanted), -1)
-        row[known] = first
+        row[place[::-1]] = np.arange(len(place))[::-1]   # the last that is assigned stays
+        if repeated := len(place) - np.count_nonzero(row >= 0):
+            print(f"{self.files[name].name}: {repeated} rows repeat a {key}; the first row counts")
         return table.combine_chunks().take(pa.array(row, mask=row < 0))
 
     def _read(self, name, columns, kind):
@@ -238,6 +244,7 @@ class Raw:
             self.con.unregister("given")
 
     def _do(self, work):
+        import duckdb
         try:
             return work()
         except duckdb.OutOfMemoryException as e:
@@ -266,6 +273,7 @@ class Raw:
         return self
 
     def __exit__(self, *exc):
+        self.pool.shutdown(cancel_futures=True)
         self.con.close()
 
 

@@ -5,7 +5,6 @@ numbers. 10 million plays take 0.5 GB so, where their ids alone would take 0.9. 
 songs and listeners that were played are kept.
 """
 import csv
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +41,9 @@ class Plays:
     def __len__(self):
         return len(self.user)
 
-    def table(self, rows=slice(None)):
-        """Arrow table of some rows, in the columns of plays.pqt."""
-        number = np.arange(len(self))[rows]
+    def table(self, rows):
+        """Arrow table of some rows, an array or a slice with both ends, in the columns of plays.pqt."""
+        number = np.r_[rows]   # of an array itself, of a slice its numbers
         columns = {"user_id": self.user[rows].astype(np.int64), "track_id": self.track[rows].astype(np.int64),
                    "timestamp": pa.array(number * SECOND).cast(pa.timestamp("us"))}
         for name in CONTEXT:
@@ -59,24 +58,26 @@ class Plays:
 # --------------------------------------------------------------------------- numbering
 
 def read_plays(raw, with_test=True):
-    """Plays of train.csv, then of test.csv."""
+    """Plays of train.csv, then of test.csv. The metadata is read ahead while the plays are numbered."""
     files = ("train", "test") if with_test else ("train",)
-    parts = [raw.encoded(name, [*IDS, *CONTEXT, *(["target"] if name == "train" else [])]) for name in files]
+    parts = [*raw.pool.map(raw.encoded, files, ([*IDS, *CONTEXT, "target"], [*IDS, *CONTEXT]))]
     rows = [part.num_rows for part in parts]
-    target, words = encoded(parts[0]["target"].chunks)
+    chunks = {c: [chunk for part in parts if c in part.column_names for chunk in part[c].chunks]
+              for c in (*reversed(IDS), *CONTEXT, "target")}   # the songs take longest
+    columns = raw.pool.map(encoded, chunks.values())
+    raw.read_ahead("songs", "song_extra_info", "members")
+    columns = dict(zip(chunks, columns, strict=True))
+    del parts, chunks
+    target, words = columns.pop("target")
     target = np.array([*map(_small, words.to_pylist()), NO_TARGET], np.int8)[target]
     target = np.concatenate([target, np.full(sum(rows[1:]), NO_TARGET, np.int8)])
-    chunks = {c: [chunk for part in parts for chunk in part[c].chunks] for c in (*IDS, *CONTEXT)}
-    with ThreadPoolExecutor(2) as pool:
-        columns = dict(zip(chunks, pool.map(encoded, chunks.values()), strict=True))
-    del parts, chunks
     known = np.logical_and.reduce([code < len(values) for code, values in map(columns.get, IDS)])
     kept = [int(part.sum()) for part in np.split(known, np.cumsum(rows)[:-1])]
     if not kept[0]:
         raise WorkError(f"{raw.files['train']} has no plays; the challenge's file has 7,377,418 rows")
     if not known.all():
         target, columns = target[known], {c: _without(code[known], values) for c, (code, values) in columns.items()}
-    (user, users), (track, tracks), *context = columns.values()
+    (track, tracks), (user, users), *context = columns.values()
     small = [code.astype(np.min_scalar_type(len(values))) for code, values in context]
     texts = [values.to_pylist() for _, values in context]
     return Plays(user, track, kept[0], dict(zip(CONTEXT, small, strict=True)), dict(zip(CONTEXT, texts, strict=True)),
@@ -129,10 +130,10 @@ def write_plays(path, plays):
     """plays.pqt, a row group at a time."""
     import pyarrow.parquet as pq
     with pq.ParquetWriter(path, plays.table(slice(0, 0)).schema, compression="zstd", compression_level=1,
-                          use_dictionary=[*CONTEXT], column_encoding=dict.fromkeys(
+                          use_dictionary=[*CONTEXT], write_statistics=["timestamp"], column_encoding=dict.fromkeys(
                               ("user_id", "track_id", "timestamp"), "DELTA_BINARY_PACKED")) as out:
         for start in range(0, len(plays), ROWS):
-            out.write_table(plays.table(slice(start, start + ROWS)), row_group_size=ROWS)
+            out.write_table(plays.table(slice(start, min(start + ROWS, len(plays)))), row_group_size=ROWS)
 
 
 # --------------------------------------------------------------------------- metadata
@@ -171,8 +172,7 @@ USERS = f"""
 
 def read_items(raw, tracks):
     """Arrow table of the songs' metadata, a row per track, with `known`: stands in songs.csv."""
-    with ThreadPoolExecutor(2) as pool:
-        rows, extra = pool.map(lambda name: raw.rows(name, tracks), ("songs", "song_extra_info"))
+    rows, extra = raw.pool.map(raw.rows, ("songs", "song_extra_info"), (tracks, tracks))
     return raw.select(ITEMS, rows.append_column("name", extra["name"]).append_column("code", extra["isrc"])
                       .append_column("idx", pa.array(np.arange(len(tracks)))))
 

@@ -199,6 +199,7 @@ def test_links_follow_the_workspace(tiny, tmp_path):
     ("a: {script: recommenders.ease, space: {l2: {uniform: [3, 1]}}}", "l2: should be a list of values"),
     ("a: {script: recommenders.ease, space: {l3: [1]}}", "has no flag --l3"),
     ("a: {script: recommenders.ease, seeds: 0}", "seeds is a whole number of at least 1"),
+    ("a: {script: recommenders.ease, controls: 0}", "controls is a whole number of at least 1"),
     ("a: {script: recommenders.nosuch, space: {l2: [1]}}", "has no script recommenders.nosuch"),
 ])
 def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
