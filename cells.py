@@ -175,5 +175,12 @@ def defaults(recommender):
 
 
 def departures(request, reference):
-    """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}."""
+    """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}.
+
+    Those of a configuration within it count one by one.
+    """
+    def flat(arguments):
+        inner = [v for v in arguments.values() if isinstance(v, dict)]
+        return {k: v for part in [arguments, *inner] for k, v in part.items() if not isinstance(v, dict)}
+    request, reference = flat(request), flat(reference)
     return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}

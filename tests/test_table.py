@@ -13,6 +13,7 @@ import knn
 import metrics
 import runs
 import table
+import train_bert
 import typeset
 from cells import Figure, capability, collect, defaults
 from recommenders import chance, popularity
@@ -138,6 +139,12 @@ def test_the_plain_row_among_equals_is_the_scripts_default(tmp_path):
     numbers, text = tables(tmp_path)
     assert numbers["KNN Recall@2"].to_dict() == pytest.approx({"mfcc": 0.1, "mfcc (KNN: center)": 0.9})
     assert "KNN was run with" not in text
+
+
+def test_values_of_a_configuration_count_one_by_one(tmp_path):
+    config = train_bert.settings(train_bert.parse([]))
+    make_run(tmp_path, "bert4rec", "mfcc", [0.1] * 4, config=config | {"learning_rate": 0.003, "positions": "none"})
+    assert "- BERT4Rec was run with learning rate 0.003, positions none\n" in tables(tmp_path)[1]
 
 
 def test_rows_stand_between_their_controls(tmp_path):
