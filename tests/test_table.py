@@ -144,7 +144,7 @@ def test_the_plain_row_among_equals_is_the_scripts_default(tmp_path):
 def test_values_of_a_configuration_count_one_by_one(tmp_path):
     config = train_bert.settings(train_bert.parse([]))
     make_run(tmp_path, "bert4rec", "mfcc", [0.1] * 4, config=config | {"learning_rate": 0.003, "positions": "none"})
-    assert "- BERT4Rec was run with learning rate 0.003, positions none\n" in tables(tmp_path)[1]
+    assert "- BERT4Rec was run with positions none, learning rate 0.003\n" in tables(tmp_path)[1]
 
 
 def test_rows_stand_between_their_controls(tmp_path):
