@@ -170,7 +170,7 @@ class Raw:
         """files: {name: Path of a plain csv}; memory: bytes for DuckDB; spill: folder for what it cannot hold."""
         import duckdb
         self.files, self.texts = files, {}
-        self.pool = ThreadPoolExecutor(4)
+        self.pool = ThreadPoolExecutor(2)
         self.con = duckdb.connect()
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")

@@ -62,12 +62,12 @@ def read_plays(raw, with_test=True):
     files = ("train", "test") if with_test else ("train",)
     parts = [*raw.pool.map(raw.encoded, files, ([*IDS, *CONTEXT, "target"], [*IDS, *CONTEXT]))]
     rows = [part.num_rows for part in parts]
-    chunks = {c: [chunk for part in parts if c in part.column_names for chunk in part[c].chunks]
-              for c in (*reversed(IDS), *CONTEXT, "target")}   # the songs take longest
-    columns = raw.pool.map(encoded, chunks.values())
+    order = (*reversed(IDS), *CONTEXT, "target")   # the songs take longest
+    chunks = {c: [chunk for part in parts if c in part.column_names for chunk in part[c].chunks] for c in order}
+    del parts
+    codes = raw.pool.map(encoded, map(chunks.pop, order))   # each freed when it is done
     raw.read_ahead("songs", "song_extra_info", "members")
-    columns = dict(zip(chunks, columns, strict=True))
-    del parts, chunks
+    columns = dict(zip(order, codes, strict=True))
     target, words = columns.pop("target")
     target = np.array([*map(_small, words.to_pylist()), NO_TARGET], np.int8)[target]
     target = np.concatenate([target, np.full(sum(rows[1:]), NO_TARGET, np.int8)])
