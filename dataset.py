@@ -333,6 +333,18 @@ def load_embedding(split, name, missing="fail", shuffle=None):
     return vectors
 
 
+def unit_scale(vectors, n_hot):
+    """Vectors (n_items, D) centred on the first n_hot and divided by one number: those have a mean square length of 1.
+
+    Directions and ratios of distances stay. Without it the units of an embedding set the temperature of a softmax,
+    drown masks, positions and biases, and slow down its training (VGGish has rows of length 1,500). Equal rows all
+    become zero.
+    """
+    centred = vectors - vectors[:n_hot].mean(axis=0, dtype=np.float64)
+    length = np.sqrt((centred[:n_hot] ** 2).sum(axis=1).mean())
+    return (centred / (length if length > 0 else 1.0)).astype(np.float32)
+
+
 def embedding_info(workdir, name):
     """Provenance json of an embedding, {} where it has none."""
     path = embedding_path(workdir, name).with_suffix(".json")

@@ -82,21 +82,9 @@ def content(split, args, device):
     import dataset
     vectors = dataset.load_embedding(split, args.model, args.missing, shuffle=args.seed if args.shuffle else None)
     if args.scale == "unit":
-        vectors = unit_scale(vectors, split.n_hot)
+        vectors = dataset.unit_scale(vectors, split.n_hot)
     vectors = torch.from_numpy(vectors)
     return vectors[:split.n_hot], vectors[split.n_hot:].to(device)
-
-
-def unit_scale(vectors, n_hot):
-    """Vectors (n_items, D) centred on the first n_hot and divided by one number: those have a mean square length of 1.
-
-    Directions and ratios of distances stay. Without it the units of an embedding set the temperature of the
-    softmax and drown mask and positions (VGGish has rows of length 1,500). Equal rows all become zero.
-    """
-    import numpy as np
-    centred = vectors - vectors[:n_hot].mean(axis=0, dtype=np.float64)
-    length = np.sqrt((centred[:n_hot] ** 2).sum(axis=1).mean())
-    return (centred / (length if length > 0 else 1.0)).astype(np.float32)
 
 
 # --------------------------------------------------------------------------- what training changes

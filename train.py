@@ -99,6 +99,9 @@ def build_parser():
     group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
+    group.add_argument("--scale", choices=("unit", "none"), default="none",
+                       help="unit centres the embedding on its hot tracks and divides it by one number, so that their "
+                            "mean squared length is 1; none takes it as it is (default none, as published)")
     group.add_argument("--as-published", action="store_true",
                        help="1 trains and 0 freezes, negative users come from the first 17,052, the penalty counts "
                             "frozen parameters and the validation loss, too")
@@ -147,6 +150,8 @@ def check(parser, args):
         args.temperature = 0.1
     if args.model == "random" and args.shuffle:
         parser.error("--shuffle permutes an embedding; random has none")
+    if args.model == "random" and args.scale == "unit":
+        parser.error("--scale unit is for an embedding; random has none")
     if args.as_published and args.dynamic_item_freeze:
         parser.error("the published code reads dynamic_item_freeze and never uses it; give 0 with --as-published")
 

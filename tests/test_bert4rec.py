@@ -7,8 +7,8 @@ import torch.nn.functional as F
 import bert4rec
 import softmax
 from bert4rec import BERT4Rec, Sequences
+from dataset import unit_scale
 from runs import UsageError
-from sequence_training import unit_scale
 from sequences import generator_of
 from tests.histories import Largest
 

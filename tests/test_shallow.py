@@ -1,5 +1,6 @@
 """Shallow Net, its parts: golden values, the step against plain autograd, freezing, negatives, losses, stopping."""
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -305,3 +306,16 @@ def test_the_penalty_is_trained_on_and_enters_the_validation_loss_only_as_publis
     assert plain == shallow.validation_loss(net, val, args) < 1
     published = shallow.validation_loss(net, val, train.parse([*flags, "--as-published"]))
     assert published == pytest.approx(plain + 0.5 * everything, rel=1e-5)
+
+
+def test_scaling_makes_the_units_of_an_embedding_irrelevant(tiny):
+    split = dataset.load(tiny)
+    matrix = np.load(tiny / "embeddings" / "content.npy")
+    np.save(tiny / "embeddings" / "loud.npy", 100 * matrix + 7)
+    shutil.copy(tiny / "embeddings" / "content.json", tiny / "embeddings" / "loud.json")
+    plain, loud, published = (shallow.build(split, train.parse(argv), "cpu")[0].item_embeddings.detach() for argv in (
+        ["content", "--scale", "unit"], ["loud", "--scale", "unit"], ["content"]))
+    assert torch.allclose(plain, loud, atol=1e-5) and plain.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(published, torch.from_numpy(dataset.load_embedding(split, "content")[:split.n_hot]))
+    with pytest.raises(SystemExit):
+        train.parse(["random", "--scale", "unit"])

@@ -86,7 +86,7 @@ def test_the_committed_spaces_are_read_by_the_scripts(tiny, capsys):
                           ("recommenders.sasrec", 10), ("recommenders.two_tower", 10)):
         mine = [line for line in lines if f" {script} " in line]
         assert len(mine) == len(set(mine)) == count, script
-    both = [line for line in lines if " train.py " in line]
+    both = [line for line in lines if " train_bert.py " in line]
     assert [x.replace("--model random", "--model content") for x in both[:10]] == both[10:]
 
 
