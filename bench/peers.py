@@ -29,8 +29,8 @@ import runs
 ROOT = Path(__file__).resolve().parents[1]
 K = 10
 WIDTH, BATCH, LENGTH = 128, 32, 30
-FULL = {"items": 100, "users": 2000, "seeds": 5, "Markov": {"sasrec": 20, "bert4rec": 40},
-        "demo": {"sasrec": 10, "bert4rec": 30}}                     # epochs
+FULL = {"items": 100, "users": 2000, "seeds": 5, "Markov": {"sasrec": 20, "bert4rec": 30},
+        "demo": {"sasrec": 10, "bert4rec": 15}}                     # epochs
 QUICK = {"items": 100, "users": 400, "seeds": 2, "Markov": {"sasrec": 3, "bert4rec": 3},
          "demo": {"sasrec": 2, "bert4rec": 2}}
 FLAGS = {  # of ours; what they leave out is the default of the recommender's script
