@@ -311,11 +311,12 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
     return matrix
 
 
-def load_embedding(split, name, missing="fail", shuffle=None):
+def load_embedding(split, name, missing="fail", shuffle=None, scale="none"):
     """Embedding of the split's items, float32 (n_items, D), row i = item i.
 
     missing: 'fail' stops when a needed track has no finite row; 'mean' fills with the mean of the others.
     shuffle: None, or the seed of a permutation of the rows (the control: right vectors, wrong tracks).
+    scale: 'none', or 'unit' for what unit_scale makes of them.
     """
     if missing not in ("fail", "mean"):
         raise UsageError(f"--missing is fail or mean, not {missing!r}")
@@ -330,7 +331,7 @@ def load_embedding(split, name, missing="fail", shuffle=None):
     vectors[absent] = vectors[~absent].mean(axis=0, dtype=np.float64)
     if shuffle is not None:
         vectors = vectors[np.random.default_rng(shuffle).permutation(len(vectors))]
-    return vectors
+    return unit_scale(vectors, split.n_hot) if scale == "unit" else vectors
 
 
 def unit_scale(vectors, n_hot):

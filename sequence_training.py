@@ -80,10 +80,8 @@ def content(split, args, device):
     import torch
 
     import dataset
-    vectors = dataset.load_embedding(split, args.model, args.missing, shuffle=args.seed if args.shuffle else None)
-    if args.scale == "unit":
-        vectors = dataset.unit_scale(vectors, split.n_hot)
-    vectors = torch.from_numpy(vectors)
+    vectors = torch.from_numpy(dataset.load_embedding(
+        split, args.model, args.missing, args.seed if args.shuffle else None, args.scale))
     return vectors[:split.n_hot], vectors[split.n_hot:].to(device)
 
 

@@ -103,10 +103,8 @@ def build(split, args, device):
     if args.model == "random":
         items, cold = torch.randn(split.n_hot, args.hidden_dim or RANDOM_DIM, generator=draw), None
     else:
-        vectors = dataset.load_embedding(split, args.model, args.missing, shuffle=args.seed if args.shuffle else None)
-        if args.scale == "unit":
-            vectors = dataset.unit_scale(vectors, split.n_hot)
-        vectors = torch.from_numpy(vectors)
+        vectors = torch.from_numpy(dataset.load_embedding(
+            split, args.model, args.missing, args.seed if args.shuffle else None, args.scale))
         items, cold = vectors[:split.n_hot], vectors[split.n_hot:].to(device)
     if args.user_init:
         history = split.matrix()
