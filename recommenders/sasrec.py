@@ -10,8 +10,8 @@ Sources: Kang and McAuley, ICDM 2018 (arXiv 1808.09781); the loss gBCE: Petrov a
 tracks of train. ce is the cross-entropy over the whole catalogue, of which only blocks are held; sampled estimates it
 from sampled tracks; gbce is binary, with the overconfidence of sampling taken back. One draw of tracks serves a batch.
 
-Unlike the published code: positions count from the end, as its left padding makes them; the residual is added to
-what came in and not to its norm, as the paper's formula says; attention weights are not dropped out.
+The layers are those of the published code, but for a dropout on what attention gives instead of on its weights.
+Positions count from the end, as its left padding makes them.
 """
 if __package__ in (None, ""):
     import sys
