@@ -5,7 +5,8 @@
 Sources: Sun et al., "BERT4Rec", CIKM '19 (arXiv 1904.06690): some items of a sequence are replaced by a mask
 and guessed from both sides; "Comparative Analysis of Pretrained Audio Representations in Music Recommender
 Systems" (RecSys '24), section 3.2: the item table is an audio embedding, and the output layer is tied to it.
-The transformer is BertModel of transformers, fed with vectors (inputs_embeds).
+The transformer is BertModel of transformers, fed with vectors; as published it normalises after each part of a layer
+(`norm: after`), ours before it, which learns where the other stays with what is popular.
 
 Letters: U users, B sequences of a batch, L positions, M masked positions of a batch, V hot items (the
 catalogue of the training softmax), D dimensions of the item table, H width of the transformer.
@@ -22,13 +23,14 @@ from runs import UsageError
 from softmax import blocked_logsumexp
 
 DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
-WORDS = {"hidden_act": ("gelu", "gelu_new", "relu", "silu", "tanh"), "positions": ("auto", "end", "start", "none")}
-PUBLISHED = {"initializer_range": 0.02, "positions": "start"}  # what the published code does otherwise than the file
+WORDS = {"hidden_act": ("gelu", "gelu_new", "relu", "silu", "tanh"), "norm": ("before", "after"),
+         "positions": ("auto", "end", "start", "none")}
+PUBLISHED = {"initializer_range": 0.02, "norm": "after", "positions": "start"}  # where the published code differs
 RANGES = {  # key -> (type, least, most); most None is open
     "num_hidden_layers": (int, 1, None), "num_attention_heads": (int, 1, None), "intermediate_size": (int, 1, None),
     "hidden_act": (str, None, None), "hidden_dropout_prob": (float, 0, 0.99),
     "attention_probs_dropout_prob": (float, 0, 0.99), "initializer_range": (float, 1e-9, None),
-    "layer_norm_eps": (float, 1e-20, None), "positions": (str, None, None),
+    "layer_norm_eps": (float, 1e-20, None), "norm": (str, None, None), "positions": (str, None, None),
     "mlm_probability": (float, 1e-6, 1), "random_dim": (int, 1, None),
     "learning_rate": (float, 1e-12, None), "patience": (int, 1, None), "plateau_patience": (int, 0, None),
     "plateau_factor": (float, 1e-6, 0.999),
@@ -113,7 +115,7 @@ class BERT4Rec(nn.Module):
             **{key: config[key] for key in BERT_KEYS}), add_pooling_layer=False)
         self.into = nn.Linear(dim, width) if width != dim else nn.Identity()
         self.out = nn.Linear(width, dim) if width != dim else nn.Identity()
-        self.whole_softmax, self.positions = whole_softmax, config["positions"]
+        self.whole_softmax, self.norm, self.positions = whole_softmax, config["norm"], config["positions"]
         self.dtype = torch.bfloat16 if bf16 else None
 
     @property
@@ -151,14 +153,42 @@ class BERT4Rec(nn.Module):
         last = ids.shape[1] - 1 if inside is None else inside.sum(1, keepdim=True) - 1
         return (last - count).clamp(min=0)
 
+    def start(self, ids, inside):
+        """What the first layer gets, (B, L, H). Normalised before, it is the plain sum: the embeddings' own norm and
+        token type then stand idle, because a mask of unit length would outweigh what attention brings it."""
+        embeddings, places = self.transformer_model.embeddings, self.places(ids, inside)
+        vectors = self.into(self.rows(ids))
+        if self.norm == "after":
+            return embeddings(inputs_embeds=vectors, position_ids=places)
+        return embeddings.dropout(vectors + embeddings.position_embeddings(places))
+
+    def ahead(self, part, x):
+        """What a part of a layer (attention or feed-forward, by its BertSelfOutput or BertOutput) reads of x."""
+        return part.LayerNorm(x) if self.norm == "before" else x
+
+    def merged(self, part, new, x):
+        """x with what its part made of it, `new`, added."""
+        return x + part.dropout(part.dense(new)) if self.norm == "before" else part(new, x)
+
+    def forward_part(self, layer, x):
+        """x after a layer's feed-forward."""
+        return self.merged(layer.output, layer.intermediate(self.ahead(layer.output, x)), x)
+
+    def through(self, layer, x, seen):
+        """Hidden vectors (B, L, H) after one whole layer."""
+        part = layer.attention.output
+        return self.forward_part(layer, self.merged(part, layer.attention.self(self.ahead(part, x), seen)[0], x))
+
     def forward(self, ids, inside=None):
         """Scores (B, L, V + 2) of every row at every position of codes (B, L): for looking at, training never
         holds them. inside (B, L) bool is False at the padding, None without any.
         """
+        seen = None if inside is None else inside[:, None, None]
         with self.narrow():
-            hidden = self.transformer_model(inputs_embeds=self.into(self.rows(ids)), attention_mask=inside,
-                                            position_ids=self.places(ids, inside))
-            vectors = self.out(hidden.last_hidden_state).to(self.items.dtype)
+            hidden = self.start(ids, inside)
+            for layer in self.transformer_model.encoder.layer:
+                hidden = self.through(layer, hidden, seen)
+            vectors = self.out(hidden).to(self.items.dtype)
         return vectors @ torch.cat([self.items, self.special]).T
 
     def vectors(self, ids, inside, wanted):
@@ -169,14 +199,15 @@ class BERT4Rec(nn.Module):
         """
         seen = None if inside is None else inside[:, None, None]                 # (B, 1, 1, L) for SDPA
         *early, last = self.transformer_model.encoder.layer
+        part, at = last.attention.output, wanted.flatten().nonzero().squeeze(1)
         with self.narrow():
-            hidden = self.transformer_model.embeddings(inputs_embeds=self.into(self.rows(ids)),
-                                                       position_ids=self.places(ids, inside))    # (B, L, H)
+            hidden = self.start(ids, inside)
             for layer in early:
-                hidden = layer(hidden, seen)
-            few = hidden.flatten(0, 1).index_select(0, wanted.flatten().nonzero().squeeze(1))    # (M, H)
-            few = last.attention.output(self.attend(last.attention.self, hidden, few, seen, wanted), few)
-            return self.out(last.feed_forward_chunk(few)).to(self.items.dtype)
+                hidden = self.through(layer, hidden, seen)
+            read = self.ahead(part, hidden)
+            few, asking = (x.flatten(0, 1).index_select(0, at) for x in (hidden, read))           # (M, H) each
+            few = self.merged(part, self.attend(last.attention.self, read, asking, seen, wanted), few)
+            return self.out(self.forward_part(last, few)).to(self.items.dtype)
 
     @staticmethod
     def attend(attention, hidden, few, seen, wanted):
@@ -206,8 +237,8 @@ class BERT4Rec(nn.Module):
         return (self.log_normaliser(vectors) - (vectors * F.embedding(targets, self.items)).sum(1)).mean()
 
     def load_published(self, state):
-        """Take over a state dict of the published code: table with mask and pad behind, positions from the start."""
-        self.positions = "start"
+        """Take over a state dict of the published code: table with mask and pad behind, its norm and positions."""
+        self.norm, self.positions = PUBLISHED["norm"], PUBLISHED["positions"]
         rows = state["item_embeddings.weight"]
         if rows.shape != (len(self.items) + 2, self.items.shape[1]):
             raise ValueError(f"the table must be {(len(self.items) + 2, self.items.shape[1])}, not {tuple(rows.shape)}")

@@ -77,8 +77,9 @@ def build_parser():
     sequence_training.flags(group, scale="default unit; none with --as-published")
     group.add_argument("--as-published", action="store_true",
                        help="item_freeze 1 trains and 0 freezes, batches hold 128 whatever batch_size says, lists are "
-                            "asked for with the last 50 positions, positions count from the start, the softmax also "
-                            "covers mask and pad, weights start at .02, --scale none")
+                            "asked for with the last 50 positions, positions count from the start, layers normalise "
+                            "after each part, the softmax also covers mask and pad, weights start at .02, "
+                            "--scale none")
     group.add_argument("--k", type=runs.positive, default=100, help="length of the lists (default 100)")
     runs.common_flags(parser, device=True)
     return parser

@@ -64,9 +64,10 @@ def test_a_published_table_of_another_size_is_refused():
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("hidden_dim", [0, 12])
 @pytest.mark.parametrize("whole", [True, False])
-def test_loss_and_gradients_equal_the_dense_ones(frozen, hidden_dim, whole):
-    """The whole BertModel, all positions, all logits, cross_entropy(ignore_index): the same to 1e-9 in double."""
-    model = small(frozen=frozen, hidden_dim=hidden_dim, whole_softmax=whole)
+@pytest.mark.parametrize("norm", ["before", "after"])
+def test_loss_and_gradients_equal_the_dense_ones(frozen, hidden_dim, whole, norm):
+    """All positions through all layers, all logits, cross_entropy(ignore_index): the same to 1e-9 in double."""
+    model = small(frozen=frozen, hidden_dim=hidden_dim, whole_softmax=whole, config={"norm": norm})
     ids, inside, masked, targets = batch_of(model)
     labels = torch.full(ids.shape, -100).masked_scatter(masked, targets)
     scores = model(ids, inside)[..., :None if whole else len(model.items)]
@@ -77,6 +78,40 @@ def test_loss_and_gradients_equal_the_dense_ones(frozen, hidden_dim, whole):
     assert expected.keys() == found.keys() and ("items" in found) == (not frozen)
     for name, value in expected.items():
         assert torch.allclose(value, found[name], rtol=1e-8, atol=1e-10), name
+
+
+def test_normalised_after_it_is_bertmodel():
+    model = small(config={"norm": "after", "positions": "start"})
+    ids, inside, *_ = batch_of(model)
+    hidden = model.transformer_model(inputs_embeds=model.rows(ids), attention_mask=inside).last_hidden_state
+    expected = hidden @ torch.cat([model.items, model.special]).T
+    assert torch.allclose(model(ids, inside)[inside], expected[inside], atol=1e-12)
+
+
+def test_normalised_before_it_is_torchs_norm_first():
+    model = small(config={"norm": "before", "positions": "start"})
+    ids, inside, *_ = batch_of(model)
+    x = model.rows(ids) + model.transformer_model.embeddings.position_embeddings.weight[:ids.shape[1]]
+    for layer in model.transformer_model.encoder.layer:
+        x = torchs(layer, model.transformer_model.config)(x, src_key_padding_mask=~inside)
+    expected = x @ torch.cat([model.items, model.special]).T
+    assert torch.allclose(model(ids, inside)[inside], expected[inside], atol=1e-12)
+
+
+def torchs(layer, config):
+    """torch's own layer with the weights of a BertLayer, normalised first."""
+    own = layer.attention.self
+    made = torch.nn.TransformerEncoderLayer(
+        config.hidden_size, config.num_attention_heads, config.intermediate_size, 0.0, "gelu", config.layer_norm_eps,
+        batch_first=True, norm_first=True, dtype=torch.float64)
+    made.load_state_dict({
+        "self_attn.in_proj_weight": torch.cat([own.query.weight, own.key.weight, own.value.weight]),
+        "self_attn.in_proj_bias": torch.cat([own.query.bias, own.key.bias, own.value.bias]),
+        **{f"{name}.{kind}": getattr(part, kind) for kind in ("weight", "bias") for name, part in (
+            ("self_attn.out_proj", layer.attention.output.dense), ("norm1", layer.attention.output.LayerNorm),
+            ("linear1", layer.intermediate.dense), ("linear2", layer.output.dense),
+            ("norm2", layer.output.LayerNorm))}})
+    return made.train(layer.training)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -271,11 +271,12 @@ def test_early_stopping_keeps_the_best_epoch(tiny):
     assert best["epoch"] == manifest["best_epoch"] and best["loss"] == manifest["best_val_loss"] == last["best_loss"]
 
 
-@pytest.mark.parametrize("argv, positions, spread", [
-    ([], "end", 0.05), (["--order", "count"], "none", 0.05), (["--as-published", "--order", "count"], "start", 0.02)])
-def test_what_the_settings_decide(argv, positions, spread, tmp_path):
+@pytest.mark.parametrize("argv, positions, spread, norm", [
+    ([], "end", 0.05, "before"), (["--order", "count"], "none", 0.05, "before"),
+    (["--as-published", "--order", "count"], "start", 0.02, "after")])
+def test_what_the_settings_decide(argv, positions, spread, norm, tmp_path):
     config = train_bert.settings(train_bert.parse(argv))
-    assert (config["positions"], config["initializer_range"]) == (positions, spread)
+    assert (config["positions"], config["initializer_range"], config["norm"]) == (positions, spread, norm)
     (tmp_path / "own.yaml").write_text("positions: start")
     args = train_bert.parse([*argv, "--config", str(tmp_path / "own.yaml")])
     assert train_bert.settings(args)["positions"] == "start"
