@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import dropout
 import sequences
 from runs import UsageError
 from softmax import blocked_logsumexp
@@ -113,6 +114,7 @@ class BERT4Rec(nn.Module):
         self.transformer_model = BertModel(BertConfig(
             vocab_size=2, hidden_size=width, max_position_embeddings=max_seq_len, attn_implementation="sdpa",
             **{key: config[key] for key in BERT_KEYS}), add_pooling_layer=False)
+        dropout.replace(self.transformer_model)
         self.into = nn.Linear(dim, width) if width != dim else nn.Identity()
         self.out = nn.Linear(width, dim) if width != dim else nn.Identity()
         self.whole_softmax, self.norm, self.positions = whole_softmax, config["norm"], config["positions"]

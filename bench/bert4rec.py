@@ -5,7 +5,8 @@ tied output layer over every position and row, `cross_entropy(ignore_index=-100)
 only the masked positions to a softmax in blocks (softmax.BlockedLogSumExp). The same in both: layers as published
 (norm after, positions from the start), batches and masked positions, weights at the start, dropout 0.1, SDPA, fused
 Adam, threads, float32, what is frozen (frozen: the item rows are a constant and the mask vector trains; trained: every
-row trains); losses and gradients are compared before anything is timed. Every sequence is full, so that bucketing by length gives ours nothing here.
+row trains); losses and gradients are compared before anything is timed. Every sequence is full, so that bucketing by
+length gives ours nothing here.
 
 D=200, L=100, B=16, V=55,853 items, 20 % masked. Units: sequences per second; MiB of peak resident memory over
 that of the imported libraries, each in a process of its own; GFLOP/s of executed products (counted by torch's
