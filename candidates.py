@@ -4,7 +4,8 @@
     pool = candidates.pool(split, "val", sources, seed=42)      # every (user, item) that stands in some list
 
 A word names a run, or a recommender: then its best run on val is taken, out of the finished runs that were
-made on this very split (checksums decide). Controls on shuffled embeddings are never taken for the real thing.
+made on this very split (checksums decide). Controls on shuffled embeddings, runs on the embedding `oracle` (the truth
+of a generated world) and what was built on either are never taken for the real thing: they are named in full.
 Every recommender fits train alone and writes lists of val as of test, so a list of val has not seen val.
 """
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def find(split, words, metric="NDCG@10"):
 def _find(split, word, found, current, metric):
     named = {word: found[word]} if word in found else {
         name: config for name, config in found.items()
-        if config.get("recommender") == word and not _is_shuffled(config)}
+        if config.get("recommender") == word and not _is_control(name, found)}
     usable, why = {}, ""
     for name, config in named.items():
         reason = _unusable(split, name, config, current)
@@ -142,8 +143,18 @@ def _find(split, word, found, current, metric):
     return Source(word, best, tuple(usable[best]["parts"]), len(usable), Path(split.workdir))
 
 
-def _is_shuffled(config):
-    return config.get("request", {}).get("shuffle") not in (None, False)
+def _is_control(name, found):
+    """Whether a run, or one of those it was built on, has a shuffled embedding or the oracle's."""
+    waiting, seen = [name], set()
+    while waiting:
+        name = waiting.pop()
+        config = found.get(name, {})
+        shuffled = config.get("request", {}).get("shuffle") not in (None, False)
+        if shuffled or "oracle" in str(config.get("embedding")).split("+"):
+            return True
+        seen.add(name)
+        waiting += set(config.get("sources", {}).values()) - seen
+    return False
 
 
 def _unusable(split, name, config, current):
@@ -165,7 +176,9 @@ def _missing(split, word, found, why):
     if command is None:
         there = ", ".join(sorted({c["recommender"] for c in found.values() if c.get("recommender")})) or "none"
         return UsageError(f"{word!r} is no run of {split.workdir} and no recommender; there are runs of: {there}")
-    return WorkError(f"{why or f'there is no run of {word} in {split.workdir}'}; "
+    there = any(config.get("recommender") == word for config in found.values())
+    apart = " but on shuffled embeddings or the oracle" if there else ""
+    return WorkError(f"{why or f'there is no run of {word} in {split.workdir}{apart}'}; "
                      f"make it first: {command} --workdir {split.workdir}")
 
 

@@ -12,7 +12,7 @@ import dataset
 import runs
 import topk
 from recommenders import content_knn, hybrid, itemknn, popularity
-from tests.world import tiny_workspace, write_pairs, write_tracks
+from tests.world import tiny_workspace, write_embedding, write_pairs, write_tracks
 
 PARTS = ("popularity", "content_knn", "itemknn")
 
@@ -211,6 +211,26 @@ def test_a_shuffled_control_is_never_taken_for_the_real_thing(tiny):
         candidates.find(split, ["content_knn"])
     (name, _), = runs.find_runs(tiny)
     assert candidates.find(split, [name])[0].run == name  # asked for by its name, it is what is wanted
+
+
+def test_neither_the_oracle_nor_what_was_built_on_it_stands_for_a_recommender(tiny):
+    three_runs(tiny)
+    split = dataset.load(tiny)
+    honest = candidates.find(split, ["content_knn"])[0].run
+    direction = np.array([int(s[0][6:]) for s in pd.read_parquet(tiny / "items.pqt").styles])
+    write_embedding(tiny, "oracle", np.eye(4, dtype=np.float32)[direction])
+    content_knn.main(["oracle", "--workdir", str(tiny), "--k", "10", "--neighbours", "5"])
+    (oracle,) = [name for name, config in runs.find_runs(tiny) if config["embedding"] == "oracle"]
+    source, = candidates.find(split, ["content_knn"])
+    assert (source.run, source.among) == (honest, 1)
+    assert candidates.find(split, [oracle])[0].run == oracle
+    hybrid.main([oracle, "popularity", "--workdir", str(tiny), "--k", "10"])
+    built, _ = made(tiny)
+    with pytest.raises(runs.WorkError, match="no run of hybrid in .* but on shuffled embeddings or the oracle; make"):
+        candidates.find(split, ["hybrid"])
+    assert candidates.find(split, [built])[0].run == built
+    two = {"embedding": "content+oracle", "recommender": "two_tower"}
+    assert candidates._is_control("a", {"a": two}) and not candidates._is_control("a", {"a": {"sources": {"a": "a"}}})
 
 
 def test_missing_runs_are_one_sentence_with_the_command(tiny):
