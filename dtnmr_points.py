@@ -218,7 +218,11 @@ def ranges(starts, counts):
 
 
 def playlists_of_points(path, users):
-    """(Playlists, track ids of their rows) from points.pqt; `users`: the ids of the user codes, ascending."""
+    """(Playlists, track ids of their rows) from points.pqt; `users`: the ids of the user codes, ascending.
+
+    A history row behind a point is the beginning of a test playlist: known to nobody who trains, and of no part of
+    the split (kkbox_filters.split_pairs has the same rule). What `target` says is behaviour and decides nothing.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     try:
@@ -234,15 +238,15 @@ def playlists_of_points(path, users):
     order = order[np.isin(user_id[order], users)]
     table, user = table.take(order), np.searchsorted(users, user_id[order])
     part = np.array(table["part"].cast(pa.string()).to_pylist(), dtype=object)
-    level = np.where(part == "test", 2, np.where(part == "val", 1, 0)).astype(np.int8)
-    if "target" in table.column_names:  # plays of test.csv have none, and are known to nobody who trains
-        level[table["target"].is_null().to_numpy()] = 2
+    point = part != "history"
+    behind = running_maximum(point.astype(np.int8), user) > 0
+    level = np.where((part == "test") | (behind & ~point), 2, np.where(part == "val", 1, 0)).astype(np.int8)
     indptr = np.searchsorted(user, np.arange(len(users) + 1))
     level = running_maximum(level, user)
     behaviour, values = None, ()
     if "source_system_tab" in table.column_names:
         behaviour, values = behaviours_of(table["source_system_tab"], level == 0)
-    lists = Playlists(indptr, user, track[order], level, part != "history", behaviour, values)
+    lists = Playlists(indptr, user, track[order], level, point, behaviour, values)
     return lists, track[order]
 
 

@@ -18,6 +18,7 @@ import dtnmr_points
 import dtnmr_training
 import runs
 from recommenders import dtnmr
+from tests import kkbox
 from tests.conftest import ROOT
 from tests.dtnmr_world import SMALL, listening_world, world_of
 from tests.world import tiny_workspace
@@ -165,11 +166,24 @@ def test_plays_of_test_csv_are_known_to_nobody_who_trains(tmp_path):
     points = pd.read_parquet(workdir / "points.pqt")
     last = points.sort_values("position").groupby("user_id").tail(3).index
     points.loc[last, "part"] = "history"
-    points.loc[last, "target"] = None
+    points.loc[points.position % 4 == 0, "target"] = None   # an empty cell of train.csv, which says nothing of test
     runs.write_parquet(workdir / "points.pqt", points)
     lists, _ = dtnmr_points.playlists_of_points(workdir / "points.pqt", dataset.load(workdir).users)
     late = np.r_[lists.indptr[1:] - 3, lists.indptr[1:] - 2, lists.indptr[1:] - 1]
     assert (np.flatnonzero(lists.level == 2) == np.sort(late)).all() and (lists.ends(1) == lists.indptr[1:] - 3).all()
+
+
+def test_an_empty_target_in_train_csv_moves_no_point(tmp_path):
+    """Points of a workspace made from such a file are the points that its dataset.json counts."""
+    tables = kkbox.world()
+    for row in tables["train"][:4]:
+        row[5] = ""
+    work = kkbox.get(kkbox.write(tmp_path / "raw", tables), tmp_path / "w", *kkbox.LOOSE, "--min-playlist-len", 1,
+                     "--test", "csv")
+    lists, _ = dtnmr_points.playlists_of_points(work / "points.pqt", np.array([0, 2]))
+    told = runs.read_json(work / "dataset.json")["counts"]["points"]
+    assert {part: len(lists.points(part)) for part in dtnmr_points.PARTS} == {k: told[k] for k in dtnmr_points.PARTS}
+    assert told["train"] > 4
 
 
 def test_a_workspace_without_points_takes_its_split_in_order(tmp_path):
