@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import dtnmr_points as points
+import runs
 from dtnmr_model import DTNMR, Data, Negatives, batches_of
 from runs import UsageError, WorkError
 
@@ -20,6 +21,7 @@ class World:
         if path.exists():
             if args.order != "time":
                 raise UsageError(f"--order {args.order} is for workspaces without {path.name}, which has an order")
+            agrees(split.workdir)
             lists, tracks = points.playlists_of_points(path, split.users)
         else:
             if args.no_behaviour:
@@ -67,6 +69,19 @@ class World:
         wrong = self.negatives[part].draw(users, subset - 1, generator)
         candidates = np.concatenate([self.lists.song[rows, None], wrong], 1)
         return [torch.as_tensor(x, device=self.device) for x in (users, rows, candidates)]
+
+
+def agrees(workdir):
+    """WorkError where data/ was not split by the split.pqt that was written with points.pqt: train would know test.
+
+    Nothing is said where a file of the two is not there to compare.
+    """
+    given, manifest = workdir / "split.pqt", workdir / "data" / "split.json"
+    if not (given.exists() and manifest.exists()):
+        return
+    if runs.read_json(manifest).get("request", {}).get("given split") != runs.checksum(given):
+        raise WorkError(f"{manifest.parent} was not split by {given.name}, which was made with points.pqt, so train "
+                        "may hold its test points; run preprocess/1_train_test_split.py --protocol given again")
 
 
 # --------------------------------------------------------------------------- what an epoch changes

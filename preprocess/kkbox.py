@@ -129,6 +129,10 @@ def get_plays(args, workdir):
         new.publish({"name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
                      "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
                      "versions": runs.versions()})
+    split = workdir / "data" / "split.json"
+    if split.exists() and runs.read_json(split).get("request", {}).get("given split") != runs.checksum(
+            workdir / "split.pqt"):
+        print(f"beware: {split.parent} was split from other points; run 1_train_test_split.py --protocol given again")
 
 
 def _has_embeddings(workdir, old):

@@ -14,8 +14,9 @@ import torch
 
 import dataset
 import runs
-from dtnmr_training import Training
+from dtnmr_training import Training, agrees
 from recommenders import dtnmr
+from tests import kkbox
 from tests.conftest import ROOT
 from tests.dtnmr_world import SMALL, listening_world, world_of
 from tests.world import tiny_workspace
@@ -212,6 +213,24 @@ def test_points_without_a_column_and_data_without_order_are_one_sentence(tmp_pat
     code, said = refused(capsys, "--workdir", tiny_workspace(tmp_path / "t", timed=False), *SMALL)
     assert code == 2 and "--order count" in said
     dtnmr.main(["--workdir", str(tmp_path / "t"), "--order", "count", *SMALL, "--k", "5"])
+
+
+def test_points_newer_than_the_split_are_refused(tmp_path, capsys):
+    """Other filters move plays from train to test: the old train.pqt would know the new test points."""
+    raw, workdir = kkbox.write(tmp_path / "raw", kkbox.world()), tmp_path / "w"
+    flags = ["--workdir", workdir, "--subset-size", "2", "--min-playlist-len", "2", *SMALL]
+    kkbox.get(raw, workdir, *kkbox.LOOSE, "--val-share", 0)
+    for protocol in ("random", "given"):
+        kkbox.splitter.main(["--protocol", protocol, "--workdir", str(workdir)])
+        if protocol == "random":
+            code, said = refused(capsys, *flags)
+            assert code == 1 and "--protocol given again" in said
+    kkbox.get(raw, workdir, *kkbox.LOOSE)
+    assert "beware: " in capsys.readouterr().out
+    code, said = refused(capsys, *flags)
+    assert code == 1 and "was not split by split.pqt" in said and "--protocol given again" in said
+    kkbox.splitter.main(["--protocol", "given", "--workdir", str(workdir)])
+    agrees(workdir)
 
 
 def test_a_folder_without_the_kkbox_files_is_named(tmp_path, capsys):
