@@ -1,10 +1,12 @@
 """The five files of the KKBOX challenge as tables of one DuckDB session, out of whatever archive they are in.
 
-    with kkbox_raw.Raw(Path("kkbox"), hidden, memory=1 << 30) as raw:
+    files = kkbox_raw.unpack(kkbox_raw.find("kkbox", names), hidden)
+    with kkbox_raw.Raw(files, memory=1 << 30, spill=hidden / "spill") as raw:
         raw.run("select count(*) from train")
 
 Views `train`, `test`, `songs`, `members`, `song_extra_info`: the columns of the file, all text, an empty cell null.
-A row with another number of cells than the header, or bytes that are no UTF-8, stop the work with their row.
+A row with another number of cells than the header stops the work with its number, and so do bytes that are no UTF-8
+in a column of COLUMNS; the cells of other columns are not read.
 """
 import csv
 import re
@@ -147,9 +149,24 @@ def _extract_by_program(archive, chosen, folder):
 # --------------------------------------------------------------------------- tables
 
 def header(path):
-    """Column names of a csv file."""
+    """Column names of a csv file: its first line that is not blank; [] where there is none."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
-        return next(csv.reader(f), [])
+        try:
+            return next(filter(None, csv.reader(f)), [])
+        except csv.Error as e:
+            raise WorkError(f"{path} has no header of column names ({e})") from None
+
+
+def columns_of(path, needed):
+    """Names for all columns of a csv file, each once: the needed ones their own, the others a number."""
+    there = header(path)
+    if not there:
+        raise WorkError(f"{path} is empty; a csv with the columns {', '.join(needed)} is expected")
+    if missing := [c for c in needed if c not in there]:
+        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)[:300]}")
+    if twice := [c for c in needed if there.count(c) > 1]:
+        raise WorkError(f"{path} has the column {', '.join(twice)} more than once; remove or rename what is not meant")
+    return [c if c in needed else f"column {i}" for i, c in enumerate(there)]
 
 
 def has_quotes(path):
@@ -176,12 +193,7 @@ class Raw:
         self.run(f"set temp_directory={quoted(spill)}")
         self.run("set enable_progress_bar=false")
         for name, path in files.items():
-            there = header(path)
-            if not there:
-                raise WorkError(f"{path} is empty; a csv with the columns {', '.join(COLUMNS[name])} is expected")
-            if missing := [c for c in COLUMNS[name] if c not in there]:
-                raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)[:300]}")
-            columns = ", ".join(f"{quoted(c)}: 'varchar'" for c in there)
+            columns = ", ".join(f"{quoted(c)}: 'varchar'" for c in columns_of(path, COLUMNS[name]))
             self.run(f"""create view {name} as from read_csv({quoted(path)}, columns={{{columns}}}, header=true,
                 delim=',', quote='"', escape='"', auto_detect=false, strict_mode=true)""")
 

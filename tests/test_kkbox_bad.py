@@ -111,6 +111,40 @@ def test_each_missing_column(raw, tmp_path, name, column):
         get(raw, tmp_path / "w", *LOOSE)
 
 
+@pytest.mark.parametrize("extra", [("",), ("extra", "extra"), ("Gender",), ("it's",), ("", "column 7")])
+def test_columns_that_nobody_needs_may_be_called_anything(raw, made, tmp_path, extra):
+    """A trailing comma, a repeated name, one that differs from a needed one in its case only."""
+    text = (raw / "members.csv").read_text(encoding="utf-8").splitlines()
+    (raw / "members.csv").write_text("".join(
+        ",".join([line, *(extra if i == 0 else ["x"] * len(extra))]) + "\n" for i, line in enumerate(text)))
+    frame = pd.read_csv(raw / "train.csv", dtype=str, keep_default_na=False)
+    frame.to_csv(raw / "train.csv")   # with the index, whose name is empty
+    work = get(raw, tmp_path / "w2", *LOOSE)
+    for name in ("plays", "users", "points"):
+        pd.testing.assert_frame_equal(table(work, name), table(made, name))
+
+
+def test_a_needed_column_that_stands_there_twice(raw, tmp_path):
+    text = (raw / "members.csv").read_text(encoding="utf-8").splitlines()
+    (raw / "members.csv").write_text("".join(f"{line},{'x' if i else 'gender'}\n" for i, line in enumerate(text)))
+    with pytest.raises(runs.WorkError, match="members.csv has the column gender more than once"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+def test_blank_lines_before_the_header(raw, made, tmp_path):
+    for name in ("train", "members"):
+        (raw / f"{name}.csv").write_text("\n\n" + (raw / f"{name}.csv").read_text(encoding="utf-8"), encoding="utf-8")
+    work = get(raw, tmp_path / "w2", *LOOSE)
+    for name in ("plays", "users"):
+        pd.testing.assert_frame_equal(table(work, name), table(made, name))
+
+
+def test_a_header_that_never_ends(raw, tmp_path):
+    (raw / "songs.csv").write_bytes(b'"song_id,song_length\n' + b"x,1,2,3,4,5,6\n" * 20_000)
+    with pytest.raises(runs.WorkError, match="songs.csv has no header of column names"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
 @pytest.mark.parametrize("name", list(kkbox_raw.COLUMNS))
 @pytest.mark.parametrize("what", ["short", "long"])
 def test_rows_of_wrong_length_are_named_and_nothing_is_lost(raw, made, tmp_path, name, what):
