@@ -4,7 +4,6 @@ A model is one of sequences.Asking that also has `loss(*batch)`, whose batch end
 `freeze_item_embs(flag)`. `args` has what `flags` adds, the common ones, and model, epochs, lr, l2 and
 dynamic_item_freeze; `config` has learning_rate, patience, plateau_patience and plateau_factor.
 """
-import argparse
 import math
 import sys
 import time
@@ -16,17 +15,6 @@ COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an un
 
 
 # --------------------------------------------------------------------------- flags
-
-def number(text):
-    """argparse type: a number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
-    return value
-
 
 def flags(group, scale="default unit"):
     """Add the flags of the histories' order, of the content and of the training; scale: words on its default."""
@@ -41,7 +29,7 @@ def flags(group, scale="default unit"):
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
     group.add_argument("--eval-every", type=runs.positive, default=5, help="epochs between metrics on val (default 5)")
-    group.add_argument("--checkpoint-seconds", type=number, default=10.0,
+    group.add_argument("--checkpoint-seconds", type=runs.number, default=10.0,
                        help="least time between checkpoints; they come at the end of epochs (default 10)")
 
 

@@ -13,7 +13,6 @@ import argparse
 
 import runs
 import sequence_training
-from sequence_training import number
 
 NEEDS = ("embedding", "order")
 COLD = True
@@ -56,7 +55,8 @@ PLACES = (  # name, type, default, help; in the order of the published call
     ("hidden_dim", whole(0), 0, "width of the transformer, 0 for the embedding's; another width than the embedding's "
                                 "adds a learned projection in and one out"),
     ("use_confidence", one_of("0", "1"), 0, "recorded only: every item of a sequence weighs the same"),
-    ("l2", number, 0.0, "penalty: this times the sum of squares of the trained parameters (its gradient is added)"),
+    ("l2", runs.number, 0.0, "penalty: this times the sum of squares of the trained parameters (its gradient is "
+                             "added)"),
 )
 
 
@@ -71,7 +71,7 @@ def build_parser():
                            help=text + ("" if default == "" else f" (default {default})"))
     group = parser.add_argument_group("training")
     group.add_argument("--config", metavar="FILE", help="YAML whose keys go over those of bert4rec.yaml")
-    group.add_argument("--lr", type=number, metavar="X", help="rate of Adam (default: learning_rate of the YAML)")
+    group.add_argument("--lr", type=runs.number, metavar="X", help="rate of Adam (default: learning_rate of the YAML)")
     group.add_argument("--patience", type=whole(1), metavar="N",
                        help="epochs without a better validation loss (default: patience of the YAML)")
     sequence_training.flags(group, scale="default unit; none with --as-published")
@@ -112,8 +112,8 @@ def request_of(args, config):
     """Every argument that can change the result; what is recorded only stands in the manifest's arguments."""
     apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "config", "lr", "patience"}
     apart |= {*RECORDED}
-    nothing_to_fill = {"missing": "fail"} if args.model == "random" else {}
-    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | nothing_to_fill | {"config": config}
+    no_content = {"item_freeze": 0, "missing": "fail"} if args.model == "random" else {}   # what they decide is content's
+    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | no_content | {"config": config}
 
 
 def defaults():

@@ -50,19 +50,19 @@ def build_parser():
                        help="width; another than the embedding's adds a projection in and one out (default 128)")
     group.add_argument("--layers", type=runs.positive, default=2, help="(default 2)")
     group.add_argument("--heads", type=runs.positive, default=4, help="must divide the width (default 4)")
-    group.add_argument("--dropout", type=sequence_training.number, default=0.2, help="(default 0.2)")
+    group.add_argument("--dropout", type=runs.number, default=0.2, help="(default 0.2)")
     group = parser.add_argument_group("training")
     group.add_argument("--loss", choices=("ce", "sampled", "gbce"), default="ce", help="see above (default ce)")
     group.add_argument("--negatives", type=runs.positive, default=None, metavar="N",
                        help=f"sampled tracks of a batch, for sampled and gbce (default {NEGATIVES})")
-    group.add_argument("--gbce-t", type=sequence_training.number, default=None, metavar="T",
+    group.add_argument("--gbce-t", type=runs.number, default=None, metavar="T",
                        help=f"calibration of gbce, from 0 (plain BCE) to 1 (default {GBCE_T})")
     group.add_argument("--batch-size", type=runs.positive, default=128, help="sequences per step (default 128)")
     group.add_argument("--epochs", type=runs.positive, default=100, help="at most (default 100)")
     group.add_argument("--patience", type=runs.positive, default=10,
                        help="stop after so many epochs without a better validation loss (default 10)")
-    group.add_argument("--lr", type=sequence_training.number, default=0.001, help="rate of Adam (default 0.001)")
-    group.add_argument("--l2", type=sequence_training.number, default=0.0,
+    group.add_argument("--lr", type=runs.number, default=0.001, help="rate of Adam (default 0.001)")
+    group.add_argument("--l2", type=runs.number, default=0.0,
                        help="penalty: this times the sum of squares of the trained parameters (default 0)")
     sequence_training.flags(group)
     runs.recommender_flags(parser, device=True)
@@ -96,7 +96,8 @@ def parse(argv=None):
 def request_of(args):
     """Every argument that can change the result."""
     apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds"}
-    return {k: v for k, v in sorted(vars(args).items()) if k not in apart}
+    no_content = {"item_freeze": 0, "missing": "fail"} if args.model == "random" else {}   # what they decide is content's
+    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | no_content
 
 
 def defaults():

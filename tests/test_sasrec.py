@@ -398,3 +398,10 @@ def test_learns_the_order_of_a_ring(tmp_path, loss):
     first = preds(workdir, name, "test").query("rank == 0").set_index("user_id").track_id
     truth = pd.read_parquet(workdir / "data" / "test.pqt").set_index("user_id").track_id
     assert (first == truth).mean() > 0.8
+
+
+def test_without_content_its_flags_make_no_other_run():
+    plain = sasrec.request_of(sasrec.parse([]))
+    assert sasrec.request_of(sasrec.parse(["--item-freeze", "0", "--missing", "mean"])) == plain
+    content = sasrec.request_of(sasrec.parse(["content"]))
+    assert sasrec.request_of(sasrec.parse(["content", "--item-freeze", "0"])) != content
