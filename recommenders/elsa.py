@@ -24,9 +24,9 @@ def build_parser():
     parser.add_argument("--factors", type=runs.positive, default=256, help="rank (default 256)")
     parser.add_argument("--epochs", type=runs.positive, default=30, help="passes over the users (default 30)")
     parser.add_argument("--batch-size", type=runs.positive, default=128, help="users per step (default 128)")
-    parser.add_argument("--lr", type=float, default=0.01, help="learning rate of NAdam (default 0.01)")
+    parser.add_argument("--lr", type=runs.number, default=0.01, help="learning rate of NAdam (default 0.01)")
     parser.add_argument("--embedding", default=None, metavar="NAME",
-                        help="also write the item factors as embeddings/NAME.npy")
+                        help="also write the item factors as embeddings/NAME.npy; refused where another's stands there")
     runs.recommender_flags(parser, device=True)
     return parser
 
@@ -97,39 +97,55 @@ def train(matrix, args, device, writer=None):
     return torch.nn.functional.normalize(factors, dim=-1)
 
 
-def write_embedding(split, name, vectors, run):
+def check_embedding(path, name):
+    """Refuse to write an embedding over one that this run did not make."""
+    if not path.exists() and not path.with_suffix(".json").exists():
+        return
+    about = runs.read_json(path.with_suffix(".json")) if path.with_suffix(".json").exists() else {}
+    if about.get("backend") != "elsa" or about.get("run") != name:
+        raise runs.UsageError(f"{path} is there and was not made by {name}; give --embedding another name, or remove "
+                              "it with its json")
+
+
+def write_embedding(split, path, vectors, run):
     """The item factors as an embedding of the workspace: a row for every track of train, NaN elsewhere."""
     import numpy as np
-
-    import dataset
     matrix = np.full((split.n_tracks, vectors.shape[1]), np.nan, np.float32)
     matrix[split.tracks[:split.n_hot]] = vectors
-    path = dataset.embedding_path(split.workdir, name)
-    runs.write_npy(path, matrix)
     runs.write_json(path.with_suffix(".json"), {
         "backend": "elsa", "run": run.name, "dim": vectors.shape[1], "track_checksum": split.track_checksum,
-        "failed": int(split.n_tracks - split.n_hot), "reason": "tracks outside train have no factors"})
+        "failed": {}, "without": int(split.n_tracks - split.n_hot), "reason": "tracks outside train have no factors"})
+    runs.write_npy(path, matrix)
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.lr <= 0:
-        raise runs.UsageError(f"--lr must be above 0, not {args.lr:g}")
+    if args.lr == 0:
+        raise runs.UsageError("--lr must be above 0")
     workdir = runs.workspace(args)
     device = runs.pick_device(args.device)
+    import numpy as np
+
     import dataset
     import topk
     split = dataset.load(workdir)
     request = {"factors": args.factors, "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr,
                "embedding": args.embedding, "k": args.k, "seed": args.seed, "comment": args.comment}
-    with runs.Run(workdir, "elsa", request, inputs=split.inputs, args=args) as run:
+    run = runs.Run(workdir, "elsa", request, inputs=split.inputs, args=args)
+    if args.embedding:
+        path = dataset.embedding_path(workdir, args.embedding)
+        check_embedding(path, run.name)
+        run.outputs = [path, path.with_suffix(".json")]
+    with run:
         if run.finished:
             return
         matrix = split.matrix()
         items = train(matrix, args, device, run.writer()).cpu().numpy()
+        if not np.isfinite(items).all():
+            raise runs.WorkError("the factors are no longer numbers; try a smaller --lr")
         runs.write_npy(run.model_embeddings("items"), items)
         if args.embedding:
-            write_embedding(split, args.embedding, items, run)
+            write_embedding(split, path, items, run)
         parts = [p for p in split.parts if p != "cold_test"]
         results = topk.write(run, split, args.k, args.seed, parts, users=matrix @ items, items=items,
                              device=device)

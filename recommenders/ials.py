@@ -4,7 +4,7 @@
 
 Source: Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008. Solved by
 the library `implicit`. Confidence of a pair is 1 + alpha * w with w = 1 (--values binary), its plays, or
-log(1 + plays).
+log(1 + plays), and 1 where nothing was played. (`implicit` takes the confidence itself: its alpha * w, without the 1.)
 """
 if __package__ in (None, ""):
     import sys
@@ -20,8 +20,8 @@ COLD = False
 def build_parser():
     parser = runs.Parser(prog="recommenders.ials", description=__doc__)
     parser.add_argument("--factors", type=runs.positive, default=64, help="dimensions (default 64)")
-    parser.add_argument("--regularization", type=float, default=1.0, help="ridge penalty (default 1)")
-    parser.add_argument("--alpha", type=float, default=10.0, help="confidence per unit of w (default 10)")
+    parser.add_argument("--regularization", type=runs.number, default=1.0, help="ridge penalty (default 1)")
+    parser.add_argument("--alpha", type=runs.number, default=10.0, help="confidence per unit of w (default 10)")
     parser.add_argument("--values", choices=("binary", "count", "log"), default="binary", help="w (default binary)")
     parser.add_argument("--iterations", type=runs.positive, default=20, help="sweeps over users and items (default 20)")
     runs.recommender_flags(parser)
@@ -29,21 +29,27 @@ def build_parser():
 
 
 def factorise(matrix, args):
-    """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w."""
+    """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w; WorkError where they run away."""
     from implicit.als import AlternatingLeastSquares
+    from implicit.recommender_base import ModelFitError
     from threadpoolctl import threadpool_limits
+    confidence = matrix.astype("float32")                 # a copy
+    confidence.data = 1 + args.alpha * confidence.data
     with threadpool_limits(1, "blas"):  # implicit runs threads of its own
-        model = AlternatingLeastSquares(factors=args.factors, regularization=args.regularization, alpha=args.alpha,
+        model = AlternatingLeastSquares(factors=args.factors, regularization=args.regularization, alpha=1.0,
                                         iterations=args.iterations, random_state=args.seed, use_gpu=False)
-        model.fit(matrix, show_progress=False)
+        try:
+            model.fit(confidence, show_progress=False)
+        except ModelFitError:
+            raise runs.WorkError("the factors are no longer numbers; try a larger --regularization or a smaller "
+                                 "--alpha") from None
     return model.user_factors, model.item_factors
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.regularization < 0 or args.alpha <= 0:
-        raise runs.UsageError("--regularization must be at least 0 and --alpha above 0, "
-                              f"not {args.regularization:g} and {args.alpha:g}")
+    if args.alpha == 0:
+        raise runs.UsageError("--alpha must be above 0; with 0 what was played weighs as little as what was not")
     workdir = runs.workspace(args)
     import numpy as np
 

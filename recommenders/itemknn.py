@@ -5,7 +5,9 @@
 
 Source: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004; shrinkage as in Bell
 and Koren, ICDM 2007: s(i, j) = <x_i, x_j> / (|x_i| |x_j| + h). Columns x_i are the users of item i, weighted
-by BM25 or TF-IDF (users as documents, items as terms) or left as they are. Weights come from `implicit`.
+by BM25 or TF-IDF (items as documents, users as terms) or left as they are. Weights come from `implicit`.
+
+Of equally similar items at the end of a neighbourhood, chance by --seed decides.
 
 Practical limit: neighbours are found block by block; the work is the sum over users of (tracks played)^2.
 """
@@ -27,7 +29,7 @@ def build_parser():
     parser.add_argument("--values", choices=("binary", "count"), default="binary",
                         help="a pair counts 1, or its plays (default binary)")
     parser.add_argument("--neighbours", type=runs.positive, default=200, help="neighbours kept per item (default 200)")
-    parser.add_argument("--shrink", type=float, default=0.0, help="shrinkage h of small overlaps, >= 0 (default 0)")
+    parser.add_argument("--shrink", type=runs.number, default=0.0, help="shrinkage h of small overlaps (default 0)")
     runs.recommender_flags(parser)
     return parser
 
@@ -42,13 +44,18 @@ def weighted(matrix, weight):
     return matrix.astype("float64")
 
 
-def neighbours(matrix, n, shrink=0.0, block=512):
+def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     """The n most similar other items of each item, csr float32 (I, I), row i = similarities of item i.
 
-    matrix: csr (U, I), weighted. An item without plays has no neighbours. Ties go to the lower item.
+    matrix: csr (U, I), weighted; tracks (I,): row indices in the workspace, which with the seed break ties (default
+    the codes). An item without plays has no neighbours.
     """
     import numpy as np
+    import torch
     from scipy.sparse import csr_matrix, vstack
+
+    import topk
+    tracks = torch.arange(matrix.shape[1]) if tracks is None else torch.from_numpy(tracks)
     columns = matrix.T.tocsr()                                             # (I, U)
     norm = np.sqrt(np.asarray(columns.multiply(columns).sum(axis=1))).ravel()
     blocks = []
@@ -57,7 +64,8 @@ def neighbours(matrix, n, shrink=0.0, block=512):
         row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
         value = product.data / (norm[start + row] * norm[product.indices] + shrink)
         value[product.indices == start + row] = 0
-        order = np.lexsort((product.indices, -value, row))                 # by row, then similarity
+        chance = topk.tie_key(tracks[start + row], tracks[product.indices], seed).numpy()
+        order = np.lexsort((chance, -value, row))                          # by row, then similarity
         place = np.arange(len(order)) - product.indptr[row[order]]
         kept = order[(place < n) & (value[order] > 0)]
         blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], product.indices[kept])),
@@ -67,8 +75,6 @@ def neighbours(matrix, n, shrink=0.0, block=512):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.shrink < 0:
-        raise runs.UsageError(f"--shrink must be at least 0, not {args.shrink:g}")
     workdir = runs.workspace(args)
     import dataset
     import topk
@@ -79,7 +85,7 @@ def main(argv=None):
         if run.finished:
             return
         matrix = weighted(split.matrix(args.values), args.weight)
-        near = neighbours(matrix, args.neighbours, args.shrink)
+        near = neighbours(matrix, args.neighbours, args.shrink, args.seed, split.tracks[:split.n_hot])
         history = split.matrix()
         parts = [p for p in split.parts if p != "cold_test"]
         results = topk.write(run, split, args.k, args.seed, parts,

@@ -5,7 +5,7 @@ from scipy.sparse import csr_matrix
 
 import dataset
 import runs
-from recommenders import ease, elsa, itemknn, popularity
+from recommenders import ease, elsa, ials, itemknn, popularity
 from tests.world import tiny_workspace
 
 
@@ -46,7 +46,7 @@ def test_ease_refuses_what_does_not_fit_before_it_starts(tiny):
 @pytest.mark.parametrize("block", [7, 512])
 def test_neighbours_by_the_plain_formula(shrink, block):
     x = plays(50, 30)
-    near = itemknn.neighbours(x, 5, shrink, block).toarray()
+    near = itemknn.neighbours(x, 5, shrink, block=block).toarray()
     dense = x.toarray().astype(np.float64)
     norm = np.linalg.norm(dense, axis=0)
     similarity = dense.T @ dense / (np.outer(norm, norm) + shrink)
@@ -60,6 +60,72 @@ def test_neighbours_by_the_plain_formula(shrink, block):
 def test_an_item_without_plays_has_no_neighbours():
     x = csr_matrix(np.array([[1, 1, 0], [1, 1, 0]], np.float32))
     assert np.allclose(itemknn.neighbours(x, 2).toarray(), [[0, 1, 0], [1, 0, 0], [0, 0, 0]])
+
+
+def test_equally_similar_items_get_their_places_by_chance():
+    """One listener played everything, so all items are alike: no item may be nobody's neighbour by its code."""
+    x = csr_matrix(np.vstack([np.ones((1, 200), np.float32), np.eye(200, dtype=np.float32)]))
+    one, again, other = (itemknn.neighbours(x, 20, seed=seed) for seed in (1, 1, 2))
+    assert (np.diff(one.indptr) == 20).all() and (one != again).nnz == 0 and (one != other).nnz > 0
+    assert (np.bincount(one.indices, minlength=200) > 0).all()
+    tracks = np.random.default_rng(0).permutation(200)            # chance goes by the track, not by its code
+    moved = itemknn.neighbours(x, 20, seed=1, tracks=tracks).toarray()
+    back = np.zeros_like(moved)
+    back[np.ix_(tracks, tracks)] = moved
+    assert np.array_equal(back, one.toarray())
+
+
+def solved(matrix, users, alpha, regularization):
+    """Item factors that solve least squares with confidence 1 + alpha w exactly, for given user factors."""
+    w = matrix.toarray().astype(np.float64)
+    out = []
+    for column in w.T:
+        c = np.where(column > 0, 1 + alpha * column, 1)
+        out.append(np.linalg.solve(users.T @ (c[:, None] * users) + regularization * np.eye(users.shape[1]),
+                                   users.T @ (c * (column > 0))))
+    return np.array(out)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 5.0])
+def test_ials_weighs_a_play_by_one_plus_alpha_w(alpha):
+    from types import SimpleNamespace
+    x = plays(60, 30)
+    x.data = np.random.default_rng(0).integers(1, 5, x.nnz).astype(np.float32)
+    args = SimpleNamespace(factors=4, regularization=0.5, alpha=alpha, iterations=60, seed=3)
+    users, items = ials.factorise(x, args)
+    assert np.abs(solved(x, users.astype(np.float64), alpha, 0.5) - items).max() < 1e-3
+    assert np.abs(solved(x, users.astype(np.float64), alpha * 1.2, 0.5) - items).max() > 1e-2
+
+
+def test_numbers_that_are_none_are_refused(tmp_path, capsys):
+    tiny = tiny_workspace(tmp_path / "w")
+    for module, *argv in ((itemknn, "--shrink", "nan"), (ials, "--alpha", "inf"), (ials, "--regularization", "nan"),
+                          (elsa, "--lr", "nan"), (itemknn, "--shrink", "-1")):
+        with pytest.raises(SystemExit) as stopped:
+            runs.cli(module.main, [*argv, "--workdir", str(tiny)])
+        assert stopped.value.code == 2 and "must be a number of at least 0" in capsys.readouterr().err
+    with pytest.raises(runs.WorkError, match="larger --regularization or a smaller --alpha"):
+        ials.main(["--workdir", str(tiny), "--alpha", "1e30"])
+    assert not (tiny / "preds").exists()
+
+
+def test_elsas_embedding_is_never_written_over_anothers(tmp_path):
+    tiny = tiny_workspace(tmp_path / "w")
+    argv = ["--workdir", str(tiny), "--factors", "4", "--epochs", "1", "--embedding"]
+    content = (tiny / "embeddings" / "content.npy").read_bytes()
+    with pytest.raises(runs.UsageError, match="was not made by elsa"):
+        elsa.main([*argv, "content"])
+    with pytest.raises(runs.UsageError, match="plain word"):
+        elsa.main([*argv, "../x"])
+    assert (tiny / "embeddings" / "content.npy").read_bytes() == content and not (tiny / "model_embeddings").exists()
+    elsa.main([*argv, "mine"])
+    path = tiny / "embeddings" / "mine.npy"
+    first = path.read_bytes()
+    with pytest.raises(runs.UsageError, match="was not made by elsa"):
+        elsa.main([*argv, "mine", "--seed", "2"])
+    path.unlink()
+    elsa.main([*argv, "mine"])
+    assert path.read_bytes() == first
 
 
 def test_popularity_counts_users_plays_and_recent_ones():
