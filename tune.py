@@ -10,7 +10,8 @@ gets the same settings and is chosen for by itself. The best mean of --metric on
 
 Trials run in WORKDIR/tuning: a workspace of links to train, val, embeddings and metadata in which there is no test
 part, so no figure of test is made, let alone read. A finished trial is skipped like any finished run, which is how
-an interrupted search goes on. tuning/trials.csv lists every trial with its figure or the reason for having none.
+an interrupted search goes on. tuning/trials.csv lists every trial, those of earlier calls, too, with its figure or the
+reason for having none.
 
 Random search: Bergstra and Bengio, JMLR 2012. Equal budgets: Ferrari Dacrema, Cremonesi and Jannach, RecSys 2019.
 """
@@ -28,6 +29,7 @@ from tune_spaces import Method, read_methods, settings
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
+LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (topk.write)
 APART = {"workdir", "device", "overwrite"}   # arguments that do not make a request
 
 
@@ -202,12 +204,20 @@ def takes(method, values, workdir):
 
 
 def write_trials(path, trials):
-    """Every trial as a row of a csv."""
+    """Every trial as a row of a csv, in place of the row it may have there from a call before."""
     import pandas as pd
-    runs.write_csv(path, pd.DataFrame([{
+    rows = pd.DataFrame([{
         "method": t.method.name, "representation": " ".join(map(str, t.which.values())), "trial": t.number,
         "setting": " ".join(f"--{k.replace('_', '-')} {v}" for k, v in t.setting.items()), "value": t.value,
-        "conf": t.conf, "seconds": t.seconds, "run": t.run, "reason": t.reason} for t in trials]), index=False)
+        "conf": t.conf, "seconds": t.seconds, "run": t.run, "reason": t.reason} for t in trials])
+    if rows.empty:
+        return
+    key = ["method", "representation", "trial"]
+    if path.exists() and path.stat().st_size > 1:
+        old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
+        old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
+        rows = pd.concat([old, rows]).drop_duplicates(key, keep="last").sort_values(key, kind="stable")
+    runs.write_csv(path, rows, index=False)
 
 
 # --------------------------------------------------------------------------- command line
@@ -215,8 +225,9 @@ def write_trials(path, trials):
 def metric(text):
     from metrics import METRICS
     found = re.fullmatch(r"(\w+)@([1-9]\d*)", text)
-    if not found or found[1] not in METRICS:
-        raise UsageError(f"--metric is NAME@K with a NAME of {', '.join(METRICS)}, not {text}")
+    if not found or found[1] not in METRICS or int(found[2]) not in LENGTHS:
+        raise UsageError(f"--metric is NAME@K with a NAME of {', '.join(METRICS)} and a K of 1 to 5, 10, 20 or 50, "
+                         f"not {text}")
     return text
 
 

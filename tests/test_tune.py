@@ -46,6 +46,26 @@ def method(space, name="m"):
     return tune_spaces.Method(name, "recommenders.ease", space=space)
 
 
+def test_a_length_of_lists_that_no_run_measures_is_refused_at_once(tmp_path):
+    for metric in ("NDCG@15", "NDCG@100", "NDCG@0", "Loss@10"):
+        with pytest.raises(runs.UsageError, match="a K of 1 to 5, 10, 20 or 50"):
+            tune.main(["--metric", metric, "--workdir", str(tmp_path)])
+
+
+def test_trials_of_earlier_calls_stay(tmp_path):
+    def trial(name, number, value, which=None):
+        return tune.Trial(method({}, name), number, which or {}, {"l2": number}, None, value)
+    path = tmp_path / "trials.csv"
+    tune.write_trials(path, [])
+    assert not path.exists()
+    tune.write_trials(path, [trial("knn", 1, 0.5, {"names": "tags"}), trial("ease", 1, 0.25), trial("ease", 2, 0.5)])
+    tune.write_trials(path, [trial("ease", 2, 0.75), trial("ease", 10, 1.0)])
+    tune.write_trials(path, [])
+    found = pd.read_csv(path, keep_default_na=False)
+    assert found[["method", "representation", "trial", "value"]].values.tolist() == [
+        ["ease", "", 1, 0.25], ["ease", "", 2, 0.75], ["ease", "", 10, 1.0], ["knn", "tags", 1, 0.5]]
+
+
 # --------------------------------------------------------------------------- settings
 
 def test_more_trials_go_on_from_fewer_and_other_seeds_and_names_draw_otherwise():
