@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import http.client
+import lzma
 import math
 import os
 import shutil
@@ -222,7 +223,12 @@ def open_zip(path, max_bytes=MAX_UNPACKED):
         with zipfile.ZipFile(path) as archive:
             _check_members(path, archive, max_bytes)
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError) as e:
+    except NotImplementedError as e:
+        raise WorkError(f"{path} is packed in a way that cannot be opened here ({e}); unpack it with another program, "
+                        "or pack it anew") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, OSError) as e:
+        if getattr(e, "errno", None) is not None:   # bzip2 calls damaged bytes an OSError, too, but without a number
+            raise
         raise WorkError(f"{path} is damaged or no zip archive ({e}); fetch it again") from None
 
 

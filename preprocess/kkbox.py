@@ -42,8 +42,9 @@ At the challenge's size this takes 1.5 GB of memory, which --memory does not low
 Points. A kept user's playlist is the plays of kept songs in train.csv. Its first --min-playlist-len rows are
 history, the rest train points, the last --val-share of which (rounded down, at least one of two) are val. Test
 points are the plays of test.csv after the first --min-playlist-len of them, again for playlists of an admissible
-length, and the train playlist comes before them as history. Where that gives no test point, or with
---test last, test.csv is no part of the points and the last 10 % of each playlist (at least one) are test.
+length, and the train playlist comes before them as history. Where that gives no test point, where test.csv is
+missing, or with --test last, test.csv is no part of the points and the last 10 % of each playlist (at least one) are
+test; --test csv refuses instead. Its plays are in plays.pqt wherever it is there.
 """
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def add_arguments(parser):
     parser.add_argument("--val-share", type=float, default=0.1, metavar="X",
                         help="share of each user's train points, the last ones, that are val (default .1)")
     parser.add_argument("--test", choices=("auto", "csv", "last"), default="auto",
-                        help="test points from test.csv, from the last tenth of each playlist, or whichever is there")
+                        help="test points from test.csv, from the last tenth of each playlist, or (auto, default) from "
+                             "the latter where test.csv is missing or gives none")
     parser.add_argument("--dim", type=int, default=64, metavar="D",
                         help="dimensions of embeddings/metadata.npy (default 64; 0 makes none)")
     parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of its reduction (default 42)")
@@ -113,8 +115,9 @@ def get_plays(args, workdir):
     from concurrent.futures import ThreadPoolExecutor
     check(args)
     from preprocess import kkbox_raw
-    found = kkbox_raw.find(args.raw, [f for f in FILES if f != "test" or args.test != "last" or
-                                      any(args.raw.glob("test.csv*"))])
+    found = kkbox_raw.find(args.raw, FILES, optional=() if args.test == "csv" else ("test",))
+    if "test" not in found and args.test == "auto":
+        print(f"{args.raw} holds no test.csv: the last tenth of each playlist is test")
     request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
     with stage.together(workdir / "dataset.json", "kkbox") as new, ThreadPoolExecutor(2) as pool:
         sums = pool.submit(kkbox_raw.checksums, found)

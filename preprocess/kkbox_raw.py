@@ -8,7 +8,9 @@ Views `train`, `test`, `songs`, `members`, `song_extra_info`: the columns of the
 A row with another number of cells than the header stops the work with its number, and so do bytes that are no UTF-8
 in a column of COLUMNS; the cells of other columns are not read.
 """
+import contextlib
 import csv
+import errno
 import re
 import shutil
 import subprocess
@@ -31,14 +33,16 @@ UNPACKERS = ("7zz", "7z", "7za", "bsdtar")
 
 # --------------------------------------------------------------------------- where the files are
 
-def find(raw, names):
+def find(raw, names, optional=()):
     """{name: Path of NAME.csv or of the archive that holds it}, for a folder or one archive `raw`.
 
-    UsageError where there is no such folder or file; WorkError that names every file that is missing.
+    optional: names that may be nowhere, and then are left out. UsageError where there is no such folder or file;
+    WorkError that names every other file that is missing.
     """
     raw = Path(raw).expanduser()
     if raw.is_file() and raw.suffix in ARCHIVES:
-        return dict.fromkeys(names, raw)
+        there = _chosen(_members(raw), names)
+        return {name: raw for name in names if name in there or name not in optional}
     if not raw.is_dir():
         raise UsageError(f"--raw {raw} is neither a folder nor a .zip or .7z; name what holds {_csv_names(names)}")
     found = {}
@@ -46,13 +50,27 @@ def find(raw, names):
         places = (raw / f"{name}{suffix}" for suffix in (".csv", ".csv.7z", ".csv.zip", ".7z", ".zip"))
         if there := [path for path in places if path.is_file()]:
             found[name] = there[0]
-    missing = [n for n in names if n not in found]
-    whole = [p for p in sorted(raw.iterdir()) if p.suffix in ARCHIVES and p not in found.values()]
-    if missing and len(whole) == 1:
-        found |= dict.fromkeys(missing, whole[0])
-    elif missing:
-        mend = "; without test.csv, --test last takes the end of each playlist instead" if missing == ["test"] else ""
-        raise WorkError(f"--raw {raw} lacks {_csv_names(missing)} (nor is it there as .csv.7z or .csv.zip){mend}")
+    if len(found) < len(names):   # an archive of several of them, or one that has nothing to do with them
+        for archive in [p for p in sorted(raw.iterdir()) if p.suffix in ARCHIVES and p not in found.values()]:
+            found |= dict.fromkeys(_chosen(_members(archive), [n for n in names if n not in found]), archive)
+    if missing := [n for n in names if n not in found and n not in optional]:
+        raise WorkError(f"--raw {raw} lacks {_csv_names(missing)} (nor is it there as .csv.7z or .csv.zip)"
+                        f"{_without(missing)}")
+    return found
+
+
+def _without(missing):
+    return "; without test.csv, --test last takes the end of each playlist instead" if missing == ["test"] else ""
+
+
+def _chosen(members, names):
+    """{name: the member that is NAME.csv or an archive of it}; without the names that none is."""
+    found = {}
+    for name in names:
+        there = [m for suffix in (".csv", ".csv.7z", ".csv.zip") for m in members
+                 if Path(m).name == name + suffix and "__MACOSX" not in m]
+        if there:
+            found[name] = there[0]
     return found
 
 
@@ -72,14 +90,10 @@ def unpack(found, folder):
 def _open(archive, names, folder):
     """Take NAME.csv, or an archive of it, out of an archive."""
     members = _members(archive)
-    chosen = {}
-    for name in names:
-        there = [m for suffix in (".csv", ".csv.7z", ".csv.zip") for m in members
-                 if Path(m).name == name + suffix and "__MACOSX" not in m]
-        if there:
-            chosen[name] = there[0]
+    chosen = _chosen(members, names)
     if missing := [n for n in names if n not in chosen]:
-        raise WorkError(f"{archive} lacks {_csv_names(missing)}; it holds {', '.join(members[:8]) or 'nothing'}")
+        raise WorkError(f"{archive} lacks {_csv_names(missing)}; it holds {', '.join(members[:8]) or 'nothing'}"
+                        f"{_without(missing)}")
     folder.mkdir(parents=True, exist_ok=True)
     print(f"unpacking {_csv_names(chosen)} from {archive.name}")
     _extract(archive, chosen, folder)
@@ -94,35 +108,40 @@ def _open(archive, names, folder):
 
 
 def _members(archive):
+    """Names of the files in an archive."""
     if archive.suffix == ".zip":
         with download.open_zip(archive) as opened:
             return [m.filename for m in opened.infolist() if not m.is_dir()]
     if py7zr := _py7zr():
-        try:
-            with py7zr.SevenZipFile(archive) as opened:
-                return opened.getnames()
-        except (py7zr.exceptions.ArchiveError, OSError, EOFError) as e:
-            raise WorkError(f"{archive} is damaged or no 7z archive ({e or type(e).__name__}); "
-                            "fetch it again") from None
-    return [f"{archive.name.removesuffix('.7z').removesuffix('.csv')}.csv"]  # the challenge's: one file in each
+        with _open_7z(py7zr, archive) as opened:
+            return opened.getnames()
+    program = _program(archive)
+    if program == "bsdtar":
+        return _run(archive, [program, "-tf", archive]).splitlines()
+    told = _run(archive, [program, "l", "-slt", archive]).partition("\n----------\n")[2]   # before: the archive itself
+    return re.findall("^Path = (.*)$", told, re.MULTILINE)
 
 
 def _extract(archive, chosen, folder):
     """Write members {name: member} flat into `folder`, under their last names."""
+    members = list(chosen.values())
     if archive.suffix == ".zip":
-        download.unpack(archive, folder, [Path(m).name for m in chosen.values()])
-    elif py7zr := _py7zr():
-        inside = folder / f".{archive.name}.out"
-        try:
-            with py7zr.SevenZipFile(archive) as opened:
-                opened.extract(path=inside, targets=list(chosen.values()))
-            for member in chosen.values():
-                (inside / member).replace(folder / Path(member).name)
-        except (py7zr.exceptions.ArchiveError, OSError, EOFError) as e:
-            raise WorkError(f"{archive} cannot be unpacked ({e or type(e).__name__}); fetch it again") from None
-        shutil.rmtree(inside, ignore_errors=True)
+        download.unpack(archive, folder, [Path(m).name for m in members])
+        return
+    inside = folder / f".{archive.name}.out"
+    if py7zr := _py7zr():
+        with _open_7z(py7zr, archive) as opened:
+            opened.extract(path=inside, targets=members)
     else:
-        _extract_by_program(archive, chosen, folder)
+        inside.mkdir()
+        program = _program(archive)
+        _run(archive, [program, "-xf", archive, "-C", inside] if program == "bsdtar"
+             else [program, "x", "-y", f"-o{inside}", archive], members)
+    if lost := [m for m in members if not (inside / m).is_file()]:
+        raise WorkError(f"{archive} gave no {', '.join(lost)} when it was unpacked; fetch it again")
+    for member in members:
+        (inside / member).replace(folder / Path(member).name)
+    shutil.rmtree(inside, ignore_errors=True)
 
 
 def _py7zr():
@@ -133,17 +152,41 @@ def _py7zr():
     return py7zr
 
 
-def _extract_by_program(archive, chosen, folder):
+@contextlib.contextmanager
+def _open_7z(py7zr, archive):
+    """A py7zr.SevenZipFile; what it raises of a damaged or encrypted file becomes one sentence."""
+    try:
+        with py7zr.SevenZipFile(archive) as opened:
+            yield opened
+    except py7zr.exceptions.PasswordRequired:
+        raise WorkError(f"{archive} is encrypted; unpack it yourself and name the folder with --raw") from None
+    except py7zr.exceptions.UnsupportedCompressionMethodError as e:
+        raise WorkError(f"{archive} is packed in a way that cannot be opened here ({e.message}); unpack it yourself "
+                        "and name the folder with --raw") from None
+    except Exception as e:   # its parser and five decompressors raise whatever the wrong bytes lead them to
+        if isinstance(e, MemoryError) or getattr(e, "errno", None) not in (None, errno.EINVAL):
+            raise   # of this machine, not of the file; EINVAL: sent to a place before its beginning
+        raise WorkError(f"{archive} is damaged or no 7z archive ({str(e) or type(e).__name__}); "
+                        "fetch it again") from None
+
+
+def _program(archive):
+    """Name of a program on this machine that opens a .7z."""
     program = next((p for p in UNPACKERS if shutil.which(p)), None)
     if program is None:
         raise WorkError(f"{archive} needs something that opens .7z: pip install py7zr, or one of the programs "
                         f"{', '.join(UNPACKERS)}; or unpack it yourself and name the folder with --raw")
-    command = ([program, "-xf", archive, "-C", folder] if program == "bsdtar"
-               else [program, "e", "-y", f"-o{folder}", archive])
-    done = subprocess.run([str(word) for word in [*command, *chosen.values()]], capture_output=True, text=True)
-    if done.returncode or not all((folder / Path(m).name).is_file() for m in chosen.values()):
+    return program
+
+
+def _run(archive, command, members=()):
+    """What an unpacking program prints; it may not ask for a password. Its failure is a WorkError."""
+    done = subprocess.run([str(word) for word in [*command, *members]], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, errors="replace")
+    if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())[-160:]
-        raise WorkError(f"{program} could not take {', '.join(chosen.values())} out of {archive} ({said})")
+        raise WorkError(f"{command[0]} could not open {archive} ({said}); it is damaged, encrypted or no 7z archive")
+    return done.stdout
 
 
 # --------------------------------------------------------------------------- tables

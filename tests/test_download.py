@@ -312,3 +312,24 @@ def test_missing_member_damaged_and_no_archive(tmp_path):
     assert not (tmp_path / "out").exists() or left(tmp_path / "out") == []
     with pytest.raises(UsageError, match="is no file; a zip archive is expected"):
         download.unpack(tmp_path / "absent.zip", tmp_path / "out", ["a.dat"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damage_within_other_compressions_is_named(tmp_path, method):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", method) as z:
+        z.writestr("a.dat", BODY[:5000] + hashlib.sha512(b"").digest() * 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:120] + bytes(b ^ 0xff for b in whole[120:200]) + whole[200:])
+    with pytest.raises(WorkError, match="a.zip is damaged or no zip archive"):
+        download.unpack(path, tmp_path / "out", ["a.dat"])
+
+
+def test_a_compression_that_python_lacks_is_named(tmp_path):
+    """Method 9, Deflate64: what Windows makes of files beyond 2 GB."""
+    path = archive(tmp_path / "a.zip", [("a.dat", "A" * 100)])
+    data = bytearray(path.read_bytes())
+    data[8] = data[data.rfind(b"PK\x01\x02") + 10] = 9
+    path.write_bytes(data)
+    with pytest.raises(WorkError, match="a.zip is packed in a way that cannot be opened here .*another program"):
+        download.unpack(path, tmp_path / "out", ["a.dat"])

@@ -1,5 +1,4 @@
-"""WSDM-KKBOX: archives, and what is said of bad files and flags; the real sample through the real command line."""
-import shutil
+"""WSDM-KKBOX: what is said of bad files and flags; the real sample through the real command line."""
 import subprocess
 import sys
 import zipfile
@@ -24,52 +23,6 @@ def made(raw, tmp_path):
     return get(raw, tmp_path / "w", *LOOSE)
 
 
-# --------------------------------------------------------------------------- archives
-
-@pytest.mark.parametrize("form", ["zip each", "zip of zips", "one zip"])
-def test_zip_archives_give_the_same_workspace(raw, made, tmp_path, form):
-    packed = tmp_path / "packed"
-    packed.mkdir()
-    for path in raw.glob("*.csv"):
-        name = "all.zip" if form == "one zip" else f"{path.name}.zip"
-        with zipfile.ZipFile(packed / name, "a", zipfile.ZIP_DEFLATED) as z:
-            z.write(path, f"data/{path.name}")
-    if form == "zip of zips":
-        with zipfile.ZipFile(tmp_path / "whole.zip", "w") as z:
-            for path in packed.iterdir():
-                z.write(path, path.name)
-        packed = tmp_path / "whole.zip"
-    work = get(packed, tmp_path / "w2", *LOOSE)
-    for name in ("plays.pqt", "items.pqt", "points.pqt"):
-        assert (work / name).read_bytes() == (made / name).read_bytes()
-    assert not list(work.glob(".*new")), "what was unpacked is removed"
-
-
-def test_7z_archives_give_the_same_workspace(raw, made, tmp_path):
-    py7zr = pytest.importorskip("py7zr", reason="needs py7zr to write a .7z")
-    packed = tmp_path / "packed"
-    packed.mkdir()
-    for path in raw.glob("*.csv"):
-        with py7zr.SevenZipFile(packed / f"{path.name}.7z", "w") as z:
-            z.write(path, path.name)
-    work = get(packed, tmp_path / "w2", *LOOSE)
-    assert (work / "plays.pqt").read_bytes() == (made / "plays.pqt").read_bytes()
-
-
-def test_7z_without_anything_to_open_it(raw, tmp_path, monkeypatch):
-    (raw / "songs.csv").rename(raw / "songs.csv.7z")
-    monkeypatch.setattr(kkbox_raw, "_py7zr", lambda: None)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(runs.WorkError, match="pip install py7zr.*or unpack it yourself"):
-        get(raw, tmp_path / "w", *LOOSE)
-
-
-def test_a_damaged_archive_is_named(raw, tmp_path):
-    (raw / "songs.csv").rename(raw / "songs.csv.zip")
-    with pytest.raises(runs.WorkError, match="songs.csv.zip is damaged or no zip"):
-        get(raw, tmp_path / "w", *LOOSE)
-
-
 # --------------------------------------------------------------------------- bad input, through the real command line
 
 def command(*words):
@@ -86,19 +39,24 @@ def test_missing_files_are_named(raw, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(kkbox_raw.COLUMNS))
-def test_each_missing_file(raw, tmp_path, name):
+@pytest.mark.parametrize("packed", [False, True])
+def test_each_missing_file(raw, tmp_path, name, packed):
     (raw / f"{name}.csv").unlink()
-    with pytest.raises(runs.WorkError, match=f"lacks {name}.csv"):
-        get(raw, tmp_path / "w", *LOOSE)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as z:
+            for path in raw.glob("*.csv"):
+                z.write(path, path.name)
+    with pytest.raises(runs.WorkError, match=f"lacks {name}.csv.*{'--test last' if name == 'test' else ''}"):
+        get(tmp_path / "all.zip" if packed else raw, tmp_path / "w", *LOOSE, "--test", "csv")
 
 
-def test_without_test_csv_test_last_works(raw, made, tmp_path):
+def test_without_test_csv_the_end_of_each_playlist_is_test(raw, made, tmp_path, capsys):
     (raw / "test.csv").unlink()
-    with pytest.raises(runs.WorkError, match="--test last"):
-        get(raw, tmp_path / "w2", *LOOSE)
-    work = get(raw, tmp_path / "w2", *LOOSE, "--test", "last")
-    assert table(work, "points").part.tolist() == table(made, "points").part.tolist()
-    assert len(table(work, "plays")) == 11
+    for number, flags in enumerate(((), ("--test", "last"))):
+        work = get(raw, tmp_path / f"w{number}", *LOOSE, *flags)
+        assert ("raw holds no test.csv: the last tenth" in capsys.readouterr().out) == (not flags)
+        assert table(work, "points").part.tolist() == table(made, "points").part.tolist()
+        assert len(table(work, "plays")) == 11
 
 
 @pytest.mark.parametrize("name, column", [(n, c) for n, columns in kkbox_raw.COLUMNS.items() for c in columns[:2]])
