@@ -63,19 +63,6 @@ FLAGS = ("top", "max_seconds", "artist_names", "composer_names", "min_age", "max
 def add_arguments(parser):
     parser.add_argument("--raw", required=True, type=Path, metavar="DIR",
                         help="folder with the five files (.csv, .csv.7z, .csv.zip), or one .zip or .7z of them")
-    add_filters(parser)
-    parser.add_argument("--val-share", type=float, default=0.1, metavar="X",
-                        help="share of each user's train points, the last ones, that are val (default .1)")
-    parser.add_argument("--test", choices=("auto", "csv", "last"), default="auto",
-                        help="test points from test.csv, from the last tenth of each playlist, or (auto, default) from "
-                             "the latter where test.csv is missing or gives none")
-    parser.add_argument("--dim", type=int, default=64, metavar="D",
-                        help="dimensions of embeddings/metadata.npy (default 64; 0 makes none)")
-    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of its reduction (default 42)")
-
-
-def add_filters(parser):
-    """The source's filters with its defaults; exact rules: kkbox_filters.py."""
     group = parser.add_argument_group("filters (defaults of the DTNMR source)")
     group.add_argument("--top", type=float, default=0.001, metavar="RATIO",
                        help="songs played more than RATIO times as often as the most played (default .001)")
@@ -83,6 +70,15 @@ def add_filters(parser):
                        help="users with more than NB plays of kept songs, of which NB are history (default 20)")
     group.add_argument("--max-playlist-len", type=int, default=200, metavar="NB",
                        help="users with fewer than NB plays of kept songs (default 200)")
+    add_filters(group)
+    add_parts(parser)
+    parser.add_argument("--dim", type=int, default=64, metavar="D",
+                        help="dimensions of embeddings/metadata.npy (default 64; 0 makes none)")
+    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of its reduction (default 42)")
+
+
+def add_filters(group):
+    """The source's filters that it has no flags for, with its defaults; exact rules: kkbox_filters.py."""
     group.add_argument("--max-seconds", type=float, default=360, metavar="S", help="songs shorter than S (default 360)")
     group.add_argument("--min-age", type=int, default=16, metavar="A",
                        help="users of at least A years (default 16; 0 keeps unknown ages too)")
@@ -91,6 +87,15 @@ def add_filters(parser):
         group.add_argument(f"--{who}-names", choices=("latin", "known", "any"), default="latin",
                            help=f"songs whose {who}s are all named in several words of no Asian script, at most 25 "
                                 f"letters long (latin, default), that name one (known), or any")
+
+
+def add_parts(group):
+    """Which points are val and test."""
+    group.add_argument("--val-share", type=float, default=0.1, metavar="X",
+                       help="share of each user's train points, the last ones, that are val (default .1)")
+    group.add_argument("--test", choices=("auto", "csv", "last"), default="auto",
+                       help="test points from test.csv, from the last tenth of each playlist, or (auto, default) from "
+                            "the latter where test.csv is missing or gives none")
 
 
 def check(args):

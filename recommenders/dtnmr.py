@@ -44,11 +44,13 @@ import time
 from pathlib import Path
 
 import runs
+from preprocess import kkbox, stage
 from runs import UsageError, WorkError
 
 NEEDS = ("features", "order")
 COLD = True
-DOOR = ("top", "min_playlist_len", "max_playlist_len")   # flags of the source that its preprocessing takes
+DOOR = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",
+        "composer_names", "val_share", "test")   # flags that preprocess/kkbox.py takes
 PARTS = ("static", "long", "short", "behaviour")
 
 
@@ -75,19 +77,24 @@ def build_parser():
     parser = runs.Parser(prog="recommenders.dtnmr", description=__doc__)
     group = parser.add_argument_group("flags of the source")
     group.add_argument("--reload", action="store_true", help="read the KKBOX files again, whatever the workspace holds")
-    group.add_argument("--db", metavar="PATH", help="folder of the KKBOX files (default ../db); read where the "
-                                                    "workspace is empty or --reload is given")
+    group.add_argument("--db", metavar="PATH", help="the KKBOX files, a folder or an archive (default ../db); read "
+                                                    "where the workspace has no points yet or --reload is given")
     group.add_argument("--cache", metavar="PATH", help="the workspace, another name of --workdir")
     group.add_argument("--top", type=number(0), metavar="RATIO",
                        help="KKBOX: songs played more than this share of the most played (default 0.001)")
     group.add_argument("--min-playlist-len", type=runs.positive, metavar="NB",
                        help="songs of a playlist before its first point (default: KKBOX 20, other workspaces 1)")
     group.add_argument("--max-playlist-len", type=runs.positive, metavar="NB",
-                       help="KKBOX: longer playlists are left out (default 200)")
+                       help="KKBOX: users with fewer than NB plays of kept songs (default 200)")
     group.add_argument("--subset-size", type=runs.positive, default=5, metavar="NB",
                        help="songs that a label is chosen from: itself and sampled negatives (default 5)")
     group.add_argument("--short-term-len", type=runs.positive, default=10, metavar="NB", help="(default 10)")
     group.add_argument("--long-term-len", type=runs.positive, default=20, metavar="NB", help="(default 20)")
+    group = parser.add_argument_group("KKBOX files, where they are read")
+    kkbox.add_filters(group)
+    kkbox.add_parts(group)
+    parser.set_defaults(**dict.fromkeys(DOOR))   # None: not asked for
+    group.add_argument("--memory", default="2GB", metavar="SIZE", help="for reading and splitting them (default 2GB)")
     model_flags(parser.add_argument_group("model"))
     group = parser.add_argument_group("training")
     group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="(default adam)")
@@ -140,45 +147,58 @@ def parse(argv):
         raise UsageError("--no-static, --no-long and --no-short together leave nothing of the user")
     if args.cache and args.workdir and Path(args.cache).absolute() != Path(args.workdir).absolute():
         raise UsageError(f"--cache {args.cache} and --workdir {args.workdir} name two workspaces; give one")
+    stage.memory_bytes(args.memory)
     args.workdir = args.cache or args.workdir
     return args
 
 
-def request_of(args, kkbox):
+def request_of(args, of_points):
     """Every argument that can change the result; what the KKBOX door takes is in the workspace's files instead."""
-    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "top", "max_playlist_len"}
+    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory", *DOOR}
     request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
-    return request | {"min_playlist_len": None if kkbox else args.min_playlist_len or 1}
+    return request | {"min_playlist_len": None if of_points else args.min_playlist_len or 1}
 
 
 # --------------------------------------------------------------------------- data
 
 def prepare(args):
-    """The workspace, made from the KKBOX files where it is empty or --reload is given."""
+    """The workspace, as far as it is not there made from the KKBOX files; with --reload from the beginning."""
     import importlib
     workdir = Path(args.workdir).expanduser() if args.workdir else None
     there = runs.workspace(args) if workdir is None or workdir.is_dir() else workdir.absolute()
     asked = {name: getattr(args, name) for name in DOOR if getattr(args, name) is not None}
-    split = (there / "data" / "train.pqt").exists()
-    if split and not args.reload:
+    split, points = ((there / name).exists() for name in ("data/train.pqt", "points.pqt"))
+    if not args.reload and (split or points):
         if args.db:
-            print(f"{there} holds a split, so {args.db} is not read again (--reload does that)", file=sys.stderr)
-        return agreed(there, asked)
-    raw = Path(args.db or "../db").expanduser()
-    if not raw.is_dir():
-        raise UsageError(f"{there} holds no split, and the KKBOX files to make one from are not in {raw}; name "
-                         "their folder with --db, or a finished workspace with --workdir")
-    door = importlib.import_module("preprocess.0_get_plays_pqt")
-    splitter = importlib.import_module("preprocess.1_train_test_split")
+            print(f"{there} holds {'a split' if split else 'points'}, so {args.db} is not read again (--reload does "
+                  "that)", file=sys.stderr)
+        agreed(there, asked)
+    if not args.reload and split:
+        return there
     again = ["--overwrite"] if args.reload else []
-    flags = [w for name, value in asked.items() for w in (f"--{name.replace('_', '-')}", str(value))]
-    door.main(["kkbox", "--raw", str(raw), "--workdir", str(there), *flags, *again])
-    splitter.main(["--protocol", "given", "--workdir", str(there), *again])
+    memory = ["--workdir", str(there), "--memory", args.memory]
+    if args.reload or not points:
+        raw = raw_files(args, there)
+        flags = [w for name, value in asked.items() for w in (f"--{name.replace('_', '-')}", str(value))]
+        importlib.import_module("preprocess.0_get_plays_pqt").main(["kkbox", "--raw", raw, *memory, *flags, *again])
+    importlib.import_module("preprocess.1_train_test_split").main(["--protocol", "given", *memory, *again])
     return there
 
 
+def raw_files(args, workdir):
+    """Where the KKBOX files are, as text; a UsageError where they cannot be meant or are not there."""
+    if (workdir / "plays.pqt").exists() and not args.reload:
+        raise UsageError(f"{workdir} holds plays of another data set and no split; split it with "
+                         "preprocess/1_train_test_split.py, or name another --workdir")
+    raw = Path(args.db or "../db").expanduser()
+    if not raw.exists():
+        raise UsageError(f"{workdir} holds no split, and the KKBOX files to make one from are not in {raw}; name "
+                         "their folder with --db, or a finished workspace with --workdir")
+    return str(raw)
+
+
 def agreed(workdir, asked):
-    """The workspace, unless it was made with other values of the flags that are asked for."""
+    """A UsageError where the workspace was made with other values of the flags that are asked for."""
     if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
         told = runs.read_json(workdir / "dataset.json").get("request", {})
         other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
@@ -187,8 +207,7 @@ def agreed(workdir, asked):
             raise UsageError(f"{workdir} was made with {values}; add --reload and --db to make it anew")
     elif set(asked) - {"min_playlist_len"}:
         flag = sorted(set(asked) - {"min_playlist_len"})[0].replace("_", "-")
-        raise UsageError(f"--{flag} filters the KKBOX files, but {workdir} holds another data set")
-    return workdir
+        raise UsageError(f"--{flag} is for the KKBOX files, but {workdir} holds another data set")
 
 
 # --------------------------------------------------------------------------- training and lists

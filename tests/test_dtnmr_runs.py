@@ -134,6 +134,42 @@ def test_the_sources_command_line_reads_the_kkbox_sample(shared, tmp_path, capsy
     assert status == 2 and "was made with --top 0.001; add --reload" in said
 
 
+def test_points_without_a_split_are_split_and_kept(tmp_path, capsys):
+    """The filters they were made with stay, the files are not asked for, and other filters are refused."""
+    raw, workdir = kkbox.write(tmp_path / "raw", kkbox.world()), tmp_path / "w"
+    kkbox.get(raw, workdir, *kkbox.LOOSE, "--val-share", 0)
+    before = (workdir / "points.pqt").stat().st_mtime_ns
+    args = ["--cache", str(workdir), "--memory", "1GB"]
+    code, said = refused(capsys, *args, "--val-share", ".1")
+    assert code == 2 and "was made with --val-share 0.0; add --reload" in said and not (workdir / "data").exists()
+    assert dtnmr.prepare(dtnmr.parse(args)) == workdir
+    assert (workdir / "points.pqt").stat().st_mtime_ns == before and dataset.load(workdir).n_users == 2
+    shutil.rmtree(workdir / "data")
+    dtnmr.prepare(dtnmr.parse([*args, "--db", str(raw), "--top", "0"]))
+    assert "holds points, so" in capsys.readouterr().err and (workdir / "points.pqt").stat().st_mtime_ns == before
+    (workdir / "points.pqt").unlink()
+    shutil.rmtree(workdir / "data")
+    code, said = refused(capsys, *args)
+    assert code == 2 and "holds plays of another data set and no split" in said
+
+
+def test_what_the_errors_of_the_kkbox_reader_advise_is_accepted(tmp_path, capsys):
+    """--min-age 0 and --test last go through to it, and archives do."""
+    tables = kkbox.world()
+    for row in tables["members"]:
+        row[2] = 0
+    raw = kkbox.write(tmp_path / "raw", tables)
+    flags = ["--db", str(shutil.make_archive(str(tmp_path / "all"), "zip", raw)), "--cache", str(tmp_path / "w"),
+             "--top", "0", "--min-playlist-len", "2"]
+    code, said = refused(capsys, *flags)
+    assert code == 1 and "try --min-age 0" in said
+    code, said = refused(capsys, *flags, "--min-age", "0", "--test", "csv")
+    assert code == 1 and "try --test last" in said
+    dtnmr.prepare(dtnmr.parse([*flags, "--min-age", "0", "--test", "last", "--artist-names", "known"]))
+    told = runs.read_json(tmp_path / "w" / "dataset.json")["request"]
+    assert (told["min_age"], told["test"], told["artist_names"], told["max_age"]) == (0, "last", "known", 59)
+
+
 def test_the_columns_are_those_of_the_kkbox_readers_matrix(shared, tmp_path):
     """items.pqt encoded here and embeddings/metadata.npz encode every kept song alike."""
     from scipy.sparse import load_npz
@@ -172,12 +208,14 @@ def test_a_song_and_a_user_without_metadata_are_unknown_not_an_error(tmp_path):
     (["--short-term-len", "30"], 2, "longer than --long-term-len"),
     (["--no-static", "--no-long", "--no-short"], 2, "leave nothing"),
     (["--no-behaviour"], 2, "no listening behaviour"),
-    (["--top", "0.1"], 2, "--top filters the KKBOX files"),
+    (["--top", "0.1"], 2, "--top is for the KKBOX files"),
+    (["--test", "last"], 2, "--test is for the KKBOX files"),
     (["--song-fields", "genre"], 2, "--song-fields"),
     (["--user-fields", "sex"], 2, "--user-fields"),
     (["--lr", "0"], 2, "--lr must be above 0"),
     (["--dropout", "1"], 2, "below 1"),
     (["--lr", "nan"], 2, "not nan"),
+    (["--memory", "much"], 2, "--memory much"),
     (["--epochs", "0"], 2, "whole number"),
     (["--min-playlist-len", "99"], 1, "no playlist is long enough"),
     (["--device", "tpu0"], 2, "no device"),
