@@ -175,8 +175,12 @@ def _seconds(table, path):
 
 
 def read_tracks(workdir):
-    """Track ids of a workspace in row order (list of str) and the checksum of their file."""
+    """Track ids of a workspace in row order (list of str) and the checksum of their file.
+
+    Refused where dataset.json says that making the data set was interrupted: the list may be of other plays.
+    """
     import pandas as pd
+    about(workdir)
     path = Path(workdir) / "trackid_sorted.csv"
     if not path.exists():
         raise WorkError(f"{path} is missing: this folder is no workspace, or stage 0 has not run in it")
@@ -255,11 +259,20 @@ def _encode(raw, users, code, n_hot, part, path):
     return Interactions(rows, item, count[order], None if time is None else time[order])
 
 
+def about(workdir):
+    """dataset.json of a workspace, {} where it has none; WorkError where it tells of an interrupted stage."""
+    manifest = Path(workdir) / "dataset.json"
+    told = runs.read_json(manifest) if manifest.exists() else {}
+    if told.get("status", "finished") != "finished":
+        raise WorkError(f"{manifest} says that making the data set was interrupted; "
+                        "run preprocess/0_get_plays_pqt.py again")
+    return told
+
+
 def _time(workdir, seconds):
-    manifest = workdir / "dataset.json"
-    told = runs.read_json(manifest).get("time") if manifest.exists() else None
+    told = about(workdir).get("time")
     if told not in (None, "real", "ordinal", "none"):
-        raise WorkError(f"{manifest}: time is real, ordinal or none, not {told!r}")
+        raise WorkError(f"{workdir / 'dataset.json'}: time is real, ordinal or none, not {told!r}")
     return "none" if seconds is None else told or "real"
 
 

@@ -163,3 +163,14 @@ def test_a_split_that_was_killed_half_way_is_refused(tiny):
 def test_a_folder_that_is_no_workspace(tmp_path):
     with pytest.raises(WorkError, match="trackid_sorted.csv is missing"):
         dataset.load(tmp_path)
+
+
+def test_a_data_set_whose_making_was_interrupted_is_refused(tiny):
+    """Its files may be of two requests; who reads the split and who reads only the tracks are told so."""
+    told = runs.read_json(tiny / "dataset.json")
+    runs.write_json(tiny / "dataset.json", {**told, "status": "writing"})
+    for read in (dataset.load, dataset.read_tracks):
+        with pytest.raises(WorkError, match="dataset.json says that making the data set was interrupted; run preproc"):
+            read(tiny)
+    runs.write_json(tiny / "dataset.json", {**told, "status": "finished"})
+    dataset.load(tiny)
