@@ -10,6 +10,7 @@ Appl. Sci. 2019, 9, 703; the sizes are those of the public implementation that r
 
 Letters: B points, C candidates, S songs, E embedding size, H first hidden layer, N rows of all playlists.
 """
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dtnmr_points import Bags, ranges
+from runs import WorkError
 
 
 @dataclass
@@ -241,13 +243,31 @@ class Negatives:
         self.known = np.unique(users * n_songs + songs)
 
     def left(self, users):
-        """Songs that the one of `users` with the fewest has left to draw."""
+        """How many songs each of `users` (b,) has left to draw, int64 (b,)."""
         inside = self.known[np.isin(self.known % self.n_songs, self.catalogue)]
         taken = np.bincount(inside // self.n_songs, minlength=int(users.max(initial=0)) + 1)
-        return len(self.catalogue) - int(taken[users].max(initial=0))
+        return len(self.catalogue) - taken[users]
+
+    def enough(self, users, size, what):
+        """Which of `users` (b,) have size - 1 songs left, bool (b,); tells of the others.
+
+        what: the name of the b points. Raises WorkError where nobody is left.
+        """
+        left = self.left(users)
+        enough = left >= size - 1
+        if len(users) and not enough.any():
+            mend = (f"use at most --subset-size {left.max() + 1}" if left.any() else
+                    "keep more songs, or fewer plays for each of them")
+            raise WorkError(f"--subset-size {size} needs {size - 1} unknown songs, but of the catalogue's "
+                            f"{len(self.catalogue)} the users of the {what} have at most {left.max()} left; {mend}")
+        if not enough.all():
+            print(f"--subset-size {size}: {(~enough).sum()} of {len(users)} {what} left out, because their "
+                  f"{len(np.unique(users[~enough]))} users have fewer than {size - 1} unknown songs left",
+                  file=sys.stderr)
+        return enough
 
     def draw(self, users, n, generator):
-        """Song codes (b, n) for users (b,); needs left(users) >= n."""
+        """Song codes (b, n) for users (b,); needs left(users) >= n for all of them."""
         found = generator.choice(self.catalogue, (len(users), n))
         todo = np.arange(len(users))
         while len(todo) and n:

@@ -29,9 +29,10 @@ def build_parser():
 
 
 def subsets(split, part, size, seed):
-    """Item codes (N, size) for the N pairs of a part, the pair's own first; the same for every recommender.
+    """Subsets of a part's N pairs, the same for every recommender: rows int64 (n,) of the part, item codes (n, size).
 
-    UsageError where a user has fewer than size - 1 unknown songs left in the catalogue.
+    A pair's own song stands first. Pairs of users who have fewer than size - 1 unknown songs left in the catalogue
+    are left out and counted on stderr; a WorkError where none is left.
     """
     import numpy as np
 
@@ -40,25 +41,22 @@ def subsets(split, part, size, seed):
     known = [split.train, *split.others.values()]
     negatives = Negatives(np.arange(catalogue.start, catalogue.stop), split.n_items,
                           np.concatenate([p.user for p in known]), np.concatenate([p.item for p in known]))
-    left = negatives.left(pairs.user)
-    if left < size - 1:
-        raise UsageError(f"--subset-size {size} needs {size - 1} unknown songs, but a user of {part} has only {left} "
-                         f"left; use at most {left + 1}")
+    rows = np.flatnonzero(negatives.enough(pairs.user, size, f"{part} pairs"))
     draw = np.random.default_rng([seed, 4, runs.PART_ORDER.index(part)])
-    return np.concatenate([pairs.item[:, None], negatives.draw(pairs.user, size - 1, draw)], 1)
+    return rows, np.concatenate([pairs.item[rows, None], negatives.draw(pairs.user[rows], size - 1, draw)], 1)
 
 
-def accuracy(preds, split, part, songs):
-    """Values by user_id (Series, ascending: the users of the part) and the share of subsets beyond the lists' ends.
+def accuracy(preds, split, part, rows, songs):
+    """Values by user_id (Series, ascending: the users of the rows) and the share of subsets beyond the lists' ends.
 
-    preds: frame `user_id, track_id, rank`; songs: item codes (N, n) of `subsets`
+    preds: frame `user_id, track_id, rank`; rows (n,) of the part and item codes (n, size) as `subsets` makes them
     """
     import numpy as np
     import pandas as pd
 
     from dtnmr_training import first_wins
     from lists import read_lists
-    users, user = np.unique(split.part(part).user, return_inverse=True)
+    users, user = np.unique(split.part(part).user[rows], return_inverse=True)
     found = read_lists(preds, split.users[users])
     place = found.find(np.repeat(user, songs.shape[1]), split.tracks[songs.ravel()]).reshape(songs.shape)
     hits = first_wins(np.where(place < 0, -found.places, -place))
@@ -99,7 +97,7 @@ def main(argv=None):
             raise WorkError(f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}")
         if part not in drawn:
             drawn[part] = subsets(split, part, args.subset_size, args.seed)
-        values, lost = accuracy(read_frame(path, ("user_id", "track_id", "rank")), split, part, drawn[part])
+        values, lost = accuracy(read_frame(path, ("user_id", "track_id", "rank")), split, part, *drawn[part])
         mean = add_column(workdir, run, part, f"SubsetAccuracy{name}", values)
         print(f"{run}, {part}: SubsetAccuracy{name} {mean:.4f} (chance {1 / args.subset_size:.4f})"
               + (f"; {lost:.1%} of the subsets lie beyond the lists' ends and are ties" if lost else ""), flush=True)

@@ -44,12 +44,8 @@ class World:
             known = lists.level <= level
             self.negatives[part] = draws = Negatives(self.songs.catalogue, len(self.songs.ids),
                                                      lists.user[known], lists.song[known])
-            left = draws.left(lists.user[self.rows[part]])
-            if left < args.subset_size - 1:
-                raise UsageError(
-                    f"--subset-size {args.subset_size} needs {args.subset_size - 1} unknown songs, but a user of "
-                    f"{part} has only {left} of the catalogue's {len(self.songs.catalogue)} left; "
-                    f"use at most {left + 1}")
+            rows = self.rows[part]
+            self.rows[part] = rows[draws.enough(lists.user[rows], args.subset_size, f"{part} points")]
         self.plays = np.bincount(lists.song[lists.level == 0], minlength=len(self.songs.ids))
 
     def network(self, args):

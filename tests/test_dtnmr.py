@@ -214,7 +214,7 @@ def test_negatives_are_unknown_distinct_and_cover_what_is_left():
     catalogue, n_users = np.arange(1, 9), 200
     known_users, known = np.repeat(np.arange(n_users), 3), np.tile([1, 2, 9], n_users)
     negatives = dtnmr_model.Negatives(catalogue, 10, known_users, known)
-    assert negatives.left(np.arange(n_users)) == 6
+    assert (negatives.left(np.arange(n_users)) == 6).all()
     drawn = negatives.draw(np.arange(n_users), 5, np.random.default_rng(0))
     assert set(np.unique(drawn)) == {3, 4, 5, 6, 7, 8}
     assert all(len(set(row)) == 5 for row in drawn.tolist())
@@ -231,7 +231,7 @@ def test_negatives_are_never_known_whatever_is(data):
     users, songs = np.array(known).T
     negatives, everyone = dtnmr_model.Negatives(catalogue, n_songs, users, songs), np.arange(n_users)
     left = [len(set(catalogue) - {s for u, s in known if u == user}) for user in everyone]
-    assert negatives.left(everyone) == min(left)
+    assert negatives.left(everyone).tolist() == left
     drawn = negatives.draw(everyone, min(left), np.random.default_rng(data.draw(st.integers(0, 9))))
     for user, row in enumerate(drawn.tolist()):
         assert len(set(row)) == min(left) and set(row) <= set(catalogue) - {s for u, s in known if u == user}
@@ -262,6 +262,33 @@ def test_negatives_of_training_know_nothing_of_val_and_test(tmp_path):
     later = {(u, s) for u, s in zip(world.lists.user[test], world.lists.song[test], strict=True)}
     pairs = {*zip(np.repeat(world.lists.user[rows], 4).tolist(), drawn.ravel().tolist(), strict=True)}
     assert not pairs & own and len(pairs & later) > len(later) / 2
+
+
+def test_a_user_who_knows_the_whole_catalogue_is_left_out_and_told_of(tmp_path, capsys):
+    """The others' points stay; their lists and everybody's history do, too."""
+    workdir = listening_world(tmp_path / "w")
+    before, _ = world_of(workdir)
+    points, songs = pd.read_parquet(workdir / "points.pqt"), before.songs.ids[before.songs.catalogue]
+    user = points.user_id.min()
+    mine = points[points.user_id == user]
+    more = pd.DataFrame({"user_id": user, "position": -1 - np.arange(len(songs)), "track_id": songs, "part": "history"})
+    runs.write_parquet(workdir / "points.pqt", pd.concat([points, more]))
+    capsys.readouterr()
+    world, args = world_of(workdir)
+    n = {p: (mine.part == p).sum() for p in dtnmr_points.PARTS}
+    for part in dtnmr_points.PARTS:
+        assert len(world.rows[part]) == len(before.rows[part]) - n[part] and 0 not in world.lists.user[world.rows[part]]
+    assert (f"{n['train']} of {len(before.rows['train'])} train points left out, because their 1 users have fewer than "
+            "4 unknown songs left") in capsys.readouterr().err
+    assert dtnmr_training.subset_metrics(world.network(args), world, "test", args)["points"] == len(world.rows["test"])
+
+
+def test_where_everybody_knows_everything_no_smaller_subset_is_advised():
+    users = np.array([0, 1])
+    for catalogue, advice in ((np.array([3]), "keep more songs"), (np.arange(6), "at most --subset-size 6")):
+        negatives = dtnmr_model.Negatives(catalogue, 6, users, np.array([3, 3]))
+        with pytest.raises(runs.WorkError, match=f"needs 8 unknown songs.*of the train points have at most.*{advice}"):
+            negatives.enough(users, 9, "train points")
 
 
 def test_ties_share_the_hit():

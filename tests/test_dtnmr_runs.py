@@ -204,7 +204,7 @@ def test_a_song_and_a_user_without_metadata_are_unknown_not_an_error(tmp_path):
 
 @pytest.mark.parametrize(("flags", "status", "words"), [
     (["--subset-size", "1"], 2, "at least 2"),
-    (["--subset-size", "100"], 2, "use at most"),
+    (["--subset-size", "100"], 1, "use at most --subset-size "),
     (["--short-term-len", "30"], 2, "longer than --long-term-len"),
     (["--no-static", "--no-long", "--no-short"], 2, "leave nothing"),
     (["--no-behaviour"], 2, "no listening behaviour"),
