@@ -79,7 +79,8 @@ def add_arguments(parser):
 
 def add_filters(group):
     """The source's filters that it has no flags for, with its defaults; exact rules: kkbox_filters.py."""
-    group.add_argument("--max-seconds", type=float, default=360, metavar="S", help="songs shorter than S (default 360)")
+    group.add_argument("--max-seconds", type=float, default=360, metavar="S",
+                       help="songs shorter than S (default 360; inf keeps those of unknown length too)")
     group.add_argument("--min-age", type=int, default=16, metavar="A",
                        help="users of at least A years (default 16; 0 keeps unknown ages too)")
     group.add_argument("--max-age", type=int, default=59, metavar="B", help="users of at most B years (default 59)")
@@ -102,6 +103,8 @@ def check(args):
     """UsageError for a flag that cannot be meant."""
     if not 0 <= args.top < 1:
         raise UsageError(f"--top is a share from 0 to below 1, not {args.top:g}")
+    if not args.max_seconds > 0:
+        raise UsageError(f"--max-seconds must be above 0, not {args.max_seconds:g}")
     if args.min_playlist_len < 1:
         raise UsageError(f"--min-playlist-len must be at least 1, not {args.min_playlist_len}")
     if args.max_playlist_len < args.min_playlist_len + 2:

@@ -3,7 +3,7 @@
 Filters, in this order, each with its flag; what the source's code compares is kept, strict or not:
   songs.csv            a song without metadata cannot be judged and goes
   --top X              plays in train.csv above X times those of the most played song
-  --max-seconds S      shorter than S
+  --max-seconds S      shorter than S; a song of unknown length passes with inf only
   --artist-names, --composer-names   latin: at least one name, and every one of them has a blank inside, at most 25
                        characters and none that is Chinese, Japanese, Korean or Thai (the source's rule; its
                        docstring says the reverse); known: at least one name; any: no filter
@@ -63,7 +63,7 @@ def apply(args, plays, items, users):
     top, seconds = popularity / popularity.max(), items["song_length"].to_numpy()
     songs = [("not in songs.csv", np.asarray(items["known"]), lambda left: "are the files of one data set?"),
              (f"--top {args.top:g}", top > args.top, lambda left: f"try --top {_below(top[left].max())}"),
-             (f"--max-seconds {args.max_seconds:g}", seconds < args.max_seconds,
+             (f"--max-seconds {args.max_seconds:g}", (seconds < args.max_seconds) | (args.max_seconds == np.inf),
               lambda left: _longer(seconds[left]))]
     for flag, column in (("artist", "artists"), ("composer", "composers")):
         rule = getattr(args, f"{flag}_names")
@@ -96,7 +96,8 @@ def _below(value):
 
 def _longer(seconds):
     known = seconds[np.isfinite(seconds)]
-    return f"try --max-seconds {int(np.median(known)) + 1}" if len(known) else "no song of them has a length"
+    return (f"try --max-seconds {int(np.median(known)) + 1}" if len(known) else
+            "no song of them has a length: try --max-seconds inf, which keeps them")
 
 
 def _filter_ages(args, kept, age):

@@ -18,6 +18,7 @@ ROWS = 1 << 19      # rows of a row group of plays.pqt
 NO_TARGET = -1      # target of a play of test.csv, in memory
 SECOND = 1_000_000  # microseconds
 IDS = ("msno", "song_id")
+SEVERAL = ("genre_ids", "artist_name", "composer", "lyricist")   # cells with pipes between their names
 
 
 @dataclass
@@ -139,47 +140,65 @@ def write_plays(path, plays):
 # --------------------------------------------------------------------------- metadata
 
 def names(column):
-    """SQL of the distinct names between the pipes of a cell, in their order, or null where there is none."""
-    several = f"list_filter(list_transform(string_split({column}, '|'), lambda name: trim(name)), lambda n: n <> '')"
-    return f"""case when trim({column}) = '' then null when not contains({column}, '|') then [trim({column})]
-                    else nullif(list_filter({several}, lambda n, i: list_position({several}, n) = i), []) end"""
+    """SQL of the distinct names of a list, in their order and without '', or null where there is none."""
+    given = f"list_filter({column}, lambda n: n <> '')"
+    return f"""case when len({column}) = 1 and {column}[1] <> '' then {column}
+                    else nullif(list_filter({given}, lambda n, i: list_position({given}, n) = i), []) end"""
 
 
 def code(column):
-    """SQL of a code as text: '52' for 52, 52.0 and ' 52 '."""
-    return rf"nullif(regexp_replace(trim({column}), '\.0+$', ''), '')"
+    """SQL of a number as text: '52' for 52 and 52.0."""
+    return rf"nullif(regexp_replace({column}, '\.0+$', ''), '')"
 
 
 ITEMS = f"""
     select idx as track_id, song_id is not null as known,
            case when seconds > 0 and isfinite(seconds) then seconds end as song_length,
            {names('genre_ids')} as genres, {names('artist_name')} as artists, {names('composer')} as composers,
-           {names('lyricist')} as lyricists, {code('language')} as language, nullif(trim(name), '') as name, isrc,
+           {names('lyricist')} as lyricists, {code('language')} as language, nullif(name, '') as name, isrc,
            case when whole then upper(isrc[1:2]) end as country,
            case when whole then (case when isrc[6:7]::int > 17 then 1900 else 2000 end + isrc[6:7]::int) end::smallint
                as year
-    from (select *, nullif(trim(code), '') as isrc, try_cast(song_length as double) / 1000 as seconds,
-                 coalesce(regexp_full_match(trim(code), '[A-Za-z]{{2}}[A-Za-z0-9]{{3}}[0-9]{{7}}'), false) as whole
-          from given)"""
+    from (select *, coalesce(regexp_full_match(isrc, '[A-Za-z]{{2}}[A-Za-z0-9]{{3}}[0-9]{{7}}'), false) as whole
+          from (select *, nullif(code, '') as isrc, try_cast(song_length as double) / 1000 as seconds from given))"""
 USERS = f"""
     select idx as user_id, msno is not null as known, case when years between 1 and 100 then years end as age,
-           nullif(lower(trim(gender)), '') as gender, {code('city')} as city,
+           nullif(lower(gender), '') as gender, {code('city')} as city,
            {code('registered_via')} as registered_via,
-           try_strptime(registration_init_time, '%Y%m%d')::date as registered,
-           try_strptime(expiration_date, '%Y%m%d')::date as expires
-    from (select *, try_cast(bd as smallint) as years from given)"""
+           try_strptime({code('registration_init_time')}, '%Y%m%d')::date as registered,
+           try_strptime({code('expiration_date')}, '%Y%m%d')::date as expires
+    from (select *, try_cast({code('bd')} as smallint) as years from given)"""
+
+
+def stripped(table):
+    """An Arrow table of texts without the blanks, tabs and line ends around them, as str.strip makes them.
+
+    The columns SEVERAL become lists of what stands between the pipes.
+    """
+    import pyarrow.compute as pc
+    columns = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if name in SEVERAL:
+            parts = pc.split_pattern(column, "|")
+            columns[name] = pa.ListArray.from_arrays(parts.offsets, pc.utf8_trim_whitespace(parts.values),
+                                                     mask=parts.is_null())
+        else:
+            columns[name] = pc.utf8_trim_whitespace(column)
+    return pa.table(columns)
 
 
 def read_items(raw, tracks):
     """Arrow table of the songs' metadata, a row per track, with `known`: stands in songs.csv."""
     rows, extra = raw.pool.map(raw.rows, ("songs", "song_extra_info"), (tracks, tracks))
-    return raw.select(ITEMS, rows.append_column("name", extra["name"]).append_column("code", extra["isrc"])
-                      .append_column("idx", pa.array(np.arange(len(tracks)))))
+    rows = rows.append_column("name", extra["name"]).append_column("code", extra["isrc"])
+    return raw.select(ITEMS, stripped(rows).append_column("idx", pa.array(np.arange(len(tracks)))))
 
 
 def read_users(raw, users):
     """Arrow table of the listeners' metadata, a row per user, with `known`: stands in members.csv."""
-    return raw.select(USERS, raw.rows("members", users).append_column("idx", pa.array(np.arange(len(users)))))
+    rows = stripped(raw.rows("members", users))
+    return raw.select(USERS, rows.append_column("idx", pa.array(np.arange(len(users)))))
 
 
 # --------------------------------------------------------------------------- what the filters made of them

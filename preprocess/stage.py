@@ -41,7 +41,8 @@ def memory_bytes(text):
 
 def add_memory_flag(parser):
     parser.add_argument("--memory", default="2GB", metavar="SIZE",
-                        help="resident memory to stay within, whatever the size of the data (default 2GB)")
+                        help="resident memory to stay within, whatever the size of the data, unless it says otherwise "
+                             "above (default 2GB)")
 
 
 class Together:

@@ -59,6 +59,36 @@ def test_metadata_is_typed_and_unknown_is_null(made):
     assert users.city.tolist() == ["5", "1", "13"]
 
 
+def test_numbers_that_pandas_wrote_as_floats_are_read(made, tmp_path):
+    """A column with a gap goes through pandas as floats: 20110820.0 is a date, 30.0 an age."""
+    tables = world()
+    for row in tables["members"]:
+        for at in (1, 2, 4, 5, 6):
+            row[at] = f" {row[at]}.0"
+    for row in tables["songs"]:
+        row[1] = f"{row[1]}.0\t"
+    work = get(write(tmp_path / "floats", tables), tmp_path / "w2", *LOOSE)
+    for name in ("users", "items"):
+        pd.testing.assert_frame_equal(table(work, name), table(made, name))
+
+
+def test_names_lose_all_that_strip_takes(made, tmp_path):
+    """Tabs, line ends, wide and unbreakable blanks around a name are no part of it; within it they stay."""
+    blanks = ["\r\n" if c == "\r" else c for c in map(chr, range(1, 0x110000)) if c.isspace()]
+    tables = world()
+    for n, row in enumerate(tables["songs"]):
+        for at in (2, 3, 4, 6):
+            row[at] = "|".join(blanks[(n + 7 * at) % len(blanks)] + name + blanks[n] for name in row[at].split("|"))
+    for row in tables["members"]:
+        row[3] = f"\r\n{row[3]}\u3000"
+    work = get(write(tmp_path / "blanks", tables), tmp_path / "w2", *LOOSE)
+    for name in ("users", "items"):
+        pd.testing.assert_frame_equal(table(work, name), table(made, name))
+    tables["songs"][0][3] = "".join(blanks) + "Ann\tLee" + "".join(blanks)
+    again = table(get(write(tmp_path / "all", tables), tmp_path / "w3", *LOOSE), "items")
+    assert again.artists[0].tolist() == ["Ann\tLee"]
+
+
 def test_the_reader_agrees_with_the_csv_module_on_generated_files(generated, tmp_path):
     work = get(generated, tmp_path / "w", "--dim", 0)
     rows = [r for name in ("train", "test") for r in csv.DictReader(open(generated / f"{name}.csv", newline=""))]
@@ -171,6 +201,16 @@ def test_song_filters(raw, tmp_path, flags, kept):
     work = get(write(raw, tables), tmp_path / "w", "--top", 0, "--dim", 0, "--min-playlist-len", 1, *flags)
     items = table(work, "items")
     assert "".join("abcdefgz"[i] for i in items.track_id[items.kept]) == kept
+
+
+def test_songs_of_unknown_length_pass_with_inf(raw, tmp_path):
+    tables = world()
+    tables["songs"][1][1] = ""
+    write(raw, tables)
+    for seconds, kept in ((360, "acde"), ("inf", "abcde")):
+        items = table(get(raw, tmp_path / f"w{seconds}", *LOOSE, "--max-seconds", seconds), "items")
+        assert "".join("abcdefgz"[i] for i in items.track_id[items.kept]) == kept
+    get(raw, tmp_path / "winf", *LOOSE, "--max-seconds", "inf")
 
 
 def test_what_each_filter_removes_is_printed(raw, tmp_path, capsys):

@@ -170,6 +170,15 @@ def test_filters_that_leave_nobody_say_so_and_their_advice_works(raw, tmp_path, 
     get(raw, tmp_path / "w", "--top", 0, "--min-playlist-len", 1, "--dim", 0, *mended)
 
 
+def test_songs_without_any_length_are_kept_as_advised(raw, tmp_path):
+    tables = world()
+    tables["songs"] = [[row[0], "", *row[2:]] for row in tables["songs"]]
+    write(raw, tables)
+    with pytest.raises(runs.WorkError, match="--max-seconds 360 leaves none.*try --max-seconds inf"):
+        get(raw, tmp_path / "w", *LOOSE)
+    assert table(get(raw, tmp_path / "w", *LOOSE, "--max-seconds", "inf"), "items").kept.sum() == 5
+
+
 def test_names_that_leave_nothing(raw, tmp_path):
     tables = world()
     tables["songs"] = [song(s, artist="張學友", composer="") for s in "abcde"]
@@ -184,7 +193,8 @@ def test_names_that_leave_nothing(raw, tmp_path):
 @pytest.mark.parametrize("flags, sentence", [
     (("--top", 1), "--top is a share"), (("--min-playlist-len", 0), "at least 1"),
     (("--max-playlist-len", 21), "two above"), (("--min-age", 60), "above --max-age"),
-    (("--val-share", 1), "--val-share"), (("--dim", -1), "--dim")])
+    (("--val-share", 1), "--val-share"), (("--max-seconds", "nan"), "--max-seconds must be above 0"),
+    (("--dim", -1), "--dim")])
 def test_flags_that_cannot_be_meant(raw, tmp_path, flags, sentence):
     done = command("--raw", raw, "--workdir", tmp_path / "w", *flags)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
