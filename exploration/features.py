@@ -19,10 +19,12 @@ LISTENERS = "listeners"
 
 def measure(work):
     """Features of the tracks somebody played: those that an embedding's manifest names, and numbers of items.pqt."""
-    columns, sources = {}, []
+    columns, sources, unfit = {}, [], []
     for embedding in work.embeddings:
         named = named_features(work, embedding)
-        if named:
+        if named is None:
+            unfit.append(embedding)
+        elif named:
             columns |= named
             backend = dataset.embedding_info(work.path, embedding).get("backend")
             sources.append(f"embedding {embedding}" + (f" ({backend})" if backend else ""))
@@ -34,21 +36,36 @@ def measure(work):
     columns = {c: v[played] * UNITS.get(c, ("", "", 1))[2] for c, v in columns.items()}
     columns = {c: v for c, v in columns.items() if np.isfinite(v).sum() > 1 and np.nanmin(v) < np.nanmax(v)}
     if not columns:
-        return "no audio features: no embedding's manifest names its values, and items.pqt has no numbers"
+        return ("no audio features: no embedding's manifest names its values, and items.pqt has no numbers"
+                + "".join(f"; {unfit_sentence(e)}" for e in unfit))
     return {"sources": sources, "tracks": int(played.sum()),
             "features": {c: feature(c, v) for c, v in columns.items()},
-            "correlation": correlation(columns, work.by_track[0][played])}
+            "correlation": correlation(columns, work.by_track[0][played]), **({"unfit": unfit} if unfit else {})}
+
+
+def unfit_sentence(embedding):
+    return f"{name(embedding)} is left out, as features, mean and std of its json do not fit its columns"
 
 
 def named_features(work, embedding):
-    """{name: float64 (n,) in the file's unit} of a standardised embedding that names its columns, else {}."""
+    """{name: float64 (n,) in the file's unit} of a standardised embedding that names its columns.
+
+    {} for one that does not name them; None where names, means and spreads are not one of each for every column.
+    """
     facts = dataset.embedding_info(work.path, embedding).get("facts", {})
     if not isinstance(facts, dict) or not {"features", "mean", "std"} <= facts.keys():
         return {}
-    spread = np.asarray(facts["std"], np.float64)
-    values = np.asarray(work.embedding(embedding), np.float64) * spread + facts["mean"]
+    matrix, features = work.embedding(embedding), facts["features"]
+    try:
+        centre, spread = (np.asarray(facts[word], np.float64) for word in ("mean", "std"))
+    except (TypeError, ValueError):
+        return None
+    if not (centre.shape == spread.shape == matrix.shape[1:] and np.isfinite([centre, spread]).all() and isinstance(
+            features, list) and len({*map(str, features)}) == len(features) == len(centre)):
+        return None
+    values = np.asarray(matrix, np.float64) * spread + centre
     digits = -np.floor(np.log10(np.where(spread > 0, spread, 1))) + 4       # what float32 keeps of a standardised value
-    return {name: np.round(v, int(d)) + 0.0 for name, v, d in zip(facts["features"], values.T, digits, strict=True)}
+    return {str(f): np.round(v, int(d)) + 0.0 for f, v, d in zip(features, values.T, digits, strict=True)}
 
 
 def numeric_columns(items):
@@ -64,7 +81,7 @@ def numeric_columns(items):
             values = pc.year(values)
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             continue
-        found[column] = values.cast(pa.float64()).to_numpy()
+        found[column] = values.cast(pa.float64(), safe=False).to_numpy()   # whole numbers above 2^53 are rounded
     return found
 
 
@@ -164,6 +181,7 @@ def tell(numbers):
     shown, c = numbers["features"], numbers["correlation"]
     lead = (f"From {several(map(name, numbers['sources']))}, over the tracks that were played. A line marks the "
             "median; half a percent at each end is not drawn.")
+    lead += "".join(f" {unfit_sentence(e)}." for e in numbers.get("unfit", []))
     if len(c["names"]) > 2:
         rho = np.array(c["rho"])
         inner = np.triu(np.abs(rho[:-1, :-1]), 1)

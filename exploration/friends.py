@@ -15,6 +15,8 @@ def measure(work):
     if work.users is None or "friends" not in work.users.column_names:
         return "no friends graph: " + ("there is no users.pqt" if work.users is None else "users.pqt names no friends")
     graph = adjacency(work.users, work.by_user[0])
+    if graph is None:
+        return "no friends graph: friends of users.pqt are no lists of whole numbers, as user ids are"
     if not graph.nnz:
         return "no friends graph: no user of the plays has a friend among them"
     from scipy.sparse.csgraph import connected_components
@@ -31,12 +33,21 @@ def measure(work):
 
 
 def adjacency(users, ids):
-    """Friendships between users of the plays, symmetric csr (U, U) of ones without a diagonal."""
+    """Friendships between users of the plays, symmetric csr (U, U) of ones without a diagonal.
+
+    None where the column friends holds anything but user ids.
+    """
     from scipy.sparse import csr_matrix
 
     from exploration.labels import flat
     row, friend = flat(users["friends"])
-    one, other = users["user_id"].to_numpy()[row], friend.astype(np.int64)
+    try:
+        friend = None if friend is None else friend.astype(np.int64)
+    except (ValueError, OverflowError):
+        friend = None
+    if friend is None:
+        return None
+    one, other = users["user_id"].to_numpy()[row], friend
     code = [np.minimum(np.searchsorted(ids, side), len(ids) - 1) for side in (one, other)]
     known = (ids[code[0]] == one) & (ids[code[1]] == other) & (one != other)
     graph = csr_matrix((np.ones(known.sum(), np.float32), (code[0][known], code[1][known])), shape=(len(ids), len(ids)))

@@ -3,7 +3,7 @@ import numpy as np
 
 from exploration import drawing
 from exploration.words import count, name, share, table
-from exploration.workspace import read_table
+from track_names import read_table
 
 TITLE = "Overlap of data sets"
 ARTISTS = ("artists", "artist")   # columns of items.pqt that name artists
@@ -45,7 +45,8 @@ def artists_of(items):
     """(row int64 (m,), artist name (m,)) of an items table, or None where it names no artists."""
     from exploration.labels import flat
     column = next((c for c in ARTISTS if items is not None and c in items.column_names), None)
-    return None if column is None else flat(items[column])
+    row, names = (None, None) if column is None else flat(items[column])
+    return None if row is None else (row, names)
 
 
 def artists_in_common(work, path):

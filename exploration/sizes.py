@@ -2,6 +2,7 @@
 import numpy as np
 
 from exploration.words import count, name, share, table
+from runs import WorkError
 
 TITLE = "Sizes"
 PARTS = ("train", "val", "test", "cold_test")
@@ -32,14 +33,22 @@ def _spread_of_pairs(work):
 
 
 def _split(work):
-    """{part: {pairs, users, tracks}} of data/."""
+    """{part: {pairs, users, tracks}} of data/; WorkError for a file that is no part of a split."""
+    import duckdb
+
     from preprocess.protocols import quoted
     found = {}
     for part in PARTS:
         path = work.path / "data" / f"{part}.pqt"
         if path.exists():
-            row = work.log.run("select count(*), count(distinct user_id), count(distinct track_id) "
-                               f"from read_parquet({quoted(path)})").fetchone()
+            try:
+                row = work.log.run("select count(*), count(distinct user_id), count(distinct track_id) "
+                                   f"from read_parquet({quoted(path)})").fetchone()
+            except duckdb.OutOfMemoryException:
+                raise
+            except duckdb.Error as e:
+                raise WorkError(f"{path} cannot be read as pairs of user_id and track_id "
+                                f"({str(e).splitlines()[0]}); split again") from None
             found[part] = dict(zip(("pairs", "users", "tracks"), row, strict=True))
     return found
 

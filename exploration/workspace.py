@@ -9,6 +9,7 @@ import dataset
 import runs
 from preprocess import protocols
 from runs import WorkError
+from track_names import read_table
 
 
 @dataclass
@@ -115,25 +116,3 @@ def opened(workdir, memory, spill, **settings):
         raise WorkError(f"{plays}: track_id runs from {low} to {high}, but trackid_sorted.csv has {len(ids)} rows")
     log.run("create temp table pairs as select user_id, track_id, sum(count)::bigint as n from plays group by all")
     return Workspace(Path(workdir), log, about, time, ids, split_only, **settings)
-
-
-def read_table(path, key, n=None):
-    """A metadata file as an arrow table, with n in the order of its key 0..n-1; None where there is no such file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    if not path.exists():
-        return None
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
-    if key not in table.column_names or not pa.types.is_integer(table.schema.field(key).type):
-        raise WorkError(f"{path} has no column {key} of integers; it has {', '.join(table.column_names)}")
-    ids = table[key].to_numpy()
-    if n is None:
-        return table
-    if len(ids) and (ids.min() < 0 or ids.max() >= n or len(np.unique(ids)) < len(ids)):
-        raise WorkError(f"{path}: {key} must be distinct rows of trackid_sorted.csv, which has {n}")
-    row = np.full(n, -1, np.int64)
-    row[ids] = np.arange(len(ids))
-    return table.take(pa.array(row, mask=row < 0))

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import explore
@@ -31,7 +32,7 @@ def check(folder):
     for name in numbers["sections"]:
         assert f"## {sections()[name].TITLE}\n" in report
     for why in numbers["left_out"].values():
-        assert why.split("_")[0] in report
+        assert re.split("[_<]", why)[0] in report
     return report, numbers
 
 
@@ -167,6 +168,72 @@ def test_another_workspace_without_artists_is_named(tmp_path):
         "Not compared with three_users: it names no artists" in (workdir / "explore/report.md").read_text()
 
 
+# --------------------------------------------------------------------------- metadata from elsewhere
+
+def with_items(workdir, **columns):
+    """The world with more columns in items.pqt; its rows are of the tracks 4, 3, 2, 1 and 0."""
+    world(workdir)
+    table = pq.read_table(workdir / "items.pqt")
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns(name)
+        table = table.append_column(name, values)
+    runs.write_parquet(workdir / "items.pqt", table)
+    return workdir
+
+
+def with_friends(workdir, friends):
+    world(workdir)
+    runs.write_parquet(workdir / "users.pqt", pa.table({"user_id": [30, 20, 10], "friends": friends}))
+    return workdir
+
+
+def sections_of(workdir):
+    made(workdir)
+    report, numbers = check(workdir / "explore")
+    return report, numbers["sections"], numbers["left_out"]
+
+
+@pytest.mark.parametrize("values", [pa.array([2**60, 2**60 + 1, 5, 7, 2**61 + 1]),
+                                    pa.array([2**63 + 1, 1, 5, 7, 9], pa.uint64())])
+def test_whole_numbers_beyond_those_of_a_float_are_rounded(tmp_path, values):
+    _, found, _ = sections_of(with_items(tmp_path / "w", isrc=values))
+    known = values.to_pylist()[1:]                                          # track 4 was never played
+    assert found["features"]["features"]["isrc"]["max"] == pytest.approx(max(known), rel=1e-5)
+
+
+def test_labels_of_a_fixed_number_are_lists_and_structs_are_left_out(tmp_path):
+    pairs = pa.FixedSizeListArray.from_arrays(pa.array(list("abcdefaaaa")), 2)
+    structs = pa.array([{"a": 1}] * 5)
+    report, found, _ = sections_of(with_items(tmp_path / "w", genres=pairs, styles=structs))
+    assert found["labels"]["genres"]["labels"] == 5 and found["labels"]["genres"]["top"][0]["label"] == "a"
+    assert "styles is left out: it is struct" in report and found["labels"]["tags"]["labels"] == 2
+    _, found, left = sections_of(with_items(tmp_path / "v", tags=structs, artists=structs))
+    assert "tags of items.pqt is struct<a: int64>, no texts or lists of them" in left["labels"]
+    assert "overlap" in found
+
+
+@pytest.mark.parametrize("friends", [pa.array([[], ["bob"], ["ann"]]), pa.array([[], [10.5], [20.0]]),
+                                     pa.array([[], ["99999999999999999999"], []]), pa.array([{"a": 1}] * 3)])
+def test_friends_that_are_no_user_ids_are_left_out(tmp_path, friends):
+    _, _, left = sections_of(with_friends(tmp_path / "w", friends))
+    assert left == {"friends": "no friends graph: friends of users.pqt are no lists of whole numbers, as user ids are"}
+
+
+@pytest.mark.parametrize("facts", [
+    {"features": ["a", "b", "c"], "mean": [1, 2, 3], "std": [1, 1, 1]}, {"features": ["a"], "mean": [1], "std": [1]},
+    {"features": ["a", "b"], "mean": [1, None], "std": [1, 1]}, {"features": 2, "mean": [1, 2], "std": [1, 1]},
+    {"features": ["a", "a"], "mean": [1, 2], "std": [1, 1]}, {"features": ["a", "b"], "mean": ["x", 2], "std": [1, 1]}])
+def test_a_manifest_that_does_not_fit_its_matrix_is_left_out_and_named(tmp_path, facts):
+    write_embedding(world(tmp_path / "w"), "e", np.arange(10, dtype=np.float32).reshape(5, 2), facts=facts)
+    report, found, _ = sections_of(tmp_path / "w")
+    assert found["features"]["unfit"] == ["e"] and list(found["features"]["features"]) == ["year"]
+    assert "e is left out, as features, mean and std of its json do not fit its columns." in report
+    (tmp_path / "w/items.pqt").unlink()
+    _, _, left = sections_of(tmp_path / "w")
+    assert "items.pqt has no numbers; e is left out" in left["features"]
+
+
 # --------------------------------------------------------------------------- bad input, W&B
 
 def broken(workdir, what):
@@ -187,6 +254,18 @@ def broken(workdir, what):
         runs.write_parquet(workdir / "items.pqt", pa.table({"track_id": [0, 0]}))
     elif what == "embedding":
         write_embedding(workdir, "content", np.ones((3, 2), np.float32))
+    elif what == "gap":
+        runs.write_parquet(workdir / "users.pqt", pa.table({"user_id": pa.array([30, None]), "friends": [[10], [30]]}))
+    elif what == "part":
+        runs.write_text(workdir / "data/train.pqt", "no parquet")
+    elif what == "part's columns":
+        runs.write_parquet(workdir / "data/train.pqt", pa.table({"user": [1]}))
+    elif what == "part's middle":
+        table = pa.table({"user_id": np.arange(5000), "track_id": np.zeros(5000, int)})
+        runs.write_parquet(workdir / "data/train.pqt", table)
+        whole = bytearray((workdir / "data/train.pqt").read_bytes())
+        whole[4:-1000] = bytes(len(whole) - 1004)
+        (workdir / "data/train.pqt").write_bytes(whole)
     elif what == "interrupted":
         runs.write_json(workdir / "dataset.json", {"status": "writing"})
     return workdir
@@ -196,7 +275,10 @@ def broken(workdir, what):
     ("columns", "must have an integer column user_id"), ("rows", "has no rows"), ("range", "track_id runs from 5 to 5"),
     ("bytes", "cannot be read as parquet"), ("none", "has neither plays.pqt nor data/train.pqt"),
     ("items", "has no column track_id of integers; it has id"), ("twice", "track_id must be distinct rows"),
-    ("embedding", "has 3 rows, but trackid_sorted.csv has 5 tracks"), ("interrupted", "was interrupted")])
+    ("embedding", "has 3 rows, but trackid_sorted.csv has 5 tracks"), ("interrupted", "was interrupted"),
+    ("gap", "user_id must be integers without gaps, but 1 rows have none"),
+    *((what, "data/train.pqt cannot be read as pairs of user_id and track_id (")
+      for what in ("part", "part's columns", "part's middle"))])
 def test_bad_workspaces_are_one_sentence(tmp_path, what, sentence):
     workdir = broken(tmp_path / "w", what)
     status, _, err = say(workdir)
