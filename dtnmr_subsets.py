@@ -10,8 +10,9 @@ asked for --k of the catalogue's size; in a shorter one the songs beyond its end
 the share of subsets decided so is told.
 
 PointAccuracy@N, which recommenders.dtnmr adds to its own metrics, asks the same of each point: from the playlist
-right before it, plays of known songs included, which is what the source counts. metrics.py writes the files anew
-without both.
+right before it, plays of known songs included, which is what the source counts. A user whose points are all plays
+of known songs has no held-out pair, so no row in the metrics, and is left out of both. metrics.py writes the files
+anew without both.
 """
 from pathlib import Path
 

@@ -12,6 +12,8 @@ import runs
 from dtnmr_model import DTNMR, Data, Negatives, batches_of
 from runs import UsageError, WorkError
 
+RUN = 64   # neighbouring points of a playlist in one batch, where nothing is trained
+
 
 class World:
     """A workspace as the network reads it: split, songs, users, playlists, tensors, negatives."""
@@ -24,10 +26,10 @@ class World:
             agrees(split.workdir)
             lists, tracks = points.playlists_of_points(path, split.users)
         else:
-            if args.no_behaviour:
-                raise UsageError(f"--no-behaviour: {split.workdir} has no listening behaviour to leave out")
             order = "count" if args.order == "count" else None
             lists, tracks = points.playlists_of_split(split, order, args.min_playlist_len or 1)
+        if args.no_behaviour and lists.behaviour is None:
+            raise UsageError(f"--no-behaviour: {split.workdir} has no listening behaviour to leave out")
         self.split, self.lists, self.device = split, lists, device
         ids = np.union1d(tracks, split.tracks)
         self.songs = points.read_songs(split.workdir, ids, split.tracks[:split.n_hot], args.song_fields)
@@ -147,15 +149,15 @@ class Training:
 def subset_metrics(model, world, part, args):
     """The source's accuracy on a part's points: the label rated above --subset-size - 1 sampled songs.
 
-    The same subsets for every model of one seed; a tie of n songs counts 1 / n. Beside it the accuracy of the
-    plays in train, the half-width of the 95 % interval, and `hits`: float64, one for each of world.rows[part].
-    {} for a part without points.
+    The same subsets for every model of one seed and size; a tie of n songs counts 1 / n. returns: Accuracy, conf (the
+    half-width of its 95 % interval), Accuracy of popularity (of the plays in train), chance, points (their number),
+    Loss (cross-entropy per point), and hits float64, one for each of world.rows[part]; {} for a part without points.
     """
     draw = np.random.default_rng([args.seed, 3, points.PARTS.index(part)])
     loss, hits, popular = 0.0, [], []
     model.eval()
     with torch.inference_mode():
-        for rows in batches_of(world.rows[part], world.lists.user, args.run_len, 2048):
+        for rows in batches_of(world.rows[part], world.lists.user, RUN, 2048):   # draws depend on it
             users, ends, candidates = world.batch(rows, part, args.subset_size, draw)
             ratings = model(world.data, users, ends, candidates).double()
             loss += float(torch.nn.functional.cross_entropy(ratings, torch.zeros_like(users), reduction="sum"))
@@ -170,13 +172,17 @@ def subset_metrics(model, world, part, args):
 
 
 def user_means(world, part, hits):
-    """Mean of a part's `hits` for each user who has points in it: Series by user_id."""
+    """Mean of a part's `hits` for each user who has points in it: Series by user_id.
+
+    Users whose points are all plays of songs they knew are among them, and have no pair in the split's part; so its
+    metrics, and PointAccuracy with them, are of the others.
+    """
     import pandas as pd
     users, user = np.unique(world.lists.user[world.rows[part]], return_inverse=True)
     return pd.Series(np.bincount(user, hits) / np.bincount(user), world.split.users[users])
 
 
 def first_wins(values):
-    """For each row of (b, C): 1 / n where the first value is the largest, shared by n; 0 where it is not."""
+    """For each row of (b, C): 1 / n where the first value is the largest, shared by n; 0 where it is not or is NaN."""
     best = values == values.max(1, keepdims=True)
-    return best[:, 0] / best.sum(1)
+    return best[:, 0] / np.maximum(best.sum(1), 1)

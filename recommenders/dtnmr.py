@@ -28,7 +28,9 @@ Ours and the source differ:
               playlist's neighbouring points (--run-len), which share their sums and LSTM windows.
 
 Evaluated by lists of all songs (topk.py), and by the source's measure on val and test points, the column
-PointAccuracy@N of metrics/, N being --subset-size; dtnmr_subsets.py asks that of any recommender's lists.
+PointAccuracy@N of metrics/, N being --subset-size; dtnmr_subsets.py asks that of any recommender's lists. The column
+has a value for the users of the metrics, who have a new song in the part: those whose points are all plays of songs
+they knew are left out of it and counted, and are in the accuracy over all points that is printed.
 
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
@@ -240,6 +242,8 @@ def fit(run, training, args):
             if len(world.rows["val"]):
                 values |= {f"{k}/val": v for k, v in subset_metrics(training.model, world, "val", args).items()
                            if k in ("Loss", "Accuracy")}
+            if not math.isfinite(values.get("Loss/val", 0.0)):
+                raise WorkError(f"the loss on val is no number after epoch {training.epoch + 1}; try a smaller --lr")
             if training.close_epoch({"val": values["Loss/val"]} if "Loss/val" in values else {}):
                 save("best")
             for name, value in values.items():
@@ -296,7 +300,12 @@ def main(argv=None):
         for part, told in accuracy.items():
             hits, name = told.pop("hits"), f"PointAccuracy@{args.subset_size}"
             if part in results:
-                add_column(workdir, run.name, part, name, user_means(world, part, hits))
+                means = user_means(world, part, hits)
+                told["users_of_repeats"] = int((~means.index.isin(split.users[split.eval_users(part)])).sum())
+                add_column(workdir, run.name, part, name, means)
+                if told["users_of_repeats"]:
+                    print(f"{part}: {name} leaves out {told['users_of_repeats']} of {len(means)} users, whose points "
+                          "are all plays of songs they knew")
             print(f"{part}: the label among {args.subset_size}: {told['Accuracy']:.4f} +- {told['conf']:.4f} "
                   f"(plays {told['Accuracy of popularity']:.4f}, chance {told['chance']:.4f}) "
                   f"over {told['points']} points")

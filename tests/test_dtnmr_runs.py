@@ -14,7 +14,7 @@ import torch
 
 import dataset
 import runs
-from dtnmr_training import Training, agrees
+from dtnmr_training import Training, agrees, subset_metrics
 from recommenders import dtnmr
 from tests import kkbox
 from tests.conftest import ROOT
@@ -64,6 +64,32 @@ def test_every_ablation_runs_and_is_a_run_of_its_own(tmp_path, flag):
     for extra in ([], [flag]):
         dtnmr.main(["--workdir", str(workdir), "--k", "5", *SMALL, *extra])
     assert len([p for p in (workdir / "preds").glob("*_test.pqt") if "cold" not in p.name]) == 2
+
+
+def test_users_who_only_play_again_what_they_knew_are_counted(tmp_path, capsys):
+    """Their points are in the accuracy over points; the metrics have no row for them."""
+    workdir = listening_world(tmp_path / "w")
+    test = pd.read_parquet(workdir / "data" / "test.pqt")
+    gone = test.user_id.unique()[:2]
+    runs.write_parquet(workdir / "data" / "test.pqt", test[~test.user_id.isin(gone)])
+    before = len(world_of(workdir)[0].rows["test"])
+    dtnmr.main(["--workdir", str(workdir), "--k", "5", *SMALL])
+    name, config = finished(workdir)
+    told = config["subset_accuracy"]["test"]
+    values = pd.read_parquet(workdir / "metrics" / f"{name}_test.pqt").set_index("user_id")["PointAccuracy@5"]
+    n = told["points"] - values.notna().sum()   # a point for each user
+    assert told["points"] == before and n >= 2 and told["users_of_repeats"] == n and not set(gone) & set(values.index)
+    assert f"test: PointAccuracy@5 leaves out {n} of {before} users, whose points" in capsys.readouterr().out
+
+
+def test_subsets_do_not_depend_on_how_training_is_batched(tmp_path):
+    """More points than one batch holds, which is cut at the end of a run."""
+    workdir = listening_world(tmp_path / "w", n_users=250)
+    drawn = []
+    for flags in ([], ["--run-len", "1"]):
+        world, args = world_of(workdir, *flags)
+        drawn.append(subset_metrics(world.network(args), world, "train", args)["Accuracy of popularity"])
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize("when", ["kill", "signal"])
@@ -240,6 +266,22 @@ def test_missing_and_damaged_metadata_is_one_sentence(tiny, capsys, file):
     runs.write_parquet(tiny / file, pd.DataFrame({"user_id": [3], "track_id": [3], "colour": ["red"]}))
     code, said = refused(capsys, "--workdir", tiny, *SMALL)
     assert code == 1 and "none of the columns" in said and "colour" in said
+
+
+def test_a_first_epoch_without_a_val_loss_advises_a_smaller_lr(tmp_path, capsys):
+    """One step, whose own loss is still a number."""
+    workdir = tiny_workspace(tmp_path / "w")
+    code, said = refused(capsys, "--workdir", workdir, *SMALL, "--epochs", "1", "--batch-size", "100000",
+                         "--lr", "1e38", "--optimizer", "sgd", "--k", "5")
+    assert code == 1 and "the loss on val is no number after epoch 1; try a smaller --lr" in said
+
+
+def test_no_behaviour_of_points_without_behaviour(tmp_path, capsys):
+    workdir = listening_world(tmp_path / "w")
+    points = pd.read_parquet(workdir / "points.pqt")
+    runs.write_parquet(workdir / "points.pqt", points.drop(columns="source_system_tab"))
+    code, said = refused(capsys, "--workdir", workdir, *SMALL, "--no-behaviour")
+    assert code == 2 and "no listening behaviour to leave out" in said
 
 
 def test_points_without_a_column_and_data_without_order_are_one_sentence(tmp_path, capsys):
