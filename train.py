@@ -140,7 +140,8 @@ def check(parser, args):
     if (args.logdir is None) != (args.last_epoch is None):
         parser.error("logdir and last_epoch go together: the run to continue and the epoch to continue after")
     if args.last_epoch is not None and args.last_epoch >= args.epochs:
-        parser.error(f"epochs counts from the start: after {args.last_epoch} it must be more than {args.epochs}")
+        parser.error(f"epochs counts from the start: it must be more than last_epoch {args.last_epoch}, "
+                     f"not {args.epochs}")
     unused = "temperature" if args.loss == "hinge" else "margin"
     if getattr(args, unused) is not None:
         parser.error(f"--{unused} has no meaning for --loss {args.loss}")

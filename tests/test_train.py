@@ -282,7 +282,7 @@ def test_the_published_call_runs_and_its_places_are_the_flags(tiny):
     (["content", "user", "--sample-type", "item"], "sample_type is user in place 2 and item as a flag; give it once"),
     (list("abcdefghijklmnop"), "takes at most 15 arguments"),
     (["content", "--logdir", "x"], "logdir and last_epoch go together"),
-    (["content", "--epochs", "3", "--logdir", "x", "--last-epoch", "3"], "it must be more than 3"),
+    (["content", "--epochs", "3", "--logdir", "x", "--last-epoch", "5"], "more than last_epoch 5, not 3"),
     (["content", "--temperature", "1"], "--temperature has no meaning for --loss hinge"),
     (["content", "--loss", "bpr", "--margin", "1"], "--margin has no meaning for --loss bpr"),
     (["content", "--seed", "-1"], "must be a whole number from 0"),
