@@ -38,12 +38,12 @@ def shape(kind, n, lists=None, probe=None):
 
 
 def build(vectors, ids, shape, seed=0):
-    """Index of vectors (n, D) float32 by inner product under ids (n,) int64."""
+    """Index of vectors (n, D) float32 by inner product under ids (n,) int64; seed: of the k-means, 31 bits of it."""
     import faiss
     dim = vectors.shape[1]
     if shape.lists:
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, shape.lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.seed, index.cp.min_points_per_centroid, index.nprobe = seed, 1, shape.probe
+        index.cp.seed, index.cp.min_points_per_centroid, index.nprobe = seed & 0x7fffffff, 1, shape.probe
         index.train(vectors)
     else:
         index = faiss.IndexIDMap2(faiss.IndexFlatIP(dim))

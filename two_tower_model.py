@@ -16,6 +16,7 @@ from torch import nn
 import dataset
 from runs import UsageError, WorkError
 from softmax import native_bf16
+from track_names import read_table
 
 COUNTS = 2           # first columns of an item and of a user: what train counts
 FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
@@ -46,11 +47,12 @@ def field_columns(split, field):
     """float32 (n, V <= 200): row i has 1 / sqrt(its values) at each of its values of a column of items.pqt."""
     import pandas as pd
     path = split.workdir / "items.pqt"
-    if not path.exists():
+    table = read_table(path, "track_id", split.n_tracks)
+    if table is None:
         raise UsageError(f"--fields {field}: {path} is missing, so nothing is told of the tracks")
-    frame = pd.read_parquet(path)
-    if "track_id" not in frame or field not in frame or field == "track_id":
-        raise UsageError(f"--fields {field}: {path} has no such column; it has {', '.join(map(str, frame))}")
+    if field not in table.column_names or field == "track_id":
+        raise UsageError(f"--fields {field}: {path} has no such column; it has {', '.join(table.column_names)}")
+    frame = table.select(["track_id", field]).filter(table["track_id"].is_valid()).to_pandas(ignore_metadata=True)
     codes = pd.Series(np.arange(split.n_items), index=split.tracks)
     told = pd.DataFrame({"item": frame["track_id"].map(codes), "value": frame[field]}).explode("value").dropna()
     told["value"] = told["value"].astype(str)

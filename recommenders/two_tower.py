@@ -33,6 +33,7 @@ NEEDS = ("embedding",)
 COLD = True
 STOP_ON = 10           # NDCG at this k on val
 RECALL_AT = (10, 100)  # of the index
+SHOWN = 10             # tracks that --listener prints
 
 
 # --------------------------------------------------------------------------- command line
@@ -85,8 +86,8 @@ def build_parser():
     group.add_argument("--probe", type=runs.positive, help="lists looked into (default: an eighth)")
     group.add_argument("--listener", nargs="*", metavar="TRACK",
                        help="print the tracks for somebody new who played these (ids or names), or none")
-    group.add_argument("--show", type=runs.positive, default=10, metavar="N",
-                       help="with --listener: how many (default 10)")
+    group.add_argument("--show", type=runs.positive, metavar="N",
+                       help=f"with --listener: how many (default {SHOWN})")
     runs.recommender_flags(parser, device=True)
     return parser
 
@@ -95,6 +96,9 @@ def parse(argv=None):
     args = build_parser().parse_args(argv)
     if args.index == "flat" and (args.lists or args.probe):
         raise UsageError("--lists and --probe are for --index ivf; a flat index has neither")
+    if args.listener is None and args.show is not None:
+        raise UsageError("--show says how many tracks --listener prints; without --listener nothing is printed")
+    args.show = args.show or SHOWN
     return args
 
 
@@ -179,20 +183,25 @@ def index_path(run):
     return run.model_embeddings("items").with_suffix(".faiss")
 
 
-def serve(run, data, split, args):
+def newcomer(split, tracks):
+    """What --listener names: (ids of all tracks, their names, rows of the tracks played)."""
+    import dataset
+    from track_names import find_track, read_names
+    ids, _ = dataset.read_tracks(split.workdir)
+    names, known = read_names(split.workdir, len(ids)), set(split.tracks.tolist())
+    played = list(dict.fromkeys(find_track(track, ids, names) for track in tracks))
+    if unknown := [ids[row] for row in played if row not in known]:
+        raise UsageError(f"--listener: {', '.join(unknown[:3])} has no place in this split, so nothing is known of it")
+    return ids, names, played
+
+
+def serve(run, data, split, args, ids, names, played):
     """Print the best tracks of a newcomer, out of the index."""
     import numpy as np
 
-    import dataset
     import two_tower_index as serving
-    from track_names import find_track, read_names
     from two_tower_model import Towers
-    ids, _ = dataset.read_tracks(split.workdir)
-    names = read_names(split.workdir, len(ids))
     code = dict(zip(split.tracks.tolist(), range(split.n_items), strict=True))
-    played = list(dict.fromkeys(find_track(track, ids, names) for track in args.listener))
-    if unknown := [ids[row] for row in played if row not in code]:
-        raise UsageError(f"--listener: {', '.join(unknown[:3])} has no place in this split, so nothing is known of it")
     towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
     towers.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), data.device)["towers"])
     vector = towers.newcomer(data, np.array([code[row] for row in played], np.int64)).cpu().numpy()
@@ -217,6 +226,7 @@ def main(argv=None):
         raise UsageError(f"--embedding names the content that the towers read; there: {there}")
     from two_tower_model import Data, Training, item_columns, pick_precision
     pick_precision(args.precision, device)
+    asked = None if args.listener is None else newcomer(split, args.listener)   # before hours of training
     shape = serving.shape(args.index, split.n_items, args.lists, args.probe)
     files = [p for name in args.embedding for p in dataset.embedding_inputs(workdir, name)]
     files += [workdir / "items.pqt"] * bool(args.fields and (workdir / "items.pqt").exists())
@@ -234,8 +244,8 @@ def main(argv=None):
             training = Training(data, args)
             fit(run, training, split)
             finish(run, training, split, shape, columns=data.items.shape[1])
-    if args.listener is not None:
-        serve(run, data or read(), split, args)
+    if asked:
+        serve(run, data or read(), split, args, *asked)
 
 
 if __name__ == "__main__":

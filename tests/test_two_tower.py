@@ -296,8 +296,9 @@ def test_listener_prints_tracks_that_were_not_named_out_of_the_index(tiny, capsy
     two_tower.main([*flags, "--listener", "--show", "3"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert "average listener" in lines[-4] and len(runs.find_runs(tiny)) == 1
-    status, said = refused(capsys, *flags, "--listener", "nosuch")
+    status, said = refused(capsys, *flags, "--seed", "7", "--listener", "nosuch")
     assert status == 2 and "no track has the id or name 'nosuch'" in said
+    assert len(runs.find_runs(tiny)) == 1               # known before the training, not after it
 
 
 # --------------------------------------------------------------------------- the index
@@ -331,6 +332,11 @@ def test_lists_fit_the_catalogue():
         serving.shape("ivf", 80, 4, 5)
 
 
+def test_every_seed_of_ours_is_one_of_the_index():
+    """faiss keeps its seed in a signed int of 32 bits."""
+    serving.build(vectors_of(80), np.arange(80), serving.shape("ivf", 80, 4), seed=2**32 - 1)
+
+
 def test_lists_that_hold_too_little_give_short_answers_without_padding(tmp_path):
     items = vectors_of(8)
     index = serving.build(items, np.arange(8) + 100, serving.shape("ivf", 8, 8, 1))
@@ -354,6 +360,7 @@ def test_lists_that_hold_too_little_give_short_answers_without_padding(tmp_path)
     (["--embedding", "content", "--index", "ivf", "--lists", "5000"], 2, "has at most 78 lists"),
     (["--embedding", "content", "--temperature", "0"], 2, "must be a number above 0, not 0"),
     (["--embedding", "content", "--hide", "1"], 2, "must be a number of at least 0 and below 1, not 1"),
+    (["--embedding", "content", "--show", "3"], 2, "--show says how many tracks --listener prints"),
     (["--embedding", "content", "--fields", "mood"], 2, "has no such column; it has track_id, styles, artists"),
     (["--embedding", "content", "--precision", "fp16", "--device", "cpu"], 2, "this cpu has no fp16 arithmetic"),
     (["--embedding", "content", "--seed", "-1"], 2, "--seed: must be a whole number from 0"),
@@ -363,6 +370,19 @@ def test_a_bad_request_is_one_sentence(tiny, capsys, flags, status, words):
     got, said = refused(capsys, "--workdir", tiny, *flags)
     assert got == status and words in said
     assert not (tiny / "preds").exists()
+
+
+@pytest.mark.parametrize("flags", [["--fields", "styles"], ["--listener"]])
+@pytest.mark.parametrize("ids,sentence", [
+    ([0, 0, 1], "track_id must be distinct rows of trackid_sorted.csv, which has 80"),
+    (None, "has no column track_id of integers; it has styles"), ("damaged", "cannot be read as parquet")])
+def test_metadata_that_name_no_tracks_are_one_sentence(tiny, capsys, flags, ids, sentence):
+    columns = {"styles": ["a", "b", "c"]} | ({"track_id": ids} if isinstance(ids, list) else {})
+    runs.write_parquet(tiny / "items.pqt", pd.DataFrame(columns))
+    if ids == "damaged":
+        runs.write_text(tiny / "items.pqt", "no parquet")
+    got, said = refused(capsys, "--workdir", tiny, "--embedding", "content", *flags)
+    assert got == 1 and sentence in said and not (tiny / "preds").exists()
 
 
 def test_a_checkpoint_of_another_precision_is_refused(tiny):
