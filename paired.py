@@ -49,7 +49,9 @@ class Paired:
 def compare(values, reference, resamples=RESAMPLES, seed=SEED):
     """Tests of R rows against one, a Paired for each row.
 
-    values: float64 (R, U), a value of each user; reference: float64 (U,), of the same users
+    values: float64 (R, U), a value of each user; reference: float64 (U,), of the same users. A user whose value is
+    NaN in the row or in the reference (no list, so no Popularity of it) is left out of that row's tests; a row that
+    keeps fewer than two such users has NaN throughout, no mark, and no part in the correction.
     Rows that differ by the same amount at every user have no spread: their effect is infinite, their t test
     certain; equal rows have p 1 and effect 0. Raises WorkError with fewer than two users.
     """
@@ -59,10 +61,19 @@ def compare(values, reference, resamples=RESAMPLES, seed=SEED):
     n = each.shape[1]
     if n < 2:
         raise WorkError(f"paired tests need at least two users, and there {'is one' if n else 'are none'}")
-    mean, effect, p_t = t_test(each)
-    low, high, p_bootstrap = bootstrap(each, resamples, seed)
-    columns = (mean, low, high, holm(p_t), holm(p_bootstrap), effect)
-    return [Paired(*map(float, row)) for row in zip(*columns, strict=True)]
+    known = ~np.isnan(each)
+    columns = np.full((6, len(each)), np.nan)                    # mean, low, high, p of t, p of the bootstrap, effect
+    for kept in np.unique(known, axis=0):                        # rows of the same users share their draws
+        if kept.sum() > 1:
+            rows = (known == kept).all(axis=1)
+            some = np.ascontiguousarray(each[rows][:, kept])
+            mean, effect, p_t = t_test(some)
+            low, high, p_bootstrap = bootstrap(some, resamples, seed)
+            columns[:, rows] = mean, low, high, p_t, p_bootstrap, effect
+    tested = ~np.isnan(columns[3])
+    for p in columns[3:5]:
+        p[tested] = holm(p[tested])
+    return [Paired(*map(float, row)) for row in columns.T]
 
 
 def t_test(each):

@@ -99,6 +99,24 @@ def test_rows_that_are_equal_or_apart_by_a_constant():
     assert above.effect == math.inf and above.p_t == 0 and above.p_bootstrap == 2 / 100 and above.mark == "↑"
 
 
+def test_a_user_without_a_value_is_left_out_of_that_row_alone():
+    rng = np.random.default_rng(2)
+    values, reference = rng.random((4, 50)), rng.random(50)
+    values[1, 3] = values[2, 1:] = reference[7] = math.nan
+    values[3] = math.nan
+    found = paired.compare(values, reference)
+    kept = [np.isfinite(row - reference) for row in values]
+    for row, mask in zip((0, 1), kept[:2], strict=True):
+        alone, = paired.compare(values[row:row + 1, mask], reference[mask])
+        assert (found[row].difference, found[row].low, found[row].high, found[row].effect) == pytest.approx(
+            (alone.difference, alone.low, alone.high, alone.effect), rel=1e-12)
+    assert [r.p_t for r in found[:2]] == pytest.approx(paired.holm(
+        [stats.ttest_rel(values[r, kept[r]], reference[kept[r]]).pvalue for r in (0, 1)]))
+    for result in found[2:]:
+        assert np.isnan([result.difference, result.low, result.p_t, result.p_bootstrap, result.effect]).all()
+        assert result.mark == ""
+
+
 @pytest.mark.parametrize("users, words", [(1, "there is one"), (0, "there are none")])
 def test_fewer_than_two_users_are_one_sentence(users, words):
     with pytest.raises(runs.WorkError, match=f"at least two users, and {words}"):
