@@ -34,6 +34,7 @@ NEEDS = ()
 COLD = False
 METRIC = "NDCG@10"
 IMPORTANCE_USERS = 500   # each feature costs a prediction of all their candidates
+MOST_OF_A_USER = 10_000  # candidates that LightGBM's lambdarank takes as one list
 PLAYS_LEAF = 5           # least pairs in a leaf of the forest that guesses plays, as Breiman has it for regression
 DEFAULTS = {"forest": {"min_leaf": 10, "negatives": 15, "max_features": 0.33},  # chosen on val of Last.fm with audio
             "lambdarank": {"min_leaf": 100, "negatives": 0, "leaves": 15, "lr": 0.1}}
@@ -134,6 +135,19 @@ def to_learn(user, hits, negatives, generator):
     return np.sort(order[kept])
 
 
+def check_groups(user, fold):
+    """WorkError for what LightGBM cannot learn from; user, fold: (N,) of the rows to learn from, users ascending."""
+    import numpy as np
+    most = int(np.bincount(user - user[0]).max())
+    if most > MOST_OF_A_USER:
+        raise WorkError(f"--model lambdarank takes {MOST_OF_A_USER} candidates of a user at most, and one has {most}; "
+                        "use --negatives, shorter lists (--k of the candidates' runs) or --model forest")
+    left = int(len(fold) - np.bincount(fold).max())
+    if left < 2:
+        raise WorkError(f"--model lambdarank learns from at least two candidates, and without one fold {left} of "
+                        f"{len(fold)} is left; longer lists (--k of the candidates' runs) bring more")
+
+
 class Ranker:
     """The models of one run: one of all users of val for test, and one of each fold's others for val."""
 
@@ -149,6 +163,8 @@ class Ranker:
         fold = generator.permutation(len(users)) % min(args.folds, len(users))
         self.fold = fold[np.searchsorted(users, pool.user)]                  # (N,) of each candidate's user
         rows = to_learn(pool.user, self.hits, args.negatives, generator)
+        if args.model == "lambdarank":
+            check_groups(pool.user[rows], self.fold[rows])
         with runs.Progress(fold.max() + 2, "random_forest", "models") as progress:
             self.models = []
             for out in range(-1, fold.max() + 1):

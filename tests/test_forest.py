@@ -46,6 +46,22 @@ def world(tmp_path_factory):
     return three_runs(tiny_workspace(tmp_path_factory.mktemp("forest") / "w", n_users=240))
 
 
+# --------------------------------------------------------------------------- what boosting cannot learn from
+
+def test_lambdarank_refuses_too_many_candidates_and_too_few_before_it_fits(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(random_forest, "fit", lambda *_: pytest.fail("fitted"))
+    with monkeypatch.context() as patch, pytest.raises(runs.WorkError, match="takes 20 candidates of a user at most, "
+                                                                             "and one has [0-9]+; use --negatives"):
+        patch.setattr(random_forest, "MOST_OF_A_USER", 20)
+        ranker_of(world, "--model", "lambdarank")
+    write_tracks(tmp_path, 4)                                            # each user has one candidate left
+    write_pairs(tmp_path, "train", [1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 3])
+    write_pairs(tmp_path, "val", [1, 2], [3, 2])
+    popularity.main(["--workdir", str(tmp_path)])
+    with pytest.raises(runs.WorkError, match="at least two candidates, and without one fold 1 of 2 is left"):
+        random_forest.main(["popularity", "--workdir", str(tmp_path), "--model", "lambdarank"])
+
+
 # --------------------------------------------------------------------------- features
 
 def test_features_by_hand():
