@@ -122,18 +122,18 @@ def get_plays(args, workdir):
     """Write the workspace described above; skip it when neither the files nor the flags changed."""
     from concurrent.futures import ThreadPoolExecutor
     check(args)
-    from preprocess import kkbox_raw
-    found = kkbox_raw.find(args.raw, FILES, optional=() if args.test == "csv" else ("test",))
+    from preprocess import kkbox_archives, kkbox_raw
+    found = kkbox_archives.find(args.raw, FILES, optional=() if args.test == "csv" else ("test",))
     if "test" not in found and args.test == "auto":
         print(f"{args.raw} holds no test.csv: the last tenth of each playlist is test")
     request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
     with stage.together(workdir / "dataset.json", "kkbox") as new, ThreadPoolExecutor(2) as pool:
-        sums = pool.submit(kkbox_raw.checksums, found)
+        sums = pool.submit(kkbox_archives.checksums, found)
         if new.old is not None and not args.overwrite:
             request["raw"] = sums.result()
             if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
                 return
-        files = kkbox_raw.unpack(found, new.path("unpacked"))
+        files = kkbox_archives.unpack(found, new.path("unpacked"))
         with kkbox_raw.Raw(files, args.memory // 2, new.path("spill")) as raw:
             about = _write(args, raw, new, workdir, pool)
         request["raw"] = sums.result()

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 import runs
-from preprocess import kkbox_raw
+from preprocess import kkbox_archives
 from tests.kkbox import LOOSE, get, song, table, world, write
 
 
@@ -52,7 +52,7 @@ def test_7z_archives_give_the_same_workspace(raw, made, tmp_path):
 
 def test_7z_without_anything_to_open_it(raw, tmp_path, monkeypatch):
     (raw / "songs.csv").rename(raw / "songs.csv.7z")
-    monkeypatch.setattr(kkbox_raw, "_py7zr", lambda: None)
+    monkeypatch.setattr(kkbox_archives, "_py7zr", lambda: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for place in (raw, (raw / "songs.csv.7z").rename(raw / "all.7z")):
         with pytest.raises(runs.WorkError, match="pip install py7zr.*or unpack it yourself"):
@@ -81,7 +81,7 @@ else:
 """)
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", str(stand_in.parent))
-    monkeypatch.setattr(kkbox_raw, "_py7zr", lambda: None)
+    monkeypatch.setattr(kkbox_archives, "_py7zr", lambda: None)
     (tmp_path / "all.7z").touch()
     work = get(tmp_path / "all.7z", tmp_path / "w2", *LOOSE)
     assert (work / "plays.pqt").read_bytes() == (made / "plays.pqt").read_bytes()
