@@ -21,11 +21,14 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import sys
+
 import runs
 from runs import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
+SHOWN = 10   # tracks that --like prints
 FLAT = 1e-6  # relative: what float32 cannot tell from nothing
 
 
@@ -41,10 +44,20 @@ def build_parser():
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
                         help="tracks without an embedding: stop, or fill with the mean (default fail)")
     parser.add_argument("--like", metavar="TRACK", help="id or name of a track: print the tracks most similar to it")
-    parser.add_argument("--show", type=runs.positive, default=10, metavar="N",
-                        help="with --like: how many (default 10)")
+    parser.add_argument("--show", type=runs.positive, metavar="N",
+                        help=f"with --like: how many (default {SHOWN})")
     runs.recommender_flags(parser, device=True)
     return parser
+
+
+def parse(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.like is None and args.show is not None:
+        raise UsageError("--show says how many tracks --like prints; without --like nothing is printed")
+    if args.like is not None and args.shuffle:
+        raise UsageError("--like prints what is alike by the embedding as it is, so --shuffle means nothing to it")
+    args.show = args.show or SHOWN
+    return args
 
 
 # --------------------------------------------------------------------------- similarity
@@ -175,7 +188,7 @@ def print_like(name, args, workdir):
 
 
 def main(argv=None):
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     workdir = runs.workspace(args)
     import dataset
     names = args.names or dataset.embedding_names(workdir)
@@ -187,9 +200,17 @@ def main(argv=None):
         for name in names:
             print_like(name, args, workdir)
         return
-    split = dataset.load(workdir)
+    split, failed = dataset.load(workdir), []
     for name in names:
-        recommend_with(name, split, args, workdir)
+        try:
+            recommend_with(name, split, args, workdir)
+        except WorkError as e:
+            if len(names) == 1:
+                raise
+            print(f"{name}: {e}", file=sys.stderr)
+            failed.append(name)
+    if failed:
+        raise WorkError(f"{len(names) - len(failed)} of {len(names)} embeddings are done, not {', '.join(failed)}")
 
 
 if __name__ == "__main__":

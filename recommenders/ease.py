@@ -15,6 +15,8 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import math
+
 import runs
 
 NEEDS = ()
@@ -115,7 +117,7 @@ def check_memory(shape, limit_gb=None):
     """WorkError when the dense square matrix and its blocks would not fit."""
     n = min(shape)
     need = n * n * (8 if n <= FLOAT64_ROWS else 4) * (1 if shape[0] < shape[1] else 2) + 3 * 512 * max(shape) * 8
-    have = limit_gb * 1e9 if limit_gb else runs.free_memory()
+    have = runs.free_memory() if limit_gb is None else limit_gb * 1e9
     if need > have:
         raise runs.WorkError(f"EASE on {shape[0]} users and {shape[1]} items inverts a {n} x {n} matrix and needs "
                              f"{need / 1e9:.1f} GB, but {have / 1e9:.1f} GB are allowed; use recommenders.elsa instead")
@@ -123,8 +125,10 @@ def check_memory(shape, limit_gb=None):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    if args.l2 <= 0:
-        raise runs.UsageError(f"--l2 must be above 0, not {args.l2:g}")
+    if not 0 < args.l2 < math.inf:
+        raise runs.UsageError(f"--l2 must be above 0 and finite, not {args.l2:g}")
+    if args.memory is not None and not args.memory > 0:
+        raise runs.UsageError(f"--memory must be above 0, not {args.memory:g}")
     workdir = runs.workspace(args)
     import dataset
     import topk

@@ -150,6 +150,24 @@ def test_one_track_or_one_user(tmp_path, train, val):
     assert config["parts"] == ["val"] and not len(preds)
 
 
+def test_a_bad_embedding_does_not_stop_the_others(tiny, capsys):
+    write_embedding(tiny, "bad", np.full((80, 4), np.nan, np.float32))
+    with pytest.raises(runs.WorkError, match="^2 of 3 embeddings are done, not bad$"):
+        content_knn.main(["--workdir", str(tiny)])
+    assert "bad: embedding 'bad' has no finite row" in capsys.readouterr().err
+    assert {c["embedding"] for _, c in runs.find_runs(tiny) if c["status"] == "finished"} == {"content", "noise"}
+    with pytest.raises(runs.WorkError, match="embedding 'bad' has no finite row"):
+        content_knn.main(["bad", "--workdir", str(tiny)])
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (["--show", "3"], "--show says how many tracks --like prints"),
+    (["--like", "a", "--shuffle"], "so --shuffle means nothing to it")])
+def test_a_flag_that_would_be_ignored_is_refused(tiny, flags, sentence):
+    with pytest.raises(runs.UsageError, match=sentence):
+        content_knn.main(["content", "--workdir", str(tiny), *flags])
+
+
 # --------------------------------------------------------------------------- --like
 
 @pytest.fixture
