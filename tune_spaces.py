@@ -35,6 +35,8 @@ def read_methods(path, names=()):
         raise UsageError(f"{path} is not readable as yaml ({e})") from None
     if not isinstance(document, dict) or not document:
         raise UsageError(f"{path} should hold `method:` entries with a script each; tune.yaml is an example")
+    if words := [name for name in document if not isinstance(name, str)]:
+        raise UsageError(f"{path}: the name of a method is a word, not {words[0]!r}; quote it to make it one")
     unknown = sorted(set(names) - set(document))
     if unknown:
         raise UsageError(f"{path} has no method {', '.join(unknown)}; it has {', '.join(document)}")
@@ -46,6 +48,11 @@ def read_method(where, name, entry):
     if not isinstance(entry, dict) or not entry.get("script") or set(entry) - known:
         raise UsageError(f"{where} should be `script:` with some of {', '.join(sorted(known - {'script'}))}, "
                          f"not {entry!r}")
+    if not isinstance(entry["script"], str):
+        raise UsageError(f"{where}: script is a module's name like recommenders.ease, not {entry['script']!r}")
+    for key in ("each", "set", "space", "control"):
+        if not isinstance(entry.get(key) or {}, dict):
+            raise UsageError(f"{where}: {key} should be `flag: value` entries, not {entry[key]!r}")
     method = Method(name, entry["script"], *(dict(entry.get(k) or {}) for k in ("each", "set", "space", "control")),
                     entry.get("seeds", 5), entry.get("controls", 10))
     for name in ("seeds", "controls"):

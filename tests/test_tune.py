@@ -227,6 +227,18 @@ def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
         call(tiny, spaces(tmp_path, text))
 
 
+@pytest.mark.parametrize("text, sentence", [
+    ("pop: {script: recommenders.ease, space: [1, 2]}", r"pop: space should be `flag: value` entries, not \[1, 2\]"),
+    ("pop: {script: recommenders.popularity, each: words}", "pop: each should be `flag: value` entries, not 'words'"),
+    ("pop: {script: 5}", "pop: script is a module's name like recommenders.ease, not 5"),
+    ("5: {script: recommenders.popularity}", "the name of a method is a word, not 5; quote it")])
+def test_spaces_of_another_form_are_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "s.yaml").write_text(text)
+    for names in ((), ("pop",)):
+        with pytest.raises(runs.UsageError, match=sentence):
+            tune_spaces.read_methods(tmp_path / "s.yaml", names)
+
+
 def test_bad_requests(tiny, tmp_path):
     file = spaces(tmp_path)
     for words, said in ((["nosuch"], "has no method nosuch; it has ease, knn, chance"),
