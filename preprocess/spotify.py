@@ -20,7 +20,8 @@ Beware: genres of a track are those of the playlists that hold it, held-out pair
 predict; the embedding has nothing of them.
 
 Left out and counted: rows with too many or too few cells, rows without a track or playlist id, repeated pairs.
-Counted and kept: tracks whose title, artist and album the file has lost ("NA" in all three), dates that are none.
+Counted and kept: tracks whose title, artist and album the file has lost ("NA" in all three), dates that are none,
+popularities outside 0 to 100 (as null).
 Source: R for Data Science, TidyTuesday of 2020-01-21 (songs fetched with spotifyr).
 """
 from pathlib import Path
@@ -105,7 +106,9 @@ def read(path):
     features = frame[list(SPOTIFY)].apply(pd.to_numeric, errors="coerce")
     sound = np.isfinite(features).all(axis=1)
     released = pd.to_datetime(frame["track_album_release_date"].map(_whole_date), format="%Y-%m-%d", errors="coerce")
-    frame = frame.assign(track_popularity=pd.to_numeric(frame["track_popularity"], errors="coerce"), released=released,
+    popular = pd.to_numeric(frame["track_popularity"], errors="coerce")
+    dropped["rows with a popularity outside 0 to 100"] = int((popular.notna() & ~popular.between(0, 100)).sum())
+    frame = frame.assign(track_popularity=popular.where(popular.between(0, 100)), released=released,
                          **features.where(sound))
     by_track = frame.groupby("track_id")
     for what, column in (("tracks without a title", "track_name"), ("tracks without a date of release", "released"),

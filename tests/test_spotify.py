@@ -124,6 +124,15 @@ def test_a_finished_workspace_is_skipped_and_a_changed_file_is_not(raw, tmp_path
     assert dataset.read_tracks(w)[0] == ["y", "z"] and not (w / "data/train.pqt").exists()
 
 
+def test_a_popularity_that_is_none_is_counted_and_null(tmp_path):
+    told = dict(zip("abcdefg", (0, 100, 100000, "inf", -1, "x", ""), strict=True))
+    raw = write(tmp_path / "s.csv", [row(t, "P", popularity=value, features=(0.1 * i, i)) for i, (t, value)
+                                     in enumerate(told.items())])
+    w = get_plays("spotify", "--raw", raw, workdir=tmp_path / "w")
+    assert table(w / "items.pqt")["popularity"] == [0, 100, None, None, None, None, None]
+    assert runs.read_json(w / "dataset.json")["dropped"] == {"rows with a popularity outside 0 to 100": 3}
+
+
 def test_it_is_a_workspace_for_the_splitter_and_a_recommender(tmp_path):
     rng = np.random.default_rng(0)
     raw = write(tmp_path / "s.csv", [row(f"t{t:02}", f"P{p}", features=rng.random(12))
