@@ -26,9 +26,12 @@ HIDDEN, SIZE = (256, 128), 128
 # --------------------------------------------------------------------------- features
 
 def standardise(matrix, rows):
-    """Columns of (m, F) with mean 0 and spread 1 over `rows` (a slice); one that is constant there becomes 0."""
+    """Columns of (m, F) with mean 0 and spread 1 over `rows` (a slice); one that is constant there becomes 0.
+
+    Constant is what spreads by a millionth of its mean, or of the widest column where that spreads by less than 1.
+    """
     centre, spread = matrix[rows].mean(axis=0), matrix[rows].std(axis=0)
-    spread[spread < 1e-6 * np.maximum(1, np.abs(centre))] = np.inf
+    spread[spread <= 1e-6 * np.maximum(min(1, spread.max()), np.abs(centre))] = np.inf
     return ((matrix - centre) / spread).astype(np.float32)
 
 

@@ -142,6 +142,14 @@ def test_columns_are_standardised_on_train_and_constant_ones_are_zero(tiny):
     assert (standardise(np.full((3, 2), 4.0), slice(0, 2)) == 0).all()
 
 
+def test_an_embedding_of_any_unit_is_standardised_alike():
+    matrix = np.random.default_rng(0).normal(size=(50, 3)) + [0, 2, 0]
+    matrix[:, 2] *= 1e-9                                # beside the others this column is constant, in every unit
+    for unit in (1, 1e-7, 1e-30):
+        found = standardise(matrix * unit, slice(0, 50))
+        assert np.allclose(found[:, :2].std(0), 1, atol=1e-5) and (found[:, 2] == 0).all()
+
+
 def test_field_values_are_shared_by_the_lists_length_and_only_the_commonest_count(tiny, monkeypatch):
     frame = pd.DataFrame({"track_id": np.arange(80), "tags": [["a", "b", "b", f"rare {i}"] for i in range(80)]})
     frame.loc[3, "tags"] = None
