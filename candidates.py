@@ -6,7 +6,8 @@
 A word names a run, or a recommender: then its best run on val is taken, out of the finished runs that were
 made on this very split (checksums decide). Controls on shuffled embeddings, runs on the embedding `oracle` (the truth
 of a generated world) and what was built on either are never taken for the real thing: they are named in full.
-Every recommender fits train alone and writes lists of val as of test, so a list of val has not seen val.
+A list of val was made by a fit of train alone, but for what val decided: when a trained recommender stopped (those that
+stop early keep the epoch best on val), a hybrid's weights, and a forest's labels, of other users than the list's own.
 """
 from dataclasses import dataclass
 from pathlib import Path

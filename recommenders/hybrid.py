@@ -8,8 +8,9 @@ A part is a run's name or a recommender's: then its best run on val by --metric.
 never their code. For each user a part's scores s become (s - low) / (high - low) over the list saved for this user,
 and 0 outside it (candidates.normalised); the score is the sum of w_p times that over the parts p. The weights are the
 best of a fixed grid by the mean of --metric on val: all multiples of 1 / --steps that add up to 1 (10 steps: 66 trials
-for three parts, 286 for four). A part of weight 0 brings no tracks either, so each part alone is on the grid and the
-hybrid is at least as good as any of them on val, where its own figure is optimistic; test is not looked at.
+for three parts, 286 for four). A part of weight 0 brings no tracks either, so each part alone, its ties broken anew by
+this run's seed, is on the grid, and the hybrid is at least as good on val as any part so re-ranked. Its own figure of
+val is optimistic; test is not looked at.
 
 The cold test has no val: it takes the weights of the parts that wrote a cold list, scaled to add up to 1 (equal ones
 where all are 0), and is left out where no part did. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
