@@ -145,7 +145,8 @@ def recommend_with(name, split, args, workdir):
 def feature_table(workdir, name, vectors):
     """The features of some tracks by name, in their own units where the embedding's json knows them; else None.
 
-    vectors: (n, D); the json has `features` (D names) and, where it stores standardised values, `mean` and `std`
+    vectors: (n, D); the json has `features` (D names) and, where it stores standardised values, `mean` and `std`.
+    None as well where the three do not fit the columns.
     """
     import numpy as np
     import pandas as pd
@@ -153,10 +154,13 @@ def feature_table(workdir, name, vectors):
     import dataset
     info = dataset.embedding_info(workdir, name)
     told = info if "features" in info else info.get("facts", {})
-    columns = told.get("features", [])
-    if len(columns) != vectors.shape[1]:
+    columns = told.get("features") if isinstance(told, dict) else None
+    if not isinstance(columns, list) or len(columns) != vectors.shape[1]:
         return None
-    values = vectors * np.asarray(told.get("std", 1)) + np.asarray(told.get("mean", 0))
+    try:
+        values = vectors * np.asarray(told.get("std", 1), np.float64) + np.asarray(told.get("mean", 0), np.float64)
+    except (TypeError, ValueError):
+        return None
     return pd.DataFrame(values, columns=columns).map("{:.4g}".format)
 
 

@@ -202,6 +202,26 @@ def test_like_shows_as_many_as_asked_and_does_without_names(songs, capsys):
     assert out[1].split() == ["cosine", "id"] and [line.split()[1] for line in out[2:]] == ["a", "c"]
 
 
+@pytest.mark.parametrize("facts", [{"features": ["a", "b"], "mean": [1, 2, 3]}, {"features": 2}, [1],
+                                   {"features": ["a", "b"], "mean": ["x", 2]}])
+def test_like_does_without_features_that_do_not_fit(songs, capsys, facts):
+    write_embedding(songs, "sound", np.array([[1, 1], [1, 0], [1, .9], [np.nan, 1]], np.float32), facts=facts)
+    content_knn.main(["sound", "--workdir", str(songs), "--like", "a"])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["cosine", "id", "title", "artists"]
+
+
+@pytest.mark.parametrize("items, sentence", [
+    ({"track_id": [0, 0, 1], "title": ["a", "b", "c"]}, "track_id must be distinct rows of trackid_sorted.csv"),
+    ({"id": [0, 1], "title": ["a", "b"]}, "has no column track_id of integers; it has id, title")])
+def test_like_refuses_names_of_no_tracks(songs, items, sentence):
+    runs.write_parquet(songs / "items.pqt", pd.DataFrame(items))
+    with pytest.raises(runs.WorkError, match=sentence):
+        content_knn.main(["sound", "--workdir", str(songs), "--like", "a"])
+    runs.write_text(songs / "items.pqt", "no parquet")
+    with pytest.raises(runs.WorkError, match="cannot be read as parquet"):
+        content_knn.main(["sound", "--workdir", str(songs), "--like", "a"])
+
+
 @pytest.mark.parametrize("track, error, sentence", [
     ("Helo", runs.UsageError, "no track has the id or name 'Helo'; near it: Hello"),
     ("zzzzzz", runs.UsageError, "no track has the id or name 'zzzzzz'$"),
