@@ -64,13 +64,20 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
         row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
         value = product.data / (norm[start + row] * norm[product.indices] + shrink)
         value[product.indices == start + row] = 0
-        chance = topk.tie_key(tracks[start + row], tracks[product.indices], seed).numpy()
-        order = np.lexsort((chance, -value, row))                          # by row, then similarity
-        place = np.arange(len(order)) - product.indptr[row[order]]
-        kept = order[(place < n) & (value[order] > 0)]
-        blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], product.indices[kept])),
-                                 shape=product.shape))
+        few = np.concatenate([low + best(value[low:high], n)
+                              for low, high in zip(product.indptr[:-1], product.indptr[1:], strict=True)])
+        row, column, value = row[few], product.indices[few], value[few]
+        order = np.lexsort((topk.tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
+        kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row ascends, so its order is its own
+        blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=product.shape))
     return vstack(blocks, format="csr")
+
+
+def best(value, n):
+    """Places of the n largest positive values of (m,), and of those equal to the last of them."""
+    import numpy as np
+    least = np.partition(value, len(value) - n)[len(value) - n] if len(value) > n else 0
+    return np.flatnonzero((value >= least) & (value > 0))
 
 
 def main(argv=None):
