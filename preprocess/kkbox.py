@@ -37,7 +37,7 @@ What is written (int64 ids everywhere; text is a category, a null is unknown)
   embeddings/metadata.npy, .json  float32 (n_tracks, --dim): its truncated SVD, for every recommender; a track absent
                from songs.csv is a row of NaN
   dataset.json counts, what each filter removed, the counts that the source prints, flags, checksums of the raw files
-At the challenge's size this takes 1.5 GB of memory, which --memory does not lower.
+At the challenge's size this takes 1.8 GiB of memory, which --memory does not lower.
 
 Points. A kept user's playlist is the plays of kept songs in train.csv. Its first --min-playlist-len rows are
 history, the rest train points, the last --val-share of which (rounded down, at least one of two) are val. Test
