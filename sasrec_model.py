@@ -61,7 +61,7 @@ class Block(nn.Module):
     """One layer as in the published code: queries n = norm x, keys and values x; y = n + dropout(attention), then
     f = norm y, f + dropout(feed-forward f).
 
-    The paper (section III.C) adds to x and y and not to their norms; Markov worlds are learned 1.5 % less well so.
+    The paper (section III.C) adds to x and y and not to their norms, and learns a little less well so.
     No dropout on the attention weights, which are never held: fused kernels work with causal masks, not with dropout.
     """
 

@@ -11,6 +11,7 @@ import time
 import runs
 from runs import UsageError, WorkError
 
+NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
 COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
 
 

@@ -112,7 +112,7 @@ def request_of(args, config):
     """Every argument that can change the result; what is recorded only stands in the manifest's arguments."""
     apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "config", "lr", "patience"}
     apart |= {*RECORDED}
-    no_content = {"item_freeze": 1, "missing": "fail"} if args.model == "random" else {}   # both are about content
+    no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
     return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | no_content | {"config": config}
 
 
