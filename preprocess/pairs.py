@@ -12,7 +12,7 @@ What is written
   plays.pqt   user_id, track_id, timestamp (row number as seconds since the epoch: `time: ordinal`), in the file's order
 
 Lines of blanks are left out. A line with one word or more than two is an error, since it is another kind of file.
-Practical limit: the file is read at once, about 200 bytes of memory per line.
+Practical limit: the file is read at once, about 120 bytes of memory per line.
 """
 from pathlib import Path
 
