@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import dropout
-import sequences
-from runs import UsageError
-from softmax import blocked_logsumexp
+from harness.runs import UsageError
+from training import dropout, sequences
+from training.softmax import blocked_logsumexp
 
 DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
 WORDS = {"hidden_act": ("gelu", "gelu_new", "relu", "silu", "tanh"), "norm": ("before", "after"),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
-from runs import UsageError, WorkError
+from harness import runs
+from harness.runs import UsageError, WorkError
 
 PARTS = runs.PART_ORDER
 

@@ -17,8 +17,8 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-import runs
-from runs import UsageError
+from harness import runs
+from harness.runs import UsageError
 
 ABOUT = ("source", "licence", "track_ids", "user_ids")   # of dataset.json, for the head of the report
 

@@ -8,7 +8,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 """
 import sys
 
-import runs
+from harness import runs
 
 NEEDS = ("embedding",)
 COLD = True
@@ -53,7 +53,7 @@ def unit(vectors):
 def recommend_with(name, split, args, workdir):
     """One embedding: the run `{name}_cosine` (other words follow where the request is not the default)."""
     import dataset
-    import topk
+    from ranking import topk
     request = {"embedding": name, "k": args.k, "center": args.center, "unit": args.unit, "weight": args.weight,
                "shuffle": args.shuffle, "missing": args.missing, "comment": args.comment,
                "as_published": args.as_published, "seed": args.seed}

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
-from beyond import beyond, catalogue_of
-from lists import places_of, read_frame, read_lists, read_truth, whole_numbers
-from runs import UsageError, WorkError
+from evaluation.beyond_accuracy import beyond, catalogue_of
+from evaluation.lists import places_of, read_frame, read_lists, read_truth, whole_numbers
+from harness import runs
+from harness.runs import UsageError, WorkError
 
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
 KS = (5, 10, 20, 50)

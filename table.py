@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
 
-import paired
-import runs
-import typeset
-from cells import Values, capability, collect, defaults, departures, find
+from evaluation import paired_tests as paired
+from evaluation import render as typeset
+from evaluation.render import Slot, Table
+from evaluation.results import Values, collect, departures, find
+from harness import runs
+from harness.registry import capability, defaults
+from harness.runs import UsageError, WorkError
 from metrics import METRICS
-from runs import UsageError, WorkError
-from typeset import Slot, Table
 
 TITLES = {"knn": "KNN", "shallow": "Shallow Net", "bert4rec": "BERT4Rec"}  # the first columns, in this order
 PUBLISHED = {"knn": "cosine", "shallow": "shallow", "bert4rec": "bert"}

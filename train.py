@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-import runs
-from runs import UsageError, WorkError
+from harness import runs
+from harness.runs import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
@@ -170,7 +170,7 @@ def fit(run, training, split, args, device, origin=None):
     """Train until done, from the run's last checkpoint where there is one; the best state is loaded at the end."""
     import copy
 
-    import shallow
+    from training import shallow
     pairs = shallow.pairs_of("train", split, args, device)
     val = shallow.pairs_of("val", split, args, device) if "val" in split.parts else None
     best = begin(run, training, args, origin)
@@ -256,7 +256,7 @@ def finish(run, training, cold, split, args, device, **results):
     """Write the learned embeddings, the lists and the metrics of every part, and close the run."""
     import torch
 
-    import topk
+    from ranking import topk
     model, parts, left_out = training.model, list(split.parts), {}
     users, items = model.extract_embeddings()
     if cold is not None:
@@ -278,7 +278,7 @@ def finish(run, training, cold, split, args, device, **results):
 def validation_metrics(model, split, args, device, ks=(10, 50)):
     """Means of the metrics on val, {name: value}."""
     import metrics
-    import topk
+    from ranking import topk
     users, items = model.extract_embeddings()
     preds = topk.recommend(split, "val", max(ks), args.seed, users=users, items=items, device=device)
     return metrics.evaluate(preds, split.truth("val"), ks).mean().to_dict()
@@ -288,7 +288,7 @@ def main(argv=None):
     args = parse(argv)
     workdir = runs.workspace(args)
     import dataset
-    import shallow
+    from training import shallow
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
     split, device = dataset.load(workdir), runs.pick_device(args.device)
     if args.dynamic_item_freeze and "val" not in split.parts:

@@ -11,8 +11,8 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 """
 import argparse
 
-import runs
-import sequence_training
+from harness import runs
+from training import sequence_loop as sequence_training
 
 NEEDS = ("embedding", "order")
 COLD = True
@@ -139,7 +139,7 @@ def build(split, args, config, device):
     import torch
 
     import bert4rec
-    from sequences import generator_of
+    from training.sequences import generator_of
     draw = generator_of(args.seed, 0)
     if args.model == "random":
         dim = args.hidden_dim or config["random_dim"]
@@ -172,7 +172,7 @@ def check(split, args, config, device):
 def prepare(split, args, config, indptr, items, device):
     """What is trained, on which sequences, and what asks it: (Training, Sequences, Asking)."""
     from bert4rec import Sequences
-    from sequences import Asking
+    from training.sequences import Asking
     model, cold, whole = build(split, args, config, device)
     window = min(PUBLISHED_WINDOW, args.max_seq_len) if args.as_published else args.max_seq_len
     asking = Asking(model, Sequences(indptr, items, window, model.mask_id, device), split, cold)

@@ -23,9 +23,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import runs
-from runs import UsageError
-from tune_spaces import Method, read_methods, settings
+from experiments.spaces import Method, read_methods, settings
+from harness import runs
+from harness.runs import UsageError
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
@@ -52,7 +52,7 @@ class Trial:
 
 def representations(method, embeddings, workdir):
     """Combinations of `each`: [{flag: value}], [{}] for a method without; `all` means `embeddings`, or every one."""
-    from slurm.expand import spread
+    from experiments.expand import spread
     lists = []
     for flag, values in method.each.items():
         values = values if isinstance(values, list) else [values]
@@ -73,7 +73,7 @@ def trials_of(method, args, where):
 
 
 def cell_of(method, values, workdir):
-    from slurm.expand import Block, cells
+    from experiments.expand import Block, cells
     (cell,) = cells(Block(method.script, {}, {**method.set, **values}), workdir)
     return cell
 
@@ -101,7 +101,7 @@ def link_workspace(workdir):
 
 def run_trials(trials, where, args):
     """Run what is not finished yet, and read every trial's figure into it."""
-    from slurm import local
+    from experiments import local
     reasons = {t.cell: local.impossible(t.cell, where) for t in trials}
     failed = dict(local.run_stage(list(dict.fromkeys(t.cell for t in trials if not reasons[t.cell])), args.jobs))
     found = [(name, config) for name, config in runs.find_runs(where) if config.get("status") == "finished"]
@@ -115,10 +115,11 @@ def read_figure(trial, found, where, metric):
     """Value, interval, time and run of a finished trial, out of its metrics on val; its arguments tell the run."""
     import pandas as pd
 
-    from cells import SCRIPTS
-    asked, script = arguments_of(trial.cell), trial.cell.module.rpartition(".")[2]
+    from harness import registry
+    asked = arguments_of(trial.cell)
+    mine_is = {name for name, r in registry.recommenders().items() if r.module == trial.cell.module}
     for name, config in found:
-        mine = SCRIPTS.get(config["recommender"], config["recommender"]) == script and "val" in config.get("parts", [])
+        mine = config["recommender"] in mine_is and "val" in config.get("parts", [])
         if mine and all(config["arguments"].get(k) == v for k, v in asked.items()):
             figures = pd.read_csv(where / "metrics" / f"{name}_val.csv", index_col=0)
             trial.run, trial.seconds = name, config["wall_seconds"]
@@ -129,7 +130,7 @@ def read_figure(trial, found, where, metric):
 
 def arguments_of(cell):
     """What the script reads from a cell's words, as its manifest has it."""
-    from slurm.expand import parse
+    from experiments.expand import parse
     return {k: v for k, v in json.loads(json.dumps(vars(parse(cell)), default=str)).items() if k not in APART}
 
 

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 import sys
 
-import runs
+from harness import runs
 
 
 def build_parser():

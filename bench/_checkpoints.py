@@ -44,7 +44,7 @@ def music2vec(folder):
 def conformer():
     import torch
 
-    from extract_item_embeddings.conformer import Conformer
+    from extract_item_embeddings.networks.conformer import Conformer
     model = Conformer(CONFORMER, 0.0, 1.0)
     half = CONFORMER["dim"] // CONFORMER["heads"] // 2
     model.conformer.embed_positions.inv_freq.copy_(10000 ** (-torch.arange(half) / half))
@@ -62,7 +62,7 @@ def muq(folder):
 def mulan(folder):
     import torch
 
-    from extract_item_embeddings.mulan import Tower
+    from extract_item_embeddings.networks.mulan import Tower
     sizes = {"proj.weight": (768, 1024), "transformer.layers.7.0.to_q.weight": (512, 768),
              "transformer.layers.0.0.to_q.weight": (512, 768), "transformer.layers.0.0.q_scale": (64,),
              "transformer.layers.0.1.4.weight": (768, 2048), "audio_to_latents.weight": (512, 768)}
@@ -75,7 +75,7 @@ def mulan(folder):
 def encodecmae(folder):
     import torch
 
-    from extract_item_embeddings.encodecmae import Encoder
+    from extract_item_embeddings.networks.encodecmae import Encoder
     sizes = {"projector.weight": (768, 128), "codec.layers.0.conv.bias": (32,),
              "layers.0.ff_layer.0.weight": (4096, 768)}
     model, state = Encoder({k: torch.empty(v, device="meta") for k, v in sizes.items()}, 768, 10, 12), {}

@@ -35,7 +35,7 @@ def main(workdir, road, out):
     import scipy.linalg  # noqa: F401  (loaded before the clock starts)
 
     import dataset
-    import runs
+    from harness import runs
     matrix = dataset.load(Path(workdir)).matrix()
     start, processor = time.perf_counter(), time.process_time()
     scores = {"inverse": inverse, "ours": ours}[road](matrix, L2)

@@ -18,8 +18,8 @@ def main(out, name, *argv):
 
     import dataset
     import metrics  # noqa: F401
-    import runs
-    import topk
+    from harness import runs
+    from ranking import topk
     told = {"load": 0.0, "fit": None, "recommend": {}, "users": {}}
     writing, load, write, recommend = [], dataset.load, topk.write, topk.recommend
 
@@ -54,5 +54,5 @@ def main(out, name, *argv):
 
 
 if __name__ == "__main__":
-    import runs
+    from harness import runs
     runs.cli(lambda argv: main(*sys.argv[1:]))

@@ -15,7 +15,7 @@ FlopCounterMode) beside the machine's own for a square float32 product.
 import statistics
 import time
 
-import runs
+from harness import runs
 
 SIZE = {"dim": 200, "length": 100, "batch": 16, "items": 55853}
 QUICK = SIZE | {"items": 8000}
@@ -152,7 +152,7 @@ def peaks(size, frozen):
 def run(quick):
     import torch
 
-    from softmax import native_bf16
+    from training.softmax import native_bf16
     size, repeats = (QUICK, 3) if quick else (SIZE, 7)
     a, out, rows = torch.randn(2048, 2048), torch.empty(2048, 2048), []
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
 from bench import _checkpoints
 from bench.musicnn import music
+from harness import runs
 
 SECONDS = 30
 
@@ -25,7 +25,7 @@ def excerpts(folder, most):
     import soundfile
 
     from bench._real_music import pieces
-    from extract_item_embeddings import audio
+    from extract_item_embeddings.engine import audio
     found = list(pieces().values())[:most]
     for i in range(len(found) or most):
         clip = audio.decode(found[i], SECONDS, "middle") if found else None
@@ -58,7 +58,8 @@ def row(what, ours, published, note):
 
 def of_musicnn(folder, said):
     from bench.musicnn import load
-    from extract_item_embeddings import audio, musicnn
+    from extract_item_embeddings import musicnn
+    from extract_item_embeddings.engine import audio
     flags = ["--device", "cpu"]
     rows = [row("MusiCNN: the first patch repeated, not the mean",
                 extracted(musicnn, folder / "audio", folder / "ours", *flags),

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
+from harness import runs
 
 SIZES = {"genres": 130, "artists": 4050, "composers": 4950, "language": 10}
 
@@ -226,9 +226,9 @@ def run(quick):
     import torch
 
     import dataset
-    from dtnmr_model import batches_of
-    from dtnmr_training import Training, World
-    from recommenders import dtnmr
+    from recommenders.dtnmr import __main__ as dtnmr
+    from recommenders.dtnmr.model import batches_of
+    from recommenders.dtnmr.training import Training, World
     repeats = 3 if quick else 5
     with tempfile.TemporaryDirectory() as folder:
         write_world(Path(folder), n_users=200 if quick else 1000)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
 from bench.musicnn import music
+from harness import runs
 
 QUICK = ("mfcc", "musicnn", "encodecmae", "clap", "mert-95m")
 BACKENDS = {  # name: (module, class, flags, checkpoint, is it light)
@@ -85,7 +85,7 @@ class Measured:
         return float(found[1]), int(found[2]) / 100
 
     def backend(self):
-        from extract_item_embeddings import extraction
+        from extract_item_embeddings.engine import extraction
         made = self.kind(extraction.parser(self.kind, "").parse_args(self.flags))
         made.request()
         made.load()
@@ -96,7 +96,7 @@ class Measured:
         import threadpoolctl
         import torch
 
-        from extract_item_embeddings import audio
+        from extract_item_embeddings.engine import audio
         backend, repeats = self.backend(), 3 if self.light or self.cuda else 1
         try:
             with threadpoolctl.threadpool_limits(1):
@@ -137,7 +137,7 @@ def mel_clock():
     """Seconds of each log-mel that is computed inside a network meanwhile."""
     import torch
 
-    from extract_item_embeddings.logmel import LogMel
+    from extract_item_embeddings.networks.logmel import LogMel
     taken, plain = [], LogMel.forward
 
     def timed(self, x):

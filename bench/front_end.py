@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
 from bench.musicnn import load, music
+from harness import runs
 
 
 def compare(paths):
     """Rows of all comparisons."""
     import threadpoolctl
 
-    from extract_item_embeddings import audio
+    from extract_item_embeddings.engine import audio
     ours = load()
     try:
         with threadpoolctl.threadpool_limits(1):
@@ -104,7 +104,7 @@ def mels(ours, clips):
     """Row: MusiCNN's log-mel by scipy (ours) and by torch on one thread."""
     import torch
 
-    from extract_item_embeddings import audio
+    from extract_item_embeddings.engine import audio
     from extract_item_embeddings.musicnn import FFT, HOP
     sounds = [audio.resample(c, 16000) for c in clips]
     window, mel = torch.from_numpy(ours.hann), torch.from_numpy(ours.mel)

@@ -18,8 +18,8 @@ import tempfile
 from array import array
 from pathlib import Path
 
-import runs
 from bench._child import measured
+from harness import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = re.compile("[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7a3\u0e00-\u0e7f]")
@@ -215,7 +215,7 @@ def run(quick):
     scale, repeats = (0.05, 3) if quick else (1.0, 1)
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw"
-        child([sys.executable, "-m", "preprocess.kkbox_generate", "--out", raw, "--scale", str(scale)])
+        child([sys.executable, "-m", "preprocess.kkbox.generate", "--out", raw, "--scale", str(scale)])
         return measure(raw, Path(folder), repeats)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 import metrics
-import runs
-from lists import read_lists, read_truth
+from evaluation.lists import read_lists, read_truth
+from harness import runs
 
 
 def world(n_users, n_tracks=55262, k=100, seed=0):

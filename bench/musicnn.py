@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
+from harness import runs
 
 TRACKS = 16
 
@@ -57,8 +57,8 @@ class Ours:
 
     def __call__(self, paths):
         """[(wall, processor)] seconds per track"""
-        from extract_item_embeddings import pipeline, shards
-        from extract_item_embeddings.musicnn_model import has_bfloat16
+        from extract_item_embeddings.engine import pipeline, shards
+        from extract_item_embeddings.networks.musicnn_model import has_bfloat16
         self.backend.network.set_precision(self.precision, has_bfloat16(self.backend.device))
         plan, args = shards.Plan(len(paths), TRACKS, 200), argparse.Namespace(seconds=30.0, offset="start")
         wall, cpu = time.perf_counter(), time.process_time()
@@ -121,7 +121,7 @@ def compare(path, ours, original):
     """Largest difference of the mean taggram; an error when it is no rounding."""
     import torch
 
-    from extract_item_embeddings import audio
+    from extract_item_embeddings.engine import audio
     inputs, lengths = map(torch.from_numpy, ours.prepare(audio.resample(audio.decode(path), 16000)))
     with torch.inference_mode():
         taggram = ours.network(inputs, lengths)["taggram"].mean(dim=0).numpy()
@@ -136,7 +136,8 @@ def parts(paths, ours, quick):
     import torch
 
     from bench._musicnn_plain import published
-    from extract_item_embeddings import audio, musicnn
+    from extract_item_embeddings import musicnn
+    from extract_item_embeddings.engine import audio
     clip = audio.decode(paths[0])
     samples = audio.resample(clip, 16000)
     inputs, lengths = ours.prepare(samples)

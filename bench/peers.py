@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
+from harness import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 K = 10
@@ -73,7 +73,7 @@ class Markov:
 
     def optimum(self):
         """NDCG@10 of the best ranking, for the drawn answers and expected over answers."""
-        import topk
+        from ranking import topk
         lists = topk.recommend(self.split, "test", K, scores=lambda codes: self.chances[codes])
         best = -np.sort(-self.chances, axis=1)[:, :K]
         return ndcg(lists, self.split).mean(), float((best / np.log2(np.arange(K) + 2)).sum(1).mean())
@@ -125,7 +125,7 @@ class Ours:
         indptr, items = split.sequences()
         self.split = split
         if name == "sasrec":
-            from recommenders import sasrec
+            from recommenders.sasrec import __main__ as sasrec
             made = sasrec.prepare(split, sasrec.parse(argv), indptr, items, device)
         else:
             import train_bert
@@ -137,13 +137,13 @@ class Ours:
         """Train one epoch; its seconds."""
         from types import SimpleNamespace
 
-        from sequence_training import train_epoch
+        from training.sequence_loop import train_epoch
         begin = time.perf_counter()
         train_epoch(self.training, self.sequences, BATCH, SimpleNamespace(requested=False), runs.Progress(0, "ours"))
         return time.perf_counter() - begin
 
     def lists(self):
-        import topk
+        from ranking import topk
         return topk.recommend(self.split, "test", K, users=self.asking.users, items=self.asking.items())
 
 
@@ -240,7 +240,7 @@ def share(name, split):
     import torch
 
     from bench.bert4rec import products, seconds
-    from sequences import generator_of
+    from training.sequences import generator_of
     mine = Ours(name, split, 1, 1)
     users = mine.sequences.epoch(BATCH, generator_of(0))[0]
     batch = mine.training.batch(mine.sequences, users, generator_of(1))

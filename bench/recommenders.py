@@ -1,6 +1,6 @@
 """Every recommender: seconds to fit, to rank, and peak memory. python -m bench.recommenders [--quick] [NAME ...]
 
-Each is found by its declaration (recommenders/__init__.py) and runs through its command line in a process of its own:
+Each is found by its declaration (harness/registry.py) and runs through its command line in a process of its own:
 lists of 100 for all test users, default flags but for what it needs (an embedding, the order of counts where there are
 no times) and one epoch where it trains in epochs, which the row says. Where the clock stands: bench/_recommender.py.
 The peak is the child's resident memory, 0.5 GiB of which are Python with torch; `chance` shows what reading and ranking
@@ -21,8 +21,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import runs
 from bench._child import measured
+from harness import registry, runs
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"music4all": (21_018, 55_262, 5_400_000), "lastfm": (1_892, 17_632, 92_834), "quick": (400, 1_500, 20_000),
@@ -114,8 +114,7 @@ def make_lastfm(workdir):
 
 def modules():
     """{module: what it declares} of every recommender; those that build on others' lists come last."""
-    from recommenders import found
-    there = {command.split()[-1].removesuffix(".py"): told for command, told in found().items()}
+    there = {r.module: r for r in registry.recommenders().values()}
 
     def builds(name):
         return any(action.dest == "sources" for action in importlib.import_module(name).build_parser()._actions)
@@ -124,7 +123,7 @@ def modules():
 
 def flags_of(name, needs, embedding, timed):
     """Words that a recommender is given beside the defaults, and what to say of them."""
-    from slurm.expand import EMBEDDING_FLAGS, argv_of
+    from experiments.expand import EMBEDDING_FLAGS, argv_of
     parser = importlib.import_module(name).build_parser()
     there, values = {action.dest for action in parser._actions}, {}
     if "embedding" in needs:
@@ -142,7 +141,7 @@ def measure(name, told, workdir, embedding, size, limit):
     out = workdir / "clock.json"
     out.unlink(missing_ok=True)
     about = runs.read_json(workdir / "dataset.json")
-    words, note = flags_of(name, told["needs"], embedding, about["time"] != "none")
+    words, note = flags_of(name, told.needs, embedding, about["time"] != "none")
     status, peak, said = child(["-m", "bench._recommender", out, name, *words, "--workdir", workdir], limit)
     row = {"what": f"{name.removeprefix('recommenders.')}, {size}", "unit": "s to fit"}
     if status != 0:

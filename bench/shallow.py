@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 
-import runs
+from harness import runs
 
 USERS, ITEMS, BATCH, NEGATIVES = 21018, 55851, 10000, 20
 
@@ -87,7 +87,7 @@ class Ours:
         import torch
 
         import model
-        import shallow
+        from training import shallow
         args = argparse.Namespace(sample_type=sample_type, loss="hinge", margin=0.2, l2=0.0, lr=0.001,
                                   plateau=5, seed=0)
         net = model.ShallowEmbeddingModel(torch.from_numpy(items), torch.from_numpy(users), generator=torch.Generator())
@@ -98,7 +98,7 @@ class Ours:
                                    USERS if sample_type == "item" else ITEMS)
 
     def epoch(self):
-        import shallow
+        from training import shallow
         for batch in self.pairs.batches(BATCH, NEGATIVES, self.training.draw):
             shallow.step(self.training, batch)
 
@@ -107,7 +107,7 @@ def check(plain, ours, sample_type):
     """One step of both on the same pairs and negatives, from the same start; WorkError when they disagree."""
     import torch
 
-    import shallow
+    from training import shallow
     net = ours.training.model
     with torch.no_grad():
         plain.net[0].weight.copy_(net.weight)

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import runs
 from bench._child import measured
+from harness import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 ONION = {"plays": 252_984_396, "users": 119_140, "tracks": 56_512}

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-import runs
+from harness import runs
 
 
 def world(n_users, n_items=55262, dim=200, seed=0):
@@ -42,7 +42,7 @@ def by_faiss(split, users, items, k):
 
 
 def by_topk(split, users, items, k):
-    import topk
+    from ranking import topk
     return topk.recommend(split, "test", k, users=users, items=items).track_id.to_numpy().reshape(-1, k)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 
 from exploration import drawing
 from exploration.words import count, name, share, table
-from track_names import read_table
+from harness.metadata import read_table
 
 TITLE = "Overlap of data sets"
 ARTISTS = ("artists", "artist")   # columns of items.pqt that name artists
@@ -55,7 +55,7 @@ def artists_in_common(work, path):
     Names are the same when they are but for case and outer blanks, or (loose) but for accents, punctuation, a
     leading 'the', and signs that stand for letters; the rules are those of preprocess/lastfm_features.py.
     """
-    from preprocess.lastfm_features import exact_name, loose_name
+    from preprocess.lastfm.features import exact_name, loose_name
     ours, theirs = artists_of(work.items), artists_of(read_table(path / "items.pqt", "track_id"))
     if ours is None or theirs is None:
         return f"{'this workspace' if ours is None else 'it'} names no artists in items.pqt"

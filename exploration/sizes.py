@@ -2,7 +2,7 @@
 import numpy as np
 
 from exploration.words import count, name, share, table
-from runs import WorkError
+from harness.runs import WorkError
 
 TITLE = "Sizes"
 PARTS = ("train", "val", "test", "cold_test")

@@ -1,7 +1,7 @@
 """Long tails: how unequally tracks are heard and users listen."""
 import numpy as np
 
-from beyond import gini
+from evaluation.beyond_accuracy import gini
 from exploration import drawing
 from exploration.words import count, share, table
 

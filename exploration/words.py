@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from typeset import escape_markdown
+from evaluation.render import escape_markdown
 
 DIGITS = 6   # significant digits of numbers.json: more would be noise, and differ between machines
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-import runs
+from harness import runs
+from harness.metadata import read_table
+from harness.runs import WorkError
 from preprocess import protocols
-from runs import WorkError
-from track_names import read_table
 
 
 @dataclass

@@ -15,8 +15,8 @@ import shlex
 import sys
 from pathlib import Path
 
-import runs
-from extract_item_embeddings import extraction
+from extract_item_embeddings.engine import extraction
+from harness import runs
 
 FOLDER = Path(__file__).parent
 DOOR = re.compile(r"^ +(?:return )?extraction\.main\((\w+), __doc__", re.MULTILINE)

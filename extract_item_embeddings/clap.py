@@ -18,8 +18,8 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import audio, extraction, pretrained, weights
+from extract_item_embeddings.engine import audio, extraction, pretrained, weights
+from harness import runs
 
 # the commit is the one at which other public projects pin the weights
 SOURCE = weights.Source("laion/larger_clap_music", "a0b4534a14f58e20944452dff00a22a06ce629d1", "pytorch_model.bin",
@@ -54,7 +54,7 @@ class CLAP(pretrained.Pretrained):
     def build(self):
         from transformers import ClapAudioModelWithProjection, ClapConfig
 
-        from extract_item_embeddings.logmel import LogMel
+        from extract_item_embeddings.networks.logmel import LogMel
         config = ClapConfig(**self.config).audio_config
         model = weights.empty(lambda: ClapAudioModelWithProjection(config))
         weights.fill(model, weights.read(self.files.weights), self.files.weights, TEXT)

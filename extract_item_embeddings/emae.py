@@ -16,8 +16,8 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, pretrained, weights
+from extract_item_embeddings.engine import extraction, pretrained, weights
+from harness import runs
 
 # no commit of these weights could be established, so the branch is named; the json records what it stood for
 SOURCE = weights.Source("lpepino/encodecmae-base", "main", "model.pt", "MIT")
@@ -34,7 +34,7 @@ class EnCodecMAE(pretrained.Pretrained):
         return SOURCE
 
     def sizes(self):
-        from extract_item_embeddings import encodecmae
+        from extract_item_embeddings.networks import encodecmae
         self.state = encodecmae.renamed(weights.read(self.files.weights), self.files.weights)
         self.dim = self.state["projector.weight"].shape[0]
         self.depth = 1 + max(int(k.split(".")[1]) for k in self.state if k.startswith("layers."))
@@ -48,7 +48,7 @@ class EnCodecMAE(pretrained.Pretrained):
         return {**super().request(), "heads": self.heads}
 
     def build(self):
-        from extract_item_embeddings.encodecmae import Encoder
+        from extract_item_embeddings.networks.encodecmae import Encoder
         model = weights.empty(lambda: Encoder(self.state, self.dim, self.depth, self.heads))
         weights.fill(model, self.state, self.files.weights)
         del self.state

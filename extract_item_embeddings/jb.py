@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, pretrained, worker
+from extract_item_embeddings.engine import extraction, pretrained, worker
+from harness import runs
 
 CONTEXT = 1048576        # samples: 8192 tokens of 128
 PUBLISHED_SECONDS = 24

@@ -17,8 +17,8 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, pretrained, weights
+from extract_item_embeddings.engine import extraction, pretrained, weights
+from harness import runs
 
 # no commit of these weights could be established, so the branch is named; the json records what it stood for
 SOURCE = weights.Source("m-a-p/music2vec-v1", "main", "pytorch_model.bin", "CC BY-NC 4.0", ("config.json",))

@@ -15,8 +15,8 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import runs
-from extract_item_embeddings import extraction, pretrained, weights
+from extract_item_embeddings.engine import extraction, pretrained, weights
+from harness import runs
 
 # the commits are those at which other public projects pin the weights
 SOURCES = {

@@ -17,8 +17,8 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction
+from extract_item_embeddings.engine import extraction
+from harness import runs
 
 COEFFICIENTS = 13
 

@@ -19,8 +19,8 @@ import math
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, pretrained, weights
+from extract_item_embeddings.engine import extraction, pretrained, weights
+from harness import runs
 
 COMMIT = "546287d5e3e9ea5b42a4135d1dbca96ac12a0a9c"  # at which another public project pins the weights
 SOURCES = {
@@ -82,7 +82,7 @@ class MusicFM(pretrained.Pretrained):
                 "statistics": dict(zip(("mean", "std"), self.statistics, strict=True))}
 
     def sizes(self):
-        from extract_item_embeddings import conformer
+        from extract_item_embeddings.networks import conformer
         path = self.files.beside[self.source().beside[0]]
         self.statistics = statistics(path, runs.read_json(path))
         self.state = weights.read(self.files.weights)
@@ -96,7 +96,7 @@ class MusicFM(pretrained.Pretrained):
         return {name: frames for name in super().outputs()}
 
     def build(self):
-        from extract_item_embeddings.conformer import TRAINING, Conformer
+        from extract_item_embeddings.networks.conformer import TRAINING, Conformer
         model = weights.empty(lambda: Conformer(self.shape, *self.statistics))
         self.check_front_end(model.mel)
         weights.fill(model, self.state, self.files.weights, TRAINING)

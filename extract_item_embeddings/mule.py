@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, worker
+from extract_item_embeddings.engine import extraction, worker
+from harness import runs
 
 HOP, BANDS = 160, 96            # samples per frame, mel bands
 SLICE, EVERY = 300, 200         # frames

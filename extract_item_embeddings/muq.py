@@ -17,8 +17,9 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, mfm, pretrained, weights
+from extract_item_embeddings import mfm
+from extract_item_embeddings.engine import extraction, pretrained, weights
+from harness import runs
 
 # the commits are those at which other public projects pin the weights
 MUQ = weights.Source("OpenMuQ/MuQ-large-msd-iter", "0562a57814f6f8bbd9fdea0a25921a2fce1a841a", "model.safetensors",
@@ -58,7 +59,7 @@ class MuQ(pretrained.Pretrained):
         return {**super().request(), "statistics": dict(zip(("mean", "std"), self.statistics, strict=True))}
 
     def sizes(self):
-        from extract_item_embeddings import conformer
+        from extract_item_embeddings.networks import conformer
         path = self.files.beside["config.json"]
         config = runs.read_json(path)
         self.statistics = mfm.statistics(path, config.get("stat") or (MSD if self.args.mulan else {}))
@@ -86,11 +87,11 @@ class MuQ(pretrained.Pretrained):
         self.state = weights.strip(self.state, BACKBONE)
 
     def build(self):
-        from extract_item_embeddings.conformer import TRAINING, Conformer
+        from extract_item_embeddings.networks.conformer import TRAINING, Conformer
         model = weights.empty(lambda: Conformer(self.shape, *self.statistics))
         weights.fill(model, self.state, self.files.weights, TRAINING)
         if self.args.mulan:
-            from extract_item_embeddings.mulan import Tower
+            from extract_item_embeddings.networks.mulan import Tower
             self.joint = weights.empty(lambda: Tower(self.tower))
             weights.fill(self.joint, self.tower, self.files.weights, ("aggregator.",))  # a layer that is never used
             del self.tower

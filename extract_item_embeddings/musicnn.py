@@ -21,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import extraction, tf_checkpoint
+from extract_item_embeddings.engine import extraction
+from extract_item_embeddings.networks import tf_checkpoint
+from harness import runs
 
 FRAMES, BANDS, HOP, FFT = 187, 96, 256, 512
 PART = 4  # patches that one thread takes at a time
@@ -131,7 +132,7 @@ class MusiCNN(extraction.Backend):
         import librosa
         import torch
 
-        from extract_item_embeddings.musicnn_model import Network, has_bfloat16
+        from extract_item_embeddings.networks.musicnn_model import Network, has_bfloat16
         self.device = runs.pick_device(self.args.device)
         torch.backends.cudnn.allow_tf32 = False  # fp32 is meant as it says
         torch.backends.cudnn.deterministic = True

@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
-import runs
-from extract_item_embeddings import aligned
-from runs import UsageError, WorkError
+from extract_item_embeddings.engine import aligned
+from harness import runs
+from harness.runs import UsageError, WorkError
 
 TABLES = (".parquet", ".pqt", ".csv", ".tsv")
 BLOCK = 4096  # rows
@@ -130,7 +130,7 @@ def opener(args, path):
     if suffix == ".npz":
         return lambda: open_npz(path)
     if suffix in TABLES:
-        from extract_item_embeddings.tabular import Table
+        from extract_item_embeddings.engine.tabular import Table
         return lambda: Table(path, args.id_column, None if args.keys is None else args.keys == "row")
     raise UsageError(f"{path} is neither .npy, .npz, .parquet, .csv nor .tsv")
 

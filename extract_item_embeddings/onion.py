@@ -23,8 +23,8 @@ import re
 import urllib.request
 from pathlib import Path
 
-import runs
-from extract_item_embeddings import aligned
+from extract_item_embeddings.engine import aligned
+from harness import runs
 
 RECORD = "https://zenodo.org/records/15394646"
 API = "https://zenodo.org/api/records/15394646"
@@ -49,7 +49,7 @@ def parser():
 
 def fetched(feature, raw):
     """Path of the file of a feature, downloaded into `raw` and verified."""
-    from preprocess import download
+    from harness import download
     name = f"id_{feature}.tsv.bz2"
     mend = f"fetch {name} of {RECORD} elsewhere and name it with --file"
     if name not in KNOWN and (raw / name).is_file():  # put there by hand; the json says which it was
@@ -72,7 +72,7 @@ def listed(name, mend):
 
 
 def main(argv=None):
-    from extract_item_embeddings import tabular
+    from extract_item_embeddings.engine import tabular
     args = parser().parse_args(argv)
     work = runs.workspace(args)
     feature = re.sub(r"^id_|\.tsv(\.bz2)?$", "", args.feature)

@@ -3,9 +3,9 @@
     python preprocess/0_get_plays_pqt.py music4all --log LOG.tsv.bz2 --tracks trackid_sorted.csv --workdir W
     python preprocess/0_get_plays_pqt.py DATASET --help
 
-Every file of this folder that defines `get_plays(args, workdir)` is a data set, beside a line `HELP` and
-`add_arguments(parser)`; adding a data set is adding such a file. args also has workdir, memory (bytes) and
-overwrite. Finished work is skipped while its inputs are the same.
+Every file of this folder, or folder in it, that defines `get_plays(args, workdir)` is a data set, beside a line
+`HELP` and `add_arguments(parser)`; adding a data set is adding such a file. args also has workdir, memory (bytes)
+and overwrite. Finished work is skipped while its inputs are the same.
 """
 if __package__ in (None, ""):
     import sys
@@ -17,16 +17,20 @@ import re
 import sys
 from pathlib import Path
 
-import runs
+from harness import runs
 from preprocess import stage
 
 
 def datasets(only=None):
     """Data sets of this folder by name, as modules: all, or the one. Files without `get_plays` are not imported."""
     found = {}
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        if only in (None, path.stem) and re.search(r"^def get_plays\(", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found[path.stem] = importlib.import_module(f"preprocess.{path.stem}")
+    folder = Path(__file__).parent
+    files = {path.stem: path for path in folder.glob("[a-z]*.py")}
+    files |= {path.parent.name: path for path in folder.glob("[a-z]*/__init__.py")}
+    for name in sorted(files):
+        text = files[name].read_text(encoding="utf-8")
+        if only in (None, name) and re.search(r"^def get_plays\(", text, re.MULTILINE):
+            found[name] = importlib.import_module(f"preprocess.{name}")
     return found
 
 

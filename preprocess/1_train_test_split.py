@@ -21,9 +21,9 @@ if __package__ in (None, ""):
 from datetime import datetime
 from pathlib import Path
 
-import runs
+from harness import runs
+from harness.runs import UsageError, WorkError
 from preprocess import stage
-from runs import UsageError, WorkError
 
 LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and what it does not count, beside the data
 DATES = ("train_start", "test_date", "test_end")
@@ -208,7 +208,8 @@ def main(argv=None):
     plays = workdir / "plays.pqt"
     if not plays.exists():
         raise WorkError(f"{plays} is missing: run preprocess/0_get_plays_pqt.py first")
-    from preprocess import log_blocks, parts, protocols
+    from harness import text_blocks as log_blocks
+    from preprocess import parts, protocols
     columns, timed = protocols.inspect(plays)
     time = _time(workdir, timed)
     if args.protocol in protocols.DATED and time != "real" or args.protocol == "leave-one-out" and not timed:

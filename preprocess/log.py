@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-import runs
-from preprocess import log_blocks, stage
-from preprocess.log_blocks import TextUsers
-from runs import UsageError, WorkError
+from harness import runs
+from harness import text_blocks as log_blocks
+from harness.runs import UsageError, WorkError
+from harness.text_blocks import TextUsers
+from preprocess import stage
 
 ROWS = 1 << 19           # rows of a row group of plays.pqt
 BLOCK = 8 << 20          # bytes of the log parsed at once, less where --memory is small

@@ -16,9 +16,9 @@ Practical limit: the file is read at once, about 120 bytes of memory per line.
 """
 from pathlib import Path
 
-import runs
+from harness import runs
+from harness.runs import UsageError, WorkError
 from preprocess import stage
-from runs import UsageError, WorkError
 
 HELP = "a text file with `user item` on each line, in time order, as sequential recommenders are published on"
 

@@ -12,7 +12,7 @@ import math
 
 import duckdb
 
-from runs import WorkError
+from harness.runs import WorkError
 
 PARTS = ("train", "val", "test", "cold_test")
 DATED = ("recsys24", "hotcold")

@@ -26,9 +26,9 @@ Source: R for Data Science, TidyTuesday of 2020-01-21 (songs fetched with spotif
 """
 from pathlib import Path
 
-import runs
+from harness import runs
+from harness.runs import UsageError, WorkError
 from preprocess import stage
-from runs import UsageError, WorkError
 
 HELP = "Spotify playlists (32,833 rows): playlists as users, tracks with twelve audio features, genres, dates"
 SOURCE = "https://github.com/rfordatascience/tidytuesday, data of 2020-01-21 (spotify_songs.csv)"
@@ -91,7 +91,7 @@ def read(path):
     import numpy as np
     import pandas as pd
 
-    from preprocess.lastfm_features import SPOTIFY
+    from preprocess.lastfm.features import SPOTIFY
     frame, malformed = _cells(path, [*COLUMNS, *SPOTIFY])
     dropped = {"rows left out: too many or too few cells": malformed}
     lost = frame[list(NAMES)].isin(["NA", ""]).all(axis=1)
@@ -193,7 +193,7 @@ def write_embedding(workdir, frame, tracks, track_checksum):
     """embeddings/spotify.npy and .json; returns {"spotify": {dim, rows}} for dataset.json."""
     import numpy as np
 
-    from preprocess.lastfm_features import SPOTIFY
+    from preprocess.lastfm.features import SPOTIFY
     values = frame.groupby("track_id")[list(SPOTIFY)].first().to_numpy(np.float64)
     there = ~np.isnan(values[:, 0])
     if not there.any():

@@ -18,8 +18,8 @@ import re
 import shutil
 from pathlib import Path
 
-import runs
-from runs import UsageError, WorkError
+from harness import runs
+from harness.runs import UsageError, WorkError
 
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 

@@ -2,10 +2,9 @@
 
     python -m recommenders --list
 
-Read from the declarations in the files (recommenders/__init__.py); nothing is imported or run.
+Read from the declarations in the files (harness/registry.py); nothing is imported or run.
 """
-import runs
-from recommenders import found
+from harness import registry, runs
 
 
 def build_parser():
@@ -15,17 +14,16 @@ def build_parser():
 
 
 def table(recommenders):
-    """Lines of text: a header and a row for each {command: declaration}."""
+    """Lines of text: a header and a row for each registry.Recommender."""
     rows = [("run with", "needs", "cold", "what it is")]
-    rows += [(command, ", ".join(told["needs"]) or "-", "yes" if told["cold"] else "no", told["about"])
-             for command, told in recommenders.items()]
+    rows += [(r.command, ", ".join(r.needs) or "-", "yes" if r.cold else "no", r.about) for r in recommenders]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     return ["  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
 
 
 def main(argv=None):
     build_parser().parse_args(argv)
-    print("\n".join(table(found())))
+    print("\n".join(table(registry.recommenders().values())))
 
 
 if __name__ == "__main__":

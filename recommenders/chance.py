@@ -10,7 +10,7 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import runs
+from harness import runs
 
 NEEDS = ()
 COLD = True
@@ -28,7 +28,7 @@ def main(argv=None):
     import numpy as np
 
     import dataset
-    import topk
+    from ranking import topk
     split = dataset.load(workdir)
     request = {"k": args.k, "seed": args.seed, "comment": args.comment}
     with runs.Run(workdir, "chance", request, inputs=split.inputs, args=args) as run:

@@ -23,8 +23,8 @@ if __package__ in (None, ""):
 
 import sys
 
-import runs
-from runs import UsageError, WorkError
+from harness import runs
+from harness.runs import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
@@ -92,7 +92,7 @@ def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
     import torch
     from scipy.sparse import csr_matrix, vstack
 
-    import topk
+    from ranking import topk
     items, ids, tracks = (torch.as_tensor(a).to(device) for a in (items, ids, tracks))
     rows, blocks = max(1, topk.BLOCK_BYTES // (4 * max(len(items), 1))), []
     for start in range(0, len(queries), rows):
@@ -118,7 +118,7 @@ def history_of(split, values):
 def recommend_with(name, split, args, workdir):
     """One embedding: one run."""
     import dataset
-    import topk
+    from ranking import topk
     request = {"embedding": name, "neighbours": args.neighbours, "scale": args.scale, "values": args.values,
                "shuffle": args.shuffle, "missing": args.missing, "k": args.k, "seed": args.seed,
                "comment": args.comment}
@@ -170,7 +170,7 @@ def print_like(name, args, workdir):
     import pandas as pd
 
     import dataset
-    from track_names import find_track, read_names
+    from harness.metadata import find_track, read_names
     ids, checksum = dataset.read_tracks(workdir)
     names = read_names(workdir, len(ids))
     track = find_track(args.like, ids, names)

@@ -17,7 +17,7 @@ if __package__ in (None, ""):
 
 import math
 
-import runs
+from harness import runs
 
 NEEDS = ()
 COLD = False
@@ -131,7 +131,7 @@ def main(argv=None):
         raise runs.UsageError(f"--memory must be above 0, not {args.memory:g}")
     workdir = runs.workspace(args)
     import dataset
-    import topk
+    from ranking import topk
     split = dataset.load(workdir)
     request = {"l2": args.l2, "k": args.k, "seed": args.seed, "comment": args.comment}
     with runs.Run(workdir, "ease", request, inputs=split.inputs, args=args) as run:

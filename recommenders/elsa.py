@@ -13,7 +13,7 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import runs
+from harness import runs
 
 NEEDS = ()
 COLD = False
@@ -127,7 +127,7 @@ def main(argv=None):
     import numpy as np
 
     import dataset
-    import topk
+    from ranking import topk
     split = dataset.load(workdir)
     request = {"factors": args.factors, "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr,
                "embedding": args.embedding, "k": args.k, "seed": args.seed, "comment": args.comment}

@@ -22,8 +22,8 @@ if __package__ in (None, ""):
 
 import itertools
 
-import runs
-from runs import UsageError
+from harness import runs
+from harness.runs import UsageError
 
 NEEDS = ()
 COLD = True
@@ -104,8 +104,7 @@ def weights_for(part, sources, weights):
 
 def write_lists(run, split, sources, weights, args):
     """Lists and metrics of every part that some source wrote; returns {part: metrics}."""
-    import candidates
-    import topk
+    from ranking import candidates, topk
     results = {}
     for part in split.parts:
         used = weights_for(part, sources, weights)
@@ -122,8 +121,8 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     check(args)
     workdir = runs.workspace(args)
-    import candidates
     import dataset
+    from ranking import candidates
     split = dataset.load(workdir)
     sources = candidates.find(split, args.sources, args.metric)
     request = {"sources": args.sources, "steps": args.steps, "metric": args.metric, "normalise": args.normalise,

@@ -11,7 +11,7 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import runs
+from harness import runs
 
 NEEDS = ()
 COLD = False
@@ -54,7 +54,7 @@ def main(argv=None):
     import numpy as np
 
     import dataset
-    import topk
+    from ranking import topk
     split = dataset.load(workdir)
     request = {"factors": args.factors, "regularization": args.regularization, "alpha": args.alpha,
                "values": args.values, "iterations": args.iterations,

@@ -16,7 +16,7 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import runs
+from harness import runs
 
 NEEDS = ()
 COLD = False
@@ -54,7 +54,7 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     import torch
     from scipy.sparse import csr_matrix, vstack
 
-    import topk
+    from ranking import topk
     tracks = torch.arange(matrix.shape[1]) if tracks is None else torch.from_numpy(tracks)
     columns = matrix.T.tocsr()                                             # (I, U)
     norm = np.sqrt(np.asarray(columns.multiply(columns).sum(axis=1))).ravel()
@@ -84,7 +84,7 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir = runs.workspace(args)
     import dataset
-    import topk
+    from ranking import topk
     split = dataset.load(workdir)
     request = {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink,
                "k": args.k, "seed": args.seed, "comment": args.comment}

@@ -12,7 +12,7 @@ if __package__ in (None, ""):
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import runs
+from harness import runs
 
 NEEDS = ()
 COLD = False
@@ -44,7 +44,7 @@ def main(argv=None):
     import torch
 
     import dataset
-    import topk
+    from ranking import topk
     split = dataset.load(workdir)
     if args.half_life and split.time != "real":
         raise runs.UsageError(f"--half-life needs times, but time is {split.time!r} in this workspace")

@@ -21,10 +21,11 @@ import os
 import shlex
 from pathlib import Path
 
-import runs
-from slurm import local, submit
-from slurm.expand import Block, Cell, cells, load
-from slurm.local import say
+from experiments import local
+from experiments.expand import Block, Cell, cells, load
+from experiments.local import say
+from harness import runs
+from slurm import submit
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,8 +15,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import runs
-from slurm.expand import Cell
+from experiments.expand import Cell
+from harness import runs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -22,5 +22,5 @@ def shared():
 @pytest.fixture
 def tiny(tmp_path):
     """Path of a fresh tiny workspace (see tests/world.py)."""
-    from tests.world import tiny_workspace
+    from tests.worlds.world import tiny_workspace
     return tiny_workspace(tmp_path / "tiny")

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 import bert4rec
-import softmax
 from bert4rec import BERT4Rec, Sequences
 from dataset import unit_scale
-from runs import UsageError
-from sequences import generator_of
-from tests.histories import Largest
+from harness.runs import UsageError
+from tests.worlds.histories import Largest
+from training import softmax
+from training.sequences import generator_of
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 import dataset
-import runs
-from runs import UsageError, WorkError
-from tests.world import tiny_workspace, write_embedding, write_pairs
+from harness import runs
+from harness.runs import UsageError, WorkError
+from tests.worlds.world import tiny_workspace, write_embedding, write_pairs
 
 
 def test_codes_point_back_to_ids(tiny):

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import explore
-import runs
 from exploration import SECTIONS, sections, tracking
+from harness import runs
 from tests.conftest import ROOT
-from tests.explored import MONDAY, made, named_embedding, say, world, write_plays
-from tests.world import tiny_workspace, write_embedding, write_tracks
+from tests.worlds.explored import MONDAY, made, named_embedding, say, world, write_plays
+from tests.worlds.world import tiny_workspace, write_embedding, write_tracks
 
 # --------------------------------------------------------------------------- the whole report
 

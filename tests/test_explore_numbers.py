@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import runs
 from exploration import features, friends, labels, representations, sections, tails, tracking
 from exploration.words import plain, share
-from preprocess.lastfm_features import SPOTIFY
-from tests.explored import DAY, MONDAY, measure, named_embedding, world, write_plays
-from tests.world import tiny_workspace, write_embedding
+from harness import runs
+from preprocess.lastfm.features import SPOTIFY
+from tests.worlds.explored import DAY, MONDAY, measure, named_embedding, world, write_plays
+from tests.worlds.world import tiny_workspace, write_embedding
 
 # --------------------------------------------------------------------------- numbers by hand
 

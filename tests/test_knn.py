@@ -6,8 +6,8 @@ from scipy.sparse import csr_matrix
 
 import dataset
 import knn
-import runs
-from tests.world import write_embedding, write_pairs, write_tracks
+from harness import runs
+from tests.worlds.world import write_embedding, write_pairs, write_tracks
 
 
 def test_equals_the_published_lists(shared, tmp_path):

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-import runs
-from preprocess import lastfm, lastfm_audio
-from tests.hetrec import get_plays, say, table, vectors, write_raw
+from harness import runs
+from preprocess import lastfm
+from preprocess.lastfm import audio as lastfm_audio
+from tests.worlds.hetrec import get_plays, say, table, vectors, write_raw
 
 
 @pytest.fixture
@@ -244,7 +245,7 @@ def test_published_knn_figures(real):
     Measured beforehand with other code (unit vectors averaged); rows out of place would give the .006 of
     the shuffled embedding.
     """
-    import topk
+    from ranking import topk
     importlib.import_module("preprocess.1_train_test_split").main(["--protocol", "given", "--workdir", str(real[1])])
     split = dataset.load(real[1])
     assert {p: len(split.part(p)) for p in lastfm.SPLIT_PAIRS} == lastfm.SPLIT_PAIRS

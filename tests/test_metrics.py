@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import beyond
 import knn
 import metrics
-import runs
-from lists import read_lists, read_truth
+from evaluation import beyond_accuracy as beyond
+from evaluation.lists import read_lists, read_truth
+from harness import runs
 from tests.conftest import ROOT
-from tests.world import write_pairs
+from tests.worlds.world import write_pairs
 
 
 def frame_of(lists):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from extract_item_embeddings import extraction
+from extract_item_embeddings.engine import extraction
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def test_the_small_demo_shows_what_holds_by_construction(demo):
     """Cold, the truth is clearly above the same vectors on the wrong tracks; hot, trained models are above chance."""
     import pandas as pd
 
-    import runs
+    from harness import runs
 
     def values(recommender, part, metric, **request):
         found = [name for name, config in runs.find_runs(demo[0]) if config["recommender"] == recommender

@@ -11,14 +11,15 @@ import pytest
 
 import knn
 import metrics
-import runs
 import table
 import train_bert
-import typeset
-from cells import Figure, capability, collect, defaults
+from evaluation import render as typeset
+from evaluation.render import Slot, Table
+from evaluation.results import Figure, collect
+from harness import runs
+from harness.registry import capability, defaults
 from recommenders import chance, popularity
 from tests.conftest import ROOT
-from typeset import Slot, Table
 
 T = {1: 12.706204736432095, 2: 4.302652729749464, 3: 3.182446305284263}  # t at 97.5 %, by degrees of freedom
 

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 
 import dataset
-import runs
-import shallow
 import train
-from tests.world import tiny_workspace, write_embedding
+from harness import runs
+from tests.worlds.world import tiny_workspace, write_embedding
+from training import shallow
 
 ROOT = Path(train.__file__).parent
 QUICK = ["content", "--epochs", "4", "--batch-size", "128", "--k", "10"]
@@ -315,7 +315,7 @@ def test_a_diverging_training_is_one_sentence(tiny, capsys):
 
 def test_a_stop_within_an_epoch_loses_no_step(tmp_path, monkeypatch, capsys):
     """Signals come in the first epoch, before any checkpoint, and in a later one; the same bits come out."""
-    import shallow
+    from training import shallow
     flags = ["content", "item", "5", "64", "4", "--k", "10", "--exclude-positives"]
     whole, workdir = (tiny_workspace(tmp_path / x) for x in ("whole", "cut"))
     name, _ = main(whole, *flags)

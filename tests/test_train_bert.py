@@ -11,13 +11,13 @@ import torch
 
 import bert4rec
 import dataset
-import runs
-import sequence_training
 import train_bert
-from sequences import Asking
-from softmax import native_bf16
-from tests.histories import ROOT, ring, same_weights, stopped
-from tests.world import tiny_workspace, write_embedding
+from harness import runs
+from tests.worlds.histories import ROOT, ring, same_weights, stopped
+from tests.worlds.world import tiny_workspace, write_embedding
+from training import sequence_loop as sequence_training
+from training.sequences import Asking
+from training.softmax import native_bf16
 
 QUICK = ["--model", "content", "--epochs", "2", "--batch-size", "16", "--max-seq-len", "10", "--k", "10"]
 

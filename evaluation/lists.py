@@ -1,0 +1,143 @@
+"""Recommendation lists and what was truly played, read and checked: the ground under metrics.py.
+
+A frame of lists has the columns `user_id, track_id, rank` (rank from 0), a truth `user_id, track_id`;
+both are whole numbers. `read_frame` takes either from a parquet or csv file.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.runs import UsageError, WorkError
+
+
+@dataclass
+class Truth:
+    """Distinct pairs: users int64 (U,) ascending ids; user int64 (N,) row of `users`; track int64 (N,) ids."""
+    users: np.ndarray
+    user: np.ndarray
+    track: np.ndarray
+
+
+@dataclass
+class Lists:
+    """Lists of U users, a row per place, sorted by user and place, no track twice in a list.
+
+    users: int64 (U,) ascending ids; user: int64 (N,) row of `users`; track: int64 (N,) ids;
+    place: int64 (N,) from 0; length: int64 (U,), 0 for a user without a list
+    """
+    users: np.ndarray
+    user: np.ndarray
+    track: np.ndarray
+    place: np.ndarray
+    length: np.ndarray
+    packed: np.ndarray   # int64 (N,) ascending: (user * tracks + track) * places + place
+    tracks: int          # room for track ids and for places in `packed`
+    places: int
+
+    def find(self, user, track):
+        """Place of each track in the list of its user (row of `users`), -1 where it is not there; int64."""
+        if not len(self.packed):
+            return np.full(len(user), -1)
+        key = (user * self.tracks + track) * self.places
+        at = np.minimum(np.searchsorted(self.packed, key), len(self.packed) - 1)
+        place = self.packed[at] - key
+        return np.where((track < self.tracks) & (place >= 0) & (place < self.places), place, -1)
+
+
+def read_lists(preds, users):
+    """Lists of `users` (int64, ascending) from a frame; lists of anybody else are left out.
+
+    Rows may stand in any order. A track that stands twice in a list keeps its first place, and what follows
+    moves up. WorkError unless the ranks of each user count 0, 1, 2, ... and track ids are at least 0.
+    """
+    user_id, track, rank = (whole_numbers(preds, c, "the lists") for c in ("user_id", "track_id", "rank"))
+    user = np.searchsorted(users, user_id)
+    known = users[np.minimum(user, len(users) - 1)] == user_id if len(users) else np.zeros(len(user), bool)
+    if not known.all():
+        user, track, rank = user[known], track[known], rank[known]
+    if (user[1:] < user[:-1]).any() or not np.array_equal(rank, places_of(user)):
+        order = np.lexsort((rank, user))
+        user, track, rank = user[order], track[order], rank[order]
+        due = places_of(user)
+        wrong = rank != due
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise WorkError(f"the ranks of each user must count 0, 1, 2, ... without gaps, "
+                            f"but user_id {users[user[at]]} has {rank[at]} where {due[at]} is due")
+    tracks, places = int(track.max(initial=0)) + 1, int(rank.max(initial=0)) + 1
+    if track.min(initial=0) < 0 or len(users) * tracks * places >= 2**62:
+        raise WorkError(f"track_id of the lists must be rows of trackid_sorted.csv, "
+                        f"but runs from {track.min()} to {track.max()}")
+    key = user * tracks + track
+    packed = np.sort(key * places + rank)
+    if (np.diff(packed // places) == 0).any():
+        kept = np.sort(np.unique(key, return_index=True)[1])  # first places, back in the lists' order
+        user, track = user[kept], track[kept]
+        rank = places_of(user)
+        packed = np.sort((user * tracks + track) * places + rank)
+    return Lists(users, user, track, rank, np.bincount(user, minlength=len(users)), packed, tracks, places)
+
+
+def read_truth(truth):
+    """Truth from a frame; a pair that stands in it twice counts once."""
+    user_id, track = (whole_numbers(truth, c, "the truth") for c in ("user_id", "track_id"))
+    same = user_id[1:] == user_id[:-1]
+    if ((user_id[1:] < user_id[:-1]) | same & (track[1:] < track[:-1])).any():
+        order = np.lexsort((track, user_id))
+        user_id, track = user_id[order], track[order]
+        same = user_id[1:] == user_id[:-1]
+    first = np.ones(len(user_id), bool)
+    first[1:] = ~(same & (track[1:] == track[:-1]))
+    if (track < 0).any():
+        raise WorkError(f"track_id of the truth must be at least 0, but {track.min()} is among them")
+    users, user = np.unique(user_id[first], return_inverse=True)
+    return Truth(users, user, track[first])
+
+
+def places_of(user):
+    """0, 1, 2, ... within each stretch of equal values; int64, the shape of `user`."""
+    row = np.arange(len(user))
+    first = np.ones(len(user), bool)
+    first[1:] = user[1:] != user[:-1]
+    return row - np.maximum.accumulate(np.where(first, row, 0))
+
+
+def whole_numbers(frame, column, where):
+    """A column as int64 (N,); WorkError when it is absent, has gaps or is not of integers."""
+    if column not in frame.columns:
+        raise WorkError(f"{where} must have a column {column}, but have {', '.join(map(str, frame.columns))}")
+    values = frame[column]
+    gaps = int(values.isna().sum())
+    whole = values.dtype.kind in "iu" and not (values.dtype.kind == "u" and (values > 2**63 - 1).any())
+    if len(values) and (gaps or not whole):
+        raise WorkError(f"{column} of {where} must be whole numbers without gaps, "
+                        f"but is {values.dtype} with {gaps} gaps")
+    return values.to_numpy(np.int64)
+
+
+def read_frame(path, columns):
+    """The named columns of a parquet, .csv or .tsv file as a frame.
+
+    UsageError when there is no such file, WorkError when it cannot be read or lacks a column.
+    """
+    import pandas as pd
+    import pyarrow.parquet as pq
+    path = Path(path).expanduser()
+    kind = path.suffix.lstrip(".") if path.suffix in (".csv", ".tsv") else "parquet"
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    try:
+        if kind == "parquet":
+            there = pq.read_schema(path).names
+        else:
+            separator = "," if kind == "csv" else "\t"
+            there = pd.read_csv(path, sep=separator, nrows=0).columns.tolist()
+        missing = [c for c in columns if c not in there]
+        if missing:
+            raise WorkError(f"{path} must have the columns {', '.join(columns)}, but has {', '.join(there) or 'none'}")
+        if kind == "parquet":
+            return pq.read_table(path, columns=list(columns)).to_pandas()
+        return pd.read_csv(path, sep=separator, usecols=list(columns))
+    except (ValueError, OSError) as e:  # pyarrow's and pandas' own errors are among these
+        raise WorkError(f"{path} cannot be read as {kind} ({str(e).splitlines()[0]})") from None

@@ -1,0 +1,156 @@
+"""Which runs make up one figure: the ground under table.py.
+
+A cell is a request without its seed: one recommender, one representation, one set of arguments. Runs that
+differ by the seed alone are its repeats and are averaged; runs that differ in anything else are different
+cells and are never averaged. Shuffled runs (the control) are repeats of each other in the same way: every
+seed is one permutation. All is read from runs/*/config.json and metrics/.
+"""
+import difflib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from harness import runs
+from harness.runs import UsageError, WorkError
+from metrics import mean_and_half_width
+
+REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that tell repeats or representations apart
+
+
+@dataclass
+class Cell:
+    """Runs of one request but for the seed. embedding None: the recommender uses no representation."""
+    recommender: str
+    embedding: str | None
+    shuffled: bool
+    request: dict                                  # the arguments all its runs share
+    runs: list = field(default_factory=list)       # [(name, config)] of the finished ones
+    missing: str = ""                              # why there is none
+
+
+@dataclass
+class Figure:
+    """A metric of a cell. Half-widths of 95 % intervals are NaN where there is nothing to estimate them from."""
+    mean: float
+    users: float     # over users, of each user's mean over the repeats
+    seeds: float     # over repeats (seeds, or permutations), of their means: t(repeats - 1)
+    repeats: int
+    each: object = None      # float64 (U,): each user's mean over the repeats; None of all users together
+    against: object = None   # paired.Paired, where it was tested
+    mark: str = ""           # what the test says
+
+
+def collect(workdir):
+    """Cells of all runs of a workspace, and the runs left out of them: ([Cell], [(name, reason)]).
+
+    A run is left out when it is unfinished, or when another run has since been made from a newer version of
+    one of its inputs (the split, the embedding).
+    """
+    found, cells, left, latest = runs.find_runs(workdir), {}, [], {}
+    for _, config in sorted(found, key=lambda run: run[1].get("started", "")):
+        latest.update(config.get("inputs", {}))
+    for name, config in found:
+        if "recommender" not in config:
+            left.append((name, "its config.json names no recommender"))
+            continue
+        request = dict(config.get("request", {}))
+        shuffle = request.get("shuffle")
+        shuffled = not (shuffle is None or shuffle is False)  # true, or the seed of the permutation
+        shared = {k: v for k, v in sorted(request.items()) if k not in REPEATS}
+        key = (config["recommender"], config.get("embedding") or "", shuffled, json.dumps(shared))
+        cell = cells.setdefault(key, Cell(key[0], config.get("embedding"), shuffled, shared))
+        changed = [p for p, checksum in config.get("inputs", {}).items() if latest[p] != checksum]
+        if config.get("status") == "finished" and not changed:
+            cell.runs.append((name, config))
+            continue
+        cell.missing = f"{changed[0]} changed since" if changed else "unfinished"
+        left.append((name, cell.missing))
+    return [cells[key] for key in sorted(cells)], left
+
+
+def find(cells, left, text):
+    """The cell that a run's name, or a beginning of names, points at; UsageError when it is none or several."""
+    named = [(name, cell) for cell in cells for name, _ in cell.runs]
+    found = [pair for pair in named if pair[0] == text] or [pair for pair in named if pair[0].startswith(text)]
+    if len({id(cell) for _, cell in found}) == 1:
+        return found[0][1]
+    if found:
+        some = ", ".join(name for name, _ in found[:3]) + (", ..." if len(found) > 3 else "")
+        raise UsageError(f"{text!r} begins the names of runs of different requests ({some}); name one of them")
+    if text in dict(left):
+        raise UsageError(f"run {text} is left out of the tables ({dict(left)[text]}); run it again")
+    there = [name for name, _ in named]
+    near = difflib.get_close_matches(text, there, n=3, cutoff=0.4) or there[:3]
+    raise UsageError(f"no finished run {text!r}; there are {len(there)}, among them {', '.join(near)}")
+
+
+class Values:
+    """Figures of cells out of metrics/, all on one set of users (int64 (U,), None before the first).
+
+    lengths: every k that some run has figures of
+    """
+
+    def __init__(self, workdir, part, columns):
+        self.folder, self.part, self.columns = Path(workdir) / "metrics", part, list(columns)
+        self.users = self.first = None
+        self.known, self.lengths = {}, set()
+
+    def of(self, cell):
+        """{column: Figure} of a cell in this part, without the columns that not all of its runs have.
+
+        Raises WorkError when its users are not those of the cells before, or a file is gone.
+        """
+        if id(cell) not in self.known:
+            self.known[id(cell)] = self._figures([self._read(name) for name, _ in cell.runs])
+        return self.known[id(cell)]
+
+    def _figures(self, repeats):
+        figures = {}
+        for column in self.columns:
+            if all(column in users for users, _ in repeats):
+                each = np.stack([users[column] for users, _ in repeats])             # (repeats, U)
+                means, each = mean_and_half_width(each.T)[0], each.mean(axis=0)
+                of_users = mean_and_half_width(each)[1]
+            elif all(column in means for _, means in repeats):
+                means, of_users, each = [means[column] for _, means in repeats], np.nan, None   # of all users together
+            else:
+                continue
+            mean, of_seeds = mean_and_half_width(means)
+            figures[column] = Figure(float(mean), float(of_users), float(of_seeds), len(repeats), each)
+        return figures
+
+    def _read(self, name):
+        import pandas as pd
+        path = self.folder / f"{name}_{self.part}.pqt"
+        if not (path.exists() and path.with_suffix(".csv").exists()):
+            raise WorkError(f"{path} or its .csv is gone; python metrics.py {name} makes them again")
+        try:
+            frame = pd.read_parquet(path)
+            means = pd.read_csv(path.with_suffix(".csv"), index_col=0).loc["mean"]
+            users = frame["user_id"].to_numpy()
+        except (ValueError, KeyError) as e:
+            raise WorkError(f"{path} or its .csv cannot be read ({str(e).splitlines()[0]}); "
+                            f"python metrics.py {name} makes them again") from None
+        if self.users is None:
+            self.users, self.first = users, name
+        elif not np.array_equal(users, self.users):
+            raise WorkError(f"{self.part}: {name} was evaluated on {len(users)} users and {self.first} on "
+                            f"{len(self.users)}, {len(np.intersect1d(users, self.users))} of them the same; a table "
+                            "needs the same users in every row, so evaluate all runs again with python metrics.py")
+        self.lengths.update(int(found[1]) for column in frame if (found := re.fullmatch(r"\w+@([0-9]+)", column)))
+        return frame, means
+
+
+def departures(request, reference):
+    """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}.
+
+    Those of a configuration within it count one by one.
+    """
+    def flat(arguments):
+        inner = [v for v in arguments.values() if isinstance(v, dict)]
+        return {k: v for part in [arguments, *inner] for k, v in part.items() if not isinstance(v, dict)}
+    request, reference = flat(request), flat(reference)
+    return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}

@@ -1,0 +1,144 @@
+"""Vectors made elsewhere, put into the rows of the workspace: what onion.py and npy.py share.
+
+A source yields blocks of (keys, values); each value finds the row of its track, and what is left over, missing or not
+a number is counted and named in the provenance. Memory is that of one block: the matrix grows in its file.
+"""
+import re
+import sys
+
+import numpy as np
+
+import dataset
+from extract_item_embeddings.engine import shards
+from extract_item_embeddings.engine.backend import library_versions
+from harness import runs
+
+INPUTS = ("source_checksum", *shards.INPUTS)  # a change of these is done again; of others, asked about
+NAMED = 20                                    # tracks named in the summary
+
+
+def check_name(name, flag=""):
+    """UsageError unless `name`, given by `flag`, can be the name of an embedding."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise runs.UsageError(f"{flag}{name!r} is no name of an embedding; letters, digits, '.', '-' and '_' are "
+                              "expected")
+
+
+class Rows:
+    """The matrix while it is filled: float32 (tracks, dim) in the open file `f`, NaN where nothing has come yet."""
+
+    def __init__(self, f, ids, dim, source):
+        self.f, self.ids, self.dim, self.source = f, ids, dim, source
+        self.row_of = {i: r for r, i in enumerate(ids)}
+        np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": (len(ids), dim)})
+        self.start = f.tell()
+        empty = np.full(dim, np.nan, "<f4").tobytes()
+        for _ in ids:
+            f.write(empty)
+        self.seen = np.zeros(len(ids), bool)
+        self.reasons, self.unknown, self.strangers = {}, 0, []
+
+    def put(self, keys, values):
+        """A block: n track ids (str) or rows (int), and (n, dim) numbers. WorkError for a track that comes twice."""
+        rows = np.array([self.find(k) for k in keys], dtype=np.int64)
+        known = rows >= 0
+        self.unknown += int((~known).sum())
+        self.strangers += [str(k) for k, there in zip(keys, known, strict=True) if not there][:3 - len(self.strangers)]
+        rows, values = rows[known], np.asarray(values)[known]
+        twice = rows[np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])]
+        twice = np.concatenate([rows[self.seen[rows]], twice])
+        if len(twice):
+            raise runs.WorkError(f"{self.source.name} has the track {self.ids[twice[0]]} more than once")
+        self.seen[rows] = True
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            narrow = values.astype("<f4")
+        for row, vector in zip(rows.tolist(), narrow, strict=True):
+            if bad := int(np.count_nonzero(~np.isfinite(vector))):
+                self.reasons[row] = f"{bad} of {self.dim} values are not finite numbers"
+                continue
+            self.f.seek(self.start + row * self.dim * 4)
+            self.f.write(vector.tobytes())
+
+    def find(self, key):
+        """Row of a track, -1 for one that is not in the list."""
+        if self.source.by_row:
+            return key if 0 <= key < len(self.ids) else -1
+        return self.row_of.get(key, -1)
+
+    def failed(self):
+        """{row: {"trackid", "reason"}} of the tracks without a vector; WorkError when there is no other."""
+        name = self.source.name
+        if not self.seen.any():
+            raise runs.WorkError(f"none of the {self.unknown} tracks of {name} is in trackid_sorted.csv: its ids look "
+                                 f"like {', '.join(self.strangers) or 'nothing'}, the list's like {self.ids[0]}")
+        reasons = {int(r): f"not in {name}" for r in np.flatnonzero(~self.seen)} | self.reasons
+        if len(reasons) == len(self.ids):
+            raise runs.WorkError(f"no track of trackid_sorted.csv has a usable vector in {name}; the first reason: "
+                                 f"{self.ids[0]}: {reasons[0]}")
+        return {r: {"trackid": self.ids[r], "reason": why} for r, why in sorted(reasons.items())}
+
+
+def make(work, name, request, opened, overwrite=False, packages=()):
+    """Write embeddings/NAME.npy and its json, unless it was made before from the same input.
+
+    request: what tells this embedding from others of the name, with "source_checksum"
+    opened:  function that returns the source, asked only where it is needed: .name, .by_row, .about() (a dict for
+             the json) and .blocks(), which yields (track ids, or rows where by_row; (n, dim) numbers)
+    """
+    check_name(name)
+    ids, track_checksum = dataset.read_tracks(work)
+    if not ids:
+        raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
+    request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
+    path = work / "embeddings" / f"{name}.npy"
+    if not overwrite and _finished(path, request):
+        return
+    source, rows = opened(), None
+    with runs.atomic(path) as temporary:
+        with open(temporary, "w+b") as f:
+            for keys, values in source.blocks():
+                rows = rows or Rows(f, ids, values.shape[1], source)
+                rows.put(keys, values)
+        if rows is None:
+            raise runs.WorkError(f"{source.name} has no rows")
+        failed, matrix = rows.failed(), runs.checksum(temporary)
+        path.with_suffix(".json").unlink(missing_ok=True)  # a json that exists describes the matrix beside it
+    runs.write_json(path.with_suffix(".json"), {
+        "name": name, **request, **source.about(), "keys": "rows" if source.by_row else "track ids", "dim": rows.dim,
+        "unknown_ids": rows.unknown, "versions": library_versions(packages), "git": runs.git_state(),
+        "failed": failed, "incomplete": {}, "matrix_checksum": matrix})
+    _say(path, failed, rows)
+
+
+def _say(path, failed, rows):
+    keys = "row numbers" if rows.source.by_row else "track ids"
+    print(f"{path.stem}: {len(rows.ids) - len(failed)} of {len(rows.ids)} tracks have an embedding of {rows.dim} "
+          f"values, {len(failed)} have none; {rows.unknown} {keys} of {rows.source.name} are not in the "
+          f"list: {path}")
+    for entry in list(failed.values())[:NAMED]:
+        print(f"  {entry['trackid']}: {entry['reason']}")
+    if len(failed) > NAMED:
+        print(f"  and {len(failed) - NAMED} more, all in {path.stem}.json")
+
+
+def _finished(path, request):
+    """True when the file was made by this request; UsageError when it is another's."""
+    provenance = path.with_suffix(".json")
+    if not path.exists():
+        return False
+    if not provenance.exists():
+        raise runs.UsageError(f"{path} is there without a json that says how it was made; choose another name, or "
+                              "--overwrite")
+    about = runs.read_json(provenance)
+    old = {k: about.get(k) for k in request}
+    changed = shards.differences(old, request)
+    if any(k not in INPUTS for k in changed):
+        raise runs.UsageError(f"{path} was made in another way ({shards.said(old, request, changed)}); choose another "
+                              "name, or --overwrite")
+    if changed or runs.checksum(path) != about.get("matrix_checksum"):
+        why = {"track_checksum": "the track list", "n_tracks": "the track list", "source_checksum": "the source"}
+        print(f"{path.stem}: made again, because {why[changed[0]] if changed else path.name} changed since",
+              file=sys.stderr)
+        return False
+    print(f"{path.stem}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
+    return True

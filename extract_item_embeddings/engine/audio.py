@@ -1,0 +1,269 @@
+"""Finding and reading audio: the only place of the project where sound files are opened.
+
+A track id becomes a file (`find`), a file becomes mono samples (`decode`), samples get the rate a
+model was trained on (`resample`). What cannot be read raises AudioError with the reason in words;
+nothing here knows which model listens.
+
+soundfile reads wav, flac, ogg, opus, mp3, aiff and more; what it refuses goes through an ffmpeg
+pipe where ffmpeg is installed. Everything runs in threads: libsndfile and soxr release the GIL.
+"""
+import contextlib
+import csv
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from harness import runs
+
+SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf
+    m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
+SHORTEST = 0.1        # seconds; with less sound there is nothing to describe
+REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped)|Warning: (Encountered|Real|Xing)")
+FFMPEG_PATIENCE = 300  # seconds until a decoder that does not end is given up
+
+
+class AudioError(Exception):
+    """This file gives no usable sound; the message is the reason."""
+
+
+class Clip(NamedTuple):
+    """Decoded sound of one track."""
+    samples: np.ndarray  # float32 (N,), mono, full scale is 1
+    rate: int            # Hz
+    note: str            # "" or what was lost, such as a truncated end
+
+    @property
+    def seconds(self):
+        return len(self.samples) / self.rate
+
+
+# --------------------------------------------------------------------------- tracks and files
+
+def make_track_list(path, folder):
+    """Write `idx,trackid` of the sorted file stems under `folder`; WorkError where there is no audio file."""
+    stems = sorted(stem for stem, paths in _scan(folder).items() if not all(p.is_dir() for p in paths))
+    if not stems:
+        raise runs.WorkError(f"no audio file under {folder}; files named <track id>.<extension> are expected there "
+                             "(wav, flac, ogg, mp3, ...)")
+    with runs.atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
+        csv.writer(f, lineterminator="\n").writerows([("idx", "trackid"), *enumerate(stems)])
+
+
+def find(folder, ids):
+    """The file of each track: list of Path or None, in the order of `ids`.
+
+    Files are matched by stem, at any depth, symbolic links followed; a track id is never joined to
+    a path, so no id can point outside the folder. A stem that two files share is an error, because
+    any choice between them would be a guess.
+    """
+    known = _scan(folder)
+    paths = [known.get(unicodedata.normalize("NFC", i), []) for i in ids]
+    double = [(i, p) for i, p in zip(ids, paths, strict=True) if len(p) > 1]
+    if double:
+        track, (a, b, *_) = double[0]
+        more = f" ({len(double)} tracks have this)" if len(double) > 1 else ""
+        raise runs.WorkError(f"track {track} has more than one file, {a.relative_to(folder)} and "
+                             f"{b.relative_to(folder)}{more}; leave one file per track")
+    if not any(paths):
+        raise runs.WorkError(f"none of the {len(ids)} tracks of the track list has a file under {folder}; files "
+                             f"named <track id>.<extension> are expected there, for example {ids[0]}.mp3")
+    return [p[0] if p else None for p in paths]
+
+
+def _scan(folder):
+    """{stem: [paths]} of everything under `folder` that is named like audio, in sorted order."""
+    found, seen = {}, set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link back to a folder above would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted([*files, *folders]):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES and not name.startswith("."):
+                found.setdefault(unicodedata.normalize("NFC", stem), []).append(Path(here, name))
+    return found
+
+
+def fingerprint(path):
+    """What tells that a file has changed: '<name> <size> <mtime>', or why it cannot be looked at."""
+    if path is None:
+        return "no file"
+    try:
+        s = path.stat()
+    except OSError as e:
+        return f"{path.name} {e.strerror}"
+    return f"{path.name} {s.st_size} {s.st_mtime_ns}"
+
+
+# --------------------------------------------------------------------------- decoding
+
+def decode(path, seconds=30.0, offset="start"):
+    """The sound of a file as a Clip: channels averaged, rate as in the file.
+
+    seconds: length of the excerpt, 0 for the whole track; a shorter track gives what it has
+    offset:  "start", or "middle" for the excerpt around the middle of what can be decoded
+    raises:  AudioError for a missing, unreadable, empty or too short file and for samples that are
+             not finite. A damaged file gives the sound before the damage, and a note.
+    """
+    _check_file(path)
+    try:
+        clip = _soundfile(path, seconds, offset)
+    except AudioError as refused:
+        clip = _ffmpeg(path, seconds, offset, refused)
+    if clip.seconds < SHORTEST:
+        raise AudioError(f"only {clip.seconds:.3g} s of sound; {SHORTEST} s are needed")
+    bad = np.count_nonzero(~np.isfinite(clip.samples))
+    if bad:
+        raise AudioError(f"{bad} of {len(clip.samples)} samples are not finite numbers")
+    return clip
+
+
+def resample(clip, rate):
+    """Samples of a Clip at `rate` Hz, float32 (N,)."""
+    if clip.rate == rate:
+        return clip.samples
+    import soxr
+    return soxr.resample(clip.samples, clip.rate, rate, quality="HQ")
+
+
+def _check_file(path):
+    if path is None:
+        raise AudioError("no file of this name")
+    try:
+        s = os.stat(path)
+    except OSError as e:
+        link = " (a link that leads nowhere)" if os.path.islink(path) else ""
+        raise AudioError(f"{e.strerror}{link}") from None
+    if not stat.S_ISREG(s.st_mode):
+        raise AudioError("a folder, not a file" if stat.S_ISDIR(s.st_mode) else "not a regular file")
+    if s.st_size == 0:
+        raise AudioError("the file is empty (0 bytes)")
+
+
+def _soundfile(path, seconds, offset):
+    import soundfile
+    note = ""
+    try:
+        with soundfile.SoundFile(path) as f:
+            rate, total = f.samplerate, f.frames
+            want = min(round(seconds * rate), total) if seconds else total
+            try:
+                if offset == "middle" and want < total:
+                    f.seek((total - want) // 2)
+                samples = _mono(f.read(want, dtype="float32", always_2d=True))
+            except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header, an absurd length
+                samples = np.zeros(0, np.float32)
+        if len(samples) < want:
+            samples = _excerpt(_salvage(path, want if offset == "start" else total), want, offset)
+            if (want - len(samples)) / rate > SHORTEST:
+                note = f"damaged: only {len(samples) / rate:.2f} s decoded"
+    except soundfile.LibsndfileError as e:
+        raise _unreadable(e) from None
+    return Clip(samples, rate, note)
+
+
+def _unreadable(e):
+    """AudioError of a LibsndfileError. Of an mp3 without a frame the library says that it is no regular file."""
+    said = e.error_string.removeprefix("Error : ").strip(" .")
+    return AudioError(f"not readable as audio: {'format not recognised' if 'regular file' in said else said}")
+
+
+def _salvage(path, most):
+    """The sound of a damaged file from its start to the damage, in steps so small that little is lost."""
+    import soundfile
+    blocks, have = [np.zeros(0, np.float32)], 0
+    with soundfile.SoundFile(path) as f:
+        try:
+            while have < most:
+                block = f.read(min(1024, most - have), dtype="float32", always_2d=True)
+                if not len(block):
+                    break
+                blocks.append(_mono(block))
+                have += len(block)
+        except soundfile.LibsndfileError as e:
+            if not have:
+                raise _unreadable(e) from None
+    return np.concatenate(blocks)
+
+
+def _mono(block):
+    """(N, C) -> (N,): mean of the channels (numpy's mean over so short an axis is slow)."""
+    mono = block[:, 0].copy()
+    for channel in range(1, block.shape[1]):
+        mono += block[:, channel]
+    mono /= block.shape[1]
+    return mono
+
+
+def _excerpt(samples, want, offset):
+    if not want or want >= len(samples):
+        return samples
+    start = (len(samples) - want) // 2 if offset == "middle" else 0
+    return samples[start:start + want]
+
+
+def _ffmpeg(path, seconds, offset, refused):
+    """As _soundfile, through `ffmpeg`; AU on the pipe, whose header needs no length."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise AudioError(f"{refused}; ffmpeg, which reads more formats, is not installed")
+    limit = ["-t", str(seconds)] if seconds and offset == "start" else []
+    command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}",
+               "-map", "0:a:0", *limit, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=FFMPEG_PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise AudioError(f"{refused}; ffmpeg did not end within {FFMPEG_PATIENCE} s") from None
+    if len(done.stdout) < 24 or done.stdout[:4] != b".snd":
+        said = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace")).strip().splitlines()
+        raise AudioError(f"{refused}; ffmpeg: {said[-1] if said else 'no sound in it'}")
+    begin, _, _, rate, channels = struct.unpack(">5I", done.stdout[4:24])
+    usable = (len(done.stdout) - begin) // (4 * channels) * channels
+    samples = _mono(np.frombuffer(done.stdout, ">f4", usable, begin).reshape(-1, channels).astype(np.float32))
+    note = "damaged: ffmpeg stopped before the end" if done.returncode else ""
+    return Clip(_excerpt(samples, round(seconds * rate), offset), rate, note)
+
+
+@contextlib.contextmanager
+def quiet_decoders():
+    """Keep the remarks of libmpg123 off stderr, where thousands would bury the progress bar.
+
+    That library writes to file descriptor 2 itself, whatever its caller wants. Meanwhile the
+    descriptor is a pipe whose other lines are passed on; Python's own stderr stays where it was.
+    """
+    real, (read, write) = os.dup(2), os.pipe()
+    python = sys.stderr
+    if python is sys.__stderr__:
+        sys.stderr = open(os.dup(real), "w", buffering=1, errors="replace")
+    os.dup2(write, 2)
+    os.close(write)
+
+    def pass_on():
+        with open(read, "rb") as lines:
+            for line in lines:
+                if not REMARKS.match(line):
+                    os.write(real, line)
+    passing = threading.Thread(target=pass_on, daemon=True)
+    passing.start()
+    try:
+        yield
+    finally:
+        os.dup2(real, 2)  # the pipe's last writer is gone, so the thread ends
+        passing.join()
+        os.close(real)
+        if sys.stderr is not python:
+            sys.stderr.close()
+            sys.stderr = python

@@ -1,0 +1,269 @@
+"""What all backends share: the command line, the way from a request to finished files, and the closing summary.
+
+A backend is a class that says which weights, which rate, which layer, which axis (see backend.py); a
+script is `extraction.main(ThatClass, __doc__, argv)`. Several backends in one pass: __main__.py.
+"""
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import dataset
+from extract_item_embeddings.engine import aligned, audio, frames, pipeline, shards
+from extract_item_embeddings.engine.backend import Backend
+from harness import runs
+
+__all__ = ["Backend", "Task", "main", "make", "parser", "run"]
+
+AUTO = 64  # tracks per batch of --batch auto on a GPU
+
+
+# --------------------------------------------------------------------------- flags
+
+def parser(backend, doc):
+    """The command line of one backend."""
+    p = runs.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared_flags(p)
+    own_flags(p, backend)
+    runs.common_flags(p, seed=False, device=backend.DEVICE)
+    return p
+
+
+def shared_flags(p):
+    """Flags that backends of one pass over the audio have in common."""
+    add = p.add_argument
+    add("--audio", metavar="DIR", help="folder with files <track id>.<extension>, searched recursively; the ids are "
+        "those of the workspace's trackid_sorted.csv, which is made from the file names if absent")
+    add("--seconds", type=float, default=30.0, help="length of the excerpt; 0 = the whole track (default 30)")
+    add("--offset", choices=("start", "middle"), default="start", help="where the excerpt lies (default start)")
+    add("--shard", metavar="I/N", help="do only part I of N (I from 0 to N-1); --merge joins the parts")
+    add("--merge", action="store_true", help="join finished shards; needs no --audio")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)),
+        help="threads that decode ahead of the model (default: the processors)")
+
+
+def own_flags(p, backend):
+    """Flags of one embedding."""
+    add = p.add_argument
+    add("--name", help="name of the output embeddings/NAME.npy "
+        f"(default {backend.NAME}, and a suffix for options that change the values)")
+    add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="tracks per batch and windows per pass "
+        "of the model; a batch is what is saved at a time. auto: as many windows as the device holds, with values that "
+        f"may differ in the last digits (default {backend.BATCH})")
+    if backend.FRAME_LEVEL:
+        add("--frames", action="store_true",
+            help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAME_LEVEL}")
+    p.set_defaults(frames=False)
+    backend.add_flags(p)
+
+
+def batch_size(text):
+    """argparse type of --batch: a whole number, or auto."""
+    if text != "auto" and not re.fullmatch(r"-?\d+", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number or auto, not {text}")
+    return text if text == "auto" else int(text)
+
+
+def check(args):
+    """(i, n) of --shard i/n, (0, 1) without it; UsageError for flags that cannot be meant."""
+    if args.merge and args.shard:
+        raise runs.UsageError("--merge joins all shards and --shard makes one; give one of the two")
+    if not args.merge and not args.audio:
+        raise runs.UsageError("--audio DIR is needed: the folder with files <track id>.<extension>")
+    if args.audio and not Path(args.audio).expanduser().is_dir():
+        raise runs.UsageError(f"--audio {args.audio} is not a folder")
+    for flag, least in (("batch", 1), ("workers", 1)):
+        if getattr(args, flag) != "auto" and getattr(args, flag) < least:
+            raise runs.UsageError(f"--{flag} {getattr(args, flag)} is not possible; at least {least} is expected")
+    if args.seconds != 0 and not audio.SHORTEST <= args.seconds < float("inf"):
+        raise runs.UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
+                              f"or at least {audio.SHORTEST}")
+    if args.name is not None:
+        aligned.check_name(args.name, "--name ")
+    if args.shard is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", args.shard)
+    if not match or int(match[1]) >= int(match[2]):
+        raise runs.UsageError(f"--shard {args.shard} is not I/N with I from 0 to N-1, such as 0/8 or 7/8")
+    return int(match[1]), int(match[2])
+
+
+def default_name(backend, args):
+    """Published name, options that change the values, excerpt, layer: musicnn-mtt, mfcc-10s-middle, mert-10s-layer3."""
+    excerpt = "" if args.seconds == 30 else "-full" if args.seconds == 0 else f"-{args.seconds:g}s"
+    middle = "-middle" if args.offset == "middle" and args.seconds else ""
+    return backend.NAME + backend.suffix() + excerpt + middle + backend.layer_suffix()
+
+
+def request_of(backend, args):
+    """Everything but tracks and files that can change a value, as it will stand in the json."""
+    return {"backend": backend.NAME, **backend.request(), "sample_rate": backend.SAMPLE_RATE, "seconds": args.seconds,
+            "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING,
+            **({"frames": True} if args.frames else {})}
+
+
+# --------------------------------------------------------------------------- the door
+
+class Task:
+    """One embedding to make: a backend and its arguments."""
+
+    def __init__(self, backend, args):
+        self.backend, self.args = backend, args
+        self.name = args.name or default_name(backend, args)
+
+    @cached_property
+    def request(self):
+        """Asks for the weights, so it fails at once where they are missing."""
+        return request_of(self.backend, self.args)
+
+    def partial(self, work):
+        return work / "embeddings" / f".{self.name}.partial"
+
+
+def main(backend_class, doc, argv=None):
+    """The command line of one backend: extract (all, or one shard), or merge."""
+    args = parser(backend_class, doc).parse_args(argv)
+    check(args)
+    run([Task(backend_class(args), args)])
+
+
+def run(tasks):
+    """Extract all, or one shard, or merge, as the arguments say; several tasks share one pass over the audio."""
+    args = tasks[0].args
+    work = runs.workspace(args, create=not args.merge)
+    done = {}
+    if not args.merge:
+        with listening() as stop:
+            done = make(tasks, work, stop)
+    for task in tasks:
+        if args.merge or args.shard is None and task in done:
+            finish(work, task, None if args.merge else 1)
+        elif task in done:
+            print(f"{task.name}: {done[task]} is complete; when all are, the same command with --merge instead of "
+                  "--shard joins them")
+
+
+@contextlib.contextmanager
+def listening():
+    """A StopRequest for a while; afterwards signals do again what they did before."""
+    stop = runs.StopRequest()
+    try:
+        yield stop
+    finally:
+        stop.restore()
+
+
+def make(tasks, work, stop):
+    """{task: its shard, complete} of the tasks that were not finished before."""
+    args = tasks[0].args
+    requests = [task.request for task in tasks]
+    folder = Path(args.audio).expanduser().absolute()
+    if not (work / "trackid_sorted.csv").exists():
+        audio.make_track_list(work / "trackid_sorted.csv", folder)
+    ids, track_checksum = dataset.read_tracks(work)
+    if not ids:
+        raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
+    files = audio.find(folder, ids)
+    marks = [audio.fingerprint(f) for f in files]
+    jobs = {}
+    with contextlib.ExitStack() as stack:
+        for task, request in zip(tasks, requests, strict=True):
+            request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
+            kept = frames.Frames(work, task.name, task.backend.outputs()) if task.args.frames else None
+            if not args.overwrite and is_finished(work, task, request, marks, kept):
+                continue
+            jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, marks, kept), ids, marks, kept)
+        todo = [job for job in jobs.values() if job.shard.missing]
+        if todo and not pipeline.extract(todo, files, args, stop):
+            runs.stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
+    return {task: job.shard for task, job in jobs.items()}
+
+
+def begun(stack, task, request, work, marks, kept):
+    """The Shard of a task, open while the stack lasts, with what was done before."""
+    backend, args = task.backend, task.args
+    settle_batch(args, backend)
+    header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,
+                                    **({"passes": "as many windows as fit"} if backend.fits else {}),
+                                    "versions": backend.versions()}))
+    shard = stack.enter_context(shards.Shard(task.partial(work), *check(args), plan_of(header)))
+    shard.begin(header, args.overwrite)
+    drop_changed(shard, marks, kept)
+    return shard
+
+
+def settle_batch(args, backend):
+    """With --batch auto: batches worth a pass of a GPU, and passes that begin as large (see pipeline.one_pass)."""
+    if args.batch == "auto":
+        on_gpu = backend.DEVICE and runs.pick_device(args.device).type == "cuda"
+        args.batch = backend.fits = AUTO if on_gpu else backend.BATCH
+
+
+def plan_of(header):
+    return shards.Plan(header["n_tracks"], header["batch"], sum(header["outputs"].values()))
+
+
+def is_finished(work, task, request, marks, kept=None):
+    """True when every output is there, made by this request from these files."""
+    name = task.name
+    for suffix in task.backend.outputs():
+        path = work / "embeddings" / f"{name}{suffix}.npy"
+        if not path.with_suffix(".json").exists():
+            if path.exists() and not task.partial(work).exists():
+                raise runs.UsageError(f"{path} is there without a json that says how it was made; "
+                                      "choose another --name, or --overwrite")
+            return False
+        now = {**request, "audio_checksum": f"{shards.files_sum(range(len(marks)), marks):016x}"}
+        old = {k: v for k, v in runs.read_json(path.with_suffix(".json")).items()
+               if k in (*now, "matrix_checksum", "failed")}
+        matrix, failed = old.pop("matrix_checksum", None), old.pop("failed", {})
+        changed = shards.differences(old, now)
+        if any(k not in shards.INPUTS for k in changed):
+            raise runs.UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
+                                  "choose another --name, or --overwrite")
+        if changed or not path.exists() or runs.checksum(path) != matrix:
+            why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
+            print(f"{name}: made again, because {why} changed since", file=sys.stderr)
+            return False
+    if kept and not kept.there(r for r in range(len(marks)) if str(r) not in failed):
+        print(f"{name}: made again, because some of its frames are gone", file=sys.stderr)
+        return False
+    print(f"{name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
+    return True
+
+
+def drop_changed(shard, marks, kept=None):
+    """Forget finished batches whose files have changed since, or whose frames are gone."""
+    for b, entry in list(shard.entries.items()):
+        rows = shard.plan.rows(b)
+        if entry["files"] != shards.files_sum(rows, [marks[r] for r in rows]) \
+                or kept and not kept.there(r for r in rows if str(r) not in entry["failed"]):
+            del shard.entries[b]
+
+
+def finish(work, task, of=None):
+    """Join the `of` shards that are there (None: count them), and say what became of the tracks."""
+    name, partial, folder = task.name, task.partial(work), work / "embeddings"
+    first = f"{name}{next(iter(task.backend.outputs()))}"  # its suffix is the same whatever the weights
+    if not partial.exists() and (folder / f"{first}.json").exists():
+        return print(f"{name}: merged before, nothing to do", file=sys.stderr)
+    header, parts = shards.complete(partial, of or shards.counted(partial), plan_of)
+    if dataset.read_tracks(work)[1] != header["track_checksum"]:
+        raise runs.WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
+    about = shards.write(folder, name, header, parts)
+    failed, outputs = about["failed"], header["outputs"]
+    files = [folder / f"{name}{suffix}.npy" for suffix in outputs]
+    print(f"{name}: {header['n_tracks'] - len(failed)} of {header['n_tracks']} tracks have an embedding of "
+          f"{f'{len(files)} times ' if len(files) > 1 else ''}{next(iter(outputs.values()))} values, "
+          f"{len(failed)} have none, {len(about['incomplete'])} were "
+          f"heard in part: {files[0]}{f' to {files[-1].name}' if len(files) > 1 else ''}")
+    for kind in ("failed", "incomplete"):
+        lines = list(about[kind].values())
+        for entry in lines[:20]:
+            print(f"  {entry['trackid']}: {entry['reason']}")
+        if len(lines) > 20:
+            print(f"  and {len(lines) - 20} more, all in {first}.json")

@@ -1,0 +1,227 @@
+"""Tables of one track per row, as text (tsv, csv, packed or not) or parquet, read block by block.
+
+Both have a column with the key of the track, and columns of numbers, in order the values of the vector; a parquet
+file may have one column of lists instead. A column of other things is left out, and said to be. A malformed row, or a
+word where numbers stand elsewhere, is a WorkError that names it: no row is skipped.
+"""
+import csv
+import itertools
+import os
+import re
+import sys
+
+import numpy as np
+
+from harness import runs
+from harness.runs import WorkError
+
+KEYS = ("trackid", "track_id", "id", "idx")   # names of the key column, in order of preference
+SAMPLE = 200                                  # rows that tell which columns hold numbers
+BLOCK = 16 << 20                              # bytes of text per block
+NOTHING = ("", "nan", "NaN", "NAN", "NA", "N/A", "null", "NULL", "None")
+
+
+class Table:
+    """A table in a file. `key` is the name of its key column, by default one of KEYS.
+
+    by_row: whether the keys are rows of trackid_sorted.csv, or else track ids; by default they are rows in a column
+            idx, and where whole numbers stand in a column track_id, as in every file of a workspace
+    """
+
+    def __init__(self, path, key=None, by_row=None):
+        self.path, self.name, self.left_out = path, path.name, []
+        self.is_parquet = path.suffix in (".parquet", ".pqt")
+        if not path.is_file():
+            raise runs.UsageError(f"{path} is not there")
+        whole = (self.look_parquet if self.is_parquet else self.look_text)(key)
+        self.by_row = by_row if by_row is not None else self.key == "idx" or self.key == "track_id" and whole
+        if not self.columns:
+            raise WorkError(f"{path} has no column of numbers beside {self.key!r}")
+        if self.left_out:
+            some = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
+            print(f"{self.name}: {len(self.left_out)} columns that hold no numbers are left out: {some}",
+                  file=sys.stderr)
+
+    def blocks(self):
+        """Yield (keys, values): list of str or int, float64 (n, D)."""
+        return self.parquet_blocks() if self.is_parquet else self.text_blocks()
+
+    def about(self):
+        return {"columns_left_out": self.left_out}
+
+    def pick_key(self, names, key):
+        if key is not None and key not in names:
+            raise runs.UsageError(f"{self.path} has no column {key!r}; it has {_some(names)}")
+        key = key or next((k for k in KEYS if k in names), None)
+        if key is None:
+            raise WorkError(f"{self.path} has no column {', '.join(KEYS[:-1])} or {KEYS[-1]} with the tracks; it has "
+                            f"{_some(names)}; --id-column names one")
+        if names.count(key) > 1:
+            raise WorkError(f"{self.path} has {names.count(key)} columns called {key!r}")
+        return key
+
+    # text -----------------------------------------------------------------
+    def look_text(self, key):
+        """Header and first rows: which column is the key, which hold numbers. Returns whether the keys do."""
+        from harness.text_blocks import open_log
+        try:
+            with open_log(self.path) as (stream, _):
+                lines = (line.decode("utf-8-sig" if n == 0 else "utf-8") for n, line in
+                         enumerate(itertools.islice(_lines(stream), SAMPLE + 1)))
+                header = next(lines, "").rstrip("\r\n")
+                self.delimiter = "\t" if "\t" in header else ","
+                names = next(csv.reader([header], delimiter=self.delimiter), [])
+                first = list(csv.reader(lines, delimiter=self.delimiter))
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise WorkError(f"{self.path} is no text table ({e})") from None
+        if not header:
+            raise WorkError(f"{self.path} is empty; a header line and a row per track are expected")
+        if not first:
+            raise WorkError(f"{self.path} has no rows behind its header")
+        rows = [r for r in first if len(r) == len(names)]
+        self.key = self.pick_key(names, key)
+        self.place = names.index(self.key)
+        self.width = len(names)
+        numbers = [i for i in range(len(names)) if i != self.place and all(_is_number(r[i]) for r in rows)]
+        self.columns, self.names = numbers, names
+        self.left_out = [names[i] for i in range(len(names)) if i != self.place and i not in set(numbers)]
+        return bool(rows) and all(r[self.place].isdigit() for r in rows)
+
+    def text_blocks(self):
+        import pyarrow as pa
+
+        from harness.text_blocks import blocks, open_log
+        total, rows = max(os.path.getsize(self.path) >> 20, 1), 0
+        with (open_log(self.path) as (stream, position),
+              runs.Progress(total, f"reading {self.name}", unit="MiB") as progress):
+            for number, block in enumerate(blocks(stream, BLOCK, alive=1)):
+                try:
+                    table = self.parse(block, header=number == 0)
+                except pa.ArrowInvalid as e:
+                    raise WorkError(f"{self.path} is damaged: {self.words(str(e), rows)}") from None
+                rows += len(table)
+                values = _matrix([column.combine_chunks() for column in table.columns[1:]])
+                yield self.keys(table.column(0).to_pylist()), values
+                progress.update((position() >> 20) - progress.n)
+
+    def parse(self, block, header):
+        """The rows of a block of whole lines, the key first.
+
+        The parser gets memory, never the stream: a thread of its own that reads ahead from Python while the process
+        ends with an error takes the interpreter down.
+        """
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+        unique = [f"c{i}" for i in range(self.width)]  # a header may have one name twice
+        wanted = {unique[self.place]: pa.string(), **{unique[i]: pa.float64() for i in self.columns}}
+        if header:
+            block = block[bytes(block).find(b"\n") + 1:]
+        if not bytes(block).strip():
+            return pa.table({name: pa.array([], kind) for name, kind in wanted.items()})
+        return arrow_csv.read_csv(
+            pa.BufferReader(block),
+            arrow_csv.ReadOptions(use_threads=False, block_size=1 << 30, column_names=unique),
+            arrow_csv.ParseOptions(delimiter=self.delimiter),
+            arrow_csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), null_values=list(NOTHING),
+                                     strings_can_be_null=False))
+
+    def words(self, said, rows):
+        """An error of the parser, with the names of the columns and rows counted over its blocks."""
+        said = re.sub(r"Row #(\d+)", lambda found: f"Row #{rows + int(found[1])}", said)
+        for i, name in enumerate(self.names):
+            said = said.replace(f"column c{i}:", f"column {name}:")
+        return " ".join(said.split())[:300]
+
+    def keys(self, keys):
+        if not self.by_row:
+            return keys
+        if wrong := [k for k in keys if not k.isdigit()]:
+            raise WorkError(f"{self.path}: {wrong[0]!r} in the column {self.key} is no row of trackid_sorted.csv")
+        return [int(k) for k in keys]
+
+    # parquet --------------------------------------------------------------
+    def look_parquet(self, key):
+        import pyarrow as pa
+        schema = self.open_parquet().schema_arrow
+        self.key = self.pick_key(schema.names, key)
+        kind = schema.field(self.key).type
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise WorkError(f"{self.path}: the column {self.key} must hold track ids or row numbers, but holds {kind}")
+        others = [f for f in schema if f.name != self.key]
+        lists = [f.name for f in others if _is_list(f.type)]
+        numbers = [f.name for f in others if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
+        if len(lists) > 1:
+            raise WorkError(f"{self.path} has {len(lists)} columns of lists ({_some(lists)}); leave the one with the "
+                            "vectors")
+        self.columns = lists or numbers
+        self.left_out = [f.name for f in others if f.name not in self.columns]
+        return pa.types.is_integer(kind)
+
+    def open_parquet(self):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        try:
+            return pq.ParquetFile(self.path)
+        except (pa.ArrowInvalid, OSError) as e:
+            raise WorkError(f"{self.path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+
+    def parquet_blocks(self):
+        import pyarrow as pa
+        file, rows = self.open_parquet(), 0
+        width = None
+        try:
+            for batch in file.iter_batches(batch_size=4096, columns=[self.key, *self.columns]):
+                keys = batch.column(batch.schema.get_field_index(self.key))
+                if keys.null_count:
+                    raise WorkError(f"{self.path}: {keys.null_count} rows from row {rows} on have no {self.key}")
+                keys = self.keys([str(k) for k in keys.to_pylist()])
+                parts = [batch.column(batch.schema.get_field_index(c)) for c in self.columns]
+                values = self.stacked(parts[0], width) if _is_list(parts[0].type) else _matrix(parts)
+                width, rows = values.shape[1], rows + len(values)
+                yield keys, values
+        except (pa.ArrowInvalid, OSError) as e:
+            raise WorkError(f"{self.path} is damaged ({str(e).splitlines()[0]})") from None
+
+    def stacked(self, lists, width):
+        """A column of lists -> (n, D); WorkError when their lengths differ. A missing list is a row of NaN."""
+        rows = lists.to_pylist()
+        lengths = {len(r) for r in rows if r is not None} | ({width} if width else set())
+        if len(lengths) != 1 or 0 in lengths:
+            raise WorkError(f"{self.path}: the vectors in {self.columns[0]} differ in length: "
+                            f"{', '.join(map(str, sorted(lengths))) or 'there are none'}")
+        (width,) = lengths
+        return np.array([[np.nan] * width if r is None else r for r in rows], dtype=np.float64)
+
+
+def _lines(stream):
+    """Lines of a raw stream, which need not have readline."""
+    rest = b""
+    while block := stream.read(1 << 20):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _is_number(cell):
+    if cell in NOTHING:
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_list(kind):
+    import pyarrow as pa
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _matrix(columns):
+    """Columns of numbers -> float64 (n, D), NaN where there is none."""
+    return np.column_stack([c.cast("float64").to_numpy(zero_copy_only=False) for c in columns])
+
+
+def _some(names):
+    return ", ".join(map(str, names[:6])) + (", ..." if len(names) > 6 else "")

@@ -1,0 +1,176 @@
+"""Pretrained weights: find the files, read them safely, and pour them into a model with nothing left over.
+
+A backend names its weights once, as a Source with a pinned revision. They come from the usual cache of
+the model hub (fetched into it where there is a network), or from `--weights PATH`, a folder or file
+with the same names. Only tensors are read: safetensors, or torch files under `weights_only`; remote
+model code is never run.
+"""
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from harness import runs
+
+USUAL = ("model.safetensors", "pytorch_model.bin")  # names that a folder given by --weights may also use
+SPELLINGS = ((".weight_g", ".parametrizations.weight.original0"),  # of weight normalisation, before and since torch 2
+             (".weight_v", ".parametrizations.weight.original1"))
+
+
+class Source(NamedTuple):
+    """Where weights are published."""
+    repo: str         # id on the model hub
+    revision: str     # commit, or a branch where no commit is known
+    file: str         # the weights
+    licence: str
+    beside: tuple = ()     # other files that the model needs, such as config.json
+    sha256: str = ""       # of the weights, where known
+
+
+class Files(NamedTuple):
+    """Files of a Source on this machine."""
+    source: Source
+    weights: Path
+    beside: dict            # {name: Path}
+    revision: str | None    # the commit they are of; None for files given by --weights
+
+    def provenance(self):
+        """What stands in the json of an embedding; checksums are of the bytes that are read."""
+        return {"id": self.source.repo, "revision": self.revision or "given by --weights", "file": self.weights.name,
+                "licence": self.source.licence, "checksum": runs.checksum(self.weights),
+                "beside": {name: runs.checksum(path) for name, path in self.beside.items()}}
+
+
+# --------------------------------------------------------------------------- finding
+
+def find(source, given=None, revision=None):
+    """Files of a Source: those given by --weights, else those of the hub's cache, else fetched.
+
+    raises UsageError for a --weights that is not there, WorkError with the file to fetch otherwise
+    """
+    if given is None:
+        return _hub(source, revision or source.revision)
+    if revision:
+        raise runs.UsageError("--revision is of the model hub and --weights are files of your own; give one of the two")
+    given = Path(given).expanduser()
+    folder = given if given.is_dir() else given.parent
+    path = next((p for p in (folder / n for n in (source.file, *USUAL)) if p.is_file()), None) \
+        if given.is_dir() else given
+    if path is None or not path.is_file():
+        what = f"holds no {source.file}" if given.is_dir() else "is neither a file nor a folder"
+        raise runs.UsageError(f"--weights {given} {what}; {_fetch(source, source.revision)}")
+    for name in source.beside:
+        if not (folder / name).is_file():
+            raise runs.WorkError(f"{folder} has no {name}, which {path.name} needs beside it; "
+                                 f"{_fetch(source, source.revision)}")
+    return Files(source, path, {n: folder / n for n in source.beside}, None)
+
+
+def absent(source, revision=None):
+    """Names of the files of a Source that the hub's cache on this machine lacks."""
+    from huggingface_hub import try_to_load_from_cache
+    return [name for name in (*source.beside, source.file)
+            if not isinstance(try_to_load_from_cache(source.repo, name, revision=revision or source.revision), str)]
+
+
+def _hub(source, revision):
+    from huggingface_hub import constants, hf_hub_download, logging, try_to_load_from_cache
+    logging.set_verbosity_error()  # its retries would bury the one sentence below
+    found = {}
+    for name in (*source.beside, source.file):
+        if not constants.HF_HUB_OFFLINE and not try_to_load_from_cache(source.repo, name, revision=revision):
+            print(f"fetching {name} of {source.repo} from the model hub", file=sys.stderr)
+        try:
+            found[name] = Path(hf_hub_download(source.repo, name, revision=revision))
+        except (OSError, ValueError):  # no network, no such file or revision, a gate
+            raise runs.WorkError(f"{name} of {source.repo} is not in the cache of the model hub and could not be "
+                                 f"fetched; {_fetch(source, revision)}") from None
+    path = found.pop(source.file)
+    if source.sha256 and revision == source.revision and runs.checksum(path) != source.sha256:
+        raise runs.WorkError(f"{path} is not the file that was published (its sha256 should be {source.sha256}); "
+                             "remove it, so that it is fetched again")
+    return Files(source, path, found, path.parent.name)  # the cache keeps files under their commit
+
+
+def _fetch(source, revision):
+    names = " ".join((source.file, *source.beside))
+    return (f"where there is a network, `hf download {source.repo} {names} --revision {revision} --local-dir DIR` "
+            "gets what is needed, and --weights DIR uses it")
+
+
+# --------------------------------------------------------------------------- reading
+
+def read(path):
+    """{key: tensor} of a safetensors or torch file, unwrapped from `state_dict` and a common `model.` prefix."""
+    import pickle
+
+    import torch
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise runs.WorkError(f"{path} holds more than tensors, or is damaged, so it is not opened; "
+                             "fetch it again from where it is published") from None
+    except Exception as e:  # each format has errors of its own for a cut or foreign file
+        raise runs.WorkError(f"{path} cannot be read as weights ({type(e).__name__}); fetch it again") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not state or not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise runs.WorkError(f"{path} is no table of named tensors, as weights are")
+    return strip(state, "model.") if all(k.startswith("model.") for k in state) else state
+
+
+def strip(state, prefix):
+    """The part of a state dict under `prefix`, without it."""
+    return {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def fill(model, state, path, unused=()):
+    """Load `state` into `model`: every key used, every parameter filled; float32, eval mode, weight norms resolved.
+
+    unused: beginnings of keys that training alone needs, left out by name
+    raises: WorkError naming keys that are missing, unexpected or misshapen
+    """
+    import torch
+    from torch.nn.utils import parametrize
+    ours = model.state_dict()
+    state = {_spelled(k, ours): v for k, v in state.items() if not k.startswith(tuple(unused))}
+    wrong = {"misses": sorted(ours.keys() - state.keys()), "has unexpected": sorted(state.keys() - ours.keys()),
+             "has misshapen": [f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}" for k, v in ours.items()
+                               if k in state and state[k].shape != v.shape]}
+    said = [f"{what} {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}"
+            for what, keys in wrong.items() if keys]
+    if said:
+        raise runs.WorkError(f"{path} does not fit the model it is for: it {', '.join(said)}")
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    for module in model.modules():
+        for name in list(getattr(module, "parametrizations", ())):
+            parametrize.remove_parametrizations(module, name)  # computed once instead of in every pass
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval().to(torch.float32)
+
+
+def _spelled(key, ours):
+    """The key as the model at hand spells it."""
+    for old, new in SPELLINGS:
+        for a, b in ((old, new), (new, old)):
+            if key.endswith(a) and key not in ours and key[:-len(a)] + b in ours:
+                return key[:-len(a)] + b
+    return key
+
+
+def check_size(model, millions, path, digits=1):
+    """WorkError unless the model has as many million parameters as were published, to so many decimals."""
+    count = sum(p.numel() for p in model.parameters())
+    if round(count / 1e6, digits) != millions:
+        raise runs.WorkError(f"{path} fills a model of {count:,} parameters; {millions} million were published")
+
+
+def empty(build):
+    """`build()` without spending time on random values that `fill` overwrites."""
+    from transformers.initialization import no_init_weights
+    with no_init_weights():
+        return build()

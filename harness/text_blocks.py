@@ -1,0 +1,232 @@
+"""A listening log as bytes, blocks and tables, and the list of its tracks. Used by log.py.
+
+The log is a table in text, plain or packed (bz2, gz), tab or comma between the cells, its first line the
+header; the columns user_id, track_id and timestamp (2019-02-20 13:45:10, taken as UTC) are used, others
+are ignored.
+"""
+import bz2
+import contextlib
+import csv
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import zlib
+from datetime import datetime
+from pathlib import Path
+
+from harness.runs import UsageError, WorkError
+
+COLUMNS = ("user_id", "track_id", "timestamp")
+PACKED = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")), b"\x1f\x8b\x08": (gzip.open, ("pigz",))}
+LONGEST = 64 << 20       # bytes without a line end after which a file is no log
+INTEGER = re.compile(r"-?\d{1,18}")
+TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
+
+
+# --------------------------------------------------------------------------- lists of ids
+
+def read_track_list(path):
+    """Track ids in row order: a file of ids, or of idx,trackid, with or without a header.
+
+    With idx, they must count 0, 1, 2, ... and give the order; a bare list is sorted. Duplicates, empty
+    ids and an empty list are WorkErrors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no track list at {path}; name the file with --tracks")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            rows = [row for row in csv.reader(f) if row]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise WorkError(f"track list {path} is no text table ({e})") from None
+    if rows and rows[0][-1].lower().replace("_", "") in ("trackid", "id"):
+        rows = rows[1:]
+    if not rows:
+        raise WorkError(f"track list {path} has no ids")
+    widths = {len(row) for row in rows}
+    if widths not in ({1}, {2}):
+        raise WorkError(f"track list {path} must have the columns idx,trackid or ids alone, "
+                        f"but its lines have {' or '.join(map(str, sorted(widths)))} cells")
+    if widths == {2} and [row[0] for row in rows] != [str(i) for i in range(len(rows))]:
+        raise WorkError(f"track list {path}: idx must count 0, 1, 2, ... without gaps")
+    ids = [row[-1] for row in rows]
+    return distinct_ids(ids if widths == {2} else sorted(ids), path)
+
+
+def distinct_ids(ids, where):
+    if len(set(ids)) < len(ids):
+        seen, twice = set(), []
+        for i in ids:
+            twice += [i] * (i in seen)
+            seen.add(i)
+        raise WorkError(f"track list {where} has {len(ids) - len(seen)} duplicates, "
+                        f"such as {', '.join(dict.fromkeys(twice[:3]))}; every id must stand once")
+    if "" in ids:
+        raise WorkError(f"track list {where} has an empty id")
+    return ids
+
+
+# --------------------------------------------------------------------------- bytes of the log
+
+@contextlib.contextmanager
+def open_log(path):
+    """Yield (stream, position): the unpacked bytes of a log, and a function telling how many packed ones are read.
+
+    Packed files go through a parallel program where one is installed (lbzip2, pbzip2, pigz), else through
+    Python's own reader.
+    """
+    with open(path, "rb", buffering=0) as raw:
+        magic = raw.read(3)
+        raw.seek(0)
+
+        def position():
+            return os.lseek(raw.fileno(), 0, os.SEEK_CUR)  # a child that reads the file moves this offset too
+        if magic not in PACKED:
+            yield raw, position
+            return
+        reader, programs = PACKED[magic]
+        program = next(filter(None, map(shutil.which, programs)), None)
+        try:
+            with (_piped(program, raw) if program else reader(raw)) as stream:
+                yield stream, position
+        except (EOFError, zlib.error) as e:
+            raise WorkError(f"{path} is damaged: {e}") from None
+        except OSError as e:
+            if e.errno is None:  # the readers' own complaints
+                raise WorkError(f"{path} is damaged: {e}") from None
+            raise
+
+
+@contextlib.contextmanager
+def _piped(program, raw):
+    """The output of an unpacking program; EOFError with its own words when it gave up, whatever came of that."""
+    with tempfile.TemporaryFile() as complaints:
+        child = subprocess.Popen([program, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=complaints)
+
+        def gave_up():
+            return child.stdout.read(1) == b"" and child.wait() != 0
+        try:
+            try:
+                yield child.stdout
+                failed = gave_up()
+            except WorkError:  # such as a row cut in the middle
+                failed = gave_up()
+                if not failed:
+                    raise
+            if failed:
+                complaints.seek(0)
+                said = complaints.read(300).decode(errors="replace").strip()
+                raise EOFError(f"{Path(program).name} says {said!r}") from None
+        finally:
+            child.kill()
+            child.stdout.close()
+            child.wait()
+
+
+def blocks(stream, size, alive):
+    """Cut a stream into memoryviews of about `size` bytes that end in a line end, the last line completed.
+
+    alive: how many of them are in use at once; the memory of a block is used again `alive` blocks later.
+    """
+    ring, rest, number = [bytearray(size) for _ in range(alive)], b"", 0
+    while True:
+        space = ring[number % alive]
+        if len(space) < len(rest) + size:
+            space = ring[number % alive] = bytearray(len(rest) + size)
+        space[:len(rest)] = rest
+        read = stream.readinto(memoryview(space)[len(rest):])
+        if not read:
+            break
+        filled = len(rest) + read
+        cut = space.rfind(b"\n", 0, filled) + 1
+        rest = bytes(memoryview(space)[cut:filled])
+        if cut:
+            number += 1
+            yield memoryview(space)[:cut]
+        elif len(rest) > LONGEST:
+            raise WorkError("the log has no line end in its first megabytes; it is no text table")
+    if rest:
+        yield memoryview(rest + b"\n")
+
+
+# --------------------------------------------------------------------------- tables
+
+class TextUsers(Exception):
+    """A user id that is no integer came along."""
+
+
+class Parser:
+    """Parses blocks of one log; an instance is shared by the threads."""
+
+    def __init__(self, log, header, ids, integers):
+        import pyarrow as pa
+        from pyarrow import csv as text
+        self.log, self.integers, self.ids = log, integers, pa.array(ids, pa.string())
+        line = header.decode("utf-8-sig", errors="replace").strip()
+        self.delimiter = "\t" if "\t" in line else ","
+        self.names = [cell.strip().strip('"') for cell in line.split(self.delimiter)]
+        if not line:
+            raise WorkError(f"the log {log} is empty, or its first line is; "
+                            f"expected a header with {', '.join(COLUMNS)}, then plays")
+        if missing := [c for c in COLUMNS if c not in self.names]:
+            raise WorkError(f"the log {log} has no column {', '.join(missing)}; its first line must name "
+                            f"{', '.join(COLUMNS)} (separated by tabs or commas), but is {line[:80]!r}")
+        self.read = text.ReadOptions(column_names=self.names, use_threads=False, block_size=1 << 30)
+        self.parse = text.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.delimiter == "," else False)
+        self.convert = text.ConvertOptions(
+            include_columns=COLUMNS, null_values=[], strings_can_be_null=False, timestamp_parsers=[text.ISO8601],
+            column_types={"user_id": pa.int64() if integers else pa.dictionary(pa.int32(), pa.string()),
+                          "track_id": pa.string(), "timestamp": pa.timestamp("us")})
+
+    def __call__(self, block):
+        """One block as (table of known plays, rows read, distinct unknown ids)."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        from pyarrow import csv as text
+        if not (bytes(block[:1024]).strip() or bytes(block).strip()):
+            return pa.table({name: pa.array([], self.convert.column_types[name]) for name in COLUMNS}), 0, []
+        table = text.read_csv(pa.BufferReader(block), self.read, self.parse, self.convert)
+        track = pc.index_in(table["track_id"], value_set=self.ids)
+        unknown = table["track_id"].filter(pc.is_null(track)) if track.null_count else None
+        known = table.set_column(1, "track_id", track.cast(pa.int64()))
+        if unknown is not None:
+            known = known.filter(pc.is_valid(track))
+        return known, len(table), [] if unknown is None else pc.unique(unknown).to_pylist()
+
+    def explain(self, block, line):
+        """The sentence about the first bad row of a block whose first row is the log's line `line`.
+
+        Raises TextUsers where that row is only a user id that is no integer.
+        """
+        rows = [row.removesuffix("\r") for row in str(block, "utf-8", "replace").split("\n")[:-1]]
+        if self.delimiter == ",":
+            rows = list(csv.reader(rows))
+        else:
+            rows = [row.split(self.delimiter) for row in rows]
+        for number, cells in enumerate(rows, line):
+            if cells in ([], [""]):
+                continue
+            if len(cells) != len(self.names):
+                return (f"{self.log}, line {number}: {len(self.names)} cells expected "
+                        f"({', '.join(self.names)}), but there are {len(cells)}")
+            row = dict(zip(self.names, cells, strict=True))
+            if not _is_time(row["timestamp"]):
+                return (f"{self.log}, line {number}: timestamp {row['timestamp'][:40]!r} is no time "
+                        "like 2019-02-20 13:45:10")
+            if any("\ufffd" in row[name] for name in COLUMNS):
+                return f"{self.log}, line {number}: {', '.join(row[name] for name in COLUMNS)} is not UTF-8 text"
+            if not row["user_id"]:
+                return f"{self.log}, line {number}: user_id is empty"
+            if self.integers and not INTEGER.fullmatch(row["user_id"]):
+                raise TextUsers
+        return f"{self.log}: rows {line} to {line + len(rows)} do not parse"
+
+
+def _is_time(text):
+    try:
+        return bool(TIME.fullmatch(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False

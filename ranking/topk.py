@@ -1,0 +1,213 @@
+"""Hide, rank, write: the only place that hides history and ranks.
+
+Exact top-k over the whole catalogue in blocks of users, so memory is one block of scores whatever the
+number of users. Ties are broken by a seeded order of each user's own, so a constant scorer gives the
+figures of chance; tracks with equal vectors are scored once, so equal vectors do tie exactly. A score
+of -inf means "never recommend".
+"""
+import numpy as np
+
+from harness.runs import WorkError
+
+BLOCK_BYTES = 64 << 20  # float32 scores of one block of users
+TILE = 2048             # columns of one product on a processor, so that its operands and result fit the cache
+
+
+def recommend(split, part, k, seed=42, users=None, items=None, scores=None, device="cpu", block_bytes=BLOCK_BYTES):
+    """Best k items of each user of a part, as a frame `user_id, track_id, rank, score`.
+
+    users:  (U, D) vectors, or a function of user codes (b,) giving (b, D); with
+    items:  (n_items, D) vectors (for hot parts (n_hot, D) will do); the score is their dot product
+    scores: instead of both, a function of user codes (b,) giving (b, n_candidates) scores of the part's
+            candidates, as a tensor or an array
+    Rows are sorted by user_id and rank (from 0). A user with fewer than k unseen candidates has a
+    shorter list. Raises WorkError when a score is NaN.
+    """
+    import pandas as pd
+    import torch
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    candidates, hidden, codes = split.candidates(part), split.seen(part), split.eval_users(part)
+    n = candidates.stop - candidates.start
+    fresh = scores is None  # a product of ours may be written to; a scorer's matrix may be its own
+    if fresh:
+        scores = _dot_scorer(users, items[candidates], device)
+    tracks = torch.as_tensor(split.tracks[candidates], device=device)
+    rows = max(1, block_bytes // (4 * max(n, 1)))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(codes), rows):
+            block = codes[start:start + rows]
+            matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
+            if matrix.shape != (len(block), n):
+                raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
+            matrix = _hide(matrix if fresh else matrix.clone(), hidden[block])
+            ids = torch.as_tensor(split.users[block], device=device)
+            value, item = top(matrix, min(k, n), ids, tracks, seed)
+            if torch.isnan(value).any():
+                raise WorkError(f"{part}: scores are not numbers for {int(torch.isnan(value).any(1).sum())} users; "
+                                "the model has diverged or an embedding is broken")
+            parts.append((ids.cpu().numpy(), value.cpu().numpy(), item.cpu().numpy()))
+    user = np.concatenate([p[0] for p in parts]) if parts else np.zeros(0, np.int64)
+    value = np.concatenate([p[1] for p in parts]) if parts else np.zeros((0, 1), np.float32)
+    item = np.concatenate([p[2] for p in parts]) if parts else np.zeros((0, 1), np.int64)
+    kept = value > -np.inf
+    return pd.DataFrame({"user_id": np.broadcast_to(user[:, None], kept.shape)[kept],
+                         "track_id": split.tracks[candidates][item[kept]],
+                         "rank": np.broadcast_to(np.arange(kept.shape[1]), kept.shape)[kept],
+                         "score": value[kept]})
+
+
+def _dot_scorer(users, items, device):
+    """Function of user codes giving dot products; rows of `items` that are equal are multiplied once."""
+    import torch
+    items = torch.as_tensor(items).to(dtype=torch.float32)
+    distinct, index = _distinct_rows(items.cpu().numpy())
+    shared = len(distinct) < len(items)
+    matrix = torch.as_tensor(distinct).to(device) if shared else items.to(device)
+    index = torch.as_tensor(index, device=device)
+    space = torch.empty(0, len(matrix), device=device)
+
+    def product(vectors):  # (b, D) -> (b, distinct), into the same memory at every call
+        nonlocal space
+        if vectors.is_cuda:
+            return vectors @ matrix.T
+        if len(space) < len(vectors):
+            space = torch.empty(len(vectors), len(matrix))
+        out = space[:len(vectors)]
+        for start in range(0, len(matrix), TILE):
+            torch.mm(vectors, matrix[start:start + TILE].T, out=out[:, start:start + TILE])
+        return out
+
+    def scores(codes):
+        vectors = users(codes) if callable(users) else users[codes]
+        block = product(torch.as_tensor(vectors).to(device=device, dtype=torch.float32))
+        return block[:, index] if shared else block
+    return scores
+
+
+def _distinct_rows(matrix):
+    """Distinct rows of (n, D), in a fixed order, and for each row the index of its like."""
+    matrix = np.ascontiguousarray(matrix) + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
+    if not len(matrix):
+        return matrix, np.zeros(0, np.int64)
+    bits = matrix.view(np.uint32)
+    factors = np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1)
+    _, first, index = np.unique(bits @ factors, return_index=True, return_inverse=True)  # a hash of each row
+    if not np.array_equal(bits, bits[first][index]):  # two rows share a hash
+        rows = bits.view(np.dtype((np.void, 4 * bits.shape[1]))).ravel()
+        _, first, index = np.unique(rows, return_index=True, return_inverse=True)
+    return matrix[first], index
+
+
+def _hide(matrix, hidden):
+    """Set the entries of a csr block (b, n) to -inf, in place."""
+    import torch
+    if hidden.nnz:
+        row = np.repeat(np.arange(hidden.shape[0]), np.diff(hidden.indptr))
+        matrix[torch.as_tensor(row, device=matrix.device),
+               torch.as_tensor(hidden.indices.astype(np.int64), device=matrix.device)] = -torch.inf
+    return matrix
+
+
+def top(matrix, k, users, tracks, seed):
+    """Exact top k of each row with ties in a seeded order of each user's own.
+
+    matrix: float32 (b, n); users: int64 (b,) user ids; tracks: int64 (n,) track ids
+    returns: values (b, k) descending, columns (b, k)
+    """
+    import torch
+    n = matrix.shape[1]
+    value, column = _largest(matrix, min(k + 1, n))  # one more shows whether the cut splits a tie
+    if n > k:
+        cut = (value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf) & ~torch.isnan(value[:, 0])
+        value, column = value[:, :k].clone(), column[:, :k].clone()
+        if cut.any():
+            column[cut] = _fill_ties(matrix[cut], value[cut], column[cut], users[cut], tracks, seed)
+            value = matrix.gather(1, column)
+    order = tie_key(users[:, None], tracks[column], seed).argsort(dim=1)
+    value, column = value.gather(1, order), column.gather(1, order)
+    order = value.argsort(dim=1, descending=True, stable=True)
+    return value.gather(1, order), column.gather(1, order)
+
+
+def _largest(matrix, k, group=16):
+    """As torch.topk over rows, but most columns are looked at only through the largest of their group.
+
+    Of the k groups with the largest maxima, every maximum is at least as large as anything in the other groups,
+    so the k largest values are among them. NaN counts as largest, as in torch.topk.
+    """
+    import torch
+    n = matrix.shape[1]
+    if n < 2 * group * k:
+        return torch.topk(matrix, k, dim=1)
+    groups = n // group
+    body = matrix[:, :groups * group]
+    best = body.view(len(matrix), group, groups).amax(1)  # group j: columns j, j + groups, j + 2 * groups, ...
+    chosen = torch.topk(best, k, dim=1, sorted=False).indices
+    steps = torch.arange(group, device=matrix.device) * groups
+    columns = (chosen[:, :, None] + steps).flatten(1)
+    rest = torch.arange(groups * group, n, device=matrix.device).expand(len(matrix), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    value, place = torch.topk(matrix.gather(1, columns), k, dim=1)
+    return value, columns.gather(1, place)
+
+
+def _fill_ties(matrix, value, column, users, tracks, seed):
+    """Columns (b, k) of the top k where the k-th value is tied beyond k: the tied ones with the least key."""
+    import torch
+    k = value.shape[1]
+    last = value[:, -1:]
+    tied = matrix == last
+    if tied.sum() > tied.numel() // 16:  # nearly constant scores: a key for every column is cheaper than a sort
+        key = tie_key(users[:, None], tracks[None, :], seed).masked_fill_(~tied, torch.iinfo(torch.int64).max)
+        return torch.topk(key.masked_fill_(matrix > last, -1), k, dim=1, largest=False).indices
+    above = (value > last).sum(1)                              # (b,) places certainly taken
+    row, tied = tied.nonzero(as_tuple=True)                    # sorted by row
+    order = tie_key(users[row], tracks[tied], seed).argsort()
+    order = order[row[order].argsort(stable=True)]             # by row, then key
+    row, tied = row[order], tied[order]
+    start = torch.searchsorted(row, torch.arange(len(value), device=row.device))
+    place = torch.arange(len(row), device=row.device) - start[row] + above[row]
+    kept = place < k
+    column = column.clone()
+    column[row[kept], place[kept]] = tied[kept]
+    return column
+
+
+def tie_key(users, tracks, seed):
+    """Pseudo-random int64 >= 0 of (seed, user id, track id); broadcasts, depends on nothing else."""
+    return _mix(_mix(users * 2 + 1 + _mix_int(seed)) ^ (tracks * -7046029254386353131)) & 0x7FFFFFFFFFFFFFFF
+
+
+def _mix(x):
+    """The splitmix64 finaliser (Steele et al., OOPSLA 2014) on int64 tensors, wrapping."""
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+def _mix_int(seed):
+    import torch
+    return _mix(torch.tensor(int(seed), dtype=torch.int64)).item() >> 2
+
+
+def write(run, split, k=100, seed=42, parts=None, ks=(5, 10, 20, 50), **ranker):
+    """Recommend for each part, write preds/ and metrics/ of a run, return {part: {metric: mean}}.
+
+    parts:  names, default all of the split; ks: list lengths of the metrics, those above k are left out
+    ranker: what `recommend` takes: users and items, or scores (a function of user codes, or a dict of
+            such functions by part), device
+    """
+    import metrics
+    from harness import runs
+    results = {}
+    for part in parts if parts is not None else split.parts:
+        how = dict(ranker)
+        if isinstance(how.get("scores"), dict):
+            how["scores"] = how["scores"][part]
+        preds = recommend(split, part, k, seed, **how)
+        runs.write_parquet(run.preds(part), preds)
+        results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
+                                       tuple(x for x in ks if x <= k) or (k,))
+    return results

@@ -1,0 +1,317 @@
+"""DTNMR: songs and users by their metadata, playlists by an LSTM over the last 20 and the last 10 songs.
+
+    python -m recommenders.dtnmr --reload --db KKBOX_FILES --cache WORKDIR --top 0.001 --subset-size 5
+    python -m recommenders.dtnmr --workdir W                     any workspace with items.pqt, users.pqt, an order
+
+Source: Zheng, Chen, Liang, Sangaiah, Jiang and Zhao, "A Deep Temporal Neural Music Recommendation Model Utilizing
+Music and User Metadata", Appl. Sci. 2019, 9(4), 703, and its public implementation (wonjunior/DTNMR), called
+the source below. Of the paper its abstract and section 4.1 could be read when this was written, its numbered
+equations could not; so the four components (music feature, user static feature, user dynamic feature, rating)
+have the sizes and the order of the source, and no equation number is claimed. dtnmr_model.py has the formulas.
+
+Paper and source differ: the paper predicts songs a user has not played and removes train's pairs from test,
+the source keeps repeated plays as points; the paper keeps 34,403 users and 419,781 songs, the source filters
+to about 11,000 users; the paper reports ranking metrics, the source's accuracy is that of the label among
+--subset-size sampled songs, on training batches only.
+
+Ours and the source differ:
+  rating      the source rates by a linear layer on (user, song) side by side. Its user term is the same for all
+              songs, so it cancels in the softmax: the user side gets no gradient and all users get one ranking.
+              Ours adds their elementwise product to that layer; --rating concat is the source's.
+  ties        the source counts a tie as a hit (the label stands first and argmax takes it); ours shares it.
+  negatives   the source may draw the label or known songs; ours never does, and knows nothing of val and test.
+  history     the source stops at the first play of the label, so a song played twice looks back from its first
+              play; ours looks back from the play that is predicted.
+  encoding    the source's columns follow a set's order, and unknown values have none; ours are sorted by bytes,
+              kept in the checkpoint, and every field ends with a column for unknown.
+  training    the source: --optimizer sgd --lr 0.1 --batch-size 16 --run-len 1 --epochs 1. Ours batches runs of a
+              playlist's neighbouring points (--run-len), which share their sums and LSTM windows.
+
+Evaluated by lists of all songs (topk.py), and by the source's measure on val and test points, the column
+PointAccuracy@N of metrics/, N being --subset-size; dtnmr_subsets.py asks that of any recommender's lists. The column
+has a value for the users of the metrics, who have a new song in the part: those whose points are all plays of songs
+they knew are left out of it and counted, and are in the accuracy over all points that is printed.
+
+Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+from harness import runs
+from harness.runs import UsageError, WorkError
+from preprocess import kkbox, stage
+
+NEEDS = ("features", "order")
+COLD = True
+DOOR = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",
+        "composer_names", "val_share", "test")   # flags that preprocess/kkbox.py takes
+PARTS = ("static", "long", "short", "behaviour")
+
+
+# --------------------------------------------------------------------------- command line
+
+def number(low, high=math.inf):
+    def convert(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value < high:
+            below = "" if math.isinf(high) else f" and below {high:g}"
+            raise argparse.ArgumentTypeError(f"must be a number of at least {low:g}{below}, not {text}")
+        return value
+    return convert
+
+
+def words(text):
+    return [w for w in text.split(",") if w]
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.dtnmr", description=__doc__)
+    group = parser.add_argument_group("flags of the source")
+    group.add_argument("--reload", action="store_true", help="read the KKBOX files again, whatever the workspace holds")
+    group.add_argument("--db", metavar="PATH", help="the KKBOX files, a folder or an archive (default ../db); read "
+                                                    "where the workspace has no points yet or --reload is given")
+    group.add_argument("--cache", metavar="PATH", help="the workspace, another name of --workdir")
+    group.add_argument("--top", type=number(0), metavar="RATIO",
+                       help="KKBOX: songs played more than this share of the most played (default 0.001)")
+    group.add_argument("--min-playlist-len", type=runs.positive, metavar="NB",
+                       help="songs of a playlist before its first point (default: KKBOX 20, other workspaces 1)")
+    group.add_argument("--max-playlist-len", type=runs.positive, metavar="NB",
+                       help="KKBOX: users with fewer than NB plays of kept songs (default 200)")
+    group.add_argument("--subset-size", type=runs.positive, default=5, metavar="NB",
+                       help="songs that a label is chosen from: itself and sampled negatives (default 5)")
+    group.add_argument("--short-term-len", type=runs.positive, default=10, metavar="NB", help="(default 10)")
+    group.add_argument("--long-term-len", type=runs.positive, default=20, metavar="NB", help="(default 20)")
+    group = parser.add_argument_group("KKBOX files, where they are read")
+    kkbox.add_filters(group)
+    kkbox.add_parts(group)
+    parser.set_defaults(**dict.fromkeys(DOOR))   # None: not asked for
+    group.add_argument("--memory", default="2GB", metavar="SIZE", help="for reading and splitting them (default 2GB)")
+    model_flags(parser.add_argument_group("model"))
+    group = parser.add_argument_group("training")
+    group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="(default adam)")
+    group.add_argument("--lr", type=number(0), default=0.001, help="learning rate (default 0.001)")
+    group.add_argument("--batch-size", type=runs.positive, default=512, help="points per step (default 512)")
+    group.add_argument("--run-len", type=runs.positive, default=64, metavar="NB",
+                       help="neighbouring points of a playlist that stay in one batch; 1 shuffles points (default 64)")
+    group.add_argument("--epochs", type=runs.positive, default=20, help="at most (default 20)")
+    group.add_argument("--patience", type=runs.positive, default=3,
+                       help="stop after so many epochs without a better val loss (default 3)")
+    group.add_argument("--order", choices=("time", "count"), default="time",
+                       help="order of playlists: time, or play counts where a data set has no times (default time)")
+    group.add_argument("--checkpoint-seconds", type=number(0), default=60.0,
+                       help="least time between checkpoints within an epoch (default 60)")
+    runs.recommender_flags(parser, device=True)
+    return parser
+
+
+def model_flags(group):
+    group.add_argument("--rating", choices=("product", "concat"), default="product",
+                       help="concat is the source's, which ranks alike for everybody (default product)")
+    group.add_argument("--hidden", type=runs.positive, nargs="+", default=[512, 64], metavar="N",
+                       help="hidden layers of the two MLPs (default 512 64)")
+    group.add_argument("--size", type=runs.positive, default=32, help="of the embeddings (default 32)")
+    group.add_argument("--lstm-size", type=runs.positive, default=256, help="(default 256)")
+    group.add_argument("--lstm-layers", type=runs.positive, default=2, help="(default 2)")
+    group.add_argument("--dropout", type=number(0, 1), default=0.3, help="in and after the LSTM (default 0.3)")
+    group.add_argument("--song-fields", type=words, metavar="A,B",
+                       help="columns of items.pqt (default: those of genres, artists, composers, language, styles, "
+                            "tags that are there)")
+    group.add_argument("--user-fields", type=words, metavar="A,B",
+                       help="columns of users.pqt (default: those of age, gender, city, country)")
+    for part, text in zip(PARTS, ("the static user", "the long-term playlist", "the short-term playlist",
+                                  "the listening behaviour"), strict=True):
+        group.add_argument(f"--no-{part}", action="store_true", help=f"ablation: leave out {text}")
+
+
+def parse(argv):
+    args = build_parser().parse_args(argv)
+    if args.lr == 0:
+        raise UsageError("--lr must be above 0, not 0")
+    if args.seed < 0:
+        raise UsageError(f"--seed must be at least 0, not {args.seed}")
+    if args.subset_size < 2:
+        raise UsageError("--subset-size counts the label and at least one negative, so at least 2, not 1")
+    if args.short_term_len > args.long_term_len:
+        raise UsageError(f"--short-term-len {args.short_term_len} is longer than --long-term-len "
+                         f"{args.long_term_len}, whose end it is")
+    if args.no_static and args.no_long and args.no_short:
+        raise UsageError("--no-static, --no-long and --no-short together leave nothing of the user")
+    if args.cache and args.workdir and Path(args.cache).absolute() != Path(args.workdir).absolute():
+        raise UsageError(f"--cache {args.cache} and --workdir {args.workdir} name two workspaces; give one")
+    stage.memory_bytes(args.memory)
+    args.workdir = args.cache or args.workdir
+    return args
+
+
+def request_of(args, of_points):
+    """Every argument that can change the result; what the KKBOX door takes is in the workspace's files instead."""
+    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory", *DOOR}
+    request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    return request | {"min_playlist_len": None if of_points else args.min_playlist_len or 1}
+
+
+# --------------------------------------------------------------------------- data
+
+def prepare(args):
+    """The workspace, as far as it is not there made from the KKBOX files; with --reload from the beginning."""
+    import importlib
+    workdir = Path(args.workdir).expanduser() if args.workdir else None
+    there = runs.workspace(args) if workdir is None or workdir.is_dir() else workdir.absolute()
+    asked = {name: getattr(args, name) for name in DOOR if getattr(args, name) is not None}
+    split, points = ((there / name).exists() for name in ("data/train.pqt", "points.pqt"))
+    if not args.reload and (split or points):
+        if args.db:
+            print(f"{there} holds {'a split' if split else 'points'}, so {args.db} is not read again (--reload does "
+                  "that)", file=sys.stderr)
+        agreed(there, asked)
+    if not args.reload and split:
+        return there
+    again = ["--overwrite"] if args.reload else []
+    memory = ["--workdir", str(there), "--memory", args.memory]
+    if args.reload or not points:
+        raw = raw_files(args, there)
+        flags = [w for name, value in asked.items() for w in (f"--{name.replace('_', '-')}", str(value))]
+        importlib.import_module("preprocess.0_get_plays_pqt").main(["kkbox", "--raw", raw, *memory, *flags, *again])
+    importlib.import_module("preprocess.1_train_test_split").main(["--protocol", "given", *memory, *again])
+    return there
+
+
+def raw_files(args, workdir):
+    """Where the KKBOX files are, as text; a UsageError where they cannot be meant or are not there."""
+    if (workdir / "plays.pqt").exists() and not args.reload:
+        raise UsageError(f"{workdir} holds plays of another data set and no split; split it with "
+                         "preprocess/1_train_test_split.py, or name another --workdir")
+    raw = Path(args.db or "../db").expanduser()
+    if not raw.exists():
+        raise UsageError(f"{workdir} holds no split, and the KKBOX files to make one from are not in {raw}; name "
+                         "their folder with --db, or a finished workspace with --workdir")
+    return str(raw)
+
+
+def agreed(workdir, asked):
+    """A UsageError where the workspace was made with other values of the flags that are asked for."""
+    if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
+        told = runs.read_json(workdir / "dataset.json").get("request", {})
+        other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
+        if other:
+            values = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in other.items())
+            raise UsageError(f"{workdir} was made with {values}; add --reload and --db to make it anew")
+    elif set(asked) - {"min_playlist_len"}:
+        flag = sorted(set(asked) - {"min_playlist_len"})[0].replace("_", "-")
+        raise UsageError(f"--{flag} is for the KKBOX files, but {workdir} holds another data set")
+
+
+# --------------------------------------------------------------------------- training and lists
+
+def fit(run, training, args):
+    """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
+    if run.resume and run.checkpoint("last").exists():
+        training.load(runs.load_checkpoint(run.checkpoint("last")))
+    from recommenders.dtnmr.training import subset_metrics
+    world, stop, saved = training.world, run.stop, time.monotonic()
+    points = len(world.rows["train"])
+    writer = run.writer(purge_step=training.epoch + 1)
+
+    def save(which):
+        runs.save_checkpoint(run.checkpoint(which), training.state())
+
+    with runs.Progress(args.epochs * points, run.name, "points", initial=training.epoch * points) as progress:
+        while not training.done:
+            for rows in training.batches():
+                training.learn(rows)
+                progress.update(len(rows), epoch=training.epoch + 1)
+                if not math.isfinite(training.total):
+                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch + 1}; try a smaller --lr")
+                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
+                    save("last")
+                    saved = time.monotonic()
+                if stop.requested:
+                    runs.stop_here(run.name)
+            values = {"Loss/train": training.total / points}
+            if len(world.rows["val"]):
+                values |= {f"{k}/val": v for k, v in subset_metrics(training.model, world, "val", args).items()
+                           if k in ("Loss", "Accuracy")}
+            if not math.isfinite(values.get("Loss/val", 0.0)):
+                raise WorkError(f"the loss on val is no number after epoch {training.epoch + 1}; try a smaller --lr")
+            if training.close_epoch({"val": values["Loss/val"]} if "Loss/val" in values else {}):
+                save("best")
+            for name, value in values.items():
+                writer.add_scalar(name, value, training.epoch)
+            save("last")
+            saved = time.monotonic()
+    training.model.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), world.device)["model"])
+
+
+def rank(run, model, world, args):
+    """Lists and metrics of every part through topk: all songs embedded in blocks, users by their known rows."""
+    import torch
+
+    from ranking import topk
+    results = {}
+    model.eval()
+    with torch.inference_mode():
+        codes = torch.as_tensor(world.item_songs, device=world.device)
+        songs = model.song_vectors(torch.cat([model.songs(world.data, block) for block in codes.split(8192)]))
+        for part in world.split.parts:
+            ends = torch.as_tensor(world.lists.ends(0 if part == "val" else 1), device=world.device)
+
+            def users(block, ends=ends):
+                block = torch.as_tensor(block, device=world.device)
+                return torch.cat([model.user_vectors(model.users(world.data, few, ends[few]))
+                                  for few in block.split(1024)])
+            results |= topk.write(run, world.split, args.k, args.seed, [part], users=users, items=songs,
+                                  device=world.device)
+    return results
+
+
+def main(argv=None):
+    args = parse(argv)
+    workdir = prepare(args)
+    import dataset
+    from evaluation.subset_accuracy import add_column
+    from recommenders.dtnmr.training import Training, World, subset_metrics, user_means
+    device, split = runs.pick_device(args.device), dataset.load(workdir)
+    files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
+    world = World(split, args, device)
+    request = request_of(args, (workdir / "points.pqt").exists())
+    with runs.Run(workdir, "dtnmr", request, inputs=split.inputs + files, args=args) as run:
+        if run.finished:
+            return
+        points = {part: len(rows) for part, rows in world.rows.items()}
+        print(f"{run.name}: {points['train']} training, {points['val']} val and {points['test']} test points, "
+              f"{world.songs.bags.size + world.songs.length.shape[1]} columns per song, "
+              f"{world.user_bags.size + world.songs.bags.size} per user", file=sys.stderr)
+        training = Training(world, args)
+        fit(run, training, args)
+        results = rank(run, training.model, world, args)
+        accuracy = {part: told for part in ("val", "test")
+                    if (told := subset_metrics(training.model, world, part, args))}
+        for part, told in accuracy.items():
+            hits, name = told.pop("hits"), f"PointAccuracy@{args.subset_size}"
+            if part in results:
+                means = user_means(world, part, hits)
+                told["users_of_repeats"] = int((~means.index.isin(split.users[split.eval_users(part)])).sum())
+                add_column(workdir, run.name, part, name, means)
+                if told["users_of_repeats"]:
+                    print(f"{part}: {name} leaves out {told['users_of_repeats']} of {len(means)} users, whose points "
+                          "are all plays of songs they knew")
+            print(f"{part}: the label among {args.subset_size}: {told['Accuracy']:.4f} +- {told['conf']:.4f} "
+                  f"(plays {told['Accuracy of popularity']:.4f}, chance {told['chance']:.4f}) "
+                  f"over {told['points']} points")
+        run.finish(parts=sorted(results), epochs=training.epoch, best_epoch=training.best_epoch, points=points,
+                   subset_accuracy=accuracy, order=args.order)
+
+
+if __name__ == "__main__":
+    runs.cli(main)

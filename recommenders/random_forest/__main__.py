@@ -1,0 +1,308 @@
+"""Random forest: learning to rank what other runs have found, from features of train.
+
+    python -m recommenders.random_forest                                  candidates of popularity, content_knn, itemknn
+    python -m recommenders.random_forest popularity content_knn ease --model lambdarank
+
+Candidates are all tracks in the saved lists of the named runs (a run's name, or a recommender's: then its best run on
+val); their code is never used. Features come from train and those lists alone (forest_features.py): nothing is
+computed from the pairs to be predicted. The label of a candidate is whether the user played it in val,
+which the candidates' runs have not seen, as they fit train. Test is ranked by a model of all val users. Val is ranked
+by --folds models, each user by one that has not seen this user's labels, so the figures of val are honest and settings
+can be chosen on them. The test lists hide what val holds.
+
+    --model forest      the mean of --trees regression trees on labels 0 and 1 (Breiman, "Random Forests", Machine
+                        Learning 2001; scikit-learn)
+    --model lambdarank  boosted trees on the gradient of NDCG (Burges, "From RankNet to LambdaRank to LambdaMART",
+                        MSR-TR-2010-82; LightGBM)
+
+The run's folder also gets importances.csv and .png: by how much NDCG@10 of val falls, over at most 500 users, when a
+feature's values are shuffled among the candidates of users the model has not learned from (with its 95 % interval over
+users; `in_model` is the feature's share of what the splits gained in learning); and plays.csv: a forest on the same
+features of user, item and pair that learns the plays of val's pairs and guesses those of test's, beside plain guesses.
+
+Practical limit: about 3 k candidates a user and 4 bytes a feature of each.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from harness import runs
+from harness.runs import UsageError, WorkError
+
+NEEDS = ()
+COLD = False
+METRIC = "NDCG@10"
+IMPORTANCE_USERS = 500   # each feature costs a prediction of all their candidates
+MOST_OF_A_USER = 10_000  # candidates that LightGBM's lambdarank takes as one list
+PLAYS_LEAF = 5           # least pairs in a leaf of the forest that guesses plays, as Breiman has it for regression
+DEFAULTS = {"forest": {"min_leaf": 10, "negatives": 15, "max_features": 0.33},  # chosen on val of Last.fm with audio
+            "lambdarank": {"min_leaf": 100, "negatives": 0, "leaves": 15, "lr": 0.1}}
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.random_forest", description=__doc__)
+    parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="RUN",
+                        help="runs or recommenders whose lists are the candidates "
+                             "(default popularity content_knn itemknn)")
+    parser.add_argument("--model", choices=tuple(DEFAULTS), default="forest",
+                        help="what learns to rank (default forest)")
+    parser.add_argument("--trees", type=runs.positive, default=100, help="trees (default 100)")
+    parser.add_argument("--min-leaf", type=runs.positive, metavar="N",
+                        help="least candidates in a leaf (default: forest 10, lambdarank 100)")
+    parser.add_argument("--negatives", type=int, metavar="N",
+                        help="wrong candidates of each user to learn from, at random; 0: all "
+                             "(default: forest 15, lambdarank 0)")
+    parser.add_argument("--folds", type=runs.positive, default=5, help="of val's users, at least 2 (default 5)")
+    parser.add_argument("--max-features", type=float, metavar="X",
+                        help="forest: share of the features tried at a split (default 0.33)")
+    parser.add_argument("--leaves", type=runs.positive, metavar="N", help="lambdarank: leaves of a tree (default 15)")
+    parser.add_argument("--lr", type=float, metavar="X", help="lambdarank: learning rate (default 0.1)")
+    runs.recommender_flags(parser)
+    return parser
+
+
+def parse(argv):
+    args = build_parser().parse_args(argv)
+    own = DEFAULTS[args.model]
+    for name in {name: None for flags in DEFAULTS.values() for name in flags}:
+        if name not in own and getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} means nothing to --model {args.model}")
+        if name in own and getattr(args, name) is None:
+            setattr(args, name, own[name])
+    if args.negatives < 0 or args.folds < 2:
+        raise UsageError("--negatives must be at least 0 and --folds at least 2, "
+                         f"not {args.negatives} and {args.folds}")
+    if args.max_features is not None and not 0 < args.max_features <= 1:
+        raise UsageError(f"--max-features is a share above 0 and up to 1, not {args.max_features:g}")
+    if args.leaves == 1 or args.lr is not None and not args.lr > 0:
+        raise UsageError(f"--leaves must be at least 2 and --lr above 0, not {args.leaves} and {args.lr:g}")
+    return args
+
+
+# --------------------------------------------------------------------------- models
+
+def fit(args, x, y, user, seed):
+    """A fitted model; x: float32 (N, F); y: bool (N,) labels; user: (N,) ascending."""
+    import numpy as np
+    import torch
+    if args.model == "forest":
+        return forest(x, y.astype(float), args.trees, args.min_leaf, args.max_features, seed)
+    from lightgbm import LGBMRanker
+    group = np.unique(user, return_counts=True)[1]
+    model = LGBMRanker(n_estimators=args.trees, num_leaves=args.leaves, learning_rate=args.lr,
+                       min_child_samples=args.min_leaf, random_state=seed, n_jobs=torch.get_num_threads(),
+                       deterministic=True, force_row_wise=True, importance_type="gain", verbose=-1)
+    return model.fit(x, y.astype(int), group=group)
+
+
+def forest(x, y, trees, min_leaf, max_features, seed):
+    import torch
+    from sklearn.ensemble import RandomForestRegressor
+    return RandomForestRegressor(trees, min_samples_leaf=min_leaf, max_features=max_features,
+                                 random_state=seed, n_jobs=torch.get_num_threads()).fit(x, y)
+
+
+def guess(model, x, block=1 << 14):
+    """Predictions, float64 (N,); x: float32 (N, F), C order. The same bits whatever the block and the threads.
+
+    A forest's own `predict` adds its trees up in the order in which threads finish; here threads share out the rows.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import torch
+    if not len(x):
+        return np.zeros(0)
+    if not hasattr(model, "estimators_"):
+        return model.predict(x)
+
+    def mean(rows):
+        return np.mean([tree.tree_.predict(rows)[:, 0] for tree in model.estimators_], axis=0)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return np.concatenate(list(pool.map(mean, (x[i:i + block] for i in range(0, len(x), block)))))
+
+
+def to_learn(user, hits, negatives, generator):
+    """Rows to learn from, ascending: every hit, and of each user `negatives` others at random (0: all)."""
+    import numpy as np
+
+    from evaluation.lists import places_of
+    if not negatives:
+        return np.arange(len(user))
+    order = np.lexsort((generator.random(len(user)), hits, user))  # a user's misses first, in random order
+    kept = hits[order] | (places_of(user[order]) < negatives)
+    return np.sort(order[kept])
+
+
+def check_groups(user, fold):
+    """WorkError for what LightGBM cannot learn from; user, fold: (N,) of the rows to learn from, users ascending."""
+    import numpy as np
+    most = int(np.bincount(user - user[0]).max())
+    if most > MOST_OF_A_USER:
+        raise WorkError(f"--model lambdarank takes {MOST_OF_A_USER} candidates of a user at most, and one has {most}; "
+                        "use --negatives, shorter lists (--k of the candidates' runs) or --model forest")
+    left = int(len(fold) - np.bincount(fold).max())
+    if left < 2:
+        raise WorkError(f"--model lambdarank learns from at least two candidates, and without one fold {left} of "
+                        f"{len(fold)} is left; longer lists (--k of the candidates' runs) bring more")
+
+
+class Ranker:
+    """The models of one run: one of all users of val for test, and one of each fold's others for val."""
+
+    def __init__(self, args, names, x, pool):
+        """x: float32 (N, F) features of the candidates of val, in the order of the pool; names: of the F features"""
+        import numpy as np
+        self.args, self.names, self.x, self.pool, self.hits = args, names, x, pool, pool.hits()
+        users, generator = np.unique(pool.user), np.random.default_rng(args.seed)
+        if len(users) < 2 or not self.hits.any():
+            raise WorkError(f"val has {len(users)} users with candidates and {self.hits.sum()} of the candidates are "
+                            "right, which leaves nothing to learn; at least two users and one right candidate are "
+                            "needed, and longer lists (--k of the candidates' runs) bring more")
+        fold = generator.permutation(len(users)) % min(args.folds, len(users))
+        self.fold = fold[np.searchsorted(users, pool.user)]                  # (N,) of each candidate's user
+        rows = to_learn(pool.user, self.hits, args.negatives, generator)
+        if args.model == "lambdarank":
+            check_groups(pool.user[rows], self.fold[rows])
+        with runs.Progress(fold.max() + 2, "random_forest", "models") as progress:
+            self.models = []
+            for out in range(-1, fold.max() + 1):
+                kept = rows[self.fold[rows] != out]
+                self.models.append(fit(args, x[kept], self.hits[kept], pool.user[kept], args.seed))
+                progress.update(1)
+
+    @property
+    def final(self):
+        return self.models[0]
+
+    def on_val(self, x=None, rows=slice(None)):
+        """Predictions for candidates of val, each by the model that has not learned from its user; float64 (n,)."""
+        import numpy as np
+        x, fold = self.x[rows] if x is None else x, self.fold[rows]
+        values = np.empty(len(fold))
+        for out, model in enumerate(self.models[1:]):
+            values[fold == out] = guess(model, x[fold == out])
+        return values
+
+    def importances(self, seed):
+        """Frame of the features, the most important first: importance, conf (see the module) and in_model."""
+        import numpy as np
+        import pandas as pd
+
+        import metrics
+        generator = np.random.default_rng(seed)
+        users = np.unique(self.pool.user)
+        users = np.sort(generator.permutation(users)[:IMPORTANCE_USERS])
+        rows = np.flatnonzero(np.isin(self.pool.user, users))
+        pool, truth = self.pool.rows_of(users), self.pool.split.truth("val")
+        truth = truth[truth["user_id"].isin(self.pool.split.users[users])]
+
+        def figure(x):
+            return metrics.evaluate(pool.best(self.on_val(x, rows), 10), truth, (10,))[METRIC].to_numpy()
+        x, drops = self.x[rows], []
+        whole = figure(x)
+        for column in range(x.shape[1]):
+            kept = x[:, column].copy()
+            x[:, column] = generator.permutation(kept)
+            drops.append(whole - figure(x))
+            x[:, column] = kept
+        mean, conf = metrics.mean_and_half_width(np.array(drops).T)
+        share = np.asarray(self.final.feature_importances_, float)
+        frame = pd.DataFrame({"feature": self.names, "importance": mean, "conf": conf,
+                              "in_model": share / max(share.sum(), 1e-12)})
+        return frame.sort_values(["importance", "feature"], ascending=[False, True])
+
+
+# --------------------------------------------------------------------------- reports
+
+def plot(path, frame, title):
+    """Bars of importances with their intervals, the most important on top."""
+    from matplotlib.figure import Figure
+    frame = frame[::-1]
+    figure = Figure(figsize=(7, 1 + 0.27 * len(frame)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(frame["feature"], frame["importance"], xerr=frame["conf"].fillna(0), color="tab:blue", ecolor="0.4")
+    axes.axvline(0, color="0.4", linewidth=0.8)
+    axes.set(xlabel=f"fall of {METRIC} on val when shuffled", title=title)
+    with runs.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def plays_report(split, args):
+    """How well the plays of test's pairs are guessed from features of train, by models of val's pairs: frame.
+
+    Rows: target (plays, log(1 + plays)) x model (forest; user: the user's mean in train; constant: val's mean).
+    """
+    import numpy as np
+    import pandas as pd
+
+    from recommenders.random_forest.features import features_of
+    val, test, train = split.part("val"), split.part("test"), split.train
+    x, guessed = {}, []
+    for name, part in (("val", val), ("test", test)):
+        x[name] = features_of(train, part.user, part.item, split.n_users, split.n_hot)[1]
+    for target, scale in (("plays", np.asarray), ("log(1 + plays)", np.log1p)):
+        y, true, known = (scale(part.count.astype(np.float64)) for part in (val, test, train))
+        mean = np.bincount(train.user, known, split.n_users) / np.bincount(train.user, minlength=split.n_users)
+        models = {"forest": guess(forest(x["val"], y, args.trees, PLAYS_LEAF, 1.0, args.seed), x["test"]),
+                  "user": mean[test.user], "constant": np.full(len(true), y.mean())}
+        for model, value in models.items():
+            error, moves = value - true, np.ptp(value) > 0 and np.ptp(true) > 0
+            guessed.append({"target": target, "model": model, "pairs": len(true),
+                            "rmse": np.sqrt((error ** 2).mean()), "mae": np.abs(error).mean(),
+                            "correlation": np.corrcoef(value, true)[0, 1] if moves else np.nan})
+    return pd.DataFrame(guessed)
+
+
+# --------------------------------------------------------------------------- command line
+
+def main(argv=None):
+    args = parse(argv)
+    workdir = runs.workspace(args)
+    import dataset
+    from ranking import candidates, topk
+    from recommenders.random_forest.features import pool_features
+    split = dataset.load(workdir)
+    sources = candidates.find(split, args.sources, METRIC)
+    parts = [p for p in split.parts if p != "cold_test" and all(p in s.parts for s in sources)]
+    request = {"sources": args.sources, "model": args.model, "trees": args.trees, "folds": args.folds,
+               **{name: getattr(args, name) for name in DEFAULTS[args.model]}, "k": args.k, "seed": args.seed,
+               "comment": args.comment}
+    inputs = split.inputs + [s.path(part) for s in sources for part in parts]
+    run = runs.Run(workdir, "random_forest", request, inputs=inputs, args=args)
+    run.outputs += [run.folder / "importances.csv", run.folder / "importances.png"]
+    with run:
+        if run.finished:
+            return
+        words, pools = [s.word for s in sources], {p: candidates.pool(split, p, sources, args.seed) for p in parts}
+        names, x = pool_features(pools["val"], words)
+        ranker = Ranker(args, names, x, pools["val"])
+        values = {p: guess(ranker.final, pool_features(pools[p], words)[1]) for p in parts if p != "val"}
+        values["val"] = ranker.on_val()
+        results = topk.write(run, split, args.k, args.seed, parts,
+                             scores={p: pools[p].scorer(values[p]) for p in parts})
+        write_reports(run, split, ranker, args)
+        run.finish(parts=sorted(results), sources={s.word: s.run for s in sources},
+                   candidates={p: len(pools[p]) for p in parts}, found=found(pools["val"]))
+
+
+def found(pool):
+    """Share of the part's pairs that are among the candidates: no order of them has a higher recall."""
+    return float(pool.hits().sum() / len(pool.split.part(pool.part)))
+
+
+def write_reports(run, split, ranker, args):
+    """Write importances.csv and .png, and plays.csv where there is a test part."""
+    frame = ranker.importances(args.seed)
+    runs.write_csv(run.folder / "importances.csv", frame, index=False)
+    plot(run.folder / "importances.png", frame, f"{args.model}: permutation importance")
+    print(f"{run.name}: most important {', '.join(frame['feature'][:3])}")
+    if "test" in split.parts:
+        plays = plays_report(split, args)
+        runs.write_csv(run.folder / "plays.csv", plays, index=False)
+        print(plays.to_string(index=False, float_format="{:.4g}".format))
+
+
+if __name__ == "__main__":
+    runs.cli(main)

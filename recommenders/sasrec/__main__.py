@@ -1,0 +1,180 @@
+"""SASRec: the next track from the ones before, by a causal transformer over learned or audio vectors of tracks.
+
+    python -m recommenders.sasrec                                  learned track vectors
+    python -m recommenders.sasrec musicnn --item-freeze 1          an embedding of the workspace, frozen
+    python -m recommenders.sasrec musicnn --item-freeze 0          the same as a start
+    python -m recommenders.sasrec --loss gbce --negatives 256      for catalogues of a million tracks
+
+Sources: Kang and McAuley, ICDM 2018 (arXiv 1808.09781); the loss gBCE: Petrov and Macdonald, RecSys 2023
+(arXiv 2308.07192). The model and its losses are in sasrec_model.py. A user is asked for with the latest max-seq-len
+tracks of train. ce is the cross-entropy over the whole catalogue, of which only blocks are held; sampled estimates it
+from sampled tracks; gbce is binary, with the overconfidence of sampling taken back. One draw of tracks serves a batch.
+
+The layers are those of the published code, but for a dropout on what attention gives instead of on its weights.
+Positions count from the end, as its left padding makes them.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+
+from harness import runs
+from harness.runs import WorkError
+from training import sequence_loop as sequence_training
+
+NEEDS = ("embedding", "order")
+COLD = True
+NEGATIVES, GBCE_T = 256, 0.75            # of the authors of gBCE
+BETAS = (0.9, 0.98)                      # of Adam, as published
+PLATEAU = {"plateau_patience": 5, "plateau_factor": 0.1}  # epochs without a better val loss before the rate falls
+
+
+# --------------------------------------------------------------------------- command line
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.sasrec", description=__doc__)
+    text = "embedding of the workspace, or random: no content, item vectors that train (default random)"
+    parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=text)
+    group = parser.add_argument_group("content")
+    group.add_argument("--model", default="random", metavar="X", help="the same as a flag")
+    group.add_argument("--item-freeze", type=int, choices=(0, 1), default=1,
+                       help="1 freezes an embedding's vectors, 0 trains them on (default 1)")
+    group.add_argument("--dynamic-item-freeze", type=int, choices=(0, 1), default=0,
+                       help="1 freezes until the first plateau of the validation loss, then trains (default 0)")
+    group = parser.add_argument_group("model")
+    group.add_argument("--max-seq-len", type=runs.positive, default=100,
+                       help="positions of a sequence; longer histories count with their latest part (default 100)")
+    group.add_argument("--hidden-dim", type=runs.positive, default=128,
+                       help="width; another than the embedding's adds a projection in and one out (default 128)")
+    group.add_argument("--layers", type=runs.positive, default=2, help="(default 2)")
+    group.add_argument("--heads", type=runs.positive, default=4, help="must divide the width (default 4)")
+    group.add_argument("--dropout", type=runs.number, default=0.2, help="(default 0.2)")
+    group = parser.add_argument_group("training")
+    group.add_argument("--loss", choices=("ce", "sampled", "gbce"), default="ce", help="see above (default ce)")
+    group.add_argument("--negatives", type=runs.positive, default=None, metavar="N",
+                       help=f"sampled tracks of a batch, for sampled and gbce (default {NEGATIVES})")
+    group.add_argument("--gbce-t", type=runs.number, default=None, metavar="T",
+                       help=f"calibration of gbce, from 0 (plain BCE) to 1 (default {GBCE_T})")
+    group.add_argument("--batch-size", type=runs.positive, default=128, help="sequences per step (default 128)")
+    group.add_argument("--epochs", type=runs.positive, default=100, help="at most (default 100)")
+    group.add_argument("--patience", type=runs.positive, default=10,
+                       help="stop after so many epochs without a better validation loss (default 10)")
+    group.add_argument("--lr", type=runs.number, default=0.001, help="rate of Adam (default 0.001)")
+    group.add_argument("--l2", type=runs.number, default=0.0,
+                       help="penalty: this times the sum of squares of the trained parameters (default 0)")
+    sequence_training.flags(group)
+    runs.recommender_flags(parser, device=True)
+    return parser
+
+
+def parse(argv=None):
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    sequence_training.settle(parser, args)
+    if args.hidden_dim % args.heads:
+        parser.error(f"{args.heads} heads cannot share a width of {args.hidden_dim}; give --hidden-dim a multiple of "
+                     f"{args.heads} ({-(-args.hidden_dim // args.heads) * args.heads}, say)")
+    if args.dropout >= 1:
+        parser.error(f"--dropout must be below 1, not {args.dropout:g}")
+    if args.loss == "ce" and args.negatives is not None:
+        parser.error("--negatives is for --loss sampled and gbce; ce takes the whole catalogue")
+    if args.loss != "gbce" and args.gbce_t is not None:
+        parser.error("--gbce-t is for --loss gbce")
+    if args.model == "random" and args.dynamic_item_freeze:
+        parser.error("--dynamic-item-freeze holds an embedding; random has none")
+    if args.loss != "ce":
+        args.negatives = args.negatives or NEGATIVES
+    if args.loss == "gbce":
+        args.gbce_t = GBCE_T if args.gbce_t is None else args.gbce_t
+        if args.gbce_t > 1:
+            parser.error(f"--gbce-t must be from 0 to 1, not {args.gbce_t:g}")
+    return args
+
+
+def request_of(args):
+    """Every argument that can change the result."""
+    apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds"}
+    no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
+    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | no_content
+
+
+def defaults():
+    """The request of the bare call: what the tables compare other requests with."""
+    return request_of(parse([]))
+
+
+# --------------------------------------------------------------------------- what is trained on what
+
+def build(split, args, device):
+    """The model at its start, the vectors (n_cold, D) of the cold items (None for random), and whether the item
+    table can ever train."""
+    import torch
+
+    from recommenders.sasrec.model import SASRec
+    from training.sequences import generator_of
+    torch.random.default_generator.manual_seed(generator_of(args.seed, 0).initial_seed())
+    if args.model == "random":
+        items, cold = torch.nn.init.xavier_normal_(torch.empty(split.n_hot, args.hidden_dim)), None
+    else:
+        items, cold = sequence_training.content(split, args, device)
+    freeze, waits = args.model != "random" and bool(args.item_freeze), bool(args.dynamic_item_freeze)
+    model = SASRec(items, args.max_seq_len, args.hidden_dim, args.layers, args.heads, args.dropout, freeze or waits,
+                   args.loss, args.gbce_t, args.precision == "bf16").to(device)
+    return model, cold, not freeze or waits
+
+
+class Training(sequence_training.Training):
+    """See sequence_training.Training; a batch is sequences with what comes next, and items sampled for all of it."""
+
+    def batch(self, sequences, users, draw):
+        made = sequences.shifted(users)
+        return made and (*made[:2], self.negatives(draw), made[2])
+
+    def negatives(self, draw):
+        from recommenders.sasrec.model import sample
+        if self.args.loss == "ce":
+            return None
+        return sample(len(self.model.items), self.args.negatives, draw, self.model.items.device)
+
+
+def check(split, args, indptr, device):
+    """Refuse before anything is written what cannot work with this workspace or device."""
+    sequence_training.check(split, args, device)
+    sequence_training.width_of(split, args)
+    if (indptr[1:] - indptr[:-1]).max() < 2:
+        raise WorkError("no user has two tracks in train, so there is no next track to learn from")
+
+
+def prepare(split, args, indptr, items, device):
+    """What is trained, on which sequences, and what asks it: (Training, Sequences, Asking)."""
+    from recommenders.sasrec.model import Asking, Sequences
+    from training.sequences import generator_of
+    model, cold, whole = build(split, args, device)
+    training = Training(model, args, {"learning_rate": args.lr, "patience": args.patience, **PLATEAU}, whole, BETAS)
+    negatives = training.negatives(generator_of(args.seed, 3))
+    asking = Asking(model, Sequences(indptr, items, args.max_seq_len, model.pad_id, device), split, cold, negatives)
+    return training, Sequences(indptr, items, args.max_seq_len + 1, model.pad_id, device), asking
+
+
+def main(argv=None):
+    args = parse(argv)
+    workdir = runs.workspace(args)
+    import dataset
+    files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
+    split, device = dataset.load(workdir), runs.pick_device(args.device)
+    indptr, items = split.sequences(args.order)
+    check(split, args, indptr, device)
+    run = runs.Run(workdir, "sasrec", request_of(args), embedding=args.model, inputs=split.inputs + files, args=args)
+    run.outputs = [run.model_embeddings("users")]
+    with run:
+        if run.finished:
+            return
+        training, sequences, asking = prepare(split, args, indptr, items, device)
+        best = sequence_training.fit(run, training, sequences, asking, args.batch_size)
+        sequence_training.finish(run, training, asking, split, best_epoch=best, hidden_dim=args.hidden_dim)
+
+
+if __name__ == "__main__":
+    runs.cli(main)

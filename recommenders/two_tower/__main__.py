@@ -1,0 +1,252 @@
+"""Two towers: a user and an item network meet in a dot product; trained by a softmax over the batch.
+
+    python -m recommenders.two_tower --embedding tags
+    python -m recommenders.two_tower --embedding vggish tags --index ivf --lists 128
+    python -m recommenders.two_tower --embedding tags --listener 289 291     what a newcomer with these plays gets
+
+Source: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei and Chi, "Sampling-Bias-Corrected Neural Modeling for
+Large Corpus Item Recommendations", RecSys 2019: vectors of length 1, a temperature, the other items of the batch
+as negatives, log q taken off (q counted exactly here, estimated from a stream there). Towers are 256, 128 -> 128.
+
+No tower sees an id (two_tower_model.py lists the columns), so new users and items are served by the same network:
+  a cold item   has content and no counts; in training the counts of some items are hidden (--hide), as in
+                DropoutNet (Volkovs, Yu and Poutanen, NIPS 2017)
+  a new user    by the few plays there are; by the average listener without any
+A user's column of means never contains the item to be found: in training each pair is left out of its own history.
+Training stops on NDCG@10 of val. The lists are ranked exactly; the index in model_embeddings/ is for serving, its
+recall against exact search is printed and recorded.
+"""
+if __package__ in (None, ""):
+    import sys
+    from pathlib import Path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+import math
+import sys
+import time
+
+from harness import runs
+from harness.runs import UsageError, WorkError
+
+NEEDS = ("embedding",)
+COLD = True
+STOP_ON = 10           # NDCG at this k on val
+RECALL_AT = (10, 100)  # of the index
+SHOWN = 10             # tracks that --listener prints
+
+
+# --------------------------------------------------------------------------- command line
+
+def number(low, high=math.inf, above=False):
+    def convert(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if above else low <= value) or not value < high:
+            bound = "above" if above else "of at least"
+            below = "" if math.isinf(high) else f" and below {high:g}"
+            raise argparse.ArgumentTypeError(f"must be a number {bound} {low}{below}, not {text}")
+        return value
+    return convert
+
+
+def build_parser():
+    parser = runs.Parser(prog="recommenders.two_tower", description=__doc__)
+    group = parser.add_argument_group("what the towers read")
+    group.add_argument("--embedding", nargs="+", metavar="NAME", help="embeddings of the workspace, side by side")
+    group.add_argument("--fields", nargs="+", default=[], metavar="COLUMN",
+                       help="columns of items.pqt, tags or styles for example: their 200 commonest values")
+    group.add_argument("--missing", choices=("fail", "mean"), default="fail",
+                       help="tracks without an embedding: stop, or fill with the mean (default fail)")
+    group.add_argument("--shuffle", action="store_true", help="permute the embeddings' rows by --seed (the control)")
+    group = parser.add_argument_group("training")
+    group.add_argument("--logq", choices=("standard", "unbiased", "off"), default="standard",
+                       help="correction of the batch's popularity; unbiased leaves the positive as it is "
+                            "(default standard)")
+    group.add_argument("--temperature", type=number(0, above=True), default=0.05, metavar="X", help="(default 0.05)")
+    group.add_argument("--hide", type=number(0, 1), default=0.1, metavar="SHARE",
+                       help="of a batch's items whose counts are hidden (default 0.1)")
+    group.add_argument("--dropout", type=number(0, 1), default=0.1, metavar="SHARE", help="(default 0.1)")
+    group.add_argument("--lr", type=number(0, above=True), default=0.001, help="rate of AdamW (default 0.001)")
+    group.add_argument("--l2", type=number(0), default=0.01, help="weight decay of AdamW (default 0.01)")
+    group.add_argument("--batch-size", type=runs.positive, default=1024, help="pairs per step (default 1024)")
+    group.add_argument("--epochs", type=runs.positive, default=100, help="at most (default 100)")
+    group.add_argument("--patience", type=runs.positive, default=5,
+                       help="stop after so many epochs without a better NDCG@10 on val (default 5)")
+    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
+                       help="of the towers' products; auto is bf16 or fp16 on CUDA, fp32 elsewhere (default auto)")
+    group.add_argument("--checkpoint-seconds", type=number(0), default=30.0,
+                       help="least time between checkpoints within an epoch (default 30)")
+    group = parser.add_argument_group("serving")
+    group.add_argument("--index", choices=("flat", "ivf"), default="flat",
+                       help="flat is exact, ivf looks into some lists only (default flat)")
+    group.add_argument("--lists", type=runs.positive, help="of ivf (default: about the root of the tracks)")
+    group.add_argument("--probe", type=runs.positive, help="lists looked into (default: an eighth)")
+    group.add_argument("--listener", nargs="*", metavar="TRACK",
+                       help="print the tracks for somebody new who played these (ids or names), or none")
+    group.add_argument("--show", type=runs.positive, metavar="N",
+                       help=f"with --listener: how many (default {SHOWN})")
+    runs.recommender_flags(parser, device=True)
+    return parser
+
+
+def parse(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.index == "flat" and (args.lists or args.probe):
+        raise UsageError("--lists and --probe are for --index ivf; a flat index has neither")
+    if args.listener is None and args.show is not None:
+        raise UsageError("--show says how many tracks --listener prints; without --listener nothing is printed")
+    args.show = args.show or SHOWN
+    return args
+
+
+def request_of(args):
+    """Every argument that can change the result."""
+    apart = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
+    return {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+
+
+# --------------------------------------------------------------------------- training
+
+def val_metrics(training, split):
+    """{'NDCG@10': mean, ...} on val, {} without one."""
+    import metrics
+    from ranking import topk
+    if "val" not in split.parts:
+        return {}
+    users, items = training.towers.vectors(training.data)
+    preds = topk.recommend(split, "val", STOP_ON, training.args.seed, users=users, items=items,
+                           device=training.data.device)
+    return metrics.evaluate(preds, split.truth("val"), (STOP_ON,)).mean().to_dict()
+
+
+def fit(run, training, split):
+    """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
+    args, device = training.args, training.data.device
+    if run.resume and run.checkpoint("last").exists():
+        training.load(runs.load_checkpoint(run.checkpoint("last"), device))
+    stop, saved, pairs = run.stop, time.monotonic(), len(training.data.user)
+    writer = run.writer(purge_step=training.epoch + 1)
+    if "val" not in split.parts:
+        print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
+              file=sys.stderr)
+    with runs.Progress(args.epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
+        while not training.done:
+            for batch in training.batches():
+                training.learn(batch)
+                progress.update(len(batch), epoch=training.epoch + 1)
+                if not math.isfinite(training.total):
+                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch + 1}; try a smaller --lr")
+                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
+                    runs.save_checkpoint(run.checkpoint("last"), training.state())
+                    saved = time.monotonic()
+                if stop.requested:
+                    runs.stop_here(run.name)
+            values = {"Loss/train": training.total / pairs}
+            values |= {f"Val/{name}": value for name, value in val_metrics(training, split).items()}
+            if training.close_epoch(values.get(f"Val/NDCG@{STOP_ON}")):
+                runs.save_checkpoint(run.checkpoint("best"), training.state())
+            for name, value in values.items():
+                writer.add_scalar(name, value, training.epoch)
+            runs.save_checkpoint(run.checkpoint("last"), training.state())
+            saved = time.monotonic()
+    training.towers.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), device)["towers"])
+
+
+# --------------------------------------------------------------------------- lists and serving
+
+def finish(run, training, split, shape, **results):
+    """Write vectors, index, lists and metrics of every part, and close the run."""
+    from ranking import topk
+    from recommenders.two_tower import index as serving
+    args = training.args
+    users, items = training.towers.vectors(training.data)
+    queries, vectors = users.cpu().numpy(), items.cpu().numpy()
+    runs.write_npy(run.model_embeddings("users"), queries)
+    runs.write_npy(run.model_embeddings("items"), vectors)
+    index = serving.build(vectors, split.tracks, shape, args.seed)
+    serving.write(index_path(run), index)
+    recall = serving.recall(index, vectors, queries[:10_000], RECALL_AT)
+    told = f"{shape.lists} lists, {shape.probe} looked into" if shape.lists else "flat"
+    print(f"{run.name}: index of {len(vectors)} tracks, {told}: "
+          + ", ".join(f"recall@{k} {value:.4f}" for k, value in recall.items()) + " against exact search")
+    means = topk.write(run, split, args.k, args.seed, users=users, items=items, device=training.data.device)
+    run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.best_epoch, dim=vectors.shape[1],
+               precision=training.precision, **results,
+               index={"kind": args.index, "lists": shape.lists, "probe": shape.probe, "file": index_path(run).name,
+                      "recall": {f"@{k}": value for k, value in recall.items()}})
+
+
+def index_path(run):
+    return run.model_embeddings("items").with_suffix(".faiss")
+
+
+def newcomer(split, tracks):
+    """What --listener names: (ids of all tracks, their names, rows of the tracks played)."""
+    import dataset
+    from harness.metadata import find_track, read_names
+    ids, _ = dataset.read_tracks(split.workdir)
+    names, known = read_names(split.workdir, len(ids)), set(split.tracks.tolist())
+    played = list(dict.fromkeys(find_track(track, ids, names) for track in tracks))
+    if unknown := [ids[row] for row in played if row not in known]:
+        raise UsageError(f"--listener: {', '.join(unknown[:3])} has no place in this split, so nothing is known of it")
+    return ids, names, played
+
+
+def serve(run, data, split, args, ids, names, played):
+    """Print the best tracks of a newcomer, out of the index."""
+    import numpy as np
+
+    from recommenders.two_tower import index as serving
+    from recommenders.two_tower.model import Towers
+    code = dict(zip(split.tracks.tolist(), range(split.n_items), strict=True))
+    towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
+    towers.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), data.device)["towers"])
+    vector = towers.newcomer(data, np.array([code[row] for row in played], np.int64)).cpu().numpy()
+
+    def called(row):
+        return "  ".join([ids[row], *(names[column][row] for column in names)])
+    known = ", ".join(map(called, played))
+    print(f"for somebody who played {known}:" if known else "for the average listener:")
+    best = serving.nearest(serving.read(index_path(run)), vector, args.show, played)
+    for place, (track, score) in enumerate(best, 1):
+        print(f"{place:4d}  {score:.4f}  {called(track)}")
+
+
+def main(argv=None):
+    args = parse(argv)
+    workdir = runs.workspace(args)
+    import dataset
+    from recommenders.two_tower import index as serving
+    split, device = dataset.load(workdir), runs.pick_device(args.device)
+    if not args.embedding:
+        there = ", ".join(dataset.embedding_names(workdir)) or "none"
+        raise UsageError(f"--embedding names the content that the towers read; there: {there}")
+    from recommenders.two_tower.model import Data, Training, item_columns, pick_precision
+    pick_precision(args.precision, device)
+    asked = None if args.listener is None else newcomer(split, args.listener)   # before hours of training
+    shape = serving.shape(args.index, split.n_items, args.lists, args.probe)
+    files = [p for name in args.embedding for p in dataset.embedding_inputs(workdir, name)]
+    files += [workdir / "items.pqt"] * bool(args.fields and (workdir / "items.pqt").exists())
+    run = runs.Run(workdir, "two_tower", request_of(args), embedding="+".join(args.embedding),
+                   inputs=split.inputs + files, args=args)
+    run.outputs = [run.model_embeddings("users"), run.model_embeddings("items"), index_path(run)]
+
+    def read():
+        shuffle = args.seed if args.shuffle else None
+        return Data(split, item_columns(split, args.embedding, args.fields, args.missing, shuffle), device)
+    data = None
+    with run:
+        if not run.finished:
+            data = read()
+            training = Training(data, args)
+            fit(run, training, split)
+            finish(run, training, split, shape, columns=data.items.shape[1])
+    if asked:
+        serve(run, data or read(), split, args, *asked)
+
+
+if __name__ == "__main__":
+    runs.cli(main)

@@ -1,0 +1,290 @@
+"""The two towers: what they read, the network, the softmax in the batch, and the state of a training.
+
+recommenders/two_tower.py is the command line, two_tower_index.py the index for serving.
+Letters: U users, I items of train, n items with the cold ones behind, F columns of an item, B pairs of a batch.
+
+No tower sees an id. Columns of an item: log(1 + users who played it), log(1 + its plays), both counted in train,
+then the embeddings, then the commonest values of the metadata fields asked for. Columns of a user: log(1 + tracks
+played), log(1 + plays), then the mean of the items played. All but the field values are standardised.
+"""
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+import dataset
+from harness.metadata import read_table
+from harness.runs import UsageError, WorkError
+from training.softmax import native_bf16
+
+COUNTS = 2           # first columns of an item and of a user: what train counts
+FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
+HIDDEN, SIZE = (256, 128), 128
+
+
+# --------------------------------------------------------------------------- features
+
+def standardise(matrix, rows):
+    """Columns of (m, F) with mean 0 and spread 1 over `rows` (a slice); one that is constant there becomes 0.
+
+    Constant is what spreads by a millionth of its mean, or of the widest column where that spreads by less than 1.
+    """
+    centre, spread = matrix[rows].mean(axis=0), matrix[rows].std(axis=0)
+    spread[spread <= 1e-6 * np.maximum(min(1, spread.max()), np.abs(centre))] = np.inf
+    return ((matrix - centre) / spread).astype(np.float32)
+
+
+def item_columns(split, embeddings, fields=(), missing="fail", shuffle=None):
+    """float32 (n, F): counts, embeddings (names), fields (columns of items.pqt). Cold items have counts of 0 here."""
+    hot = slice(0, split.n_hot)
+    counts = [np.bincount(split.train.item, weights, minlength=split.n_items) for weights in (None, split.train.count)]
+    blocks = [standardise(np.log1p(np.stack(counts, 1)), hot)]
+    blocks += [standardise(dataset.load_embedding(split, name, missing, shuffle).astype(np.float64), hot)
+               for name in embeddings]
+    blocks += [field_columns(split, field) for field in fields]
+    return np.concatenate(blocks, axis=1)
+
+
+def field_columns(split, field):
+    """float32 (n, V <= 200): row i has 1 / sqrt(its values) at each of its values of a column of items.pqt."""
+    import pandas as pd
+    path = split.workdir / "items.pqt"
+    table = read_table(path, "track_id", split.n_tracks)
+    if table is None:
+        raise UsageError(f"--fields {field}: {path} is missing, so nothing is told of the tracks")
+    if field not in table.column_names or field == "track_id":
+        raise UsageError(f"--fields {field}: {path} has no such column; it has {', '.join(table.column_names)}")
+    frame = table.select(["track_id", field]).filter(table["track_id"].is_valid()).to_pandas(ignore_metadata=True)
+    codes = pd.Series(np.arange(split.n_items), index=split.tracks)
+    told = pd.DataFrame({"item": frame["track_id"].map(codes), "value": frame[field]}).explode("value").dropna()
+    told["value"] = told["value"].astype(str)
+    told = told.drop_duplicates()
+    counts = told["value"][told["item"] < split.n_hot].value_counts()
+    commonest = counts.sort_index().sort_values(ascending=False, kind="stable").index[:FIELD_VALUES]
+    if not len(commonest):
+        raise WorkError(f"{path}: {field} has no value for any track of train")
+    place = commonest.get_indexer(told["value"])
+    matrix = np.zeros((split.n_items, len(commonest)), np.float32)
+    matrix[told["item"][place >= 0].astype(np.int64), place[place >= 0]] = 1
+    return matrix / np.sqrt(np.maximum(matrix.sum(axis=1, keepdims=True), 1))
+
+
+class Data:
+    """Tensors of a split on a device: pairs of train, columns of items, sums of each user's history.
+
+    user, item: int64 (N,), sorted by user; plays: float32 (N,); items: float32 (n, F);
+    log_q: float32 (I,), logarithm of the share of train's pairs that an item has, which is the probability
+           that a column of a batch is that item
+    """
+
+    def __init__(self, split, columns, device="cpu"):
+        def tensor(array, dtype=None):
+            return torch.as_tensor(array, dtype=dtype, device=device)
+        self.device, self.n_hot = torch.device(device), split.n_hot
+        self.user, self.item, self.plays = map(tensor, (split.train.user, split.train.item, split.train.count))
+        history, plays = split.matrix(), np.asarray(split.matrix("count").sum(axis=1)).ravel()
+        tracks, sums = np.diff(history.indptr), history @ columns[:split.n_hot]
+        self.indptr, self.items = tensor(history.indptr, torch.int64), tensor(columns)
+        self.log_q = tensor(np.log(np.bincount(split.train.item, minlength=split.n_hot) / len(split.train)),
+                            torch.float32)
+        self.history = torch.cat([tensor(np.stack([tracks, plays], 1), torch.float32), tensor(sums)], 1)  # (U, 2 + F)
+        raw = self._raw(self.history).double()
+        self.centre = raw.mean(0).float()
+        self.spread = raw.std(0, correction=0).float()
+        self.spread[self.spread < 1e-6 * self.centre.abs().clamp(min=1)] = torch.inf
+
+    @staticmethod
+    def _raw(history):
+        tracks = history[:, :1]
+        return torch.cat([history[:, :COUNTS].log1p(), history[:, COUNTS:] / tracks.clamp(min=1)], 1)
+
+    def describe(self, history):
+        """Columns (b, 2 + F) of users from their tracks, plays and sum of item columns (b, 2 + F)."""
+        return (self._raw(history) - self.centre) / self.spread
+
+    def sums(self, items, plays=None):
+        """(2 + F,) what `describe` takes, of somebody who played these item codes (m,), m may be 0."""
+        items = torch.as_tensor(items, dtype=torch.int64, device=self.device)
+        total = len(items) if plays is None else float(sum(plays))
+        return torch.cat([self.items.new_tensor([len(items), total]), self.items[items].sum(0)])
+
+    def without(self, pairs):
+        """(b, 2 + F) histories of the users of pairs (b,), each without its own pair.
+
+        A user's mean would otherwise contain the very item to be found, in training and never again.
+        """
+        own = torch.cat([torch.ones_like(self.plays[pairs, None]), self.plays[pairs, None],
+                         self.items[self.item[pairs]]], 1)
+        left = self.history[self.user[pairs]] - own
+        return left * (left[:, :1] > 0)  # rounding leaves no trace of the only item
+
+    def known(self, users, items):
+        """bool (A, B): whether user a (A,) played item b (B,) in train."""
+        distinct, column = items.unique(return_inverse=True)
+        slot = torch.full((self.n_hot,), -1, device=self.device)
+        slot[distinct] = torch.arange(len(distinct), device=self.device)
+        start, length = self.indptr[users], self.indptr[users + 1] - self.indptr[users]
+        row = torch.repeat_interleave(torch.arange(len(users), device=self.device), length)
+        place = torch.arange(len(row), device=self.device) + (start - length.cumsum(0) + length)[row]
+        found = slot[self.item[place]]
+        mask = torch.zeros(len(users), len(distinct), dtype=torch.bool, device=self.device)
+        mask[row[found >= 0], found[found >= 0]] = True
+        return mask[:, column]
+
+
+# --------------------------------------------------------------------------- network
+
+def tower(columns, dropout):
+    layers, width = [], columns
+    for size in HIDDEN:
+        layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, SIZE))
+
+
+class Towers(nn.Module):
+    """Vectors of length 1 of users and items; their score is the dot product over the temperature."""
+
+    def __init__(self, columns, dropout=0.1, temperature=0.05):
+        super().__init__()
+        self.user = tower(COUNTS + columns, dropout)
+        self.item = tower(columns + 1, dropout)
+        self.temperature = temperature
+
+    def users(self, described):
+        """(b, 2 + F) -> (b, 128)"""
+        return nn.functional.normalize(self.user(described).float(), dim=-1)
+
+    def items(self, columns, hidden):
+        """(b, F), hidden (b,) bool: items whose counts are not to be seen, as a cold item's -> (b, 128)"""
+        hidden = hidden[:, None].to(columns.dtype)
+        seen = [columns[:, :COUNTS] * (1 - hidden), hidden, columns[:, COUNTS:]]
+        return nn.functional.normalize(self.item(torch.cat(seen, 1)).float(), dim=-1)
+
+    @torch.no_grad()
+    def vectors(self, data, block=8192):
+        """All users (U, 128) and items (n, 128) of a Data, float32; counts of cold items hidden."""
+        self.eval()
+        cold = torch.arange(len(data.items), device=data.device) >= data.n_hot
+        users = torch.cat([self.users(data.describe(rows)) for rows in data.history.split(block)])
+        items = torch.cat([self.items(*both) for both in zip(data.items.split(block), cold.split(block), strict=True)])
+        return users, items
+
+    @torch.no_grad()
+    def newcomer(self, data, items=(), plays=None):
+        """(128,) of a listener who is not in train: by the tower from their plays (item codes), or, without any,
+        the average listener."""
+        self.eval()
+        if len(items):
+            return self.users(data.describe(data.sums(items, plays)[None]))[0]
+        return nn.functional.normalize(self.vectors(data)[0].mean(0), dim=0)
+
+
+# --------------------------------------------------------------------------- loss
+
+def in_batch_softmax(scores, log_q, known, correction="standard"):
+    """Mean cross-entropy of each pair's own item among the items of the batch, a scalar.
+
+    scores: (B, B), user of pair a with item of pair b; log_q: (B,) of those items; known: bool (B, B), pairs of
+    train: such columns are no negatives of their row (nor are repetitions of the row's own item).
+
+    standard: every column's score minus log q (Yi et al., RecSys 2019), so that frequent items are not punished
+              for being negatives often.
+    unbiased: a column's chance to be in the batch weighs the negatives only, for the positive is there for
+              certain (after Khrylchenko et al., RecSys 2025, arXiv 2507.09331): with weights 1 / ((B - 1) q)
+              the row's sum is an unbiased estimate of the sum over all items the user has not played.
+    off:      no correction.
+    """
+    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    scores = scores.float()
+    if correction == "standard":
+        scores = scores - log_q
+    elif correction == "unbiased":
+        scores = torch.where(own, scores, scores - log_q - math.log(max(len(scores) - 1, 1)))
+    scores = scores.masked_fill(known & ~own, -torch.inf)
+    return nn.functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+# --------------------------------------------------------------------------- training
+
+def pick_precision(name, device):
+    """'fp32', 'bf16' or 'fp16' for --precision on a device; UsageError where it would be emulated."""
+    cuda = device.type == "cuda"
+    native = native_bf16(device)
+    if name == "auto":
+        return ("bf16" if native else "fp16") if cuda else "fp32"
+    if (name == "fp16" and not cuda) or (name == "bf16" and not native):
+        raise UsageError(f"--precision {name}: this {device.type} has no {name} arithmetic; use auto or fp32")
+    return name
+
+
+class Training:
+    """Everything a checkpoint carries: towers, optimiser, scaler, and where in which epoch it stands."""
+    PLACE = ("epoch", "step", "total", "waited", "best_epoch", "best")
+
+    def __init__(self, data, args):
+        self.data, self.args = data, args
+        torch.manual_seed(args.seed)
+        self.towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
+        self.optimizer = torch.optim.AdamW(self.towers.parameters(), lr=args.lr, weight_decay=args.l2)
+        self.precision = pick_precision(args.precision, data.device)
+        self.scaler = torch.amp.GradScaler(data.device.type, enabled=self.precision == "fp16")
+        self.epoch = self.step = self.waited = self.best_epoch = 0
+        self.total, self.best = 0.0, -math.inf
+
+    @property
+    def done(self):
+        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
+
+    def state(self):
+        return {"towers": self.towers.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(), "device": self.data.device.type, "precision": self.precision,
+                **{name: getattr(self, name) for name in self.PLACE}}
+
+    def load(self, state):
+        if (state["device"], state["precision"]) != (self.data.device.type, self.precision):
+            raise UsageError(f"this training began on {state['device']} in {state['precision']} and continues so only; "
+                             f"use --device {state['device']}, or --overwrite to start again")
+        self.towers.load_state_dict(state["towers"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        for name in self.PLACE:
+            setattr(self, name, state[name])
+
+    def batches(self):
+        """This epoch's batches of pairs, nearly equal in size, from the present step on."""
+        pairs = len(self.data.user)
+        order = np.random.default_rng([self.args.seed, 1, self.epoch]).permutation(pairs)
+        order = torch.as_tensor(order, device=self.data.device)
+        return order.tensor_split(math.ceil(pairs / self.args.batch_size))[self.step:]
+
+    def learn(self, pairs):
+        """One step. Its dropout and hidden counts come from (seed, epoch, step), so a resumed run repeats them."""
+        data, towers = self.data, self.towers
+        stream = np.random.SeedSequence([self.args.seed, 2, self.epoch, self.step])
+        torch.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        towers.train()
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        item = data.item[pairs]
+        hidden = torch.rand(len(pairs), device=data.device) < self.args.hide
+        with torch.autocast(data.device.type, half, enabled=half is not None):
+            users = towers.users(data.describe(data.without(pairs)))
+            items = towers.items(data.items[item], hidden)
+        loss = in_batch_softmax(users @ items.T / towers.temperature, data.log_q[item],
+                                data.known(data.user[pairs], item), self.args.logq)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.total += float(loss.detach()) * len(pairs)
+
+    def close_epoch(self, value):
+        """Count the epoch; True when its value on val is the best so far (or there is no val: None)."""
+        self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
+        if value is None or value > self.best:
+            self.best, self.best_epoch, self.waited = -math.inf if value is None else value, self.epoch, 0
+            return True
+        self.waited += 1
+        return False

@@ -1,0 +1,260 @@
+"""tune.py: the same draws for everybody, no test in sight, what was chosen runs; interrupted and repeated searches."""
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import tune
+from experiments import spaces as tune_spaces
+from harness import runs
+from slurm import grid
+from tests.conftest import ROOT
+from tests.worlds.world import tiny_workspace
+
+SPACES = """
+ease: {script: recommenders.ease, space: {l2: {log: [1.0, 1000.0]}}, seeds: 1}
+knn:
+  script: knn.py
+  each: {names: all}
+  space: {center: [on, off], unit: [on, off]}
+  seeds: 2
+  control: {shuffle: on}
+chance: {script: recommenders.chance}
+"""
+
+
+def spaces(tmp_path, text=SPACES):
+    (tmp_path / "spaces.yaml").write_text(text)
+    return str(tmp_path / "spaces.yaml")
+
+
+def call(workdir, file, *words):
+    return tune.main([*words, "--workdir", str(workdir), "--spaces", file])
+
+
+def trials(workdir):
+    return pd.read_csv(workdir / "tuning" / "trials.csv", keep_default_na=False)
+
+
+def chosen(workdir):
+    return yaml.safe_load((workdir / "tuning" / "chosen.yaml").read_text())["blocks"]
+
+
+def method(space, name="m"):
+    return tune_spaces.Method(name, "recommenders.ease", space=space)
+
+
+def test_a_length_of_lists_that_no_run_measures_is_refused_at_once(tmp_path):
+    for metric in ("NDCG@15", "NDCG@100", "NDCG@0", "Loss@10"):
+        with pytest.raises(runs.UsageError, match="a K of 1 to 5, 10, 20 or 50"):
+            tune.main(["--metric", metric, "--workdir", str(tmp_path)])
+
+
+def test_trials_of_earlier_calls_stay(tmp_path):
+    def trial(name, number, value, which=None):
+        return tune.Trial(method({}, name), number, which or {}, {"l2": number}, None, value)
+    path = tmp_path / "trials.csv"
+    tune.write_trials(path, [])
+    assert not path.exists()
+    tune.write_trials(path, [trial("knn", 1, 0.5, {"names": "tags"}), trial("ease", 1, 0.25), trial("ease", 2, 0.5)])
+    tune.write_trials(path, [trial("ease", 2, 0.75), trial("ease", 10, 1.0)])
+    tune.write_trials(path, [])
+    found = pd.read_csv(path, keep_default_na=False)
+    assert found[["method", "representation", "trial", "value"]].values.tolist() == [
+        ["ease", "", 1, 0.25], ["ease", "", 2, 0.75], ["ease", "", 10, 1.0], ["knn", "tags", 1, 0.5]]
+
+
+# --------------------------------------------------------------------------- settings
+
+def test_more_trials_go_on_from_fewer_and_other_seeds_and_names_draw_otherwise():
+    space = {"l2": {"log": [1.0, 1000.0]}, "k": [5, 10, 20]}
+    ten = tune_spaces.settings(method(space), 10, 1)
+    assert len(ten) == 10 and ten[:4] == tune_spaces.settings(method(space), 4, 1)
+    assert ten != tune_spaces.settings(method(space), 10, 2)
+    assert ten != tune_spaces.settings(method(space, "other"), 10, 1)
+
+
+def test_a_small_space_is_searched_whole_and_without_repeats():
+    space = {"a": [1, 2, 3], "b": [True, False]}
+    drawn = tune_spaces.settings(method(space), 10, 0)
+    assert len(drawn) == 6 == len({json.dumps(d) for d in drawn})
+    assert drawn[:4] == tune_spaces.settings(method(space), 4, 0)
+    few = tune_spaces.settings(method({"a": {"log": [3, 5]}, "b": [1, 2]}), 10, 0)
+    assert len(few) == 6 == len({json.dumps(d) for d in few})
+
+
+def test_ranges_keep_their_ends_and_their_kind():
+    rng = np.random.default_rng(0)
+    logs = [tune_spaces.one_of(rng, {"log": [0.01, 100.0]}) for _ in range(400)]
+    assert all(0.01 <= x <= 100 and float(f"{x:.3g}") == x for x in logs)
+    assert 0.4 < np.mean(np.array(logs) < 1) < 0.6                      # half of the decades below 1
+    assert all(isinstance(x, int) and 3 <= x <= 7 for x in (tune_spaces.one_of(rng, {"log": [3, 7]})
+                                                             for _ in range(50)))
+    flat = [tune_spaces.one_of(rng, {"uniform": [0, 1.0]}) for _ in range(400)]
+    assert 0.4 < np.mean(flat) < 0.6 and isinstance(flat[0], float)
+
+
+def test_the_committed_spaces_are_read_by_the_scripts(tiny, capsys):
+    """Every line of tune.yaml: ten trials (or its whole space), the same settings for each representation."""
+    assert call(tiny, str(ROOT / "tune.yaml"), "--print", "--embeddings", "content") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for script, count in (("recommenders.popularity", 2), ("recommenders.itemknn", 10), ("recommenders.ease", 10),
+                          ("recommenders.ials", 10), ("recommenders.elsa", 10), ("knn.py", 8),
+                          ("recommenders.content_knn", 10), ("train.py", 20), ("train_bert.py", 20),
+                          ("recommenders.sasrec", 10), ("recommenders.two_tower", 10)):
+        mine = [line for line in lines if f" {script} " in line]
+        assert len(mine) == len(set(mine)) == count, script
+    both = [line for line in lines if " train_bert.py " in line]
+    assert [x.replace("--model random", "--model content") for x in both[:10]] == both[10:]
+
+
+# --------------------------------------------------------------------------- the search
+
+def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
+    """What the file names is, by hand, the best of the figures of val; the grid then makes its runs and controls."""
+    assert call(tiny, spaces(tmp_path), "--trials", "5", "--embeddings", "content") == 0
+    told = trials(tiny)
+    assert told.groupby("method").size().to_dict() == {"ease": 5, "knn": 4} and (told.reason == "").all()
+    for row in told.itertuples():
+        figures = pd.read_csv(tiny / "tuning" / "metrics" / f"{row.run}_val.csv", index_col=0)
+        assert row.value == pytest.approx(figures.loc["mean", "NDCG@10"], abs=1e-12)
+        asked = runs.read_json(tiny / "tuning" / "runs" / row.run / "config.json")["arguments"]
+        words = row.setting.replace("True", "on").replace("False", "off").split("--")[1:]
+        for flag, value in (word.split() for word in words):
+            got = asked[flag]
+            assert got == (value == "on") if isinstance(got, bool) else float(value) == got
+    blocks = chosen(tiny)
+    best = told[told.method == "ease"].sort_values(["value", "trial"], ascending=[False, True]).iloc[0]
+    assert blocks[0]["set"] == {"l2": float(best.setting.split()[1])} and blocks[0]["grid"] == {"seed": [1]}
+    assert blocks[1]["set"]["names"] == "content" and blocks[1]["grid"] == {"seed": [1, 2]}
+    assert blocks[2] == {"script": "knn.py", "grid": {"seed": list(range(1, 11))},
+                         "set": blocks[1]["set"] | {"shuffle": True}}
+    assert blocks[3] == {"script": "recommenders.chance", "grid": {"seed": [1, 2, 3, 4, 5]}}
+    capsys.readouterr()
+    assert grid.main(["--file", str(tiny / "tuning" / "chosen.yaml"), "--workdir", str(tiny), "--local"]) == 0
+    made = runs.find_runs(tiny)
+    assert len(made) == 1 + 2 + 10 + 5 and all("test" in config["parts"] for _, config in made)
+
+
+def test_controls_only_of_the_named(tiny, tmp_path):
+    assert call(tiny, spaces(tmp_path), "knn", "--trials", "1", "--controls", "other") == 0
+    assert not any(block["set"].get("shuffle") for block in chosen(tiny))
+
+
+def test_no_test_part_is_there_while_it_is_tuned(tiny, tmp_path):
+    """Other test plays, the same choice: the file is the same to the byte, and nothing is tried again."""
+    file = spaces(tmp_path)
+    call(tiny, file, "--trials", "3")
+    before = (tiny / "tuning" / "chosen.yaml").read_bytes()
+    stamps = {p: p.stat().st_mtime_ns for p in (tiny / "tuning").glob("runs/*/config.json")}
+    for name in ("test", "cold_test"):
+        frame = pd.read_parquet(tiny / "data" / f"{name}.pqt")
+        runs.write_parquet(tiny / "data" / f"{name}.pqt", frame.iloc[::2])
+    call(tiny, file, "--trials", "3")
+    assert (tiny / "tuning" / "chosen.yaml").read_bytes() == before and stamps
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    assert not list((tiny / "tuning").rglob("*test*"))
+    assert {p.name for p in (tiny / "tuning" / "data").iterdir()} == {"train.pqt", "val.pqt"}
+
+
+def test_a_repeated_search_makes_only_what_is_missing(tiny, tmp_path):
+    file = spaces(tmp_path)
+    call(tiny, file, "ease", "--trials", "3")
+    stamps = {p: p.stat().st_mtime_ns for p in (tiny / "tuning").glob("runs/*/config.json")}
+    first = trials(tiny)
+    call(tiny, file, "ease", "--trials", "5")
+    assert len(stamps) == 3 and stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    assert len(runs.find_runs(tiny / "tuning")) == 5
+    assert trials(tiny)["run"].tolist()[:3] == first["run"].tolist()
+
+
+def test_equal_figures_go_to_the_earlier_trial():
+    same = [tune.Trial(method({"l2": [1]}), n, {}, {"l2": n}, None, value=0.5) for n in (1, 2, 3)]
+    assert tune.chosen_of(same)[0][0].number == 1
+
+
+def test_failed_trials_are_counted_and_a_method_without_a_figure_is_named(tiny, tmp_path, capsys):
+    file = spaces(tmp_path, "ease: {script: recommenders.ease, space: {memory: [1.0e-9, 4]}}\n"
+                            "never: {script: recommenders.two_tower, set: {embedding: content, batch_size: 64},\n"
+                            "        space: {lr: [1.0e+30, 2.0e+30]}}\n")
+    assert call(tiny, file, "--trials", "10") == 1
+    told = trials(tiny).set_index(["method", "trial"])
+    assert (told.reason != "").sum() == 3 and told.reason["ease"].str.contains("GB are allowed").sum() == 1
+    assert told.reason["never"].str.contains("no longer a number").all() and (told.run == "").sum() == 3
+    text = (tiny / "tuning" / "chosen.yaml").read_text()
+    assert "the best of 1 trials" in text and "; 1 gave none" in text
+    assert "# never: none of 2 trials gave a figure" in text
+    assert [b["set"] for b in chosen(tiny)] == [{"memory": 4}]
+    assert "never: none of 2 trials gave a figure" in capsys.readouterr().out
+
+
+def test_what_a_workspace_cannot_serve_is_left_out_with_the_reason(tiny, tmp_path):
+    file = spaces(tmp_path, "two: {script: recommenders.two_tower, set: {embedding: nosuch}, space: {hide: [0, 0.1]}}")
+    assert call(tiny, file) == 1
+    assert trials(tiny).reason.str.contains("no embedding nosuch here").all()
+
+
+def test_links_follow_the_workspace(tiny, tmp_path):
+    where = tune.link_workspace(tiny)
+    assert (where / "embeddings" / "content.npy").resolve() == (tiny / "embeddings" / "content.npy").resolve()
+    for suffix in ("npy", "json"):
+        (tiny / "embeddings" / f"noise.{suffix}").unlink()
+    tune.link_workspace(tiny)
+    assert not (where / "embeddings" / "noise.npy").is_symlink()
+    tiny.rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "tuning" / "data" / "train.pqt").exists()
+
+
+# --------------------------------------------------------------------------- bad requests
+
+@pytest.mark.parametrize("text,words", [
+    ("", "should hold `method:` entries"),
+    ("a: [1", "not readable as yaml"),
+    ("a: {space: {l2: [1]}}", "should be `script:`"),
+    ("a: {script: recommenders.ease, spaces: {l2: [1]}}", "should be `script:`"),
+    ("a: {script: recommenders.ease, space: {l2: 3}}", "l2: should be a list of values"),
+    ("a: {script: recommenders.ease, space: {l2: {log: [0, 3]}}}", "low above 0"),
+    ("a: {script: recommenders.ease, space: {l2: {uniform: [3, 1]}}}", "l2: should be a list of values"),
+    ("a: {script: recommenders.ease, space: {l3: [1]}}", "has no flag --l3"),
+    ("a: {script: recommenders.ease, seeds: 0}", "seeds is a whole number of at least 1"),
+    ("a: {script: recommenders.ease, controls: 0}", "controls is a whole number of at least 1"),
+    ("a: {script: recommenders.nosuch, space: {l2: [1]}}", "has no script recommenders.nosuch"),
+])
+def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
+    with pytest.raises(runs.UsageError, match=words):
+        call(tiny, spaces(tmp_path, text))
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("pop: {script: recommenders.ease, space: [1, 2]}", r"pop: space should be `flag: value` entries, not \[1, 2\]"),
+    ("pop: {script: recommenders.popularity, each: words}", "pop: each should be `flag: value` entries, not 'words'"),
+    ("pop: {script: 5}", "pop: script is a module's name like recommenders.ease, not 5"),
+    ("5: {script: recommenders.popularity}", "the name of a method is a word, not 5; quote it")])
+def test_spaces_of_another_form_are_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "s.yaml").write_text(text)
+    for names in ((), ("pop",)):
+        with pytest.raises(runs.UsageError, match=sentence):
+            tune_spaces.read_methods(tmp_path / "s.yaml", names)
+
+
+def test_bad_requests(tiny, tmp_path):
+    file = spaces(tmp_path)
+    for words, said in ((["nosuch"], "has no method nosuch; it has ease, knn, chance"),
+                        (["--metric", "NDCG"], "--metric is NAME@K"), (["--metric", "Fun@3"], "--metric is NAME@K")):
+        with pytest.raises(runs.UsageError, match=said):
+            call(tiny, file, *words)
+    with pytest.raises(runs.UsageError, match="is no file"):
+        call(tiny, str(tmp_path / "nosuch.yaml"))
+    (tiny / "data" / "val.pqt").unlink()
+    with pytest.raises(runs.UsageError, match="has no val part to tune on"):
+        call(tiny, file)
+
+
+def test_another_metric_decides(tmp_path):
+    workdir = tiny_workspace(tmp_path / "w", n_users=30)
+    call(workdir, spaces(tmp_path), "ease", "--trials", "2", "--metric", "HitRate@3")
+    told = trials(workdir)
+    assert np.allclose(told.value * 10, (told.value * 10).round()) and told.value.max() > 0    # ten users of val
+    assert "by HitRate@3" in (workdir / "tuning" / "chosen.yaml").read_text()

@@ -1,0 +1,70 @@
+"""MuQ-MuLan through its command line: clips, their filling, unit vectors and their plain mean."""
+import numpy as np
+import pytest
+import soundfile
+
+from extract_item_embeddings import muq
+from extract_item_embeddings.engine import extraction
+from harness import runs
+from tests.worlds.checkpoints import extract, golden_state, save, single_thread, sounds
+
+STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with single_thread():
+        yield
+
+
+def mulan_folder(folder, backbone, tower, clip_seconds, stat=STATS):
+    """As released: one file with the backbone, the audio tower and the text side."""
+    import torch
+    state = {**{f"mulan.audio.model.{k}": v for k, v in backbone.items()}, **tower,
+             "mulan.text_to_latents.weight": torch.zeros(3, 3), "mulan.text.proj.bias": torch.zeros(3)}
+    config = {"mulan": {"clip_secs": clip_seconds}, "audio_model": {"use_layer_idx": -1}, "stat": stat}
+    return save(folder, config, state)
+
+
+def test_mulan_equals_its_own_code(tmp_path, shared):
+    """Clips of 1 s in this fixture: three full ones; a tail; more and less than half a clip."""
+    golden = shared / "golden" / "muq"
+    checkpoint = mulan_folder(tmp_path / "w", golden_state(golden / "weights.npz"),
+                              golden_state(golden / "mulan_weights.npz"), 1)
+    track = np.concatenate([soundfile.read(golden / f"audio_{i}.wav", dtype="float32")[0] for i in (0, 1)])
+    (tmp_path / "audio").mkdir()
+    for name, n in (("exact", 72000), ("short", 14400), ("tiny", 7200), ("wrap", 62400)):
+        soundfile.write(tmp_path / "audio" / f"{name}.wav", track[:n], 24000, subtype="FLOAT")
+    folder = extract(muq, tmp_path, checkpoint, "--mulan")
+    values = np.load(folder / "muq_mulan.npy")
+    with np.load(golden / "mulan_pooling.npz") as expected:
+        for row, name in zip(values, ("exact", "short", "tiny", "wrap"), strict=True):
+            assert np.abs(row - expected[f"{name}_track_latent"]).max() < 1e-4
+        clips = expected["exact_clip_latents_raw"]
+        units = clips / np.linalg.norm(clips, axis=1, keepdims=True)
+        assert np.abs(values[0] - units.mean(axis=0)).max() < 1e-4  # not brought to length one again:
+        assert np.linalg.norm(values[0]) < 0.9999
+    about = runs.read_json(folder / "muq_mulan.json")
+    assert (about["window"], about["pooling"], about["dim"]) == (1.0, "mean of unit vectors of clips", 24)
+
+
+@pytest.mark.parametrize("samples, clips", [
+    (30, [[*range(10)], [*range(10, 20)], [*range(20, 30)]]), (26, [[*range(10)], [*range(10, 20)],
+                                                                    [20, 21, 22, 23, 24, 25, 0, 1, 2, 3]]),
+    (10, [[*range(10)]]), (6, [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3]]), (5, [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4]]),
+    (3, [[0, 1, 2, 0, 1, 2]])])
+def test_which_samples_end_up_in_which_clip(samples, clips):
+    backend = muq.MuQ(extraction.parser(muq.MuQ, "").parse_args(["--mulan"]))
+    backend.size = 10
+    windows, lengths = backend.prepare(np.arange(samples, dtype=np.float32))
+    assert [w[:n].tolist() for w, n in zip(windows, lengths, strict=True)] == clips
+
+
+def test_mulan_needs_mulan(tmp_path, capsys):
+    import torch
+    sounds(tmp_path / "audio", 24000, a=0.3)
+    folder = save(tmp_path / "w", {"mulan": {"clip_secs": 10}}, {"x": torch.zeros(1)})
+    with pytest.raises(SystemExit) as stopped:
+        runs.cli(muq.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), "--mulan",
+                            "--weights", str(folder)])
+    assert stopped.value.code == 1 and "is not MuQ-MuLan" in capsys.readouterr().err

@@ -1,0 +1,251 @@
+"""Vectors of one's own, in every form that is read, through the command line."""
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import dataset
+from extract_item_embeddings import npy
+from harness import runs
+from tests.conftest import ROOT
+
+IDS = ["alpha", "beta", "delta", "gamma", "omega"]
+ORDER = [3, 0, 4, 1]                      # rows of the list that the files hold, in their order: no delta
+VALUES = np.arange(12, dtype=np.float64).reshape(4, 3) / 8
+KEYS = [IDS[r] for r in ORDER]
+
+
+@pytest.fixture
+def work(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    runs.write_text(folder / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(IDS)))
+    return folder
+
+
+def run(work, *argv):
+    return npy.main(["mine", *map(str, argv), "--workdir", str(work)])
+
+
+def refused(work, sentence, *argv, error=runs.WorkError):
+    with pytest.raises(error, match=sentence):
+        run(work, *argv)
+    assert not list(work.glob("embeddings/*"))
+
+
+def made(work, name="mine"):
+    about = runs.read_json(work / f"embeddings/{name}.json")
+    return np.load(work / f"embeddings/{name}.npy"), about
+
+
+def check(work):
+    values, about = made(work)
+    assert values.dtype == np.float32 and values.shape == (5, 3)
+    assert np.array_equal(values[ORDER], VALUES.astype(np.float32)) and np.isnan(values[2]).all()
+    assert about["failed"]["2"]["trackid"] == "delta" and about["failed"]["2"]["reason"].startswith("not in ")
+    assert about["matrix_checksum"] == runs.checksum(work / "embeddings/mine.npy")
+    return about
+
+
+def frame():
+    return pd.DataFrame({"trackid": KEYS, **{f"v{d}": VALUES[:, d] for d in range(3)}})
+
+
+# --------------------------------------------------------------------------- every form
+
+def ids_lines(folder):
+    (folder / "ids").write_text("\n".join(KEYS) + "\n")
+    return folder / "ids"
+
+
+def ids_csv(folder):
+    pd.DataFrame({"idx": range(4), "trackid": KEYS}).to_csv(folder / "ids.csv", index=False)
+    return folder / "ids.csv"
+
+
+def ids_npy(folder):
+    np.save(folder / "ids.npy", np.array(KEYS))
+    return folder / "ids.npy"
+
+
+@pytest.mark.parametrize("ids", [ids_lines, ids_csv, ids_npy])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_matrix_and_its_ids(work, tmp_path, ids, dtype):
+    np.save(tmp_path / "m.npy", VALUES.astype(dtype))
+    run(work, "--file", tmp_path / "m.npy", "--ids", ids(tmp_path), "--about", "my model, layer 3", "--licence", "CC0")
+    about = check(work)
+    assert (about["about"], about["licence"], about["backend"]) == ("my model, layer 3", "CC0", "given")
+    assert about["source_checksum"].split()[0] == runs.checksum(tmp_path / "m.npy")
+
+
+def test_a_matrix_in_the_order_of_the_workspace(work, tmp_path):
+    np.save(tmp_path / "m.npy", np.arange(10).reshape(5, 2))
+    run(work, "--file", tmp_path / "m.npy", "--ids", work / "trackid_sorted.csv")
+    values, about = made(work)
+    assert values.tolist() == np.arange(10).reshape(5, 2).tolist() and about["failed"] == {}
+    assert dataset.open_embedding(work, "mine", 5, about["track_checksum"]).shape == (5, 2)
+
+
+@pytest.mark.parametrize("arrays", [{"ids": np.array(KEYS), "vectors": VALUES}, dict(zip(KEYS, VALUES, strict=True))])
+def test_npz(work, tmp_path, arrays):
+    np.savez(tmp_path / "m.npz", **arrays)
+    run(work, "--file", tmp_path / "m.npz")
+    check(work)
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.large_list(pa.float64()), pa.list_(pa.float32(), 3)])
+def test_parquet_of_lists(work, tmp_path, kind):
+    table = pa.table({"id": KEYS, "words": ["x"] * 4, "vector": pa.array(VALUES.tolist(), kind)})
+    pq.write_table(table, tmp_path / "m.pqt")
+    run(work, "--file", tmp_path / "m.pqt")
+    assert check(work)["columns_left_out"] == ["words"]
+
+
+def test_tables_of_numbers(work, tmp_path):
+    frame().to_parquet(tmp_path / "m.parquet")
+    run(work, "--file", tmp_path / "m.parquet")
+    check(work)
+    for name, options in (("m.csv", {}), ("m.tsv", {"sep": "\t"}), ("m.csv.gz", {}), ("m.tsv.bz2", {"sep": "\t"})):
+        frame().to_csv(tmp_path / name, index=False, **options)
+        run(work, "--file", tmp_path / name, "--overwrite")
+        assert check(work)["keys"] == "track ids"
+
+
+@pytest.mark.parametrize("column, keys, flags", [
+    ("idx", ORDER, ()), ("track_id", ORDER, ()), ("track_id", KEYS, ()), ("song", KEYS, ("--id-column", "song")),
+    ("song", ORDER, ("--id-column", "song", "--keys", "row"))])
+def test_rows_or_ids(work, tmp_path, column, keys, flags):
+    table = frame().drop(columns="trackid").assign(**{column: keys})
+    table.to_parquet(tmp_path / "m.parquet")
+    run(work, "--file", tmp_path / "m.parquet", *flags)
+    assert check(work)["keys"] == ("rows" if keys is ORDER else "track ids")
+    table.to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv", *flags, "--overwrite")
+    assert check(work)["keys"] == ("rows" if keys is ORDER else "track ids")
+
+
+def test_numbers_that_are_ids(tmp_path):
+    """A collection whose own ids are numbers: a column of ids is of ids, whatever stands in it."""
+    (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n0,30\n1,40\n")
+    pd.DataFrame({"id": [40, 30], "a": [1.0, 2.0]}).to_parquet(tmp_path / "m.parquet")
+    run(tmp_path, "--file", tmp_path / "m.parquet")
+    assert made(tmp_path)[0].tolist() == [[2], [1]]
+    pd.DataFrame({"track_id": [40, 30], "a": [1.0, 2.0]}).to_csv(tmp_path / "m.csv", index=False)
+    run(tmp_path, "--file", tmp_path / "m.csv", "--keys", "id", "--overwrite")
+    assert made(tmp_path)[0].tolist() == [[2], [1]]
+
+
+def test_values_that_are_no_numbers_are_named(work, tmp_path, capsys):
+    values = VALUES.copy()
+    values[0, 1], values[1, 2] = np.inf, 1e300  # the second is too large for float32
+    np.save(tmp_path / "m.npy", values)
+    run(work, "--file", tmp_path / "m.npy", "--ids", ids_lines(tmp_path))
+    matrix, about = made(work)
+    assert np.isnan(matrix[[3, 0, 2]]).all() and np.isfinite(matrix[[4, 1]]).all()
+    assert about["failed"]["3"] == {"trackid": "gamma", "reason": "1 of 3 values are not finite numbers"}
+    assert "mine: 2 of 5 tracks have an embedding of 3 values, 3 have none; 0 track ids of m.npy are not in the list" \
+        in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------- what is refused
+
+def test_matrices_that_are_refused(work, tmp_path):
+    m, ids = tmp_path / "m.npy", ids_lines(tmp_path)
+    refused(work, "m.npy has no track ids; --ids FILE names those", "--file", *_saved(m, VALUES), error=runs.UsageError)
+    for array, sentence in ((VALUES[:3], "has 3 rows, but there are 4 track ids"),
+                            (VALUES[:, 0], r"but holds float64 \(4,\)"), (VALUES[:, :0], r"but holds float64 \(4, 0\)"),
+                            (VALUES.astype(str), "must hold a matrix of numbers"),
+                            (VALUES.astype(complex), "but holds complex128")):
+        refused(work, sentence, "--file", *_saved(m, array), "--ids", ids)
+    np.save(m, np.array([{}, {}, {}, {}]), allow_pickle=True)
+    refused(work, "it holds Python objects, not numbers", "--file", m, "--ids", ids)
+    m.write_bytes(b"no array")
+    refused(work, "m.npy cannot be read as numbers", "--file", m, "--ids", ids)
+    _saved(m, VALUES)
+    refused(work, "--ids .*nowhere is not there", "--file", m, "--ids", tmp_path / "nowhere", error=runs.UsageError)
+    ids.write_text("alpha\nalpha\nbeta\ngamma\n")
+    refused(work, "m.npy has the track alpha more than once", "--file", m, "--ids", ids)
+    ids.write_text("a,b\nc,d\ne,f\ng,h\n")
+    refused(work, "must have one id per line, or a column trackid or id", "--file", m, "--ids", ids)
+    ids.write_text("a\nb\nc\nd\n")
+    refused(work, "none of the 4 tracks of m.npy .* look like a, b, c, the list's like alp", "--file", m, "--ids", ids)
+    ids.write_bytes(b"\xff\xfe\x00")
+    refused(work, "is no text", "--file", m, "--ids", ids)
+    np.save(tmp_path / "ids.npy", VALUES)
+    refused(work, "must be one text or whole number per row", "--file", m, "--ids", tmp_path / "ids.npy")
+
+
+def _saved(path, array):
+    np.save(path, array)
+    return [path]
+
+
+def test_archives_that_are_refused(work, tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez(path, a=VALUES, b=VALUES)
+    refused(work, "must hold one matrix and one array of track ids, .*but holds 2 arrays", "--file", path)
+    np.savez(path, a=VALUES, ids=VALUES[:, 0])
+    refused(work, "must be one text or whole number per row", "--file", path)
+    np.savez(path, alpha=VALUES[0], beta=VALUES[1, :2])
+    refused(work, "but holds 2 arrays of 2 shapes", "--file", path)
+    np.savez(path, a=np.array([{}], dtype=object))
+    refused(work, "it holds Python objects, not numbers", "--file", path)
+    path.write_bytes(path.read_bytes()[:100])
+    refused(work, "cannot be read as numbers", "--file", path)
+    np.savez(path)
+    refused(work, "but holds 0 arrays", "--file", path)
+
+
+def test_tables_that_are_refused(work, tmp_path):
+    path = tmp_path / "m.parquet"
+
+    def holding(**columns):
+        pq.write_table(pa.table(columns), path)
+        return "--file", path
+    refused(work, "has no column trackid, track_id, id or idx .* --id-column names one", *holding(song=KEYS, a=KEYS))
+    refused(work, "has no column of numbers beside 'id'", *holding(id=KEYS, a=KEYS))
+    refused(work, "differ in length: 1, 2", *holding(id=KEYS, v=[[1.0], [1.0, 2.0], [1.0], [1.0]]))
+    refused(work, "has 2 columns of lists", *holding(id=KEYS, v=[[1.0]] * 4, w=[[1.0]] * 4))
+    refused(work, "2 rows from row 0 on have no id", *holding(id=["alpha", None, None, "beta"], v=[1.0] * 4))
+    refused(work, "must hold track ids or row numbers, but holds double", *holding(id=[1.0] * 4, v=[1.0] * 4))
+    refused(work, "'song' in the column idx is no row", *holding(idx=["song"] * 4, v=[1.0] * 4))
+    refused(work, "has no rows", *holding(id=pa.array([], pa.string()), v=pa.array([], pa.float64())))
+    path.write_bytes(b"PAR1 no table")
+    refused(work, "cannot be read as parquet", "--file", path)
+    (tmp_path / "m.csv").write_text("id,a\nalpha,1\nbeta,1,2\n")
+    refused(work, "m.csv is damaged: .*Expected 2 columns, got 3", "--file", tmp_path / "m.csv")
+    refused(work, "has no column 'x'", "--file", tmp_path / "m.csv", "--id-column", "x", error=runs.UsageError)
+
+
+def test_a_list_that_is_missing_is_a_track_without_a_vector(work, tmp_path):
+    pq.write_table(pa.table({"id": KEYS, "v": [[1.0, 2.0], None, [3.0, 4.0], [5.0, 6.0]]}), tmp_path / "m.parquet")
+    run(work, "--file", tmp_path / "m.parquet")
+    matrix, about = made(work)
+    assert np.isnan(matrix[0]).all() and about["failed"]["0"]["reason"] == "2 of 2 values are not finite numbers"
+
+
+def test_the_command_line(work, tmp_path):
+    def command(*argv):
+        done = subprocess.run([sys.executable, "extract_item_embeddings/npy.py", *map(str, argv), "--workdir", work],
+                              cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stderr
+    frame().to_csv(tmp_path / "m.csv", index=False)
+    assert command("mine", "--file", tmp_path / "m.csv")[0] == 0
+    check(work)
+    assert "finished before, skipped" in command("mine", "--file", tmp_path / "m.csv")[1]
+    (tmp_path / "other.csv").write_bytes((tmp_path / "m.csv").read_bytes())
+    status, said = command("mine", "--file", tmp_path / "other.csv")
+    assert status == 2 and 'was made in another way (file "m.csv", now "other.csv")' in said
+    (work / "embeddings/bare.npy").write_bytes((work / "embeddings/mine.npy").read_bytes())
+    assert "is there without a json" in command("bare", "--file", tmp_path / "m.csv")[1]
+    for words, sentence in ((("a/b", "--file", tmp_path / "m.csv"), "is no name of an embedding"),
+                            (("x", "--file", "/nowhere.csv"), "--file /nowhere.csv is not there"),
+                            (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids is for a .npy"),
+                            (("x", "--file", ROOT / "runs.py"), "is neither .npy, .npz, .parquet, .csv nor .tsv")):
+        status, said = command(*words)
+        assert status == 2 and sentence in said

@@ -1,0 +1,186 @@
+"""runs: whole files or none, one-sentence errors, names from requests, skip / redo / resume, locks."""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from harness import runs
+from tests.conftest import ROOT
+
+
+def script(tmp_path, body, *argv, **kwargs):
+    """Run a small script through runs.cli, as a user's script would be."""
+    path = tmp_path / "script.py"
+    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import runs\n"
+                    f"def main(argv=None):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nruns.cli(main)\n")
+    return subprocess.run([sys.executable, str(path), *argv], capture_output=True, text=True, timeout=60, **kwargs)
+
+
+@pytest.mark.parametrize("error, status", [
+    ("runs.UsageError('no such thing')", 2), ("runs.WorkError('no such thing')", 1), ("OSError('no such thing')", 1),
+])
+def test_errors_are_one_sentence_with_a_status(tmp_path, error, status):
+    done = script(tmp_path, f"raise {error}")
+    assert done.returncode == status
+    assert done.stderr == "script.py: no such thing\n"
+
+
+def test_a_wrong_flag_is_one_line(tmp_path):
+    body = "p = runs.Parser(prog='x'); p.add_argument('--number', type=int); p.parse_args()"
+    done = script(tmp_path, body, "--num", "3")
+    assert done.returncode == 2
+    assert done.stderr == "x: unrecognized arguments: --num 3\n"
+
+
+def test_atomic_leaves_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "a" / "file.txt"
+    runs.write_text(path, "old")
+    with pytest.raises(KeyError), runs.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    runs.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_parent_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("in the way")
+    done = script(tmp_path, f"runs.write_text({str(tmp_path / 'out' / 'file')!r}, 'x')")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "a file of that name is in the way" in done.stderr
+    assert (tmp_path / "out").read_text() == "in the way"
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]).returncode:
+        pytest.skip("cannot mount a small tmpfs here")
+    try:
+        runs.write_text(disk / "table.csv", "old")
+        done = script(tmp_path, f"import numpy as np\nruns.write_npy({str(disk / 'table.csv')!r}, np.zeros(10**6))")
+        assert done.returncode == 1
+        assert "disk is full" in done.stderr and done.stderr.count("\n") == 1
+        assert (disk / "table.csv").read_text() == "old"
+        assert os.listdir(disk) == ["table.csv"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_names_come_from_the_request():
+    one = runs.run_name("shallow", "musicnn", {"lr": 0.1, "seed": 3}, 3, "my comment: a/b")
+    assert one.startswith("shallow_musicnn_s3_my-comment-a-b_")
+    assert not set(one) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
+    assert one == runs.run_name("shallow", "musicnn", {"seed": 3, "lr": 0.1}, 3, "my comment: a/b")
+    others = {runs.run_name("shallow", "musicnn", {"lr": 0.1 + i, "seed": 3}, 3, "") for i in range(1000)}
+    assert len(others) == 1000
+
+
+def open_run(workdir, source, request=None, overwrite=False):
+    args = type("Args", (), {"overwrite": overwrite})()
+    return runs.Run(workdir, "test", request or {"a": 1}, inputs=[source], args=args)
+
+
+def test_finished_is_skipped_changed_is_redone_interrupted_is_resumed(tmp_path, capsys):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source) as run:
+        assert not run.finished and not run.resume
+        runs.write_text(run.checkpoint("last"), "state")
+    with open_run(tmp_path, source) as run:
+        assert run.resume and run.checkpoint("last").exists()
+        for path in (run.preds("test"), run.metrics("test")):
+            runs.write_text(path, "x")
+        run.finish(parts=["test"])
+    with open_run(tmp_path, source) as run:
+        assert run.finished
+    assert "skipped" in capsys.readouterr().err
+    run.preds("test").unlink()
+    with open_run(tmp_path, source) as run:
+        assert not run.finished                     # its lists are gone
+        run.finish()
+    source.write_text("2")
+    with open_run(tmp_path, source) as run:
+        assert not run.finished and not run.resume and not run.checkpoint("last").exists()
+        run.finish()
+    assert "input changed" in capsys.readouterr().err
+    with open_run(tmp_path, source, overwrite=True) as run:
+        assert not run.finished and not run.resume
+
+
+def test_the_manifest_says_how_it_was_made(tmp_path):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source, {"seed": 7, "rate": 0.5}) as run:
+        run.finish(parts=[], epochs=3)
+    (name, manifest), = runs.find_runs(tmp_path)
+    assert name == run.name and manifest["status"] == "finished" and manifest["epochs"] == 3
+    assert manifest["request"] == {"seed": 7, "rate": 0.5} and manifest["seed"] == 7
+    assert manifest["inputs"] == {"input": runs.checksum(source)}
+    assert {"python", "numpy"} <= set(manifest["versions"]) and manifest["peak_memory_bytes"] > 1 << 20
+    if shutil.which("git") and (ROOT / ".git").exists():
+        assert len(manifest["git"]["commit"]) == 40 and manifest["git"]["dirty"] in (True, False)
+
+
+def test_two_runs_of_one_request_at_once(tmp_path):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source):
+        with pytest.raises(runs.WorkError, match="made by another process"), open_run(tmp_path, source):
+            pass
+        with open_run(tmp_path, source, {"a": 2}):   # a different request is free to go
+            pass
+    with open_run(tmp_path, source) as run:
+        assert run.resume
+
+
+def test_checkpoints_that_cannot_be_read(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(runs.WorkError, match="cannot be read"):
+        runs.load_checkpoint(path)
+
+
+def test_progress_without_a_terminal_is_plain_lines(capsys):
+    with runs.Progress(10, "work", "tracks", every=0) as progress:
+        for _ in range(10):
+            progress.update(1, loss="0.5")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("work: 1/10 tracks") and "loss=0.5" in lines[0]
+    assert lines[-1].startswith("work: 10/10 tracks")
+
+
+def test_progress_says_each_line_once(capsys):
+    with runs.Progress(4, "here", every=0.0) as progress:
+        progress.update(4)
+    assert capsys.readouterr().err.count("here: 4/4") == 1
+
+
+def test_signals_are_given_back_when_the_run_ends(tmp_path):
+    source = tmp_path / "data"
+    source.write_text("x")
+    before = signal.getsignal(signal.SIGTERM)
+    with open_run(tmp_path, source) as run:
+        assert not run.stop.requested and run.stop is run.stop
+        signal.raise_signal(signal.SIGUSR1)
+        assert run.stop.requested
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_request_to_stop_that_came_too_late_for_a_run_reaches_the_grid_around_it(tmp_path):
+    source, grid = tmp_path / "data", runs.StopRequest()
+    source.write_text("x")
+    try:
+        with open_run(tmp_path, source) as run:
+            _ = run.stop
+            signal.raise_signal(signal.SIGTERM)
+            assert not grid.requested
+        assert grid.requested
+    finally:
+        grid.requested = False
+        grid.restore()

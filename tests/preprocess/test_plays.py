@@ -1,0 +1,417 @@
+"""Stage 2, first half: logs of every form become plays.pqt, bad ones one sentence, and killed runs nothing.
+
+    python -m pytest tests/test_plays.py
+"""
+import bz2
+import gzip
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import runs
+from harness import text_blocks as log_blocks
+from preprocess import log, stage
+from tests.conftest import ROOT
+from tests.worlds.listening import files, mount_small_disk  # noqa: F401 - a fixture
+
+door = importlib.import_module("preprocess.0_get_plays_pqt")
+IDS = [f"track{i:03d}" for i in range(40)]
+
+
+@pytest.fixture
+def command(capsys):
+    """Run the door with a command line; returns exit status, stdout and stderr."""
+    def run(*argv):
+        with pytest.raises(SystemExit) as end:
+            runs.cli(door.main, [str(a) for a in argv])
+        said = capsys.readouterr()
+        return end.value.code, said.out, said.err
+    return run
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A folder with a log of 5,000 plays (one in ten of unlisted tracks), its track list, and the plays expected."""
+    rng = np.random.default_rng(3)
+    n = 5000
+    user, track = rng.integers(70, size=n) * 7 - 21, rng.integers(44, size=n)
+    time = pd.Timestamp("2019-01-01") + pd.to_timedelta(rng.integers(10**7, size=n), unit="s")
+    name = [IDS[t] if t < 40 else f"unlisted{t}" for t in track]
+    frame = pd.DataFrame({"user_id": user, "track_id": name, "timestamp": time.strftime("%Y-%m-%d %H:%M:%S")})
+    frame.to_csv(tmp_path / "log.tsv", sep="\t", index=False)
+    (tmp_path / "tracks.csv").write_text("idx,trackid\n" + "".join(f"{i},{t}\n" for i, t in enumerate(IDS)))
+    known = track < 40
+    expected = pd.DataFrame({"user_id": user, "track_id": track, "timestamp": time})[known].reset_index(drop=True)
+    return tmp_path, expected
+
+
+def plays(workdir):
+    return pd.read_parquet(workdir / "plays.pqt")
+
+
+def same(frame, expected):
+    pd.testing.assert_frame_equal(frame, expected.astype({"timestamp": "datetime64[us]"}))
+
+
+# --------------------------------------------------------------------------- what comes out
+
+def test_golden_log(shared, tmp_path, command):
+    golden = shared / "golden"
+    assert command("music4all", "--log", golden / "log.tsv", "--tracks", golden / "trackid_sorted.csv",
+                   "--workdir", tmp_path)[0] == 0
+    ids = pd.read_csv(golden / "trackid_sorted.csv").set_index("trackid")["idx"]
+    raw = pd.read_csv(golden / "log.tsv", sep="\t", parse_dates=["timestamp"])
+    same(plays(tmp_path), raw.assign(track_id=raw["track_id"].map(ids)))
+    assert (tmp_path / "trackid_sorted.csv").read_bytes() == (golden / "trackid_sorted.csv").read_bytes()
+
+
+def test_order_of_the_log_and_unknown_tracks(world, command):
+    folder, expected = world
+    status, out, _ = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w")
+    assert status == 0
+    same(plays(folder / "w"), expected)
+    left_out = 5000 - len(expected)
+    assert left_out > 300
+    assert f"left out: {left_out} plays ({left_out / 5000:.2%}) of 4 tracks" in out
+    about = json.loads((folder / "w" / "dataset.json").read_text())
+    assert about["time"] == "real" and about["name"] == "music4all"
+    assert about["raw"]["log.tsv"]["sha256"] == runs.checksum(folder / "log.tsv")
+    counts = about["counts"]
+    assert counts["log_rows"] == 5000 and counts["plays"] == len(expected)
+    assert counts["users"] == expected["user_id"].nunique() and counts["tracks"] == 40
+    assert (counts["first"], counts["last"]) == (str(expected["timestamp"].min()), str(expected["timestamp"].max()))
+    assert not (folder / "w" / "userid_sorted.csv").exists()
+
+
+@pytest.mark.parametrize("pack, suffix", [(bz2.compress, ".bz2"), (gzip.compress, ".gz")])
+def test_packed_logs_and_small_blocks_give_the_same_bytes(world, monkeypatch, command, pack, suffix):
+    folder, _ = world
+    text = (folder / "log.tsv").read_bytes()
+    half = text.index(b"\n", len(text) // 2) - 5   # two streams joined inside a row, as parallel packers write them
+    (folder / f"log.tsv{suffix}").write_bytes(pack(text[:half]) + pack(text[half:]))
+    for source, workdir in (("log.tsv", "plain"), (f"log.tsv{suffix}", "packed")):
+        assert command("music4all", "--log", folder / source, "--tracks", folder / "tracks.csv",
+                       "--workdir", folder / workdir)[0] == 0
+        monkeypatch.setattr(log, "BLOCK", 1000)
+    assert (folder / "plain" / "plays.pqt").read_bytes() == (folder / "packed" / "plays.pqt").read_bytes()
+
+
+def test_row_groups_do_not_depend_on_blocks(world, monkeypatch):
+    folder, expected = world
+    monkeypatch.setattr(log, "ROWS", 700)
+    made = []
+    for block in (500, 3000, 1 << 20):
+        monkeypatch.setattr(log, "BLOCK", block)
+        log.write_plays(folder / "log.tsv", folder / "tracks.csv", folder / str(block), name="x", source="", licence="")
+        same(plays(folder / str(block)), expected)
+        made.append((folder / str(block) / "plays.pqt").read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+def test_parallel_unpacker_is_a_pipe(world, monkeypatch):
+    folder, expected = world
+    if not shutil.which("bzip2"):
+        pytest.skip("needs the program bzip2")
+    monkeypatch.setitem(log_blocks.PACKED, b"BZh", (None, ("bzip2",)))   # the same call, without its threads
+    monkeypatch.setattr(log, "BLOCK", 10_000)
+    packed = folder / "log.tsv.bz2"
+    packed.write_bytes(bz2.compress((folder / "log.tsv").read_bytes()))
+    log.write_plays(packed, folder / "tracks.csv", folder / "w", name="x", source="", licence="")
+    same(plays(folder / "w"), expected)
+    packed.write_bytes(packed.read_bytes()[:-2000])
+    with pytest.raises(runs.WorkError, match="is damaged: bzip2 says"):
+        log.write_plays(packed, folder / "tracks.csv", folder / "w", name="x", source="", licence="")
+    same(plays(folder / "w"), expected)
+
+
+def test_comma_separated_log_with_more_columns_in_any_order(tmp_path):
+    (tmp_path / "log.csv").write_text('\ufefftimestamp,artist,track_id,user_id\r\n'
+                                      '2020-01-01T00:00:01,"a, b",x,5\r\n2019-12-31,c,"q,r",-3\r\n')
+    log.write_plays(tmp_path / "log.csv", ["x", "q,r"], tmp_path / "w", name="x", source="", licence="")
+    assert (tmp_path / "w" / "trackid_sorted.csv").read_text() == 'idx,trackid\n0,"q,r"\n1,x\n'
+    same(plays(tmp_path / "w"), pd.DataFrame({
+        "user_id": [5, -3], "track_id": [1, 0],
+        "timestamp": pd.to_datetime(["2020-01-01 00:00:01", "2019-12-31 00:00:00"])}))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_users_that_are_no_integers_are_numbered_in_sorted_order(world, monkeypatch, command, late):
+    folder, expected = world
+    monkeypatch.setattr(log, "BLOCK", 5000)
+    lines = (folder / "log.tsv").read_text().splitlines()
+    names = [line.split("\t")[0] for line in lines[1:]]
+    if late:
+        names[4321] = "zoe"                    # after many blocks of integers
+    else:
+        names = [f"user {n}" for n in names]
+    rest = [line.split("\t", 1)[1] for line in lines[1:]]
+    (folder / "text.tsv").write_text("\n".join([lines[0], *map("\t".join, zip(names, rest, strict=True))]) + "\n")
+    status, out, _ = command("music4all", "--log", folder / "text.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w")
+    assert status == 0 and "userid_sorted.csv numbers them" in out
+    known = np.array([not r.startswith("unlisted") for r in rest])
+    ids = sorted(set(np.array(names)[known]))
+    table = pd.read_csv(folder / "w" / "userid_sorted.csv", dtype=str)
+    assert list(table.columns) == ["idx", "userid"]
+    assert table["userid"].tolist() == ids and table["idx"].tolist() == [str(i) for i in range(len(ids))]
+    code = {name: i for i, name in enumerate(ids)}
+    same(plays(folder / "w"), expected.assign(user_id=[code[n] for n in np.array(names)[known]]))
+    assert {p.name for p in (folder / "w").iterdir() if not p.name.startswith(".")} == {
+        "plays.pqt", "trackid_sorted.csv", "userid_sorted.csv", "dataset.json"}
+    assert command("music4all", "--log", folder / "log.tsv", "--workdir", folder / "w")[0] == 0
+    assert not (folder / "w" / "userid_sorted.csv").exists()   # integers again: no list from before stays
+
+
+# --------------------------------------------------------------------------- lists of tracks
+
+@pytest.mark.parametrize("text", ["idx,trackid\n0,b\n1,a\n", "0,b\n1,a\n", '"idx","trackid"\n"0","b"\n"1","a"\n'])
+def test_track_lists_with_idx_keep_their_order(tmp_path, text):
+    (tmp_path / "t.csv").write_text(text)
+    assert log_blocks.read_track_list(tmp_path / "t.csv") == ["b", "a"]
+
+
+@pytest.mark.parametrize("text", ["b\na\n", "trackid\nb\na\n", "id\r\nb\r\na\r\n"])
+def test_bare_track_lists_are_sorted(tmp_path, text):
+    (tmp_path / "t.txt").write_text(text)
+    assert log_blocks.read_track_list(tmp_path / "t.txt") == ["a", "b"]
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ("idx,trackid\n0,a\n1,b\n2,a\n3,a\n", "has 2 duplicates, such as a; every id must stand once"),
+    ("b\na\nb\n", "has 1 duplicates, such as b"),
+    ("idx,trackid\n0,a\n2,b\n", "idx must count 0, 1, 2"),
+    ("idx,trackid\n0,a\n1,b,c\n", "its lines have 2 or 3 cells"),
+    ("idx,trackid\n0,a\n1,\n", "has an empty id"),
+    ("idx,trackid\n", "has no ids"),
+    ("", "has no ids"),
+])
+def test_bad_track_lists(world, command, text, sentence):
+    folder, _ = world
+    (folder / "bad.csv").write_text(text)
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "bad.csv",
+                             "--workdir", folder / "w")
+    assert status == 1 and sentence in err and err.count("\n") == 1
+    assert not (folder / "w" / "plays.pqt").exists()
+
+
+def test_no_track_list_yet(world, command):
+    folder, _ = world
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--workdir", folder / "w")
+    assert status == 2 and "--tracks" in err
+
+
+# --------------------------------------------------------------------------- bad logs
+
+@pytest.mark.parametrize("text, sentence", [
+    ("", "is empty"),
+    ("user_id\n1\n2\n", "has no column track_id, timestamp; its first line must name"),
+    ("user_id\ttrack_id\ttimestamp\n", "has no plays"),
+    ("1\ttrack001\t2020-01-01 00:00:00\n", "has no column user_id, track_id, timestamp"),
+    ("user_id\ttrack_id\ttimestamp\n1\ttrack001\t2020-01-01 00:00:00\n2\ttrack001\tyesterday\n",
+     "line 3: timestamp 'yesterday' is no time like 2019-02-20 13:45:10"),
+    ("user_id\ttrack_id\ttimestamp\n1\ttrack001\t2020-02-30 00:00:00\n", "line 2: timestamp '2020-02-30 00:00:00'"),
+    ("user_id\ttrack_id\ttimestamp\n1\ttrack001\t1577836800\n", "line 2: timestamp '1577836800' is no time"),
+    ("user_id\ttrack_id\ttimestamp\n1\ttrack001\t\n", "line 2: timestamp '' is no time"),
+    ("user_id\ttrack_id\ttimestamp\n\ttrack001\t2020-01-01\n", "line 2: user_id is empty"),
+    ("user_id\ttrack_id\ttimestamp\n1\ttrack001\n", "line 2: 3 cells expected (user_id, track_id, timestamp), "
+     "but there are 2"),
+    ("user_id\ttrack_id\ttimestamp\n1\tnobody\t2020-01-01\n", "none of the 1 plays of"),
+])
+def test_bad_logs(tmp_path, world, command, text, sentence):
+    folder, expected = world
+    good = ("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv", "--workdir", folder / "w")
+    command(*good)
+    before = files(folder / "w")
+    (folder / "bad.tsv").write_text(text)
+    status, _, err = command("music4all", "--log", folder / "bad.tsv", "--workdir", folder / "w")
+    assert status == 1 and sentence in err and "Traceback" not in err
+    assert files(folder / "w") == before and command(*good)[1].endswith("(--overwrite does it again)\n")
+
+
+def test_the_line_of_a_late_error_is_right(world, monkeypatch, command):
+    folder, _ = world
+    monkeypatch.setattr(log, "BLOCK", 2000)
+    lines = (folder / "log.tsv").read_text().splitlines()
+    lines[3456] = "1\ttrack001\t2020-13-01 00:00:00"   # the file's line 3457, as editors count
+    (folder / "log.tsv").write_text("\n".join(lines))
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w")
+    assert status == 1 and "line 3457: timestamp '2020-13-01 00:00:00'" in err
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, gzip.compress])
+@pytest.mark.parametrize("spoil", ["cut", "flip"])
+def test_damaged_archives(world, monkeypatch, command, pack, spoil):
+    folder, _ = world
+    monkeypatch.setenv("PATH", "")   # Python's own readers
+    packed = bytearray(pack((folder / "log.tsv").read_bytes()))
+    if spoil == "cut":
+        packed = packed[:-1000]
+    else:
+        packed[len(packed) // 2] ^= 0xFF
+    (folder / "log.packed").write_bytes(packed)
+    status, _, err = command("music4all", "--log", folder / "log.packed", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w")
+    assert status == 1 and ("is damaged" in err or "no time like" in err or "cells expected" in err)
+    assert not (folder / "w" / "plays.pqt").exists()
+
+
+def test_a_log_that_is_no_text(tmp_path, command):
+    (tmp_path / "log.tsv").write_bytes(os.urandom(5000).replace(b"\n", b"."))
+    (tmp_path / "t.csv").write_text("a\n")
+    status, _, err = command("music4all", "--log", tmp_path / "log.tsv", "--tracks", tmp_path / "t.csv",
+                             "--workdir", tmp_path / "w")
+    assert status == 1 and "has no column user_id, track_id, timestamp" in err
+
+
+# --------------------------------------------------------------------------- usage, again, killed, full
+
+@pytest.mark.parametrize("argv, sentence", [
+    (["music4all", "--log", "nowhere.tsv"], "no log at nowhere.tsv"),
+    (["music4all"], "required: --log"),
+    (["nothing"], "invalid choice: 'nothing'"),
+    ([], "required: DATASET"),
+    (["music4all", "--log", "x", "--memory", "lots"], "--memory lots is no amount"),
+    (["music4all", "--log", "x", "--memory", "10MB"], "512MB is the least"),
+])
+def test_usage(tmp_path, command, argv, sentence):
+    status, _, err = command(*argv, *(["--workdir", tmp_path / "w"] if argv[:1] == ["music4all"] else []))
+    assert status == 2 and sentence in err
+
+
+def test_amounts_of_memory():
+    assert stage.memory_bytes("2GB") == stage.memory_bytes("2g") == stage.memory_bytes("2048 MiB") == 2 * 2**30
+    assert stage.memory_bytes(3 * 2**30) == 3 * 2**30 and stage.memory_bytes("1.5GiB") == 1.5 * 2**30
+
+
+def test_finished_work_is_skipped_and_changed_work_done_again(world, command):
+    folder, expected = world
+    run = ("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv", "--workdir", folder / "w")
+    command(*run)
+    made = (folder / "w" / "plays.pqt").stat().st_mtime_ns
+    assert "finished before, skipped" in command(*run)[1]
+    assert (folder / "w" / "plays.pqt").stat().st_mtime_ns == made
+    assert "skipped" not in command(*run, "--overwrite")[1]
+    (folder / "w" / "plays.pqt").unlink()
+    assert "plays.pqt is gone or altered" in command(*run)[1]
+    same(plays(folder / "w"), expected)
+    with open(folder / "log.tsv", "a") as f:
+        f.write("999\ttrack000\t2021-01-01 00:00:00\n")
+    assert "made again, because log changed" in command(*run)[1]
+    assert len(plays(folder / "w")) == len(expected) + 1
+
+
+def test_killed_while_files_are_swapped(world, monkeypatch, command):
+    folder, expected = world
+    run = ("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv", "--workdir", folder / "w")
+    command(*run)
+    whole, swapped = os.replace, []
+
+    def killed(source, target):
+        if str(target).endswith("trackid_sorted.csv"):
+            swapped.append(target)
+            raise KeyboardInterrupt
+        whole(source, target)
+    monkeypatch.setattr(os, "replace", killed)
+    assert command(*run, "--overwrite")[0] == 130 and swapped
+    monkeypatch.setattr(os, "replace", whole)
+    assert json.loads((folder / "w" / "dataset.json").read_text())["status"] == "writing"
+    split = importlib.import_module("preprocess.1_train_test_split")
+    with pytest.raises(runs.WorkError, match="was interrupted; run 0_get_plays_pqt.py again"):
+        split.main(["--protocol", "random", "--workdir", str(folder / "w")])
+    assert "the last run was interrupted" in command(*run)[1]
+    same(plays(folder / "w"), expected)
+    assert not list((folder / "w").glob(".*.new"))
+
+
+def test_two_at_once(world, command):
+    folder, _ = world
+    with stage.together(folder / "w" / "dataset.json"):
+        status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                                 "--workdir", folder / "w")
+    assert status == 1 and "is being made by another process right now" in err
+
+
+def test_a_file_where_the_workspace_should_be(world, command):
+    folder, _ = world
+    (folder / "file").write_text("mine")
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "file" / "w")
+    assert status == 1 and "a folder is needed here, but a file of that name is in the way" in err
+    assert (folder / "file").read_text() == "mine"
+
+
+def test_full_disk(world, small_disk, command):
+    folder, _ = world
+    run = ("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv", "--workdir", small_disk / "w")
+    assert command(*run)[0] == 0
+    before = files(small_disk / "w")
+    lines = (folder / "log.tsv").read_text().splitlines()
+    rng = np.random.default_rng(0)
+    with open(folder / "log.tsv", "w") as f:      # 200,000 plays that do not compress into a megabyte
+        f.write(lines[0] + "\n")
+        for u, t, s in zip(rng.integers(10**9, size=200_000), rng.integers(40, size=200_000),
+                           rng.integers(10**9, size=200_000), strict=True):
+            f.write(f"{u}\t{IDS[t]}\t{pd.Timestamp(int(s), unit='s')}\n")
+    status, _, err = command(*run)
+    assert status == 1 and "the disk is full" in err.splitlines()[-1]
+    assert files(small_disk / "w") == before and not list((small_disk / "w").glob(".*.new"))
+
+
+# --------------------------------------------------------------------------- the door
+
+def test_data_sets_are_found_by_file():
+    found = door.datasets()
+    assert "music4all" in found and not {"log", "stage", "parts", "protocols", "log_blocks"} & set(found)
+    for module in found.values():
+        assert module.HELP and "\n" not in module.HELP and callable(module.add_arguments)
+
+
+@pytest.mark.parametrize("style", ["file", "module"])
+def test_help_imports_nothing_heavy(style):
+    start = {"file": ["preprocess/0_get_plays_pqt.py"], "module": ["-m", "preprocess.0_get_plays_pqt"]}[style]
+    said = subprocess.run([sys.executable, "-X", "importtime", *start, "music4all", "--help"], cwd=ROOT,
+                          capture_output=True, text=True, check=True)
+    assert "--log" in said.stdout
+    loaded = {line.rsplit("|", 1)[1].strip() for line in said.stderr.splitlines() if "|" in line}
+    assert not loaded & {"pyarrow", "pandas", "duckdb", "torch", "sklearn"}
+
+
+def test_another_data_sets_workspace_is_left_alone(world, command):
+    folder, _ = world
+    runs.write_json(folder / "w" / "dataset.json", {"name": "lastfm"})
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w", "--overwrite")
+    assert status == 2 and err.count("\n") == 1 and "holds the data set 'lastfm'" in err
+    assert not (folder / "w" / "plays.pqt").exists()
+
+
+@pytest.mark.parametrize("row, expected", [
+    (b"1\tx\xe9\t2020-01-01 00:00:00\n", "line 3: 1, x\ufffd, 2020-01-01 00:00:00 is not UTF-8 text"),
+    ("1\tx\u2028y\t2020-01-01 00:00:00\n1\tx\tnever\n".encode(), "line 4: timestamp 'never' is no time"),
+])
+def test_the_line_of_a_bad_row_is_the_files(tmp_path, row, expected):
+    (tmp_path / "log.tsv").write_bytes(b"user_id\ttrack_id\ttimestamp\n1\tx\t2020-01-01 00:00:00\n" + row)
+    with pytest.raises(runs.WorkError, match=re.escape(expected)):
+        log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
+
+
+def test_a_plus_makes_a_user_a_text(tmp_path):
+    (tmp_path / "log.tsv").write_text("user_id\ttrack_id\ttimestamp\n+5\tx\t2020-01-01\n7\tx\t2020-01-01\n")
+    log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
+    assert (tmp_path / "w" / "userid_sorted.csv").read_text() == "idx,userid\n0,+5\n1,7\n"
+
+
+def test_years_that_python_does_not_know_are_counted_and_told(tmp_path):
+    (tmp_path / "log.tsv").write_text("user_id\ttrack_id\ttimestamp\n5\tx\t0000-01-01 00:00:00\n7\tx\t2020-01-01\n")
+    made = log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
+    assert (made["counts"]["first"], made["counts"]["last"]) == ("0000-01-01 00:00:00", "2020-01-01 00:00:00")

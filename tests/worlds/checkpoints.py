@@ -1,0 +1,136 @@
+"""Tiny checkpoints in the form upstream ships, sound for them to hear, and the command lines that read both."""
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import soundfile
+
+from tests.conftest import ROOT
+
+TINY = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3,
+        "conv_dim": [16] * 7, "num_conv_pos_embedding_groups": 4, "num_conv_pos_embeddings": 16}
+MERT_CONFIG = {**TINY, "model_type": "mert_model", "architectures": ["MERTModel"], "deepnorm": False,
+               "feature_extractor_cqt": False, "attention_relax": 32.0, "conv_bias": False,
+               "feat_extract_norm": "group", "do_stable_layer_norm": True, "sample_rate": 24000,
+               "auto_map": {"AutoModel": "modeling_MERT.MERTModel"}}
+M2V_CONFIG = {**TINY, "num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19, "model_type": "data2vec-audio",
+              "architectures": ["Data2VecAudioModel"], "conv_bias": False}
+
+
+@contextlib.contextmanager
+def single_thread():
+    """For references too: threads that share tiny products mostly wait for one another."""
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def save(folder, config, state, name="pytorch_model.bin", config_name="config.json"):
+    """A checkpoint folder: the configuration and the tensors, under the names upstream uses."""
+    import torch
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / config_name).write_text(json.dumps(config))
+    if name.endswith(".safetensors"):
+        from safetensors.torch import save_file
+        save_file({k: v.contiguous() for k, v in state.items()}, folder / name)
+    else:
+        torch.save(state, folder / name)
+    return folder
+
+
+def spread(model, seed=0):
+    """Give every tensor of a tiny model values that matter, so that no mistake hides behind a zero or a one."""
+    import torch
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    for key, value in state.items():
+        if value.is_floating_point() and not key.endswith(("inv_freq", "original0", "relative_position_index")):
+            fan = max(value[0].numel(), 1) if value.dim() > 1 else 1
+            noise = torch.randn(value.shape, generator=generator)
+            scale = fan ** -0.5 if value.dim() > 1 else 0.1
+            state[key] = value + scale * noise if value.dim() == 1 else scale * noise
+            if key.endswith("running_var"):
+                state[key] = 0.5 + torch.rand(value.shape, generator=generator)
+    return state
+
+
+def old_spelling(state):
+    return {k.replace("parametrizations.weight.original0", "weight_g")
+             .replace("parametrizations.weight.original1", "weight_v"): v for k, v in state.items()}
+
+
+def golden_state(path):
+    import torch
+    with np.load(path) as z:
+        return {k: torch.from_numpy(z[k].copy()) for k in z.files}
+
+
+def music(seconds, rate, seed=0):
+    """Chords that change, with noise and a decay: float32 (N,)."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    pitch = 110 * 2 ** (rng.integers(0, 24, (int(seconds * 2) + 1, 3)) / 12)
+    tones = np.sin(2 * np.pi * pitch[(t * 2).astype(int)] * t[:, None]).sum(axis=1)
+    return (0.1 * tones * np.exp(-2 * (t * 2 % 1)) + rng.normal(0, 0.01, t.size)).astype(np.float32)
+
+
+def sounds(folder, rate, **seconds):
+    """{name: samples} of float wav files, so that what is read is what was written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {name: music(s, rate, seed=i) for i, (name, s) in enumerate(seconds.items())}
+    for name, samples in made.items():
+        soundfile.write(folder / f"{name}.wav", samples, rate, subtype="FLOAT")
+    return made
+
+
+def extract(backend, tmp_path, checkpoint, *flags, audio="audio", work="work"):
+    backend.main(["--workdir", str(tmp_path / work), "--audio", str(tmp_path / audio),
+                  "--weights", str(checkpoint), "--device", "cpu", *flags])
+    return tmp_path / work / "embeddings"
+
+
+def command(backend, *argv, **env):
+    return subprocess.run([sys.executable, f"extract_item_embeddings/{backend}.py", *map(str, argv)], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300, env={**os.environ, "HF_HUB_OFFLINE": "1", **env})
+
+
+def cosine(a, b):
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def mert_checkpoint(folder):
+    from transformers import HubertConfig, HubertModel
+    config = {k: v for k, v in MERT_CONFIG.items() if k not in ("model_type", "architectures", "auto_map")}
+    return save(folder, MERT_CONFIG, old_spelling(spread(HubertModel(HubertConfig(**config)))))
+
+
+def m2v_checkpoint(folder):
+    from transformers import Data2VecAudioConfig, Data2VecAudioModel
+    config = {k: v for k, v in M2V_CONFIG.items() if k not in ("model_type", "architectures")}
+    return save(folder, M2V_CONFIG, spread(Data2VecAudioModel(Data2VecAudioConfig(**config))))
+
+
+def hubert_means(folder, samples, kind="HubertModel"):
+    """(states, D): the mean over time of each state, by transformers' own loading."""
+    import torch
+    import transformers
+    model = getattr(transformers, kind).from_pretrained(folder).eval()
+    with torch.no_grad():
+        out = model(torch.from_numpy(samples)[None], output_hidden_states=True)
+    return np.stack([h[0].mean(0).numpy() for h in (*out.hidden_states[:-1], out.last_hidden_state)])
+
+
+def built(backend, checkpoint, *flags):
+    """The backend (a class) with its model, as the command line would have it."""
+    from extract_item_embeddings.engine import extraction
+    args = extraction.parser(backend, "").parse_args(["--weights", str(checkpoint), "--device", "cpu", *flags])
+    made = backend(args)
+    made.request()
+    made.load()
+    made.unload()  # the threads; the model stays
+    return made

@@ -1,0 +1,72 @@
+"""A tiny workspace every test may build: tracks, embeddings, and a split with all parts."""
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from harness import runs
+
+
+def write_tracks(workdir, n):
+    """trackid_sorted.csv with n ids; returns its checksum."""
+    ids = sorted(hashlib.sha256(str(i).encode()).hexdigest()[:16] for i in range(n))
+    runs.write_csv(workdir / "trackid_sorted.csv", pd.DataFrame({"idx": range(n), "trackid": ids}), index=False)
+    return runs.checksum(workdir / "trackid_sorted.csv")
+
+
+def write_embedding(workdir, name, matrix, **provenance):
+    runs.write_npy(workdir / "embeddings" / f"{name}.npy", np.asarray(matrix))
+    runs.write_json(workdir / "embeddings" / f"{name}.json",
+                    {"backend": name, "dim": np.asarray(matrix).shape[-1],
+                     "track_checksum": runs.checksum(workdir / "trackid_sorted.csv"), **provenance})
+
+
+def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
+    """A split part; seconds None counts up, False leaves the timestamps null."""
+    frame = pd.DataFrame({"user_id": np.asarray(users, np.int64), "track_id": np.asarray(tracks, np.int64)})
+    if seconds is False:
+        frame["timestamp"] = pd.Series(pd.NaT, index=frame.index, dtype="datetime64[us]")
+    else:
+        seconds = np.arange(len(frame)) if seconds is None else np.asarray(seconds)
+        frame["timestamp"] = pd.to_datetime(seconds, unit="s")
+    frame["count"] = np.asarray(counts if counts is not None else np.ones(len(frame)), np.int64)
+    runs.write_parquet(workdir / "data" / f"{part}.pqt", frame)
+
+
+def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, timed=True):
+    """A planted world: each user likes one of four directions; tracks of that direction are played.
+
+    Every part is present. Two tracks (the last of the hot ids) are in no part, so that track ids and
+    item codes differ. Embeddings: 'content' (the planted directions with noise), 'noise'.
+    Metadata: items.pqt (styles: the direction; artists) and users.pqt (age, country: nothing depends on them).
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    write_tracks(workdir, n_tracks)
+    style = rng.integers(4, size=n_tracks)
+    taste = np.arange(n_users) % 4
+    content = np.eye(4)[style] @ rng.normal(size=(4, dim)) * 3 + rng.normal(size=(n_tracks, dim))
+    cold = rng.permutation(n_tracks - 2)[:n_cold] + 2       # tracks 0 and 1 are never played
+    hot = np.setdiff1d(np.arange(2, n_tracks), cold)
+    rows = {"train": [], "val": [], "test": [], "cold_test": []}
+    for user in range(n_users):
+        like = np.where(style == taste[user], 8.0, 1.0)
+        mine = rng.choice(hot, 16, replace=False, p=like[hot] / like[hot].sum())
+        rows["train"] += [(user, t) for t in mine[:12]]
+        rows["val" if user % 3 == 0 else "test"] += [(user, t) for t in mine[12:]]
+        rows["cold_test"] += [(user, t) for t in rng.choice(cold, 2, replace=False, p=like[cold] / like[cold].sum())]
+    known = np.unique([t for _, t in rows["train"]])
+    for part, pairs in rows.items():
+        pairs = np.array(sorted(p for p in pairs if part in ("train", "cold_test") or p[1] in known))
+        seconds = rng.permutation(len(pairs)) + 1_550_000_000 if timed else False
+        write_pairs(workdir, part, pairs[:, 0] * 10 + 3, pairs[:, 1], rng.integers(1, 9, len(pairs)), seconds)
+    write_embedding(workdir, "content", content.astype(np.float32))
+    write_embedding(workdir, "noise", rng.normal(size=(n_tracks, dim)).astype(np.float32))
+    runs.write_parquet(workdir / "items.pqt", pd.DataFrame({
+        "track_id": np.arange(n_tracks), "styles": [[f"style {s}"] for s in style],
+        "artists": [[f"artist {t // 3}"] for t in range(n_tracks)]}))
+    runs.write_parquet(workdir / "users.pqt", pd.DataFrame({
+        "user_id": np.arange(n_users) * 10 + 3, "age": 20 + np.arange(n_users) % 9,
+        "country": [("CZ", "TW", None)[u % 3] for u in range(n_users)]}))
+    runs.write_json(workdir / "dataset.json", {"name": "tiny", "time": "real" if timed else "none"})
+    return workdir

@@ -1,0 +1,250 @@
+"""Flags, content, training and output of a model of sequences: what train_bert.py and recommenders/sasrec.py share.
+
+A model is one of sequences.Asking that also has `loss(*batch)`, whose batch ends in the targets, and
+`freeze_item_embs(flag)`. `args` has what `flags` adds, the common ones, and model, epochs, lr, l2 and
+dynamic_item_freeze; `config` has learning_rate, patience, plateau_patience and plateau_factor.
+"""
+import math
+import sys
+import time
+
+from harness import runs
+from harness.runs import UsageError, WorkError
+
+NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
+COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
+
+
+# --------------------------------------------------------------------------- flags
+
+def flags(group, scale="default unit"):
+    """Add the flags of the histories' order, of the content and of the training; scale: words on its default."""
+    group.add_argument("--order", choices=("time", "count"), default="time",
+                       help="of a sequence: time, or most played last, which data without times need (default time)")
+    group.add_argument("--scale", choices=("unit", "none"), default=None,
+                       help="unit centres the embedding on its hot tracks and divides it by one number, so that their "
+                            f"mean squared length is 1; none takes it as it is ({scale})")
+    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
+                       help="of matrix products; parameters and sums stay float32 (default fp32)")
+    group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+    group.add_argument("--missing", choices=("fail", "mean"), default="fail",
+                       help="tracks without an embedding: stop, or fill with the mean (default fail)")
+    group.add_argument("--eval-every", type=runs.positive, default=5, help="epochs between metrics on val (default 5)")
+    group.add_argument("--checkpoint-seconds", type=runs.number, default=10.0,
+                       help="least time between checkpoints; they come at the end of epochs (default 10)")
+
+
+def settle(parser, args, scale="unit"):
+    """Refuse what cannot be meant, and set --scale (the default is `scale`) to what it will be."""
+    if args.lr == 0:
+        parser.error("--lr must be above 0")
+    if args.model == "random" and args.shuffle:
+        parser.error("--shuffle permutes an embedding; random has none")
+    if args.model == "random" and args.scale is not None:
+        parser.error("--scale is for an embedding; random has none")
+    args.scale = args.scale or ("none" if args.model == "random" else scale)
+
+
+def check(split, args, device):
+    """Refuse before anything is written what cannot work with this workspace or device."""
+    from training.softmax import native_bf16
+    if args.dynamic_item_freeze and "val" not in split.parts:
+        raise UsageError("dynamic_item_freeze waits for a plateau on val, but this split has no val part")
+    if args.precision == "bf16" and not native_bf16(device):
+        raise UsageError(f"--precision bf16: this {device.type} has no bf16 arithmetic and would be slower; use fp32")
+
+
+# --------------------------------------------------------------------------- the item table
+
+def width_of(split, args):
+    """Dimensions of the embedding that args.model names; 0 for random."""
+    import dataset
+    if args.model == "random":
+        return 0
+    return dataset.open_embedding(split.workdir, args.model, split.n_tracks, split.track_checksum).shape[1]
+
+
+def content(split, args, device):
+    """Vectors of the embedding args.model: float32 tensors (n_hot, D) and, on the device, (n_cold, D)."""
+    import torch
+
+    import dataset
+    vectors = torch.from_numpy(dataset.load_embedding(
+        split, args.model, args.missing, args.seed if args.shuffle else None, args.scale))
+    return vectors[:split.n_hot], vectors[split.n_hot:].to(device)
+
+
+# --------------------------------------------------------------------------- what training changes
+
+class Training:
+    """A model and all that training changes; `state` and `load` carry it through a checkpoint, bit for bit.
+
+    Every step draws from a generator seeded by (seed, epoch, step), so its place is all there is to remember.
+    whole: the item table can train, so that checkpoints hold it; else it is an input of the run
+    """
+    PLACE = ("epoch", "step", "waited", "best_epoch", "count", "best_loss", "released")
+
+    def __init__(self, model, args, config, whole=True, betas=(0.9, 0.999)):
+        import torch
+        self.model, self.args, self.config, self.whole = model, args, config, whole
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"],
+                                          weight_decay=2 * args.l2, betas=betas, fused=True)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=config["plateau_factor"], patience=config["plateau_patience"])
+        self.epoch = self.waited = self.best_epoch = 0              # epochs done
+        self.step, self.count = 0, 0                                # of the epoch under way: steps, masked items
+        self.total = torch.zeros((), dtype=torch.float64, device=model.items.device)  # and their summed loss
+        self.best_loss, self.released = math.inf, False
+
+    def batch(self, sequences, users, draw):
+        """What `model.loss` takes, targets last, of the users' histories; None where they hold no target."""
+        raise NotImplementedError
+
+    @property
+    def done(self):
+        return self.epoch >= self.args.epochs or self.waited >= self.config["patience"]
+
+    def weights(self):
+        return {k: v.detach().clone() for k, v in self.model.state_dict().items() if self.whole or k != "items"}
+
+    def load_weights(self, weights):
+        self.model.load_state_dict({"items": self.model.items.data} | weights)
+
+    def state(self):
+        return {"model": self.weights(), "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(), "total": self.total, "device": self.total.device.type,
+                **{name: getattr(self, name) for name in self.PLACE}}
+
+    def load(self, state):
+        if state["device"] != self.total.device.type:
+            raise UsageError(f"this training began on {state['device']} and continues there only; "
+                             f"use --device {state['device']}, or --overwrite to start again")
+        self.load_weights(state["model"])
+        if state["released"]:
+            self.model.freeze_item_embs(False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.total.copy_(state["total"])
+        for name in self.PLACE:
+            setattr(self, name, state[name])
+
+    def rate(self):
+        return self.optimizer.param_groups[0]["lr"]
+
+    def judge(self, loss):
+        """Take note of an epoch's validation loss; True when it is the best so far."""
+        before = self.rate()
+        self.scheduler.step(loss)
+        if self.args.dynamic_item_freeze and not self.released and self.rate() < before:
+            for group in self.optimizer.param_groups:
+                group["lr"] = before
+            self.released, self.waited = True, 0
+            self.model.freeze_item_embs(False)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch, self.waited = loss, self.epoch, 0
+            return True
+        self.waited += 1
+        return False
+
+
+def train_epoch(training, sequences, batch_size, stop, progress):
+    """Bring the epoch under way to its end; its mean loss, or None where a signal came first."""
+    import torch
+
+    from training.sequences import generator_of
+    model, optimizer, seed, epoch = training.model, training.optimizer, training.args.seed, training.epoch
+    batches = sequences.epoch(batch_size, generator_of(seed, 1, epoch))
+    model.train()
+    for users in batches[training.step:]:
+        if stop.requested:
+            return None
+        draw = generator_of(seed, 2, epoch, training.step)
+        torch.random.default_generator.manual_seed(draw.initial_seed())  # of dropout
+        if sequences.device.type == "cuda":
+            torch.cuda.manual_seed(draw.initial_seed())
+        batch = training.batch(sequences, users, draw)
+        training.step += 1
+        progress.update(len(users), epoch=epoch + 1)
+        if batch is None:
+            continue
+        loss = model.loss(*batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        training.total += loss.detach() * len(batch[-1])
+        training.count += len(batch[-1])
+    mean = float(training.total) / max(training.count, 1)
+    training.epoch, training.step, training.count = epoch + 1, 0, 0
+    training.total.zero_()
+    return mean
+
+
+# --------------------------------------------------------------------------- the run
+
+def fit(run, training, sequences, asking, batch_size):
+    """Train until done, from the run's last checkpoint where there is one; the best weights are loaded at the end."""
+    args, best = training.args, None
+    validated = "val" in asking.split.parts
+    if run.resume and run.checkpoint("last").exists():
+        training.load(runs.load_checkpoint(run.checkpoint("last")))
+        if training.epoch:
+            best = runs.load_checkpoint(run.checkpoint("best"))
+    if not validated:
+        print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
+              file=sys.stderr)
+    stop, saved = run.stop, time.monotonic()
+    writer, users = run.writer(purge_step=training.epoch + 1), len(sequences.lengths)
+    with runs.Progress(args.epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
+        while not training.done:
+            losses = {"train": train_epoch(training, sequences, batch_size, stop, progress)}
+            if losses["train"] is not None:
+                if validated:
+                    losses["val"] = asking.loss()
+                if not all(math.isfinite(x) for x in losses.values()):
+                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch}; try a smaller --lr")
+                if not validated or training.judge(losses["val"]):
+                    best = {"model": training.weights(), "epoch": training.epoch, "loss": losses.get("val")}
+                record(writer, training, losses, asking)
+            if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
+                if best is not None:
+                    runs.save_checkpoint(run.checkpoint("best"), best)
+                runs.save_checkpoint(run.checkpoint("last"), training.state())
+                saved = time.monotonic()
+            if stop.requested and not training.done:
+                runs.stop_here(run.name)
+    training.load_weights(best["model"])
+    return best["epoch"]
+
+
+def record(writer, training, losses, asking):
+    """Losses, rate and, every few epochs, metrics on val, to TensorBoard; the step is the number of epochs done."""
+    for name, value in losses.items():
+        writer.add_scalar(f"Loss/{name}", value, training.epoch)
+    writer.add_scalar("lr", training.rate(), training.epoch)
+    if "val" in losses and (training.done or training.epoch % training.args.eval_every == 0):
+        for name, value in asking.metrics(training.args.seed).items():
+            writer.add_scalar(f"Val/{name}", value, training.epoch)
+
+
+def finish(run, training, asking, split, **results):
+    """Write the learned vectors, the lists and the metrics of every part, and close the run."""
+    import numpy as np
+
+    from ranking import topk
+    args, parts, left_out = training.args, list(split.parts), {}
+    if asking.cold is None and "cold_test" in parts:
+        parts.remove("cold_test")
+        left_out["cold_test"] = COLD_WITHOUT_CONTENT
+    users, items = asking.users(np.arange(split.n_users)), asking.items()
+    runs.write_npy(run.model_embeddings("users"), users.cpu().numpy())
+    if training.whole:  # else they are the embedding
+        runs.write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
+    means = topk.write(run, split, args.k, args.seed, parts, users=users, items=items, device=asking.sequences.device)
+    flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
+    asked = run.request | run.request.get("config", {})
+    run.writer().add_hparams({k: v for k, v in asked.items() if k != "config"}, flat, run_name=".",
+                             global_step=training.epoch)
+    run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(training.model.items.shape[1]),
+               order=args.order, items_released=training.released,
+               best_val_loss=training.best_loss if "val" in split.parts else None, **results)
+    print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")

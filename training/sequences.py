@@ -1,0 +1,108 @@
+"""The users' histories as padded batches, and what a model that reads them in order says of them.
+
+Letters: U users, B sequences of a batch, L positions. Item codes are those of a split; a model adds the code of its
+padding, and of whatever else it puts into a sequence, behind them.
+"""
+import numpy as np
+import torch
+
+
+class Sequences:
+    """The users' histories as tensors, cut into padded batches.
+
+    indptr (U + 1,), items (N,): user u owns items[indptr[u]:indptr[u + 1]], oldest first
+    length: positions at most, L; longer histories count with their latest part
+    pad_id: the code of the padding
+    """
+
+    def __init__(self, indptr, items, length, pad_id, device="cpu"):
+        self.indptr = np.asarray(indptr)
+        self.items = torch.as_tensor(np.asarray(items), device=device)
+        self.length, self.pad_id, self.device = length, pad_id, self.items.device
+        self.lengths = np.diff(self.indptr)
+
+    def pad(self, users, room=0):
+        """Codes (B, L') of the users' latest length - room items, left-aligned, and where they are, (B, L') bool.
+
+        L' is the longest of the batch; room positions at its end are left to the padding.
+        """
+        size = np.minimum(self.lengths[users], self.length - room)
+        start = torch.as_tensor(self.indptr[users + 1] - size, device=self.device)
+        place = torch.arange(int(size.max()) + room, device=self.device)
+        inside = place < torch.as_tensor(size, device=self.device)[:, None]
+        ids = self.items[(start[:, None] + place).clamp(max=len(self.items) - 1)]
+        return torch.where(inside, ids, self.pad_id), inside
+
+    def epoch(self, batch_size, generator):
+        """Every user once, as arrays of at most batch_size users of like length, in random order.
+
+        Lengths are jittered by up to 15 % before the sort, so that the company changes from epoch to epoch.
+        """
+        jitter = torch.rand(len(self.lengths), generator=generator).numpy()
+        order = np.argsort(np.minimum(self.lengths, self.length) * (1 + 0.15 * jitter), kind="stable")
+        cuts = np.arange(batch_size, len(order), batch_size)
+        batches = np.split(order, cuts)
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def by_tokens(self, users, tokens=1 << 14):
+        """Places 0..len(users)-1 in batches of about so many positions, shortest histories first."""
+        size = np.minimum(self.lengths[users], self.length)
+        places = np.argsort(size, kind="stable")
+        if not len(places):
+            return []
+        return np.split(places, np.flatnonzero(np.diff(np.cumsum(size[places]) // tokens)) + 1)
+
+
+def generator_of(*numbers):
+    """CPU generator seeded by whole numbers >= 0: equal numbers, equal draws."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return torch.Generator().manual_seed(seed)
+
+
+# --------------------------------------------------------------------------- asking the model
+
+class Asking:
+    """User vectors and validation of a model, from the latest items of train.
+
+    The model has an item table `items` (V, D), vectors(*sequences.asking(users)) that meet it by their dot product,
+    and log_normaliser(vectors) of the softmax over it. cold: (n_cold, D) vectors of the cold items, if any are known
+    """
+
+    def __init__(self, model, sequences, split, cold=None):
+        self.model, self.sequences, self.split, self.cold = model, sequences, split, cold
+        if "val" in split.parts:
+            val = split.part("val")
+            self.codes, rows = np.unique(val.user, return_inverse=True)
+            self.rows, self.wanted = (torch.as_tensor(x, device=sequences.device) for x in (rows, val.item))
+
+    def items(self):
+        """The item table (n_items, D), the cold ones behind; (n_hot, D) where nothing is known of them."""
+        hot = self.model.items.detach()
+        return hot if self.cold is None else torch.cat([hot, self.cold])
+
+    def users(self, codes):
+        """Output vectors (n, D), float32, of user codes (n,)."""
+        self.model.eval()
+        codes = np.asarray(codes)
+        out = torch.empty(len(codes), self.model.items.shape[1], device=self.sequences.device)
+        with torch.inference_mode():
+            for places in self.sequences.by_tokens(codes):
+                out[torch.as_tensor(places)] = self.model.vectors(*self.sequences.asking(codes[places]))
+        return out
+
+    def loss(self):
+        """Mean cross-entropy, over the catalogue, of the val pairs."""
+        vectors = self.users(self.codes)
+        with torch.inference_mode():
+            total = self.model.log_normaliser(vectors)[self.rows].double().sum()
+            for rows, wanted in zip(self.rows.split(1 << 13), self.wanted.split(1 << 13), strict=True):
+                total -= (vectors[rows] * self.model.items[wanted]).sum().double()
+        return total.item() / len(self.rows)
+
+    def metrics(self, seed, ks=(10, 50)):
+        """Means of the metrics on val, {name: value}."""
+        import metrics
+        from ranking import topk
+        preds = topk.recommend(self.split, "val", max(ks), seed, users=self.users, items=self.items(),
+                               device=self.sequences.device)
+        return metrics.evaluate(preds, self.split.truth("val"), ks).mean().to_dict()

@@ -1,0 +1,256 @@
+"""Training the Shallow Net: what is drawn, what is trained, and the state that a checkpoint carries.
+
+train.py is the command line; `args` here is its parsed form. Data stay in tensors throughout: a batch is
+a few index operations, negatives are drawn on the device.
+"""
+import math
+
+import numpy as np
+import torch
+
+import dataset
+from harness.runs import UsageError, WorkError
+from model import LOSSES, ShallowEmbeddingModel, confidence
+
+RANDOM_DIM = 64           # dimensions of `random` where hidden_dim is 0, as published
+PUBLISHED_USERS = 17_052  # the published code draws negative users from the first so many codes
+
+
+# --------------------------------------------------------------------------- pairs and negatives
+
+def generator(seed, stream, device="cpu"):
+    """A torch generator for one purpose: stream 0 starts the model, 1 trains, 2 validates."""
+    state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state >> 1))
+
+
+class Pairs:
+    """Pairs on the device, sorted by anchor, and the uniform draw of their negatives.
+
+    anchors, positives: int64 (P,) tensors; weight: float32 (P,) or None
+    n_others: number of codes on the positives' side; drawn: negatives are codes below this (default n_others)
+    known: (anchors, positives) int64 arrays of pairs that are never negatives, or None to exclude none
+    """
+
+    def __init__(self, anchors, positives, weight, n_others, drawn=None, known=None):
+        order = anchors.argsort(stable=True)
+        self.anchors, self.positives = anchors[order], positives[order]
+        self.weight = None if weight is None else weight[order]
+        self.n_others, self.drawn = n_others, min(drawn or n_others, n_others)
+        self.known = None if known is None else torch.unique(known[0] * n_others + known[1])
+        if known is not None:  # most codes miss this table, and only those that hit it are looked for among the known
+            self.bits = (8 * len(self.known)).bit_length()
+            self.filter = torch.zeros(1 << self.bits, dtype=torch.bool, device=anchors.device)
+            self.filter[self._mixed(self.known)] = True
+
+    def __len__(self):
+        return len(self.anchors)
+
+    def without_negatives(self):
+        """Number of anchors whose known positives are all that could be drawn; `negatives` would never end."""
+        if self.known is None:
+            return 0
+        taken = self.known[self.known % self.n_others < self.drawn] // self.n_others
+        counts = torch.bincount(taken, minlength=int(self.anchors.max()) + 1)
+        return int((counts[self.anchors.unique()] >= self.drawn).sum())
+
+    def batches(self, size, negatives, draw, shuffle=True, done=0, then=None):
+        """Yield anchors (b,), candidates (b, 1 + negatives) with the positive first, weight (b,) or None.
+
+        done: batches of this order that are over; then: the state of `draw` after them.
+        """
+        device = self.anchors.device
+        order = (torch.randperm(len(self), generator=draw, device=device) if shuffle
+                 else torch.arange(len(self), device=device))
+        if done:
+            draw.set_state(then)
+        for rows in order.split(size)[done:]:
+            rows = rows.sort().values  # the mean does not care, the memory does
+            anchors = self.anchors[rows]
+            candidates = torch.cat([self.positives[rows, None], self.negatives(anchors, negatives, draw)], 1)
+            yield anchors, candidates, None if self.weight is None else self.weight[rows]
+
+    def negatives(self, anchors, n, draw):
+        """Uniform codes (b, n); known positives among them are drawn again until none is left."""
+        found = torch.randint(self.drawn, (len(anchors), n), generator=draw, device=anchors.device)
+        if self.known is None:
+            return found
+        flat = found.view(-1)
+        wrong = self._positives(anchors.repeat_interleave(n), flat)
+        while len(wrong):
+            flat[wrong] = torch.randint(self.drawn, (len(wrong),), generator=draw, device=anchors.device)
+            wrong = wrong[self._positives(anchors[wrong.div(n, rounding_mode="floor")], flat[wrong])]
+        return found
+
+    def _positives(self, anchors, others):
+        """Places of the known pairs among the pairs of anchors (m,) and others (m,)."""
+        keys = anchors * self.n_others + others
+        perhaps = self.filter[self._mixed(keys)].nonzero().squeeze(1)
+        keys = keys[perhaps]
+        place = torch.searchsorted(self.known, keys).clamp_(max=len(self.known) - 1)
+        return perhaps[self.known[place] == keys]
+
+    def _mixed(self, keys):
+        """Fibonacci hashing of int64 keys to `bits` bits (Knuth, vol. 3, section 6.4)."""
+        return (keys * -7046029254386353131 >> (64 - self.bits)) & ((1 << self.bits) - 1)
+
+
+# --------------------------------------------------------------------------- what is trained on what
+
+def build(split, args, device):
+    """The model with its tables started, and the vectors (n_cold, D) of the cold items (None for random)."""
+    draw = generator(args.seed, 0)
+    if args.model == "random":
+        items, cold = torch.randn(split.n_hot, args.hidden_dim or RANDOM_DIM, generator=draw), None
+    else:
+        vectors = torch.from_numpy(dataset.load_embedding(
+            split, args.model, args.missing, args.seed if args.shuffle else None, args.scale))
+        items, cold = vectors[:split.n_hot], vectors[split.n_hot:].to(device)
+    if args.user_init:
+        history = split.matrix()
+        users = torch.from_numpy(history @ items.numpy() / history.sum(axis=1).reshape(-1, 1)).float()
+    else:
+        users = torch.randn(split.n_users, items.shape[1], generator=draw)
+    model = ShallowEmbeddingModel(items, users, args.hidden_dim, draw).to(device)
+    item_freeze = args.item_freeze if args.model != "random" or args.as_published else 0
+    model.freeze_item_embs(args.dynamic_item_freeze or bool(item_freeze) != args.as_published)
+    model.freeze_user_embs(bool(args.user_freeze) != args.as_published)
+    return model, cold
+
+
+def pairs_of(part, split, args, device):
+    """Pairs of train or val in the roles of sample_type; with --exclude-positives val excludes train's, too."""
+    def roles(pairs):
+        user, item = torch.as_tensor(pairs.user, device=device), torch.as_tensor(pairs.item, device=device)
+        return (item, user) if args.sample_type == "item" else (user, item)
+    mine = split.part(part)
+    weight = confidence(torch.as_tensor(mine.count, device=device)) if args.use_confidence else None
+    known = None
+    if args.exclude_positives:
+        both = [roles(split.part(p)) for p in dict.fromkeys(("train", part))]
+        known = [torch.cat(side) for side in zip(*both, strict=True)]
+    pairs = Pairs(*roles(mine), weight, split.n_users if args.sample_type == "item" else split.n_hot,
+                  PUBLISHED_USERS if args.as_published and args.sample_type == "item" else None, known)
+    if pairs.without_negatives():
+        raise WorkError(f"--exclude-positives: {pairs.without_negatives()} {args.sample_type}s of {part} leave "
+                        "nothing to draw as a negative; leave the flag out")
+    return pairs
+
+
+class Training:
+    """All that a step changes; `state` and `load` carry it through a checkpoint, bit for bit."""
+    PLACE = ("epoch", "step", "waited", "best_loss", "best_epoch", "released")
+
+    def __init__(self, model, args, device):
+        self.model, self.args = model, args
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, patience=args.plateau)
+        self.draw = generator(args.seed, 1, device)
+        self.epoch, self.waited, self.best_loss, self.best_epoch = 0, 0, math.inf, 0
+        self.released = False
+        self.step, self.opening = 0, None   # of the epoch under way: steps, and the state of `draw` before them
+        self.total = torch.zeros((), dtype=torch.float64, device=device)   # and their summed loss
+
+    @property
+    def done(self):
+        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
+
+    def state(self):
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(), "draw": self.draw.get_state(),
+                "opening": self.opening, "total": self.total, "device": self.draw.device.type,
+                "seed": self.args.seed, "lr": self.args.lr, **{k: getattr(self, k) for k in self.PLACE}}
+
+    def load(self, state, continued=False):
+        """Take over a checkpoint; `continued` by a run of another request, whose own arguments then count."""
+        ours = {k: tuple(v.shape) for k, v in self.model.state_dict().items()}
+        theirs = {k: tuple(v.shape) for k, v in state["model"].items()}
+        if ours != theirs:
+            raise UsageError(f"the run to continue has tables {theirs}, this request {ours}; "
+                             "model, hidden_dim and split must be the same")
+        if state["device"] != self.draw.device.type:
+            raise UsageError(f"this training began on {state['device']} and continues there only; "
+                             f"use --device {state['device']}, or --overwrite to start again")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        for name in self.PLACE:
+            setattr(self, name, state[name])
+        self.total.copy_(state["total"])
+        self.opening = None if state["opening"] is None else state["opening"].cpu()
+        if not continued or state["seed"] == self.args.seed:
+            self.draw.set_state(state["draw"].cpu())
+        if continued:
+            self.scheduler.patience = self.args.plateau
+            if self.waited >= self.args.patience:  # it had stopped early, and is asked to go on
+                self.waited = 0
+            if state["lr"] != self.args.lr:
+                self.set_rate(self.args.lr)
+        if self.released and self.args.dynamic_item_freeze:
+            self.model.freeze_item_embs(False)
+
+    def batches(self, pairs):
+        """The batches of this epoch that are not over yet."""
+        now = self.draw.get_state()
+        if self.step:
+            self.draw.set_state(self.opening)
+        else:
+            self.opening = now
+        return pairs.batches(self.args.batch_size, self.args.neg_samples, self.draw, done=self.step, then=now)
+
+    def close_epoch(self, pairs):
+        """Count the epoch; the mean loss over its pairs."""
+        mean = float(self.total) / pairs
+        self.epoch, self.step, self.opening = self.epoch + 1, 0, None
+        self.total.zero_()
+        return mean
+
+    def rate(self):
+        return self.optimizer.param_groups[0]["lr"]
+
+    def set_rate(self, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def judge(self, loss):
+        """Take note of an epoch's validation loss; True when it is the best so far."""
+        before = self.rate()
+        self.scheduler.step(loss)
+        if self.args.dynamic_item_freeze and not self.released and self.rate() < before:
+            self.set_rate(before)
+            self.released, self.waited = True, 0
+            self.model.freeze_item_embs(False)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch, self.waited = loss, self.epoch, 0
+            return True
+        self.waited += 1
+        return False
+
+
+def loss_of(model, batch, args, penalty=True):
+    """Loss of one batch of Pairs.batches, a scalar tensor."""
+    anchors, candidates, weight = batch
+    loss = LOSSES[args.loss](model.scores(args.sample_type, anchors, candidates), weight,
+                             args.margin if args.loss == "hinge" else args.temperature)
+    return loss + args.l2 * model.penalty(everything=args.as_published) if args.l2 and penalty else loss
+
+
+def step(training, batch):
+    """One step of Adam; the loss before it, detached."""
+    loss = loss_of(training.model, batch, training.args)
+    training.optimizer.zero_grad()
+    loss.backward()
+    training.optimizer.step()
+    training.step += 1
+    training.total += loss.detach() * len(batch[0])
+    return loss.detach()
+
+
+def validation_loss(model, pairs, args):
+    """Mean loss over the pairs of val with the same negatives every time; the penalty only as published."""
+    total = 0.0
+    with torch.no_grad():
+        draw = generator(args.seed, 2, pairs.anchors.device)
+        for batch in pairs.batches(args.batch_size, args.neg_samples, draw, shuffle=False):
+            total += loss_of(model, batch, args, penalty=args.as_published).item() * len(batch[0])
+    return total / len(pairs)
