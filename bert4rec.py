@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.runs import UsageError
+from harness.errors import UsageError
 from training import dropout, sequences
 from training.softmax import blocked_logsumexp
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json
 
 PARTS = runs.PART_ORDER
 
@@ -195,7 +196,7 @@ def read_tracks(workdir):
         raise WorkError(f"{path}: idx must count 0, 1, 2, ... without gaps")
     if len(set(ids)) != len(ids):
         raise WorkError(f"{path} lists {len(ids) - len(set(ids))} track ids twice")
-    return ids, runs.checksum(path)
+    return ids, checksum(path)
 
 
 def load(workdir):
@@ -210,7 +211,7 @@ def load(workdir):
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
     manifest = folder / "split.json"  # a workspace whose parts were made elsewhere may have none
-    made = runs.read_json(manifest) if manifest.exists() else {}
+    made = read_json(manifest) if manifest.exists() else {}
     if made.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that the split was interrupted; run preprocess/1_train_test_split.py again")
     if made.get("track_checksum", track_checksum) != track_checksum:
@@ -262,7 +263,7 @@ def _encode(raw, users, code, n_hot, part, path):
 def about(workdir):
     """dataset.json of a workspace, {} where it has none; WorkError where it tells of an interrupted stage."""
     manifest = Path(workdir) / "dataset.json"
-    told = runs.read_json(manifest) if manifest.exists() else {}
+    told = read_json(manifest) if manifest.exists() else {}
     if told.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that making the data set was interrupted; "
                         "run preprocess/0_get_plays_pqt.py again")
@@ -318,7 +319,7 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
         raise WorkError(f"{path} has {len(matrix)} rows, but trackid_sorted.csv has {n_tracks} tracks")
     provenance = path.with_suffix(".json")
     if track_checksum and provenance.exists():
-        made_for = runs.read_json(provenance).get("track_checksum")
+        made_for = read_json(provenance).get("track_checksum")
         if made_for and made_for != track_checksum:
             raise WorkError(f"{path} was made for another track list ({provenance.name} says so); extract it again")
     return matrix
@@ -362,4 +363,4 @@ def unit_scale(vectors, n_hot):
 def embedding_info(workdir, name):
     """Provenance json of an embedding, {} where it has none."""
     path = embedding_path(workdir, name).with_suffix(".json")
-    return runs.read_json(path) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

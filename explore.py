@@ -17,22 +17,25 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError
+from harness import cli
+from harness.errors import UsageError
+from harness.files import checksum, read_json, write_json, write_text
+from harness.machine import versions
+from harness.progress import Progress
 
 ABOUT = ("source", "licence", "track_ids", "user_ids")   # of dataset.json, for the head of the report
 
 def build_parser():
-    parser = runs.Parser(prog="explore.py", description=__doc__)
+    parser = cli.Parser(prog="explore.py", description=__doc__)
     parser.add_argument("folder", nargs="?", metavar="WORKDIR", help="the workspace, as --workdir")
     parser.add_argument("--with", dest="others", action="append", default=[], metavar="DIR",
                         help="workspace whose artists are looked for among those of this one (may be repeated)")
-    parser.add_argument("--session-gap", type=runs.positive, default=30, metavar="MINUTES",
+    parser.add_argument("--session-gap", type=cli.positive, default=30, metavar="MINUTES",
                         help="silence after which a session has ended (default 30)")
     parser.add_argument("--wandb", nargs="?", const="exploration", metavar="PROJECT",
                         help="send it to Weights & Biases, too (default project: exploration)")
     parser.add_argument("--memory", default="2GB", metavar="SIZE", help="memory for the plays (default 2GB)")
-    runs.common_flags(parser)
+    cli.common_flags(parser)
     return parser
 
 
@@ -44,13 +47,13 @@ def asked(argv=None):
     if args.wandb and importlib.util.find_spec("wandb") is None:
         raise UsageError("--wandb needs the package wandb, which is not installed: pip install wandb")
     args.workdir = args.folder or args.workdir
-    workdir, others = runs.workspace(args), {}
+    workdir, others = cli.workspace(args), {}
     for text in args.others:
         path = Path(text).expanduser().absolute()
         manifest = path / "dataset.json"
         if not (path / "items.pqt").exists():
             raise UsageError(f"--with {text} is no workspace with an items.pqt")
-        name = runs.read_json(manifest).get("name", path.name) if manifest.exists() else path.name
+        name = read_json(manifest).get("name", path.name) if manifest.exists() else path.name
         others[name if name not in others else str(path)] = path
     return args, workdir, list(others.items())
 
@@ -65,8 +68,8 @@ def request_of(args, workdir, others):
     code = sorted([Path(__file__), *(Path(__file__).parent / "exploration").glob("*.py")])
     return {"session_gap": args.session_gap, "seed": args.seed,
             "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()[:16],
-            **{str(f.relative_to(workdir)): runs.checksum(f) for f in dict.fromkeys(files) if f.exists()},
-            **{f"{name} items.pqt": runs.checksum(path / "items.pqt") for name, path in others}}
+            **{str(f.relative_to(workdir)): checksum(f) for f in dict.fromkeys(files) if f.exists()},
+            **{f"{name} items.pqt": checksum(path / "items.pqt") for name, path in others}}
 
 
 def measured(args, workdir, others, spill):
@@ -77,7 +80,7 @@ def measured(args, workdir, others, spill):
     from preprocess import stage
     numbers, left = {}, {}
     work = opened(workdir, stage.memory_bytes(args.memory), spill, gap=args.session_gap, seed=args.seed, others=others)
-    with work.log, runs.Progress(len(sections()), "explore", "sections") as progress:
+    with work.log, Progress(len(sections()), "explore", "sections") as progress:
         for name, section in sections().items():
             found = section.measure(work)
             (left if isinstance(found, str) else numbers)[name] = plain(found)
@@ -124,20 +127,20 @@ def main(argv=None):
             numbers = measured(args, workdir, others, new.path("spill"))
             paths = drawn(numbers, new)
             report = report_of(numbers, paths)
-            runs.write_json(new.path("numbers.json"), numbers)
-            runs.write_text(new.path("report.md"), report)
+            write_json(new.path("numbers.json"), numbers)
+            write_text(new.path("report.md"), report)
             tracking.to_tensorboard(new.hidden, numbers["sections"], report, [p for ps in paths.values() for p in ps])
             gone = [name for name in (new.old or {}).get("bytes", {}) if not new.path(name).exists()]
-            new.publish({"request": request, "versions": runs.versions()}, remove=gone)
+            new.publish({"request": request, "versions": versions()}, remove=gone)
             for why in numbers["left_out"].values():
                 print(f"left out: {why}")
             print(f"{folder / 'report.md'}: {len(numbers['sections'])} sections")
     if args.wandb:
-        numbers = runs.read_json(folder / "numbers.json")
+        numbers = read_json(folder / "numbers.json")
         where = tracking.to_wandb(args.wandb, folder, numbers["workspace"], numbers["sections"],
                                   (folder / "report.md").read_text(encoding="utf-8"), sorted(folder.glob("*.png")))
         print(f"Weights & Biases: {where}")
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

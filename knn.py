@@ -8,14 +8,15 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 """
 import sys
 
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
 
 
 def build_parser():
-    parser = runs.Parser(prog="knn.py", description=__doc__)
+    parser = cli.Parser(prog="knn.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
     parser.add_argument("--center", action="store_true",
                         help="subtract the mean of the train catalogue first (frozen embeddings share a direction)")
@@ -28,7 +29,7 @@ def build_parser():
                         help="tracks without an embedding: stop, or fill with the mean (default fail)")
     parser.add_argument("--as-published", action="store_true",
                         help="reproduce the journal version's defect: user means taken from the wrong rows")
-    runs.recommender_flags(parser, device=True)
+    cli.recommender_flags(parser, device=True)
     return parser
 
 
@@ -53,7 +54,7 @@ def unit(vectors):
 def recommend_with(name, split, args, workdir):
     """One embedding: the run `{name}_cosine` (other words follow where the request is not the default)."""
     import dataset
-    from ranking import topk
+    from ranking import save
     request = {"embedding": name, "k": args.k, "center": args.center, "unit": args.unit, "weight": args.weight,
                "shuffle": args.shuffle, "missing": args.missing, "comment": args.comment,
                "as_published": args.as_published, "seed": args.seed}
@@ -71,8 +72,8 @@ def recommend_with(name, split, args, workdir):
         if args.as_published:  # item codes used as rows of the matrix that is still in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]
         users = user_vectors(split.matrix(args.weight), profile)
-        results = topk.write(run, split, args.k, args.seed, users=unit(users), items=unit(vectors),
-                             device=runs.pick_device(args.device))
+        results = save.write(run, split, args.k, args.seed, users=unit(users), items=unit(vectors),
+                             device=cli.pick_device(args.device))
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
         print(f"{run.name}: written for {', '.join(results)}")
 
@@ -90,28 +91,28 @@ def run_name(name, request):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     names = args.names or dataset.embedding_names(workdir)
     if not names:
-        raise runs.UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
+        raise UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
     for name in names:
         dataset.embedding_inputs(workdir, name)
     if args.as_published and (args.center or args.unit or args.shuffle):
-        raise runs.UsageError("--as-published reads the profiles from the embedding as it is; without --center, --unit "
+        raise UsageError("--as-published reads the profiles from the embedding as it is; without --center, --unit "
                               "and --shuffle")
     split, failed = dataset.load(workdir), []
     for name in names:
         try:
             recommend_with(name, split, args, workdir)
-        except runs.WorkError as e:
+        except WorkError as e:
             if len(names) == 1:
                 raise
             print(f"{name}: {e}", file=sys.stderr)
             failed.append(name)
     if failed:
-        raise runs.WorkError(f"{len(names) - len(failed)} of {len(names)} embeddings are done, not {', '.join(failed)}")
+        raise WorkError(f"{len(names) - len(failed)} of {len(names)} embeddings are done, not {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

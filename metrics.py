@@ -28,9 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.beyond_accuracy import beyond, catalogue_of
-from evaluation.lists import places_of, read_frame, read_lists, read_truth, whole_numbers
-from harness import runs
-from harness.runs import UsageError, WorkError
+from evaluation.files import write_metrics
+from evaluation.lists import places_of, read_frame, read_lists, read_truth, saved_lists, whole_numbers
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
 
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
 KS = (5, 10, 20, 50)
@@ -91,20 +92,6 @@ def by_rs_metrics(lists, truth, ks):
     return values[[f"{name}@{k}" for k in ks for name in METRICS]].fillna(0.0)
 
 
-def mean_and_half_width(values):
-    """Mean of values (n, ...) over the first axis and half-width of its 95 % interval: t(n - 1) * sd / sqrt(n).
-
-    NaN values are left out; of fewer than two the half-width is NaN, of none the mean too.
-    """
-    from scipy.special import stdtrit
-    values = np.asarray(values, np.float64)
-    n = np.isfinite(values).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(values, axis=0) / n
-        sd = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / (n - 1))
-        return mean, np.where(n > 1, stdtrit(np.maximum(n - 1, 1), 0.975) * sd / np.sqrt(n), np.nan)
-
-
 def check_ks(ks):
     """List lengths as a tuple without repeats; UsageError when one is not a whole number of at least 1."""
     for k in ks:
@@ -135,21 +122,7 @@ def report(workdir, run_name, part, preds, truth, ks=KS, scorer=None):
     if catalogue is not None:
         whole, each = beyond(lists, *catalogue, ks)
         values = values.join(each)
-    return write(Path(workdir) / "metrics" / f"{run_name}_{part}.csv", values, whole)
-
-
-def write(path, values, whole=None):
-    """Write values of users as parquet beside `path`, their means and half-widths as csv; return {column: mean}.
-
-    whole: {column: value} of all users together, without an interval
-    """
-    import pandas as pd
-    frame = pd.DataFrame(mean_and_half_width(values), columns=values.columns, index=["mean", "conf"])
-    for name, value in (whole or {}).items():
-        frame[name] = [value, np.nan]
-    runs.write_parquet(path.with_suffix(".pqt"), values.reset_index())
-    runs.write_csv(path, frame)
-    return frame.loc["mean"].to_dict()
+    return write_metrics(Path(workdir) / "metrics" / f"{run_name}_{part}.csv", values, whole)
 
 
 def cross_check(ours, theirs, what):
@@ -164,16 +137,16 @@ def cross_check(ours, theirs, what):
 # --------------------------------------------------------------------------- command line
 
 def build_parser():
-    parser = runs.Parser(prog="metrics.py", description=__doc__)
+    parser = cli.Parser(prog="metrics.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs to evaluate (default: all with saved lists)")
-    parser.add_argument("--k", type=runs.positive, nargs="+", default=list(KS), metavar="K",
+    parser.add_argument("--k", type=cli.positive, nargs="+", default=list(KS), metavar="K",
                         help="list lengths (default 5 10 20 50); those beyond a run's lists are left out")
     parser.add_argument("--scorer", choices=("rs_metrics",), default=None,
                         help="compute with this library, too, and fail where it differs")
     parser.add_argument("--preds", metavar="FILE", help="lists: user_id, track_id, rank (parquet, csv or tsv)")
     parser.add_argument("--truth", metavar="FILE", help="what is true of them: user_id, track_id")
     parser.add_argument("--out", metavar="FILE.csv", help="where to write; values per user go beside it as .pqt")
-    runs.common_flags(parser, seed=False, overwrite=False)
+    cli.common_flags(parser, seed=False, overwrite=False)
     return parser
 
 
@@ -181,7 +154,7 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.preds or args.truth or args.out:
         return evaluate_files(args)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     jobs = saved_lists(workdir, args.names)
     import dataset
     split = dataset.load(workdir)
@@ -225,37 +198,11 @@ def evaluate_files(args):
     if args.scorer:
         cross_check(values, by_rs_metrics(lists, truth, ks), Path(args.preds).name)
     if args.out:
-        write(Path(args.out).expanduser(), values)
+        write_metrics(Path(args.out).expanduser(), values)
     if lists.length.max() < max(ks):
         print(f"the longest list has {lists.length.max()} tracks; at a larger k the figures are of shorter lists",
               file=sys.stderr)
     print_means(f"{Path(args.preds).name}, {len(truth.users)} users", dict(zip(values, values.mean(), strict=True)))
-
-
-def saved_lists(workdir, names):
-    """Saved lists of the named runs, or of all: [(run, part, path)] in order of run and part.
-
-    A file's name is {run}_{part}: x_cold_test is the cold test of x, unless there is a run x_cold.
-    """
-    known = {name for name, _ in runs.find_runs(workdir)}
-    jobs = []
-    for path in sorted((workdir / "preds").glob("*.pqt")):
-        ways = [(path.stem.removesuffix(f"_{part}"), part) for part in sorted(runs.PART_ORDER, key=len, reverse=True)
-                if path.stem.endswith(f"_{part}") and not path.name.startswith(".")]
-        if ways:
-            jobs.append((*next((way for way in ways if way[0] in known), ways[0]), path))
-    there = sorted({run for run, _, _ in jobs})
-    if not there:
-        raise UsageError(f"no saved recommendations in {workdir / 'preds'}; run a recommender first, "
-                         "or name two files with --preds and --truth")
-    unknown = [name for name in names if name not in there]
-    if unknown:
-        import difflib
-        near = difflib.get_close_matches(unknown[0], there, n=3, cutoff=0.4) or there[:3]
-        raise UsageError(f"no saved recommendations of a run {unknown[0]!r}; there are {len(there)} runs, "
-                         f"among them {', '.join(near)}")
-    return sorted((job for job in jobs if not names or job[0] in names),
-                  key=lambda job: (job[0], runs.PART_ORDER.index(job[1])))
 
 
 def within(ks, longest, name):
@@ -276,4 +223,4 @@ def print_means(title, means):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

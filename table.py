@@ -24,9 +24,10 @@ from evaluation import paired_tests as paired
 from evaluation import render as typeset
 from evaluation.render import Slot, Table
 from evaluation.results import Values, collect, departures, find
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_csv, write_text
 from harness.registry import capability, defaults
-from harness.runs import UsageError, WorkError
 from metrics import METRICS
 
 TITLES = {"knn": "KNN", "shallow": "Shallow Net", "bert4rec": "BERT4Rec"}  # the first columns, in this order
@@ -170,7 +171,7 @@ def why_no_run(grid, row, group, part):
 
 def timeless(workdir):
     manifest = workdir / "dataset.json"
-    return manifest.exists() and runs.read_json(manifest).get("time") == "none"
+    return manifest.exists() and read_json(manifest).get("time") == "none"
 
 
 def notes(grid, marks, timeless):
@@ -223,15 +224,15 @@ def published(workdir, grid, recommender, part, values, columns):
 def size_of(workdir, cell):
     """Dimensions of a cell's embedding, out of its manifest or the embedding's own; None where neither says."""
     manifest = Path(workdir) / "embeddings" / f"{cell.embedding}.json"
-    told = runs.read_json(manifest) if manifest.exists() else {}
+    told = read_json(manifest) if manifest.exists() else {}
     return cell.runs[0][1].get("dim") or told.get("dim")
 
 
 # --------------------------------------------------------------------------- command line
 
 def build_parser():
-    parser = runs.Parser(prog="table.py", description=__doc__)
-    parser.add_argument("--k", type=runs.positive, nargs="+", default=[50], metavar="K",
+    parser = cli.Parser(prog="table.py", description=__doc__)
+    parser.add_argument("--k", type=cli.positive, nargs="+", default=[50], metavar="K",
                         help="list lengths (default 50)")
     parser.add_argument("--metrics", nargs="+", choices=CHOICES, default=["HitRate", "Recall", "NDCG"], metavar="NAME",
                         help=f"out of {', '.join(CHOICES)} (default HitRate Recall NDCG)")
@@ -239,13 +240,13 @@ def build_parser():
                         help="of the split (default test cold_test; val is for choosing, not for reporting)")
     parser.add_argument("--against", metavar="RUN",
                         help="test all rows against this run and its repeats, pairing users (a name or its beginning)")
-    runs.common_flags(parser, seed=False, overwrite=False)
+    cli.common_flags(parser, seed=False, overwrite=False)
     return parser
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     cells, left = collect(workdir)
     if not cells:
         raise UsageError(f"no runs in {workdir / 'runs'}; run a recommender first, for example python knn.py")
@@ -289,12 +290,12 @@ def write_part(workdir, grid, part, columns, published_columns, reference):
     for recommender, stem in PUBLISHED.items():
         frame = published(workdir, grid, recommender, part, values, published_columns)
         if frame is not None:
-            runs.write_csv(folder / f"{stem}{'' if part == 'test' else f'_{part}'}.csv", frame, index=False)
-    runs.write_csv(folder / f"{part}.csv", typeset.frame(table), index=False)
-    runs.write_text(folder / f"{part}.tex", typeset.latex(table))
-    runs.write_text(folder / f"{part}.md", text)
+            write_csv(folder / f"{stem}{'' if part == 'test' else f'_{part}'}.csv", frame, index=False)
+    write_csv(folder / f"{part}.csv", typeset.frame(table), index=False)
+    write_text(folder / f"{part}.tex", typeset.latex(table))
+    write_text(folder / f"{part}.md", text)
     print(text, flush=True)
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -14,8 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import load_checkpoint, save_checkpoint, write_npy
+from harness.progress import Progress, stop_here
 
 NEEDS = ("embedding",)
 COLD = True
@@ -77,7 +79,7 @@ PLACES = (  # name, type, default, help; in the order of the published call
 
 
 def build_parser():
-    parser = runs.Parser(prog="train.py", description=__doc__, usage="%(prog)s [ARGUMENT ...] [flags]")
+    parser = cli.Parser(prog="train.py", description=__doc__, usage="%(prog)s [ARGUMENT ...] [flags]")
     parser.add_argument("places", nargs="*", metavar="ARGUMENT",
                         help="the published call: the following, in this order, as many as wanted")
     group = parser.add_argument_group("published arguments")
@@ -109,8 +111,8 @@ def build_parser():
                        help="epochs between metrics on val (default 5)")
     group.add_argument("--checkpoint-seconds", type=number(0), default=10.0, metavar="S",
                        help="least time between checkpoints; 0 for one at the end of each epoch (default 10)")
-    group.add_argument("--k", type=runs.positive, default=100, help="length of the lists (default 100)")
-    runs.common_flags(parser, device=True)
+    group.add_argument("--k", type=cli.positive, default=100, help="length of the lists (default 100)")
+    cli.common_flags(parser, device=True)
     return parser
 
 
@@ -183,11 +185,11 @@ def fit(run, training, split, args, device, origin=None):
 
     def save():
         if best is not None:
-            runs.save_checkpoint(run.checkpoint("best"), best)
-        runs.save_checkpoint(run.checkpoint("last"), training.state())
+            save_checkpoint(run.checkpoint("best"), best)
+        save_checkpoint(run.checkpoint("last"), training.state())
         return time.monotonic()
 
-    with runs.Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
+    with Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
         while not training.done:
             for batch in training.batches(pairs):
                 shallow.step(training, batch)
@@ -195,7 +197,7 @@ def fit(run, training, split, args, device, origin=None):
                 if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds > 0:
                     saved = save()
                 if stop.requested:
-                    runs.stop_here(run.name)
+                    stop_here(run.name)
             losses = {"train": training.close_epoch(len(pairs))}
             if val is not None:
                 losses["val"] = shallow.validation_loss(training.model, val, args)
@@ -216,8 +218,8 @@ def fit(run, training, split, args, device, origin=None):
 def begin(run, training, args, origin):
     """Bring the training to where its checkpoints are; the best state so far, None for a fresh start."""
     if run.resume and run.checkpoint("last").exists() and (origin is None or origin["name"] != run.name):
-        training.load(runs.load_checkpoint(run.checkpoint("last"), keys=training.state()))
-        return runs.load_checkpoint(run.checkpoint("best"), keys=["model", "epoch"]) if training.epoch else None
+        training.load(load_checkpoint(run.checkpoint("last"), keys=training.state()))
+        return load_checkpoint(run.checkpoint("best"), keys=["model", "epoch"]) if training.epoch else None
     if origin is None or (origin["name"] == run.name and not run.resume):
         return None
     training.load(origin["state"], continued=origin["name"] != run.name)
@@ -233,7 +235,7 @@ def origin_of(workdir, args):
     if name not in there:
         raise UsageError(f"no Shallow Net run {name!r} in {workdir / 'runs'}; there: {', '.join(there) or 'none'}")
     folder = workdir / "checkpoints" / there[name]["embedding"]
-    states = {which: runs.load_checkpoint(folder / f"{name}_{which}.pt", keys=["model", "epoch", "step"])
+    states = {which: load_checkpoint(folder / f"{name}_{which}.pt", keys=["model", "epoch", "step"])
               for which in ("best", "last") if (folder / f"{name}_{which}.pt").exists()}
     found = {state["epoch"]: state for state in states.values() if not state["step"]}
     if args.last_epoch not in found:
@@ -256,7 +258,7 @@ def finish(run, training, cold, split, args, device, **results):
     """Write the learned embeddings, the lists and the metrics of every part, and close the run."""
     import torch
 
-    from ranking import topk
+    from ranking import save
     model, parts, left_out = training.model, list(split.parts), {}
     users, items = model.extract_embeddings()
     if cold is not None:
@@ -264,9 +266,9 @@ def finish(run, training, cold, split, args, device, **results):
     elif "cold_test" in parts:
         parts.remove("cold_test")
         left_out["cold_test"] = COLD_WITHOUT_CONTENT
-    runs.write_npy(run.model_embeddings("users"), users.cpu().numpy())
-    runs.write_npy(run.model_embeddings("items"), items.cpu().numpy())
-    means = topk.write(run, split, args.k, args.seed, parts, users=users, items=items, device=device)
+    write_npy(run.model_embeddings("users"), users.cpu().numpy())
+    write_npy(run.model_embeddings("items"), items.cpu().numpy())
+    means = save.write(run, split, args.k, args.seed, parts, users=users, items=items, device=device)
     flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
     hyperparameters = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in run.request.items()}
     run.writer().add_hparams(hyperparameters, flat, run_name=".", global_step=training.epoch)
@@ -286,11 +288,11 @@ def validation_metrics(model, split, args, device, ks=(10, 50)):
 
 def main(argv=None):
     args = parse(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     from training import shallow
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
-    split, device = dataset.load(workdir), runs.pick_device(args.device)
+    split, device = dataset.load(workdir), cli.pick_device(args.device)
     if args.dynamic_item_freeze and "val" not in split.parts:
         raise UsageError("dynamic_item_freeze waits for a plateau on val, but this split has no val part")
     origin, request = origin_of(workdir, args), request_of(args)
@@ -310,4 +312,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -11,7 +11,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 """
 import argparse
 
-from harness import runs
+from harness import cli, runs
 from training import sequence_loop as sequence_training
 
 NEEDS = ("embedding", "order")
@@ -55,14 +55,14 @@ PLACES = (  # name, type, default, help; in the order of the published call
     ("hidden_dim", whole(0), 0, "width of the transformer, 0 for the embedding's; another width than the embedding's "
                                 "adds a learned projection in and one out"),
     ("use_confidence", one_of("0", "1"), 0, "recorded only: every item of a sequence weighs the same"),
-    ("l2", runs.number, 0.0, "penalty: this times the sum of squares of the trained parameters (its gradient is "
+    ("l2", cli.number, 0.0, "penalty: this times the sum of squares of the trained parameters (its gradient is "
                              "added)"),
 )
 
 
 def build_parser():
     names = [p[0] for p in PLACES]
-    parser = runs.Parser(prog="train_bert.py", description=__doc__,
+    parser = cli.Parser(prog="train_bert.py", description=__doc__,
                          usage=f"%(prog)s [{' ['.join(names)}{']' * len(names)} [flags]")
     parser.add_argument("places", nargs="*", metavar="ARGUMENT", help="the published places, in order of the flags:")
     group = parser.add_argument_group("published arguments")
@@ -71,7 +71,7 @@ def build_parser():
                            help=text + ("" if default == "" else f" (default {default})"))
     group = parser.add_argument_group("training")
     group.add_argument("--config", metavar="FILE", help="YAML whose keys go over those of bert4rec.yaml")
-    group.add_argument("--lr", type=runs.number, metavar="X", help="rate of Adam (default: learning_rate of the YAML)")
+    group.add_argument("--lr", type=cli.number, metavar="X", help="rate of Adam (default: learning_rate of the YAML)")
     group.add_argument("--patience", type=whole(1), metavar="N",
                        help="epochs without a better validation loss (default: patience of the YAML)")
     sequence_training.flags(group, scale="default unit; none with --as-published")
@@ -80,8 +80,8 @@ def build_parser():
                             "asked for with the last 50 positions, positions count from the start, layers normalise "
                             "after each part, the softmax also covers mask and pad, weights start at .02, "
                             "--scale none")
-    group.add_argument("--k", type=runs.positive, default=100, help="length of the lists (default 100)")
-    runs.common_flags(parser, device=True)
+    group.add_argument("--k", type=cli.positive, default=100, help="length of the lists (default 100)")
+    cli.common_flags(parser, device=True)
     return parser
 
 
@@ -182,10 +182,10 @@ def prepare(split, args, config, indptr, items, device):
 
 def main(argv=None):
     args = parse(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
-    config, split, device = settings(args), dataset.load(workdir), runs.pick_device(args.device)
+    config, split, device = settings(args), dataset.load(workdir), cli.pick_device(args.device)
     check(split, args, config, device)
     indptr, items = split.sequences(args.order)
     run = runs.Run(workdir, "bert4rec", request_of(args, config), embedding=args.model, inputs=split.inputs + files,
@@ -205,4 +205,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.spaces import Method, read_methods, settings
-from harness import runs
-from harness.runs import UsageError
+from harness import cli, runs
+from harness.errors import UsageError
+from harness.files import checksum, read_json, write_csv, write_text
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
-LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (topk.write)
+LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)
 APART = {"workdir", "device", "overwrite"}   # arguments that do not make a request
 
 
@@ -170,8 +171,8 @@ def controlled(method, best, args):
 
 
 def heading(args, where):
-    about = runs.read_json(where / "dataset.json").get("name", "") if (where / "dataset.json").exists() else ""
-    train = runs.checksum(where / "data" / "train.pqt")[:16]
+    about = read_json(where / "dataset.json").get("name", "") if (where / "dataset.json").exists() else ""
+    train = checksum(where / "data" / "train.pqt")[:16]
     return [f"# Chosen by tune.py on val of {about or 'a data set'} by {args.metric}: {args.trials} trials of each",
             f"# line (all settings where there are fewer), seed {args.seed}, spaces of {Path(args.spaces).name}, "
             f"train with sha256", f"# {train}. No test part was there while it chose. To run:",
@@ -218,7 +219,7 @@ def write_trials(path, trials):
         old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
         old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
         rows = pd.concat([old, rows]).drop_duplicates(key, keep="last").sort_values(key, kind="stable")
-    runs.write_csv(path, rows, index=False)
+    write_csv(path, rows, index=False)
 
 
 # --------------------------------------------------------------------------- command line
@@ -233,11 +234,11 @@ def metric(text):
 
 
 def build_parser():
-    parser = runs.Parser(prog="tune.py", description=__doc__)
+    parser = cli.Parser(prog="tune.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="METHOD", help="entries of the file of spaces (default: all)")
     parser.add_argument("--spaces", default=str(Path(__file__).with_name("tune.yaml")), metavar="YAML",
                         help="methods, their representations and their spaces (default tune.yaml)")
-    parser.add_argument("--trials", type=runs.positive, default=10, metavar="N",
+    parser.add_argument("--trials", type=cli.positive, default=10, metavar="N",
                         help="of each method and representation (default 10)")
     parser.add_argument("--metric", default="NDCG@10", metavar="NAME@K", help="of val (default NDCG@10)")
     parser.add_argument("--embeddings", nargs="+", default=[], metavar="NAME",
@@ -245,9 +246,9 @@ def build_parser():
     parser.add_argument("--controls", nargs="+", default=[], metavar="NAME",
                         help="embeddings whose controls are to be run with what was chosen (default: all)")
     parser.add_argument("--out", metavar="YAML", help="where the chosen go (default: tuning/chosen.yaml)")
-    parser.add_argument("--jobs", type=runs.positive, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the trials, run none")
-    runs.common_flags(parser, overwrite=False)
+    cli.common_flags(parser, overwrite=False)
     return parser
 
 
@@ -255,7 +256,7 @@ def main(argv=None):
     """See the module's first lines. Returns 1 if some method has no trial that gave a figure."""
     args = build_parser().parse_args(argv)
     args.metric = metric(args.metric)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     methods = read_methods(args.spaces, args.names)
     where = link_workspace(workdir)
     trials = [trial for method in methods for trial in trials_of(method, args, where)]
@@ -266,7 +267,7 @@ def main(argv=None):
     write_trials(where / "trials.csv", trials)
     chosen = chosen_of(trials)
     out = Path(args.out).expanduser() if args.out else where / "chosen.yaml"
-    runs.write_text(out, grid_of(methods, chosen, where, args))
+    write_text(out, grid_of(methods, chosen, where, args))
     for best, group in chosen:
         print(told(best, group) + (f": {best.cell}" if best else ""))
     print(f"chosen: {out}")
@@ -274,4 +275,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

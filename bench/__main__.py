@@ -7,11 +7,13 @@ import importlib
 import pkgutil
 import sys
 
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
+from harness.files import write_text
 
 
 def build_parser():
-    parser = runs.Parser(prog="bench", description=__doc__)
+    parser = cli.Parser(prog="bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="measurements (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes: minutes in all, ratios less steady")
     return parser
@@ -23,7 +25,7 @@ def main(argv=None):
     there = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
     unknown = sorted(set(args.names) - set(there))
     if unknown:
-        raise runs.UsageError(f"no measurement named {', '.join(unknown)}; there: {', '.join(there)}")
+        raise UsageError(f"no measurement named {', '.join(unknown)}; there: {', '.join(there)}")
     for name in args.names or there:
         module = importlib.import_module(f"bench.{name}")
         if hasattr(module, "run"):
@@ -33,7 +35,7 @@ def main(argv=None):
 def run_one(name, argv=None):
     """`main` of one measurement run as python -m bench.NAME [--quick]."""
     module = importlib.import_module(f"bench.{name}")
-    parser = runs.Parser(prog=f"bench.{name}", description=module.__doc__)
+    parser = cli.Parser(prog=f"bench.{name}", description=module.__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
     print_rows(name, module.run(parser.parse_args(argv).quick))
 
@@ -48,9 +50,9 @@ def print_rows(name, rows):
         ratio = f"  ratio {row['ratio']:.2f}" if row.get("ratio") is not None else ""
         print(f"  {row['what']}: {figures} {row.get('unit', '')}{ratio}  {row.get('note', '')}".rstrip())
     out = Path(__file__).parent / "results"
-    runs.write_text(out / f"{name}.json", json.dumps(rows, indent=1) + "\n")
+    write_text(out / f"{name}.json", json.dumps(rows, indent=1) + "\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

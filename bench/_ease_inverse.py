@@ -35,13 +35,13 @@ def main(workdir, road, out):
     import scipy.linalg  # noqa: F401  (loaded before the clock starts)
 
     import dataset
-    from harness import runs
+    from harness.files import write_json, write_npy
     matrix = dataset.load(Path(workdir)).matrix()
     start, processor = time.perf_counter(), time.process_time()
     scores = {"inverse": inverse, "ours": ours}[road](matrix, L2)
     seconds, processor = time.perf_counter() - start, time.process_time() - processor
-    runs.write_npy(Path(f"{out}.npy"), np.asarray(scores(np.arange(min(100, matrix.shape[0])))))
-    runs.write_json(Path(f"{out}.json"), {"seconds": seconds, "processor": processor, "shape": matrix.shape})
+    write_npy(Path(f"{out}.npy"), np.asarray(scores(np.arange(min(100, matrix.shape[0])))))
+    write_json(Path(f"{out}.json"), {"seconds": seconds, "processor": processor, "shape": matrix.shape})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """One recommender with a clock on it, in a process of its own: python -m bench._recommender OUT MODULE ARGV...
 
-Runs MODULE's main with ARGV and writes OUT (json). Every recommender reads by dataset.load and ends in topk.write,
+Runs MODULE's main with ARGV and writes OUT (json). Every recommender reads by dataset.load and ends in save.write,
 so the clock stands there: `load` is the reading, `fit` all that comes between it and the first list (the import of the
 recommender's own libraries included), `recommend` the exact ranking in topk.recommend by part, without metrics and
 files. `users` is their number by part.
 """
-import importlib
 import sys
 import time
 from pathlib import Path
@@ -18,10 +17,11 @@ def main(out, name, *argv):
 
     import dataset
     import metrics  # noqa: F401
-    from harness import runs
-    from ranking import topk
+    from harness import registry
+    from harness.files import write_json
+    from ranking import save, topk
     told = {"load": 0.0, "fit": None, "recommend": {}, "users": {}}
-    writing, load, write, recommend = [], dataset.load, topk.write, topk.recommend
+    writing, load, write, recommend = [], dataset.load, save.write, topk.recommend
 
     def timed_load(*args):
         start = time.perf_counter()
@@ -45,14 +45,14 @@ def main(out, name, *argv):
             told["recommend"][part] = told["recommend"].get(part, 0.0) + time.perf_counter() - start
             told["users"][part] = len(split.eval_users(part))
         return lists
-    dataset.load, topk.write, topk.recommend = timed_load, timed_write, timed_recommend
-    module = importlib.import_module(name)
+    dataset.load, save.write, topk.recommend = timed_load, timed_write, timed_recommend
+    module = registry.load(name)
     begun = time.perf_counter()
     status = module.main(list(argv))
-    runs.write_json(Path(out), told)
+    write_json(Path(out), told)
     return status
 
 
 if __name__ == "__main__":
-    from harness import runs
-    runs.cli(lambda argv: main(*sys.argv[1:]))
+    from harness import cli
+    cli.run(lambda argv: main(*sys.argv[1:]))

@@ -15,7 +15,8 @@ FlopCounterMode) beside the machine's own for a square float32 product.
 import statistics
 import time
 
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
 
 SIZE = {"dim": 200, "length": 100, "batch": 16, "items": 55853}
 QUICK = SIZE | {"items": 8000}
@@ -97,7 +98,7 @@ def check(size, frozen):
         "mask": model.special.grad[0], "items": torch.zeros(1) if frozen else model.items.grad})
     for name, value in of_plain.items():
         if not torch.allclose(value, of_ours[name], rtol=1e-3, atol=1e-6):
-            raise runs.WorkError(f"plain and ours differ in {name} by {(value - of_ours[name]).abs().max():.2g}")
+            raise WorkError(f"plain and ours differ in {name} by {(value - of_ours[name]).abs().max():.2g}")
 
 
 def seconds(functions, repeats):
@@ -182,4 +183,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv: run_one("bert4rec", argv))
+    cli.run(lambda argv: run_one("bert4rec", argv))

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import _checkpoints
 from bench.musicnn import music
-from harness import runs
+from harness import cli
 
 SECONDS = 30
 
@@ -118,4 +118,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv=None: run_one("defects", argv))
+    cli.run(lambda argv=None: run_one("defects", argv))

@@ -24,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import write_csv, write_json, write_parquet
 
 SIZES = {"genres": 130, "artists": 4050, "composers": 4950, "language": 10}
 
@@ -33,7 +35,7 @@ def write_world(workdir, n_users, n_songs=12000, seed=0):
     """A workspace as preprocess/kkbox.py leaves it, with random metadata and playlists."""
     import pandas as pd
     rng = np.random.default_rng(seed)
-    runs.write_csv(workdir / "trackid_sorted.csv",
+    write_csv(workdir / "trackid_sorted.csv",
                    pd.DataFrame({"idx": range(n_songs), "trackid": [f"{i:08d}" for i in range(n_songs)]}), index=False)
     items = {"track_id": np.arange(n_songs), "song_length": rng.uniform(60, 360, n_songs), "kept": True}
     for field, size in SIZES.items():
@@ -42,8 +44,8 @@ def write_world(workdir, n_users, n_songs=12000, seed=0):
         two = np.char.add(f"{field[0]}", rng.integers(size, size=n_songs).astype(str))
         items[field] = one if field == "language" else [
             list(pair) if more else [pair[0]] for *pair, more in zip(one, two, rng.random(n_songs) < 0.3, strict=True)]
-    runs.write_parquet(workdir / "items.pqt", pd.DataFrame(items))
-    runs.write_parquet(workdir / "users.pqt", pd.DataFrame({
+    write_parquet(workdir / "items.pqt", pd.DataFrame(items))
+    write_parquet(workdir / "users.pqt", pd.DataFrame({
         "user_id": range(n_users), "age": rng.integers(16, 60, n_users), "gender": rng.choice(["f", "m"], n_users),
         "city": rng.integers(1, 23, n_users)}))
     lengths = np.minimum(21 + rng.geometric(1 / 22, n_users), 199)
@@ -54,11 +56,11 @@ def write_world(workdir, n_users, n_songs=12000, seed=0):
     points = pd.DataFrame({"user_id": user, "position": position, "track_id": song, "target": 1,
                            "part": np.where(position < 20, "history", "train"),
                            "source_system_tab": tabs})
-    runs.write_parquet(workdir / "points.pqt", points)
+    write_parquet(workdir / "points.pqt", points)
     pairs = points.drop_duplicates(["user_id", "track_id"])[["user_id", "track_id"]].assign(count=1)
     pairs["timestamp"] = pd.to_datetime(pairs.index.to_numpy(), unit="s")
-    runs.write_parquet(workdir / "data" / "train.pqt", pairs)
-    runs.write_json(workdir / "dataset.json", {"name": "bench", "time": "ordinal"})
+    write_parquet(workdir / "data" / "train.pqt", pairs)
+    write_json(workdir / "dataset.json", {"name": "bench", "time": "ordinal"})
 
 
 class Plain:
@@ -183,7 +185,7 @@ def check(training, plain):
         b = plain.rate(*torch.utils.data.default_collate([plain[i] for i in range(16)]))
     net.train()
     if not torch.allclose(a, b, rtol=1e-4, atol=1e-4):
-        raise runs.WorkError(f"the two disagree by {(a - b).abs().max():.2g}")
+        raise WorkError(f"the two disagree by {(a - b).abs().max():.2g}")
 
 
 def seconds(work):
@@ -248,4 +250,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv: run_one("dtnmr", argv))
+    cli.run(lambda argv: run_one("dtnmr", argv))

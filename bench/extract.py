@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.musicnn import music
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
 
 QUICK = ("mfcc", "musicnn", "encodecmae", "clap", "mert-95m")
 BACKENDS = {  # name: (module, class, flags, checkpoint, is it light)
@@ -208,14 +209,14 @@ def run(quick, names=()):
 
 def main(argv=None):
     from bench.__main__ import print_rows
-    parser = runs.Parser(prog="bench.extract", description=__doc__)
+    parser = cli.Parser(prog="bench.extract", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BACKENDS)} (default all)")
     parser.add_argument("--quick", action="store_true", help="fewer tracks, and none of the large networks")
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.names) - set(BACKENDS)):
-        raise runs.UsageError(f"no measurement of {', '.join(unknown)}; there: {', '.join(BACKENDS)}")
+        raise UsageError(f"no measurement of {', '.join(unknown)}; there: {', '.join(BACKENDS)}")
     print_rows("extract", run(args.quick, args.names))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.musicnn import load, music
-from harness import runs
+from harness import cli
 
 
 def compare(paths):
@@ -132,4 +132,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv=None: run_one("front_end", argv))
+    cli.run(lambda argv=None: run_one("front_end", argv))

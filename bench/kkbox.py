@@ -19,7 +19,9 @@ from array import array
 from pathlib import Path
 
 from bench._child import measured
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import read_json, write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = re.compile("[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7a3\u0e00-\u0e7f]")
@@ -146,15 +148,15 @@ def rows(raw, out):
                   "source_system_tab": columns["tab"], "source_screen_name": columns["screen"],
                   "source_type": columns["type"],
                   "target": pa.array([None if t < 0 else t for t in columns["target"]], pa.int8())}
-    runs.write_parquet(out / "plays.pqt", pa.table(everything))
+    write_parquet(out / "plays.pqt", pa.table(everything))
     order = sorted(range(len(songs)), key=track_id.__getitem__)
     for s in song_of:
         song_of[s]["name"], song_of[s]["isrc"] = extra.get(s, (None, None))
-    runs.write_parquet(out / "items.pqt", pa.Table.from_pylist(
+    write_parquet(out / "items.pqt", pa.Table.from_pylist(
         [{"track_id": track_id[s], **song_of.get(s, dict.fromkeys(next(iter(song_of.values())))),
           "plays": popularity[s]} for s in order]))
     order = sorted(range(len(users)), key=user_id.__getitem__)
-    runs.write_parquet(out / "users.pqt", pa.Table.from_pylist(
+    write_parquet(out / "users.pqt", pa.Table.from_pylist(
         [{"user_id": user_id[u], **members.get(u, dict.fromkeys(next(iter(members.values()))))} for u in order]))
     write_points(out, columns, made, user_id, track_id)
 
@@ -180,8 +182,8 @@ def write_points(out, columns, made, user_id, track_id):
             into = "train" if part == "history" and place < LEAST else part
             pair = split.setdefault((user_id[user], track), [into, 0])
             pair[1] += pair[0] == into
-    runs.write_parquet(out / "points.pqt", pa.Table.from_pylist(points))
-    runs.write_parquet(out / "split.pqt", pa.Table.from_pylist(
+    write_parquet(out / "points.pqt", pa.Table.from_pylist(points))
+    write_parquet(out / "split.pqt", pa.Table.from_pylist(
         [{"user_id": u, "track_id": t, "part": p, "count": n} for (u, t), (p, n) in sorted(split.items())
          if p != "history"]))
 
@@ -192,7 +194,7 @@ def child(command):
     """Run a command to its end: seconds on the clock, processor seconds, peak resident bytes."""
     done = measured(command)
     if done.status:
-        raise runs.WorkError(f"{' '.join(map(str, command[1:4]))} failed with status {done.status}: {done.said[-500:]}")
+        raise WorkError(f"{' '.join(map(str, command[1:4]))} failed with status {done.status}: {done.said[-500:]}")
     return done.seconds, done.processor, done.peak
 
 
@@ -208,7 +210,7 @@ def compare(ours, theirs):
         for column in b.column_names:
             kind = a[column].type.value_type if pa.types.is_dictionary(a[column].type) else a[column].type
             if not a[column].cast(kind).equals(b[column].cast(kind)):
-                raise runs.WorkError(f"{name}.{column} differs between the two readers")
+                raise WorkError(f"{name}.{column} differs between the two readers")
 
 
 def run(quick):
@@ -229,7 +231,7 @@ def measure(raw, folder, repeats=1):
                                     "--dim", "0", "--overwrite", "--workdir", ours]))
         taken["rows"].append(child([sys.executable, "-m", "bench.kkbox", "--row-by-row", raw, theirs]))
     compare(ours, theirs)
-    plays = runs.read_json(ours / "dataset.json")["counts"]["plays"]
+    plays = read_json(ours / "dataset.json")["counts"]["plays"]
     clock, processor, peak = ({who: float(np.median([figures[i] for figures in measured]))
                                for who, measured in taken.items()} for i in range(3))
     size = f"{plays} plays, generated"
@@ -245,4 +247,4 @@ if __name__ == "__main__":
         rows(*map(Path, sys.argv[2:4]))
     else:
         from bench.__main__ import run_one
-        runs.cli(lambda argv=None: run_one("kkbox", argv))
+        cli.run(lambda argv=None: run_one("kkbox", argv))

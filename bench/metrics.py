@@ -17,7 +17,9 @@ import pandas as pd
 
 import metrics
 from evaluation.lists import read_lists, read_truth
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import write_parquet
 
 
 def world(n_users, n_tracks=55262, k=100, seed=0):
@@ -60,14 +62,14 @@ def run(quick):
 
     def report():
         with tempfile.TemporaryDirectory() as folder:
-            runs.write_parquet(Path(folder) / "preds.pqt", preds)
+            write_parquet(Path(folder) / "preds.pqt", preds)
             start = time.perf_counter()
             metrics.report(folder, "run", "test", pd.read_parquet(Path(folder) / "preds.pqt"), truth)
             return time.perf_counter() - start
 
     apart = (ours() - theirs()).abs().max(axis=None)
     if not apart <= metrics.TOLERANCE:
-        raise runs.WorkError(f"the two differ by {apart:.1e}")
+        raise WorkError(f"the two differ by {apart:.1e}")
     fast, slow = median_seconds([ours, theirs], repeats)
     whole = float(np.median([report() for _ in range(repeats)]))
     return [{"what": f"6 metrics at 4 k, {n_users:,} users x 100 places", "ours": n_users / fast,
@@ -79,4 +81,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv: run_one("metrics", argv))
+    cli.run(lambda argv: run_one("metrics", argv))

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
 
 TRACKS = 16
 
@@ -86,7 +87,7 @@ class Original:
             self.process.stdin.flush()
             return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, ValueError):
-            raise runs.WorkError("the original library does not run in the environment of MUSICNN_TF_PYTHON; "
+            raise WorkError("the original library does not run in the environment of MUSICNN_TF_PYTHON; "
                                  "make it as python -m bench.musicnn --help says") from None
 
     def __call__(self, paths):
@@ -127,7 +128,7 @@ def compare(path, ours, original):
         taggram = ours.network(inputs, lengths)["taggram"].mean(dim=0).numpy()
     difference = np.abs(taggram - original.ask(path)["taggram"]).max()
     if difference > 1e-3:
-        raise runs.WorkError(f"the taggrams of ours and of the original differ by {difference:.2g}")
+        raise WorkError(f"the taggrams of ours and of the original differ by {difference:.2g}")
     return difference
 
 
@@ -187,4 +188,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv=None: run_one("musicnn", argv))
+    cli.run(lambda argv=None: run_one("musicnn", argv))

@@ -24,7 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 K = 10
@@ -102,7 +104,7 @@ def _split(walk, length, v):
         return Interactions(user, walk[user, at], np.ones(len(user), np.float32), at)
     train = rows(step < length[:, None] - 1)
     if len(np.unique(train.item)) < v:
-        raise runs.WorkError(f"not all of the {v} items occur in train; this world needs more users")
+        raise WorkError(f"not all of the {v} items occur in train; this world needs more users")
     return Split(Path(), np.arange(len(walk)), np.arange(v), v, train, {"test": rows(step == length[:, None] - 1)}, v,
                  "", "ordinal")
 
@@ -139,7 +141,7 @@ class Ours:
 
         from training.sequence_loop import train_epoch
         begin = time.perf_counter()
-        train_epoch(self.training, self.sequences, BATCH, SimpleNamespace(requested=False), runs.Progress(0, "ours"))
+        train_epoch(self.training, self.sequences, BATCH, SimpleNamespace(requested=False), Progress(0, "ours"))
         return time.perf_counter() - begin
 
     def lists(self):
@@ -174,7 +176,7 @@ class Peer:
             self.process.stdin.flush()
             seconds = json.loads(self.process.stdout.readline())
         except (BrokenPipeError, ValueError):
-            raise runs.WorkError("RecTools does not run in the environment of PEERS_PYTHON; make it as "
+            raise WorkError("RecTools does not run in the environment of PEERS_PYTHON; make it as "
                                  "python -m bench.peers --help says") from None
         return self.lists(split, hidden), seconds
 
@@ -212,7 +214,7 @@ def compare(world, name, split, epochs, seeds, peer, best=None):
 
 
 def quality(ours, theirs, best, note):
-    from metrics import mean_and_half_width
+    from evaluation.intervals import mean_and_half_width
     mine = mean_and_half_width(ours)
     note += f"; ours ±{mine[1]:.4f}"
     if theirs:
@@ -278,4 +280,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv=None: run_one("peers", argv))
+    cli.run(lambda argv=None: run_one("peers", argv))

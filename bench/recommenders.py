@@ -14,7 +14,6 @@ embedding of 64 columns. --quick: a generated small one.
 `EASE, inv(G)`: recommenders/ease.py against bench/_ease_inverse.py on generated plays of 1,892 users and 15,344 items
 (--quick: a fifth), seconds until the model stands; scores are compared before a figure is given.
 """
-import importlib
 import json
 import os
 import sys
@@ -22,7 +21,9 @@ import tempfile
 from pathlib import Path
 
 from bench._child import measured
-from harness import registry, runs
+from harness import cli, registry
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_csv, write_json, write_npy, write_parquet
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"music4all": (21_018, 55_262, 5_400_000), "lastfm": (1_892, 17_632, 92_834), "quick": (400, 1_500, 20_000),
@@ -60,7 +61,7 @@ def write_world(workdir, users, items, pairs, dim=64, seed=0):
     import pandas as pd
     rng = np.random.default_rng([seed, 1])
     user, item = draw_pairs(users, items, pairs, seed)
-    runs.write_csv(workdir / "trackid_sorted.csv",
+    write_csv(workdir / "trackid_sorted.csv",
                    pd.DataFrame({"idx": range(items), "trackid": [f"{i:08d}" for i in range(items)]}), index=False)
     tenth = np.maximum(np.bincount(user, minlength=users) // 10, 1)[user]
     place = np.arange(len(user)) - np.searchsorted(user, user)
@@ -69,14 +70,14 @@ def write_world(workdir, users, items, pairs, dim=64, seed=0):
     frame = pd.DataFrame({"user_id": user, "track_id": item, "count": rng.geometric(0.3, len(user)),
                           "timestamp": pd.to_datetime(rng.integers(1_500_000_000, 1_530_000_000, len(user)), unit="s")})
     for name in ("train", "val", "test"):
-        runs.write_parquet(workdir / "data" / f"{name}.pqt", frame[part == name])
-    runs.write_npy(workdir / "embeddings" / "content.npy", rng.normal(size=(items, dim)).astype(np.float32))
-    runs.write_parquet(workdir / "items.pqt", pd.DataFrame({
+        write_parquet(workdir / "data" / f"{name}.pqt", frame[part == name])
+    write_npy(workdir / "embeddings" / "content.npy", rng.normal(size=(items, dim)).astype(np.float32))
+    write_parquet(workdir / "items.pqt", pd.DataFrame({
         "track_id": range(items), "styles": [[f"style {s}"] for s in rng.integers(60, size=items)],
         "artists": [[f"artist {a}"] for a in rng.integers(max(1, items // 8), size=items)]}))
-    runs.write_parquet(workdir / "users.pqt", pd.DataFrame({
+    write_parquet(workdir / "users.pqt", pd.DataFrame({
         "user_id": range(users), "age": rng.integers(16, 60, users), "country": rng.choice(["CZ", "TW", "US"], users)}))
-    runs.write_json(workdir / "dataset.json", {"name": "generated", "time": "real"})
+    write_json(workdir / "dataset.json", {"name": "generated", "time": "real"})
 
 
 # --------------------------------------------------------------------------- processes
@@ -90,7 +91,7 @@ def child(command, limit=None):
 def must(command):
     status, _, said = child(command)
     if status:
-        raise runs.WorkError(f"{' '.join(map(str, command[:3]))} failed: {said}")
+        raise WorkError(f"{' '.join(map(str, command[:3]))} failed: {said}")
 
 
 def make(workdir, size):
@@ -114,17 +115,17 @@ def make_lastfm(workdir):
 
 def modules():
     """{module: what it declares} of every recommender; those that build on others' lists come last."""
-    there = {r.module: r for r in registry.recommenders().values()}
+    there = {r.module.removesuffix(".__main__"): r for r in registry.recommenders().values()}
 
     def builds(name):
-        return any(action.dest == "sources" for action in importlib.import_module(name).build_parser()._actions)
+        return any(action.dest == "sources" for action in registry.load(name).build_parser()._actions)
     return {name: there[name] for name in sorted(there, key=lambda name: (builds(name), name))}
 
 
 def flags_of(name, needs, embedding, timed):
     """Words that a recommender is given beside the defaults, and what to say of them."""
     from experiments.expand import EMBEDDING_FLAGS, argv_of
-    parser = importlib.import_module(name).build_parser()
+    parser = registry.load(name).build_parser()
     there, values = {action.dest for action in parser._actions}, {}
     if "embedding" in needs:
         values = {next(flag for flag in EMBEDDING_FLAGS if flag in there): embedding}
@@ -140,14 +141,14 @@ def measure(name, told, workdir, embedding, size, limit):
     """The row of one recommender on one workspace."""
     out = workdir / "clock.json"
     out.unlink(missing_ok=True)
-    about = runs.read_json(workdir / "dataset.json")
+    about = read_json(workdir / "dataset.json")
     words, note = flags_of(name, told.needs, embedding, about["time"] != "none")
     status, peak, said = child(["-m", "bench._recommender", out, name, *words, "--workdir", workdir], limit)
     row = {"what": f"{name.removeprefix('recommenders.')}, {size}", "unit": "s to fit"}
     if status != 0:
         why = f"stopped after {limit} s" if status is None else said
         return row | {"ours": None, "peak_gib": peak / 2 ** 30, "note": f"no figure: {why} ({peak / 2 ** 30:.2f} GiB)"}
-    clock = runs.read_json(out)
+    clock = read_json(out)
     ranking, users = clock["recommend"]["test"], clock["users"]["test"]
     return row | {"ours": clock["fit"], "recommend_s": ranking, "users": users, "peak_gib": peak / 2 ** 30,
                   "note": f"{note}; ranking {ranking:.3g} s for {users} users; peak {peak / 2 ** 30:.2f} GiB"}
@@ -161,10 +162,10 @@ def measure_ease(size, folder):
     for road in ("ours", "inverse"):
         status, peak[road], said = child(["-m", "bench._ease_inverse", folder / "ease", road, folder / road])
         if status:
-            raise runs.WorkError(f"EASE by {road} failed: {said}")
-        told[road], scores[road] = runs.read_json(folder / f"{road}.json"), np.load(folder / f"{road}.npy")
+            raise WorkError(f"EASE by {road} failed: {said}")
+        told[road], scores[road] = read_json(folder / f"{road}.json"), np.load(folder / f"{road}.npy")
     if not np.allclose(scores["ours"], scores["inverse"], atol=1e-8):
-        raise runs.WorkError(f"the two roads differ by {np.abs(scores['ours'] - scores['inverse']).max():.2g}")
+        raise WorkError(f"the two roads differ by {np.abs(scores['ours'] - scores['inverse']).max():.2g}")
     users, items = told["ours"]["shape"]
     note = (f"{users} users; same scores to 1e-8; peak {peak['ours'] / 2 ** 30:.2f} and "
             f"{peak['inverse'] / 2 ** 30:.2f} GiB")
@@ -184,7 +185,7 @@ def run(quick, names=(), sizes=(), limit=None):
     there = modules()
     unknown = sorted({*names} - {n.removeprefix("recommenders.") for n in there} - {"ease_inverse"})
     if unknown:
-        raise runs.UsageError(f"no recommender {', '.join(unknown)}; there: {', '.join(there)}, ease_inverse")
+        raise UsageError(f"no recommender {', '.join(unknown)}; there: {', '.join(there)}, ease_inverse")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -201,12 +202,12 @@ def run(quick, names=(), sizes=(), limit=None):
 
 def main(argv=None):
     from bench.__main__ import print_rows
-    parser = runs.Parser(prog="bench.recommenders", description=__doc__)
+    parser = cli.Parser(prog="bench.recommenders", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="recommenders, or ease_inverse (default: all)")
     parser.add_argument("--quick", action="store_true", help="a small generated workspace only")
     parser.add_argument("--size", nargs="+", choices=("lastfm", "music4all", "quick"), default=[],
                         help="workspaces (default lastfm music4all)")
-    parser.add_argument("--limit", type=runs.positive, metavar="S",
+    parser.add_argument("--limit", type=cli.positive, metavar="S",
                         help=f"seconds for one recommender (default {LIMITS['lastfm']} on lastfm, "
                              f"{LIMITS['music4all']} on music4all)")
     args = parser.parse_args(argv)
@@ -217,4 +218,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--make"]:
         write_world(Path(sys.argv[2]), *map(int, sys.argv[3:6]))
     else:
-        runs.cli(main)
+        cli.run(main)

@@ -15,7 +15,8 @@ import time
 
 import numpy as np
 
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
 
 USERS, ITEMS, BATCH, NEGATIVES = 21018, 55851, 10000, 20
 
@@ -118,7 +119,7 @@ def check(plain, ours, sample_type):
     loss = shallow.step(ours.training, (anchors, candidates, weight)).item()
     moved = (plain.users.weight - net.user_embeddings).abs().mean().item()
     if abs(loss - expected) > 1e-5 or moved > 1e-5 or not (plain.net[0].weight - net.weight).abs().max() < 3e-3:
-        raise runs.WorkError(f"the two disagree: loss {loss} and {expected}, users apart by {moved}")
+        raise WorkError(f"the two disagree: loss {loss} and {expected}, users apart by {moved}")
 
 
 def compare(dim, sample_type, repeats, ours_batches):
@@ -146,4 +147,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv: run_one("shallow", argv))
+    cli.run(lambda argv: run_one("shallow", argv))

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 from bench._child import measured
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
 ONION = {"plays": 252_984_396, "users": 119_140, "tracks": 56_512}
@@ -134,7 +135,7 @@ def _check(parts, plays, test_date):
              parts["val"]["user_id"].isin(parts["test"]["user_id"]).any(),
              not told.equals(made.groupby("user_id").size().reindex(told.index))]
     if any(leaks):
-        raise runs.WorkError(f"the baseline leaks: {leaks}")
+        raise WorkError(f"the baseline leaks: {leaks}")
 
 
 def ours(folder, out, memory):
@@ -156,7 +157,7 @@ def measure(commands):
     for command in commands:
         child = measured(command)
         if child.status:
-            raise runs.WorkError(f"{' '.join(command)} ended with status {child.status}: {child.said[-500:]}")
+            raise WorkError(f"{' '.join(command)} ended with status {child.status}: {child.said[-500:]}")
         taken.append(child.seconds)
         peak = max(peak, child.peak)
     return taken, peak
@@ -171,14 +172,14 @@ def compare(mine, pandas):
         a, b = pd.read_parquet(mine / f"{part}.pqt"), pd.read_parquet(pandas / f"{part.removeprefix('data/')}.pqt")
         b["timestamp"] = b["timestamp"].astype(a["timestamp"].dtype)
         if not a.equals(b[a.columns].reset_index(drop=True)):
-            raise runs.WorkError(f"the two roads differ in {part}")
+            raise WorkError(f"the two roads differ in {part}")
     facts, about = json.loads((pandas / "facts.json").read_text()), json.loads((mine / "dataset.json").read_text())
     stats = json.loads((mine / "data" / "split.json").read_text())["stats"]
     same = [facts["log"] == about["request"]["log"], facts["unknown"] == about["counts"]["unknown_plays"],
             facts["unknown_ids"] == about["counts"]["unknown_tracks"],
             *(facts[name] == list(stats[name.title()].values()) for name in ("train", "val", "test"))]
     if not all(same):
-        raise runs.WorkError(f"the two roads differ in their counts: {same}")
+        raise WorkError(f"the two roads differ in their counts: {same}")
 
 
 def run(quick):
@@ -222,7 +223,7 @@ def run_full():
 
 def main(argv=None):
     from bench.__main__ import print_rows
-    parser = runs.Parser(prog="bench.splits", description=__doc__)
+    parser = cli.Parser(prog="bench.splits", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a million plays")
     parser.add_argument("--full", action="store_true", help="a log of Onion's size, ours only (about 15 minutes)")
     args = parser.parse_args(argv)
@@ -230,4 +231,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
 
 
 def world(n_users, n_items=55262, dim=200, seed=0):
@@ -51,7 +52,7 @@ def run(quick):
     split, users, items = world(n_users)
     same = (by_topk(split, users, items, k) == by_faiss(split, users, items, k)).mean()
     if same < 0.999:  # rounding may swap neighbours of nearly equal score
-        raise runs.WorkError(f"the two roads agree on only {same:.4f} of the places")
+        raise WorkError(f"the two roads agree on only {same:.4f} of the places")
     times = {by_topk: [], by_faiss: []}
     for _ in range(repeats):
         for road, taken in times.items():
@@ -65,4 +66,4 @@ def run(quick):
 
 if __name__ == "__main__":
     from bench.__main__ import run_one
-    runs.cli(lambda argv: run_one("topk", argv))
+    cli.run(lambda argv: run_one("topk", argv))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 
 def beyond(lists, catalogue, share, ks):

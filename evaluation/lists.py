@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.runs import UsageError, WorkError
+from harness import runs
+from harness.errors import UsageError, WorkError
 
 
 @dataclass
@@ -141,3 +142,29 @@ def read_frame(path, columns):
         return pd.read_csv(path, sep=separator, usecols=list(columns))
     except (ValueError, OSError) as e:  # pyarrow's and pandas' own errors are among these
         raise WorkError(f"{path} cannot be read as {kind} ({str(e).splitlines()[0]})") from None
+
+
+def saved_lists(workdir, names):
+    """Saved lists of the named runs, or of all: [(run, part, path)] in order of run and part.
+
+    A file's name is {run}_{part}: x_cold_test is the cold test of x, unless there is a run x_cold.
+    """
+    known = {name for name, _ in runs.find_runs(workdir)}
+    jobs = []
+    for path in sorted((workdir / "preds").glob("*.pqt")):
+        ways = [(path.stem.removesuffix(f"_{part}"), part) for part in sorted(runs.PART_ORDER, key=len, reverse=True)
+                if path.stem.endswith(f"_{part}") and not path.name.startswith(".")]
+        if ways:
+            jobs.append((*next((way for way in ways if way[0] in known), ways[0]), path))
+    there = sorted({run for run, _, _ in jobs})
+    if not there:
+        raise UsageError(f"no saved recommendations in {workdir / 'preds'}; run a recommender first, "
+                         "or name two files with --preds and --truth")
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        import difflib
+        near = difflib.get_close_matches(unknown[0], there, n=3, cutoff=0.4) or there[:3]
+        raise UsageError(f"no saved recommendations of a run {unknown[0]!r}; there are {len(there)} runs, "
+                         f"among them {', '.join(near)}")
+    return sorted((job for job in jobs if not names or job[0] in names),
+                  key=lambda job: (job[0], runs.PART_ORDER.index(job[1])))

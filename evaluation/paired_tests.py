@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 LEVEL = 0.05
 RESAMPLES = 10_000

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.intervals import mean_and_half_width
 from harness import runs
-from harness.runs import UsageError, WorkError
-from metrics import mean_and_half_width
+from harness.errors import UsageError, WorkError
 
 REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that tell repeats or representations apart
 

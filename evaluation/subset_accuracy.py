@@ -14,18 +14,78 @@ right before it, plays of known songs included, which is what the source counts.
 of known songs has no held-out pair, so no row in the metrics, and is left out of both. metrics.py writes the files
 anew without both.
 """
+import sys
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+import numpy as np
+
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+
+
+class Negatives:
+    """Uniform draws from a catalogue, never a song the user knows, never one twice for a point.
+
+    known: int64 (P,) users and (P,) songs that are never drawn; a point's label must be among them
+    """
+
+    def __init__(self, catalogue, n_songs, users, songs):
+        self.catalogue, self.n_songs = catalogue, n_songs
+        self.known = np.unique(users * n_songs + songs)
+
+    def left(self, users):
+        """How many songs each of `users` (b,) has left to draw, int64 (b,)."""
+        inside = self.known[np.isin(self.known % self.n_songs, self.catalogue)]
+        taken = np.bincount(inside // self.n_songs, minlength=int(users.max(initial=0)) + 1)
+        return len(self.catalogue) - taken[users]
+
+    def enough(self, users, size, what):
+        """Which of `users` (b,) have size - 1 songs left, bool (b,); tells of the others.
+
+        what: the name of the b points. Raises WorkError where nobody is left.
+        """
+        left = self.left(users)
+        enough = left >= size - 1
+        if len(users) and not enough.any():
+            mend = (f"use at most --subset-size {left.max() + 1}" if left.any() else
+                    "keep more songs, or fewer plays for each of them")
+            raise WorkError(f"--subset-size {size} needs {size - 1} unknown songs, but of the catalogue's "
+                            f"{len(self.catalogue)} the users of the {what} have at most {left.max()} left; {mend}")
+        if not enough.all():
+            print(f"--subset-size {size}: {(~enough).sum()} of {len(users)} {what} left out, because their "
+                  f"{len(np.unique(users[~enough]))} users have fewer than {size - 1} unknown songs left",
+                  file=sys.stderr)
+        return enough
+
+    def draw(self, users, n, generator):
+        """Song codes (b, n) for users (b,); needs left(users) >= n for all of them."""
+        found = generator.choice(self.catalogue, (len(users), n))
+        todo = np.arange(len(users))
+        while len(todo) and n:
+            keys = (users[todo, None] * self.n_songs + found[todo])
+            place = np.minimum(np.searchsorted(self.known, keys), len(self.known) - 1)
+            wrong = self.known[place] == keys
+            for j in range(1, n):
+                wrong[:, j] |= (found[todo, :j] == found[todo, j:j + 1]).any(1)
+            todo, wrong = todo[wrong.any(1)], wrong[wrong.any(1)]
+            again = found[todo]
+            again[wrong] = generator.choice(self.catalogue, int(wrong.sum()))
+            found[todo] = again
+        return found
+
+
+def first_wins(values):
+    """For each row of (b, C): 1 / n where the first value is the largest, shared by n; 0 where it is not or is NaN."""
+    best = values == values.max(1, keepdims=True)
+    return best[:, 0] / np.maximum(best.sum(1), 1)
 
 
 def build_parser():
-    parser = runs.Parser(prog="subset_accuracy.py", description=__doc__)
+    parser = cli.Parser(prog="subset_accuracy.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs to evaluate (default: all with saved lists)")
-    parser.add_argument("--subset-size", type=runs.positive, default=5, metavar="N",
+    parser.add_argument("--subset-size", type=cli.positive, default=5, metavar="N",
                         help="songs that a test song is chosen from: itself and sampled others (default 5)")
-    runs.common_flags(parser, overwrite=False)
+    cli.common_flags(parser, overwrite=False)
     return parser
 
 
@@ -35,9 +95,7 @@ def subsets(split, part, size, seed):
     A pair's own song stands first. Pairs of users who have fewer than size - 1 unknown songs left in the catalogue
     are left out and counted on stderr; a WorkError where none is left.
     """
-    import numpy as np
 
-    from recommenders.dtnmr.model import Negatives
     pairs, catalogue = split.part(part), split.candidates(part)
     known = [split.train, *split.others.values()]
     negatives = Negatives(np.arange(catalogue.start, catalogue.stop), split.n_items,
@@ -52,11 +110,9 @@ def accuracy(preds, split, part, rows, songs):
 
     preds: frame `user_id, track_id, rank`; rows (n,) of the part and item codes (n, size) as `subsets` makes them
     """
-    import numpy as np
     import pandas as pd
 
     from evaluation.lists import read_lists
-    from recommenders.dtnmr.training import first_wins
     users, user = np.unique(split.part(part).user[rows], return_inverse=True)
     found = read_lists(preds, split.users[users])
     place = found.find(np.repeat(user, songs.shape[1]), split.tracks[songs.ravel()]).reshape(songs.shape)
@@ -72,14 +128,14 @@ def add_column(workdir, run, part, name, values):
     """
     import pandas as pd
 
-    import metrics
+    from evaluation.files import write_metrics
     path = Path(workdir) / "metrics" / f"{run}_{part}.csv"
     if not (path.exists() and path.with_suffix(".pqt").exists()):
         raise WorkError(f"{path} or its .pqt is gone; python metrics.py {run} makes them again")
     of_users = pd.read_parquet(path.with_suffix(".pqt")).set_index("user_id")
     means = pd.read_csv(path, index_col=0).loc["mean"]
     whole = {c: means[c] for c in means.index if c not in of_users and c != name}
-    return metrics.write(path, of_users.assign(**{name: values.reindex(of_users.index)}), whole)[name]
+    return write_metrics(path, of_users.assign(**{name: values.reindex(of_users.index)}), whole)[name]
 
 
 def main(argv=None):
@@ -88,10 +144,9 @@ def main(argv=None):
         raise UsageError("--subset-size counts the song and at least one other, so at least 2, not 1")
     if args.seed < 0:
         raise UsageError(f"--seed must be at least 0, not {args.seed}")
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
-    from evaluation.lists import read_frame
-    from metrics import saved_lists
+    from evaluation.lists import read_frame, saved_lists
     jobs, split, name, drawn = saved_lists(workdir, args.names), dataset.load(workdir), f"@{args.subset_size}", {}
     for run, part, path in jobs:
         if part not in split.parts:
@@ -105,4 +160,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -11,7 +11,8 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import runs
+from harness.errors import UsageError
+from harness.files import read_json
 from harness.registry import load, module_name
 
 TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -66,7 +67,7 @@ def truth(flag, value):
     text = str(value).lower()
     if text in TRUE | FALSE:
         return text in TRUE
-    raise runs.UsageError(f"--{flag} is a switch; expected on or off, not {value}")
+    raise UsageError(f"--{flag} is a switch; expected on or off, not {value}")
 
 
 def action_of(parser, flag):
@@ -77,7 +78,7 @@ def action_of(parser, flag):
         if not action.option_strings and action.dest == flag.replace("-", "_"):
             return action
     known = sorted(o for a in parser._actions for o in a.option_strings if o.startswith("--") and o != "--help")
-    raise runs.UsageError(f"{parser.prog} has no flag --{flag}; it has {' '.join(known)}")
+    raise UsageError(f"{parser.prog} has no flag --{flag}; it has {' '.join(known)}")
 
 
 def argv_of(parser, places, values):
@@ -95,11 +96,11 @@ def argv_of(parser, places, values):
             flags += [f"--{flag}"] if truth(flag, value) else []
             continue
         if value is True:
-            raise runs.UsageError(f"--{flag} needs a value")
+            raise UsageError(f"--{flag} needs a value")
         several = action is None or action.nargs is not None
         words = str(value).split() if several and not isinstance(value, (list, tuple)) else words_of(value)
         if not several and len(words) > 1:
-            raise runs.UsageError(f"--{flag} takes one value, not {', '.join(words)}; lists belong into the grid")
+            raise UsageError(f"--{flag} takes one value, not {', '.join(words)}; lists belong into the grid")
         if action is not None and not action.option_strings:
             first += words
         elif len(words) == 1 and words[0].startswith("-"):
@@ -125,9 +126,9 @@ def parse(cell):
             return reader(list(cell.argv))
     except SystemExit:
         sentence = said.getvalue().strip().partition(": ")
-        raise runs.UsageError(f"{cell}: {sentence[2] or sentence[0]}") from None
-    except runs.UsageError as e:
-        raise runs.UsageError(f"{cell}: {e}") from None
+        raise UsageError(f"{cell}: {sentence[2] or sentence[0]}") from None
+    except UsageError as e:
+        raise UsageError(f"{cell}: {e}") from None
 
 
 def cells(block, workdir):
@@ -139,7 +140,7 @@ def cells(block, workdir):
     lists = {name: spread(name, value, workdir) for name, value in block.grid.items()}
     empty = [name for name, values in lists.items() if not values]
     if empty:
-        raise runs.UsageError(f"--{empty[0]} has no values")
+        raise UsageError(f"--{empty[0]} has no values")
     made = []
     for combination in itertools.product(*lists.values()):
         values = {**dict(zip(lists, combination, strict=True)), **block.fixed, "workdir": str(workdir)}
@@ -156,7 +157,7 @@ def spread(name, value, workdir):
         return values
     there = embeddings_in(workdir)
     if not there:
-        raise runs.UsageError(f"--{name} all: there are no embeddings in {Path(workdir) / 'embeddings'} yet; name them")
+        raise UsageError(f"--{name} all: there are no embeddings in {Path(workdir) / 'embeddings'} yet; name them")
     return [v for value in values for v in (there if value == "all" else [value])]
 
 
@@ -183,7 +184,7 @@ def impossible(cell, workdir):
             return f"no embedding {' '.join(lacking)} here; there are {', '.join(there) or 'none'}".replace("  ", " ")
     about = workdir / "dataset.json"
     if "order" in needs and getattr(args, "order", "time") == "time" and about.exists():
-        if runs.read_json(about).get("time") == "none":
+        if read_json(about).get("time") == "none":
             return "it needs the order of plays, and this data has none; add --order count"
     if "features" in needs and not any((workdir / f"{f}.pqt").exists() for f in ("items", "users")):
         return "it needs features of tracks or users, and there is neither items.pqt nor users.pqt"

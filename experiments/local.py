@@ -14,7 +14,8 @@ import traceback
 from pathlib import Path
 
 from experiments.expand import impossible, load
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.progress import EXIT_RESUMABLE, StopRequest, stop_here
 
 
 def say(text):
@@ -34,7 +35,7 @@ def possible(made, workdir):
             say(f"  and {len(group) - 5} more")
     rest = [c for c in made if not reasons[c]]
     if not rest:
-        raise runs.UsageError(f"no cell of {len(made)} can run in {workdir}; the reasons are above")
+        raise UsageError(f"no cell of {len(made)} can run in {workdir}; the reasons are above")
     return rest
 
 
@@ -49,9 +50,9 @@ def run_cell(cell):
         return (status or 0, f"ended with status {status}" if status else "")
     except SystemExit as e:
         return (e.code if isinstance(e.code, int) else int(bool(e.code)), f"ended with status {e.code}")
-    except runs.UsageError as e:
+    except UsageError as e:
         return 2, " ".join(str(e).split())
-    except (runs.WorkError, MemoryError, OSError) as e:
+    except (WorkError, MemoryError, OSError) as e:
         return 1, " ".join(str(e).split()) or type(e).__name__
     except Exception as e:
         at = traceback.extract_tb(e.__traceback__)[-1]
@@ -74,8 +75,8 @@ def one_by_one(made, stop):
         start = time.monotonic()
         say(str(cell))
         status, sentence = run_cell(cell)
-        if status == runs.EXIT_RESUMABLE or stop.requested:
-            runs.stop_here("grid")
+        if status == EXIT_RESUMABLE or stop.requested:
+            stop_here("grid")
         yield cell, status, sentence, time.monotonic() - start
 
 
@@ -127,7 +128,7 @@ def side_by_side(made, stop, jobs):
                 for child in multiprocessing.active_children():
                     child.terminate()  # SIGTERM: the cells save and end
                 pool.shutdown()
-                runs.stop_here("grid")
+                stop_here("grid")
             for future in ended:
                 try:
                     status, sentence = future.result()
@@ -138,7 +139,7 @@ def side_by_side(made, stop, jobs):
 
 def run_stage(made, jobs):
     """Run cells, count aloud. Returns the failed ones with their sentences."""
-    failed, begun, stop = [], time.monotonic(), runs.StopRequest()
+    failed, begun, stop = [], time.monotonic(), StopRequest()
     ended = one_by_one(made, stop) if jobs == 1 else side_by_side(made, stop, jobs)
     try:
         for n, (cell, status, sentence, seconds) in enumerate(ended, 1):

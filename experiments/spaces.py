@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.runs import UsageError
+from harness.errors import UsageError
 
 
 @dataclass

@@ -2,7 +2,7 @@
 import numpy as np
 
 from exploration.words import count, name, share, table
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 TITLE = "Sizes"
 PARTS = ("train", "val", "test", "cold_test")
@@ -36,7 +36,7 @@ def _split(work):
     """{part: {pairs, users, tracks}} of data/; WorkError for a file that is no part of a split."""
     import duckdb
 
-    from preprocess.protocols import quoted
+    from harness.files import quoted
     found = {}
     for part in PARTS:
         path = work.path / "data" / f"{part}.pqt"

@@ -1,7 +1,7 @@
 """The numbers and figures of a report once more, for those who look at TensorBoard or Weights & Biases."""
 import html
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 
 def flat(value, tag=""):

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-from harness import runs
+from harness.errors import WorkError
+from harness.files import checksum, read_json
 from harness.metadata import read_table
-from harness.runs import WorkError
 from preprocess import protocols
 
 
@@ -81,7 +81,7 @@ class Workspace:
 
     @cached_property
     def checksum(self):
-        return runs.checksum(self.path / "trackid_sorted.csv")
+        return checksum(self.path / "trackid_sorted.csv")
 
 
 def plays_of(workdir):
@@ -103,7 +103,7 @@ def opened(workdir, memory, spill, **settings):
     ids, _ = dataset.read_tracks(workdir)
     plays, split_only = plays_of(workdir)
     manifest = workdir / "dataset.json"
-    about = runs.read_json(manifest) if manifest.exists() else {}
+    about = read_json(manifest) if manifest.exists() else {}
     if about.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that making plays.pqt was interrupted; run 0_get_plays_pqt.py again")
     columns, timed = protocols.inspect(plays)

@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 
 from extract_item_embeddings.engine import extraction
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
+from harness.machine import free_memory
 
 FOLDER = Path(__file__).parent
 DOOR = re.compile(r"^ +(?:return )?extraction\.main\((\w+), __doc__", re.MULTILINE)
@@ -55,7 +57,7 @@ def show():
     print("\nwithout audio:")
     for path in sorted(FOLDER.glob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if path != Path(__file__) and "runs.cli(main)" in text and not DOOR.search(text):
+        if path != Path(__file__) and "cli.run(main)" in text and not DOOR.search(text):
             print(f"  {path.name}  {text.partition(chr(10))[0].strip(chr(34))}")
 
 
@@ -66,12 +68,12 @@ def task(word, shared, kinds):
     try:
         script, *flags = shlex.split(word)
     except ValueError as e:
-        raise runs.UsageError(f"{word!r} is no backend with flags ({e})") from None
+        raise UsageError(f"{word!r} is no backend with flags ({e})") from None
     by_name = {kind.NAME: kind for kind in kinds.values()}
     kind = kinds.get(script) or by_name.get(script)
     if kind is None:
-        raise runs.UsageError(f"no backend {script!r}; there are {', '.join(kinds)}")
-    parser = runs.Parser(prog=f"{Path(sys.argv[0]).name}: {script}", usage=argparse.SUPPRESS)
+        raise UsageError(f"no backend {script!r}; there are {', '.join(kinds)}")
+    parser = cli.Parser(prog=f"{Path(sys.argv[0]).name}: {script}", usage=argparse.SUPPRESS)
     extraction.own_flags(parser, kind)
     args = argparse.Namespace(**{**vars(shared), **vars(parser.parse_args(flags))})
     extraction.check(args)
@@ -95,29 +97,29 @@ def room_for(tasks, device):
     """Bytes free where the models will be; asked only when there are models."""
     if not any(each.backend.memory() for each in tasks):
         return 0
-    place = runs.pick_device(device)
+    place = cli.pick_device(device)
     if place.type == "cuda":
         import torch
         return torch.cuda.mem_get_info(place)[0]
-    return runs.free_memory()
+    return free_memory()
 
 
 def main(argv=None):
-    parser = runs.Parser(prog="extract_item_embeddings", description=__doc__)
+    parser = cli.Parser(prog="extract_item_embeddings", description=__doc__)
     parser.add_argument("backend", nargs="*", help="script or embedding, with flags of its own as one quoted word")
     parser.add_argument("--list", action="store_true", help="print the table of backends: ready, or what is missing")
     extraction.shared_flags(parser)
-    runs.common_flags(parser, seed=False, device=True)
+    cli.common_flags(parser, seed=False, device=True)
     args = parser.parse_args(argv)
     if args.list:
         return show()
     if not args.backend:
-        raise runs.UsageError("name one backend or several, or --list them")
+        raise UsageError("name one backend or several, or --list them")
     kinds = backends()
     tasks = [task(word, args, kinds) for word in args.backend]
     names = [each.name for each in tasks]
     if twice := next((n for n in names if names.count(n) > 1), None):
-        raise runs.UsageError(f"two of these would write embeddings/{twice}.npy; give one a --name")
+        raise UsageError(f"two of these would write embeddings/{twice}.npy; give one a --name")
     if args.merge:
         return extraction.run(tasks)
     for each in tasks:
@@ -132,4 +134,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

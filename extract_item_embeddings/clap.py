@@ -19,7 +19,9 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 import numpy as np
 
 from extract_item_embeddings.engine import audio, extraction, pretrained, weights
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import read_json
 
 # the commit is the one at which other public projects pin the weights
 SOURCE = weights.Source("laion/larger_clap_music", "a0b4534a14f58e20944452dff00a22a06ce629d1", "pytorch_model.bin",
@@ -41,15 +43,15 @@ class CLAP(pretrained.Pretrained):
 
     def sizes(self):
         """Read both configurations; what is not heard in windows of 10 s at 48 kHz is refused."""
-        config = runs.read_json(self.files.beside["config.json"])
+        config = read_json(self.files.beside["config.json"])
         self.config = {k: config[k] for k in ("audio_config", "projection_dim", "projection_hidden_act") if k in config}
-        self.mel = runs.read_json(self.files.beside["preprocessor_config.json"])
+        self.mel = read_json(self.files.beside["preprocessor_config.json"])
         self.dim = config.get("projection_dim", self.DIM)
         if config.get("audio_config", {}).get("enable_fusion"):
-            raise runs.WorkError(f"{self.files.beside['config.json']} asks for the fusion of several crops, some of "
+            raise WorkError(f"{self.files.beside['config.json']} asks for the fusion of several crops, some of "
                                  "them random; weights without it are expected, such as laion/larger_clap_music")
         if self.mel.get("sampling_rate", 48000) != self.SAMPLE_RATE or self.mel.get("max_length_s", 10) != self.WINDOW:
-            raise runs.WorkError(f"{self.files.beside['preprocessor_config.json']} is not for 10 s at 48,000 Hz")
+            raise WorkError(f"{self.files.beside['preprocessor_config.json']} is not for 10 s at 48,000 Hz")
 
     def build(self):
         from transformers import ClapAudioModelWithProjection, ClapConfig
@@ -95,4 +97,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -17,7 +17,9 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 import numpy as np
 
 from extract_item_embeddings.engine import extraction, pretrained, weights
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import read_json
 
 # no commit of these weights could be established, so the branch is named; the json records what it stood for
 SOURCE = weights.Source("lpepino/encodecmae-base", "main", "model.pt", "MIT")
@@ -39,10 +41,10 @@ class EnCodecMAE(pretrained.Pretrained):
         self.dim = self.state["projector.weight"].shape[0]
         self.depth = 1 + max(int(k.split(".")[1]) for k in self.state if k.startswith("layers."))
         config = self.files.weights.parent / "config.json"
-        heads = runs.read_json(config).get("num_heads") if config.is_file() else None
+        heads = read_json(config).get("num_heads") if config.is_file() else None
         self.heads = heads or max(self.dim // HEAD, 1)
         if self.dim % self.heads:
-            raise runs.WorkError(f"{config} gives num_heads {self.heads}, which does not divide {self.dim} channels")
+            raise WorkError(f"{config} gives num_heads {self.heads}, which does not divide {self.dim} channels")
 
     def request(self):
         return {**super().request(), "heads": self.heads}
@@ -73,4 +75,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

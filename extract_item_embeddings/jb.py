@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from extract_item_embeddings.engine import extraction, pretrained, worker
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import checksum
 
 CONTEXT = 1048576        # samples: 8192 tokens of 128
 PUBLISHED_SECONDS = 24
@@ -72,14 +74,14 @@ class Jukebox(worker.Remote):
     def weights_of(self):
         folder = Path(self.args.weights or self.WEIGHTS).expanduser()
         if absent := [name for name in FILES if not (folder / name).is_file()]:
-            raise runs.WorkError(f"{folder} has no {' and no '.join(absent)}; fetch {URL}{absent[0]} into it, or name "
+            raise WorkError(f"{folder} has no {' and no '.join(absent)}; fetch {URL}{absent[0]} into it, or name "
                                  "the folder with --weights")
         return folder
 
     def request(self):
         folder, a = self.weights_of(), self.args
         return {"weights": {"id": "Jukebox 5b", "revision": None, "licence": self.LICENCE,
-                            "checksum": {name: runs.checksum(folder / name) for name in FILES}},
+                            "checksum": {name: checksum(folder / name) for name in FILES}},
                 "variant": "5b", "layer": a.layer, "precision": a.precision, "as_published": a.as_published}
 
     def settings(self):
@@ -112,4 +114,4 @@ def main(argv=None):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         worker.serve(start, sys.argv[2])
-    runs.cli(main)
+    cli.run(main)

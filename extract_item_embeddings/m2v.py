@@ -18,7 +18,8 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 import numpy as np
 
 from extract_item_embeddings.engine import extraction, pretrained, weights
-from harness import runs
+from harness import cli
+from harness.files import read_json
 
 # no commit of these weights could be established, so the branch is named; the json records what it stood for
 SOURCE = weights.Source("m-a-p/music2vec-v1", "main", "pytorch_model.bin", "CC BY-NC 4.0", ("config.json",))
@@ -50,7 +51,7 @@ class Music2Vec(pretrained.Pretrained):
         return {**super().request(), "normalised": not self.args.as_published, "as_published": self.args.as_published}
 
     def sizes(self):
-        config = runs.read_json(self.files.beside["config.json"])
+        config = read_json(self.files.beside["config.json"])
         self.config = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
         self.dim, self.depth = config["hidden_size"], config["num_hidden_layers"]
 
@@ -78,4 +79,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -16,7 +16,9 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from extract_item_embeddings.engine import extraction, pretrained, weights
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import read_json
 
 # the commits are those at which other public projects pin the weights
 SOURCES = {
@@ -53,10 +55,10 @@ class MERT(pretrained.Pretrained):
 
     def sizes(self):
         """Read the configuration; what MERT's own code would do differently from HuBERT is refused."""
-        config = runs.read_json(self.files.beside["config.json"])
+        config = read_json(self.files.beside["config.json"])
         added = [k for k in ("feature_extractor_cqt", "deepnorm") if config.get(k)]
         if added:
-            raise runs.WorkError(f"{self.files.beside['config.json']} asks for {' and '.join(added)}, which a plain "
+            raise WorkError(f"{self.files.beside['config.json']} asks for {' and '.join(added)}, which a plain "
                                  "HuBERT has not; the weights of MERT v1 are expected")
         self.config = {k: v for k, v in config.items() if k not in ("model_type", "auto_map", "architectures")}
         self.dim, self.depth = config["hidden_size"], config["num_hidden_layers"]
@@ -76,4 +78,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

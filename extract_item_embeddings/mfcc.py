@@ -18,7 +18,7 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 import numpy as np
 
 from extract_item_embeddings.engine import extraction
-from harness import runs
+from harness import cli
 
 COEFFICIENTS = 13
 
@@ -60,4 +60,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -20,7 +20,9 @@ import math
 import numpy as np
 
 from extract_item_embeddings.engine import extraction, pretrained, weights
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import read_json
 
 COMMIT = "546287d5e3e9ea5b42a4135d1dbca96ac12a0a9c"  # at which another public project pins the weights
 SOURCES = {
@@ -38,7 +40,7 @@ def statistics(path, table):
     except (KeyError, TypeError, ValueError):
         mean = std = float("nan")
     if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
-        raise runs.WorkError(f"{path} does not give melspec_2048_mean and a positive melspec_2048_std, with which the "
+        raise WorkError(f"{path} does not give melspec_2048_mean and a positive melspec_2048_std, with which the "
                              "log-mel is z-scored")
     return mean, std
 
@@ -61,10 +63,10 @@ class MusicFM(pretrained.Pretrained):
         super().__init__(args)
         if args.as_published:
             if not 0 < args.seconds <= self.WINDOW:
-                raise runs.UsageError(f"--as-published gives 25 values per second of one window; --seconds "
+                raise UsageError(f"--as-published gives 25 values per second of one window; --seconds "
                                       f"{args.seconds:g} is not between 0 and {self.WINDOW:g}")
             if args.frames:
-                raise runs.UsageError("--as-published averages the channels of each frame, so there are no --frames")
+                raise UsageError("--as-published averages the channels of each frame, so there are no --frames")
             self.POOLING = "mean over channels"
 
     def suffix(self):
@@ -84,7 +86,7 @@ class MusicFM(pretrained.Pretrained):
     def sizes(self):
         from extract_item_embeddings.networks import conformer
         path = self.files.beside[self.source().beside[0]]
-        self.statistics = statistics(path, runs.read_json(path))
+        self.statistics = statistics(path, read_json(path))
         self.state = weights.read(self.files.weights)
         self.shape = conformer.sizes(self.state, self.files.weights)
         self.dim, self.depth = self.shape["dim"], self.shape["depth"]
@@ -108,7 +110,7 @@ class MusicFM(pretrained.Pretrained):
         for key, ours in ((f"{FRONT}spectrogram.window", mel.window), (f"{FRONT}mel_scale.fb", mel.filters)):
             if key in self.state and (self.state[key].shape != ours.shape
                                       or (self.state[key].float() - ours).abs().max() > 1e-4):
-                raise runs.WorkError(f"{self.files.weights} was made for another spectrogram: {key} differs from the "
+                raise WorkError(f"{self.files.weights} was made for another spectrogram: {key} differs from the "
                                      "Hann window of 2048 and the HTK filters of MusicFM")
 
     def place(self):
@@ -130,4 +132,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from extract_item_embeddings.engine import extraction, worker
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import checksum
 
 HOP, BANDS = 160, 96            # samples per frame, mel bands
 SLICE, EVERY = 300, 200         # frames
@@ -78,20 +80,20 @@ class Mule(worker.Remote):
         path = path / "model.keras" if path.is_dir() else path
         fetch = f"fetch supporting_data/model/model.keras (251,054,764 bytes) of {SOURCE} with git lfs"
         if not path.is_file():
-            raise runs.WorkError(f"{path} is not there; {fetch}, and put it there or name it with --weights")
+            raise WorkError(f"{path} is not there; {fetch}, and put it there or name it with --weights")
         with open(path, "rb") as f:
             if f.read(len(POINTER)) == POINTER:
-                raise runs.WorkError(f"{path} is only a pointer to the weights; {fetch}")
+                raise WorkError(f"{path} is only a pointer to the weights; {fetch}")
         return path
 
     def request(self):
         path = self.weights_of()
-        checksum = runs.checksum(path)
-        if not self.args.weights and checksum != CHECKSUM:
-            raise runs.WorkError(f"{path} is not the file that was published (its sha256 should be {CHECKSUM}); "
+        digest = checksum(path)
+        if not self.args.weights and digest != CHECKSUM:
+            raise WorkError(f"{path} is not the file that was published (its sha256 should be {CHECKSUM}); "
                                  "--weights uses a file of your own")
-        return {"weights": {"id": SOURCE, "revision": COMMIT if checksum == CHECKSUM else "given by --weights",
-                            "licence": self.LICENCE, "checksum": checksum},
+        return {"weights": {"id": SOURCE, "revision": COMMIT if digest == CHECKSUM else "given by --weights",
+                            "licence": self.LICENCE, "checksum": digest},
                 "variant": None, "layer": None, "as_published": self.args.as_published}
 
     def prepare(self, samples):
@@ -119,4 +121,4 @@ def main(argv=None):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
         worker.serve(start, sys.argv[2])
-    runs.cli(main)
+    cli.run(main)

@@ -19,7 +19,9 @@ import numpy as np
 
 from extract_item_embeddings import mfm
 from extract_item_embeddings.engine import extraction, pretrained, weights
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import read_json
 
 # the commits are those at which other public projects pin the weights
 MUQ = weights.Source("OpenMuQ/MuQ-large-msd-iter", "0562a57814f6f8bbd9fdea0a25921a2fce1a841a", "model.safetensors",
@@ -46,7 +48,7 @@ class MuQ(pretrained.Pretrained):
             self.NAME, self.DIM, self.WINDOW, self.POOLING = "muq_mulan", 512, 10.0, "mean of unit vectors of clips"
             self.LAYERED = False
             if args.layer != "last":
-                raise runs.UsageError(f"--layer {args.layer} is for MuQ; --mulan has one output, the joint space")
+                raise UsageError(f"--layer {args.layer} is for MuQ; --mulan has one output, the joint space")
         super().__init__(args)
 
     def source(self):
@@ -61,7 +63,7 @@ class MuQ(pretrained.Pretrained):
     def sizes(self):
         from extract_item_embeddings.networks import conformer
         path = self.files.beside["config.json"]
-        config = runs.read_json(path)
+        config = read_json(path)
         self.statistics = mfm.statistics(path, config.get("stat") or (MSD if self.args.mulan else {}))
         self.state = weights.read(self.files.weights)
         if self.args.mulan:
@@ -78,7 +80,7 @@ class MuQ(pretrained.Pretrained):
             self.heard = config.get("audio_model", {}).get("use_layer_idx", -1)  # which of MuQ's states the tower hears
             self.dim = self.state["mulan.audio_to_latents.weight"].shape[0]
         except (KeyError, TypeError, ValueError) as e:
-            raise runs.WorkError(f"{self.files.weights} with {path.name} is not MuQ-MuLan: it misses {e}") from None
+            raise WorkError(f"{self.files.weights} with {path.name} is not MuQ-MuLan: it misses {e}") from None
         self.size = round(self.WINDOW * self.SAMPLE_RATE)
         tower = {k[len(AUDIO):]: v for k, v in self.state.items()
                  if k.startswith(AUDIO) and not k.startswith("mulan.audio.model.")}
@@ -132,4 +134,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

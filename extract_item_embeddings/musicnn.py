@@ -23,7 +23,9 @@ import numpy as np
 
 from extract_item_embeddings.engine import extraction
 from extract_item_embeddings.networks import tf_checkpoint
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 
 FRAMES, BANDS, HOP, FFT = 187, 96, 256, 512
 PART = 4  # patches that one thread takes at a time
@@ -36,11 +38,11 @@ def checkpoint(variant):
     try:
         package = importlib.metadata.distribution("musicnn")
     except importlib.metadata.PackageNotFoundError:
-        raise runs.WorkError(f"the package musicnn, which carries the weights, is not installed; {INSTALL}") from None
+        raise WorkError(f"the package musicnn, which carries the weights, is not installed; {INSTALL}") from None
     folder = package.locate_file(f"musicnn/{variant}")
     for name in (".index", ".data-00000-of-00001"):
         if not folder.joinpath(name).is_file():
-            raise runs.WorkError(f"{folder} has no {name}; install the package again: {INSTALL}")
+            raise WorkError(f"{folder} has no {name}; install the package again: {INSTALL}")
     return f"{folder}/", package.version
 
 
@@ -51,7 +53,7 @@ def read_weights(prefix):
     found = {name: array.shape for name, array in weights.items()}
     if found != expected:
         wrong = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
-        raise runs.WorkError(f"the weights {prefix} are not those of MusiCNN: {wrong[0]} has shape "
+        raise WorkError(f"the weights {prefix} are not those of MusiCNN: {wrong[0]} has shape "
                              f"{found.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} such variables)")
     return weights
 
@@ -95,7 +97,7 @@ class MusiCNN(extraction.Backend):
     def __init__(self, args):
         super().__init__(args)
         if args.as_published and args.layer != "penultimate":
-            raise runs.UsageError("--as-published concerns the penultimate layer only; the package "
+            raise UsageError("--as-published concerns the penultimate layer only; the package "
                                   f"averages {args.layer} correctly")
         if args.as_published:
             self.POOLING = "first window"
@@ -112,14 +114,14 @@ class MusiCNN(extraction.Backend):
     def missing(self):
         try:
             checkpoint(self.args.variant)
-        except runs.WorkError:
+        except WorkError:
             return f"package musicnn ({INSTALL})"
         return super().missing()
 
     def request(self):
         prefix, version = checkpoint(self.args.variant)
         return {"weights": {"id": f"musicnn/{self.args.variant}", "revision": version, "licence": self.LICENCE,
-                            "checksum": runs.checksum(f"{prefix}.data-00000-of-00001")},
+                            "checksum": checksum(f"{prefix}.data-00000-of-00001")},
                 "variant": self.args.variant, "layer": self.args.layer, "precision": self.args.precision,
                 "as_published": self.args.as_published}
 
@@ -133,7 +135,7 @@ class MusiCNN(extraction.Backend):
         import torch
 
         from extract_item_embeddings.networks.musicnn_model import Network, has_bfloat16
-        self.device = runs.pick_device(self.args.device)
+        self.device = cli.pick_device(self.args.device)
         torch.backends.cudnn.allow_tf32 = False  # fp32 is meant as it says
         torch.backends.cudnn.deterministic = True
         self.network = Network(read_weights(checkpoint(self.args.variant)[0])).to(self.device).eval()
@@ -196,4 +198,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

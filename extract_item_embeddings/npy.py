@@ -28,8 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from extract_item_embeddings.engine import aligned
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 
 TABLES = (".parquet", ".pqt", ".csv", ".tsv")
 BLOCK = 4096  # rows
@@ -136,7 +137,7 @@ def opener(args, path):
 
 
 def parser():
-    p = runs.Parser(description=__doc__)
+    p = cli.Parser(description=__doc__)
     add = p.add_argument
     add("name", help="name of the output embeddings/NAME.npy")
     add("--file", type=Path, required=True, metavar="FILE", help="the vectors")
@@ -145,13 +146,13 @@ def parser():
     add("--keys", choices=("id", "row"), help="what the key column of a table holds: track ids, or rows")
     add("--about", default="", metavar="WORDS", help="what the vectors are, for the json")
     add("--licence", metavar="WORDS", help="for the json")
-    runs.common_flags(p, seed=False)
+    cli.common_flags(p, seed=False)
     return p
 
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    work = runs.workspace(args)
+    work = cli.workspace(args)
     aligned.check_name(args.name)
     path = args.file = args.file.expanduser()
     if not path.is_file():
@@ -160,11 +161,11 @@ def main(argv=None):
     opened = opener(args, path)
     if args.ids and not args.ids.is_file():
         raise UsageError(f"--ids {args.ids} is not there")
-    checksums = [runs.checksum(p) for p in (path, args.ids) if p]
+    checksums = [checksum(p) for p in (path, args.ids) if p]
     request = {"backend": "given", "about": args.about, "licence": args.licence, "file": path.name,
                "id_column": args.id_column, "key_kind": args.keys, "source_checksum": " ".join(checksums)}
     aligned.make(work, args.name, request, opened, args.overwrite, ("pyarrow",))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -24,7 +24,9 @@ import urllib.request
 from pathlib import Path
 
 from extract_item_embeddings.engine import aligned
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 
 RECORD = "https://zenodo.org/records/15394646"
 API = "https://zenodo.org/api/records/15394646"
@@ -36,14 +38,14 @@ KNOWN = {  # of files whose checksum public code pins; those of the others are a
 
 
 def parser():
-    p = runs.Parser(description=__doc__)
+    p = cli.Parser(description=__doc__)
     add = p.add_argument
     add("feature", help="name of the feature, such as mfcc_stats, ivec256, jukebox, essentia")
     add("--name", help="name of the output embeddings/NAME.npy (default onion-FEATURE)")
     add("--file", type=Path, metavar="FILE", help="a file of your own instead: tsv or csv, plain, .bz2 or .gz, whose "
         "column id holds track ids")
     add("--raw", type=Path, metavar="DIR", help="where downloaded files are kept (default WORKDIR/raw)")
-    runs.common_flags(p, seed=False)
+    cli.common_flags(p, seed=False)
     return p
 
 
@@ -63,28 +65,28 @@ def listed(name, mend):
         with urllib.request.urlopen(API, timeout=60) as response:
             files = {f["key"]: f["checksum"] for f in json.load(response)["files"]}
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise runs.WorkError(f"the checksum of {name} cannot be asked of {API} ({getattr(e, 'reason', e)}); a network "
+        raise WorkError(f"the checksum of {name} cannot be asked of {API} ({getattr(e, 'reason', e)}); a network "
                              f"is needed once, or {mend}") from None
     if name not in files:
         features = sorted(m[1] for f in files if (m := re.fullmatch(r"id_(.+)\.tsv\.bz2", f)))
-        raise runs.UsageError(f"{RECORD} has no {name}; its features are {', '.join(features)}")
+        raise UsageError(f"{RECORD} has no {name}; its features are {', '.join(features)}")
     return files[name]
 
 
 def main(argv=None):
     from extract_item_embeddings.engine import tabular
     args = parser().parse_args(argv)
-    work = runs.workspace(args)
+    work = cli.workspace(args)
     feature = re.sub(r"^id_|\.tsv(\.bz2)?$", "", args.feature)
     name = args.name or f"onion-{feature}"
     aligned.check_name(name)
     if args.file and not args.file.expanduser().is_file():
-        raise runs.UsageError(f"--file {args.file} is not there")
+        raise UsageError(f"--file {args.file} is not there")
     path = args.file.expanduser() if args.file else fetched(feature, (args.raw or work / "raw").expanduser())
     request = {"backend": "music4all-onion", "feature": feature, "weights": None, "licence": LICENCE, "source": RECORD,
-               "file": path.name, "source_checksum": runs.checksum(path)}
+               "file": path.name, "source_checksum": checksum(path)}
     aligned.make(work, name, request, lambda: tabular.Table(path, by_row=False), args.overwrite, ("pyarrow",))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -25,8 +25,9 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import atomic
+from harness.progress import Progress
 
 BLOCK = 1 << 20            # bytes read at a time, and the unit of the progress bar
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -174,7 +175,7 @@ def _append(response, part, start, total, name):
     have = start
     blocks = None if total is None else math.ceil(total / BLOCK)
     with (open(part, "r+b") as f,
-          runs.Progress(blocks, f"downloading {name}", unit="MiB", initial=start // BLOCK) as progress):
+          Progress(blocks, f"downloading {name}", unit="MiB", initial=start // BLOCK) as progress):
         f.truncate(start)
         f.seek(start)
         while block := response.read(BLOCK):
@@ -286,7 +287,7 @@ def unpack(path, folder, names):
         if missing := [n for n in names if n not in found]:
             raise WorkError(f"{path} lacks {', '.join(missing)}; nothing was unpacked")
         for name in names:
-            with runs.atomic(Path(folder) / name) as temporary, archive.open(found[name]) as source, \
+            with atomic(Path(folder) / name) as temporary, archive.open(found[name]) as source, \
                     open(temporary, "wb") as out:
                 shutil.copyfileobj(source, out, BLOCK)
     return [Path(folder) / n for n in names]

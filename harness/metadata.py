@@ -1,5 +1,5 @@
 """What is told of the tracks of a workspace: items.pqt, their names in it, and the track that a name or an id means."""
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
 
 NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most telling first
 

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose script is not named like them

@@ -17,7 +17,7 @@ import zlib
 from datetime import datetime
 from pathlib import Path
 
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
 
 COLUMNS = ("user_id", "track_id", "timestamp")
 PACKED = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")), b"\x1f\x8b\x08": (gzip.open, ("pigz",))}

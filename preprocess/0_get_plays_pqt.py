@@ -17,7 +17,7 @@ import re
 import sys
 from pathlib import Path
 
-from harness import runs
+from harness import cli
 from preprocess import stage
 
 
@@ -35,12 +35,12 @@ def datasets(only=None):
 
 
 def build_parser(modules):
-    parser = runs.Parser(prog="0_get_plays_pqt.py", description=__doc__)
+    parser = cli.Parser(prog="0_get_plays_pqt.py", description=__doc__)
     subparsers = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
     for name, module in modules.items():
         sub = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(sub)
-        stage.add_memory_flag(runs.common_flags(sub, seed=False))
+        stage.add_memory_flag(cli.common_flags(sub, seed=False))
     return parser
 
 
@@ -48,8 +48,8 @@ def main(argv=None):
     modules = datasets(*(sys.argv[1:] if argv is None else argv)[:1]) or datasets()
     args = build_parser(modules).parse_args(argv)
     args.memory = stage.memory_bytes(args.memory)
-    modules[args.dataset].get_plays(args, runs.workspace(args, create=True))
+    modules[args.dataset].get_plays(args, cli.workspace(args, create=True))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -21,8 +21,11 @@ if __package__ in (None, ""):
 from datetime import datetime
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json
+from harness.machine import versions
+from harness.progress import Progress
 from preprocess import stage
 
 LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and what it does not count, beside the data
@@ -36,7 +39,7 @@ ALL_PARTS = ("train", "val", "test", "cold_test")
 
 
 def build_parser():
-    parser = runs.Parser(prog="1_train_test_split.py", description=__doc__)
+    parser = cli.Parser(prog="1_train_test_split.py", description=__doc__)
     parser.add_argument("--protocol", choices=USES, default="recsys24", help="how to split (default recsys24)")
     dates = parser.add_argument_group("dates (recsys24, hotcold), as 2020-02-20 or '2020-02-20 12:00:00', UTC")
     dates.add_argument("--train-start", metavar="DATE",
@@ -59,7 +62,7 @@ def build_parser():
                        help="given: table of user_id, track_id, part (default: the workspace's split.pqt)")
     other.add_argument("--expect", type=Path, metavar="STATS",
                        help="a stats.csv; exit status 1 and nothing written unless the counts are these")
-    stage.add_memory_flag(runs.common_flags(parser))
+    stage.add_memory_flag(cli.common_flags(parser))
     return parser
 
 
@@ -116,7 +119,7 @@ def _check_shares(shares):
 
 def _time(workdir, timed):
     manifest = workdir / "dataset.json"
-    told = runs.read_json(manifest) if manifest.exists() else {}
+    told = read_json(manifest) if manifest.exists() else {}
     if told.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that making plays.pqt was interrupted; run 0_get_plays_pqt.py again")
     return told.get("time", "real") if timed else "none"
@@ -161,7 +164,7 @@ def _split(args, settings, log, n_tracks):
 def _work(args, settings, log, new, n_tracks, expected):
     """Write the parts and their counts into the hidden folder, checked; returns their part of split.json."""
     from preprocess import parts
-    with log, runs.Progress(4, "split", "steps") as bar:
+    with log, Progress(4, "split", "steps") as bar:
         bar.update(0, now="pairs of all plays")
         _split(args, settings, log, n_tracks)
         bar.update(1, now="writing")
@@ -181,7 +184,7 @@ def _work(args, settings, log, new, n_tracks, expected):
     if empty := [name for name, row in table.items() if not row["Rows"]]:
         print(f"beware: {' and '.join(empty)} have no pairs")
     parts.write_stats(new.path("stats.csv"), table)
-    return {"parts": {part: runs.checksum(path) for part, path in paths.items()}, "stats": table,
+    return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
             "dropped": log.dropped}
 
 
@@ -199,12 +202,12 @@ def _request(args, settings, workdir):
     seeded = {} if args.protocol in ("given", "leave-one-out") and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
             "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **seeded,
-            **{name: runs.checksum(path) for name, path in files.items()}}
+            **{name: checksum(path) for name, path in files.items()}}
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    workdir, settings, memory = runs.workspace(args), _settings(args), stage.memory_bytes(args.memory)
+    workdir, settings, memory = cli.workspace(args), _settings(args), stage.memory_bytes(args.memory)
     plays = workdir / "plays.pqt"
     if not plays.exists():
         raise WorkError(f"{plays} is missing: run preprocess/0_get_plays_pqt.py first")
@@ -228,9 +231,9 @@ def main(argv=None):
         log = protocols.Log(plays, columns, max(memory - LIBRARIES, 128 << 20), new.path("spill"), kept)
         made = _work(args, settings, log, new, n_tracks, expected)
         new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
-                     **made, "request": request, "versions": runs.versions()},
+                     **made, "request": request, "versions": versions()},
                     remove=[f"{part}.pqt" for part in ALL_PARTS if part not in made["parts"]])
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

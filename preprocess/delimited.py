@@ -4,7 +4,7 @@
 """
 from pathlib import Path
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 
 def read_table(path, columns, delimiter="\t", quoted=False, encodings=("utf-8",)):

@@ -17,7 +17,10 @@ from pathlib import Path
 
 from harness import runs
 from harness import text_blocks as log_blocks
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
+from harness.machine import versions
+from harness.progress import Progress
 from harness.text_blocks import TextUsers
 from preprocess import stage
 
@@ -44,9 +47,9 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
     ids = _ids(tracks, workdir)
     request = {"dataset": name, "log": None, "tracks": runs.request_hash(ids), "more": more or {}}
     with stage.together(workdir / "dataset.json", name) as new, ThreadPoolExecutor(1) as pool:
-        checksum = pool.submit(runs.checksum, log)  # reads along with the parser, from the same page cache
+        digest = pool.submit(checksum, log)  # reads along with the parser, from the same page cache
         if new.old is not None:
-            request["log"] = checksum.result()
+            request["log"] = digest.result()
             if new.same(request, overwrite):
                 return new.old
         _write_ids(new.path("trackid_sorted.csv"), "idx,trackid", ids)
@@ -55,12 +58,12 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
         except TextUsers:
             print(f"{log.name}: its users are no integers; userid_sorted.csv numbers them")
             counts = _convert(log, ids, new, memory, integers=False)
-        request["log"] = checksum.result()
+        request["log"] = digest.result()
         _report(counts)
         return new.publish({
             "name": name, "source": source, "licence": licence, "time": "real", "order": "as in the log",
             "raw": {log.name: {"bytes": log.stat().st_size, "sha256": request["log"]}},
-            "counts": counts, **(more or {}), "request": request, "versions": runs.versions()},
+            "counts": counts, **(more or {}), "request": request, "versions": versions()},
             remove=() if new.path("userid_sorted.csv").exists() else ("userid_sorted.csv",))
 
 
@@ -99,7 +102,7 @@ def _convert(log, ids, new, memory, integers):
     tally, users = _Tally(len(ids)), None if integers else _TextNumbers()
     path = new.path("plays.pqt" if integers else "plays_by_appearance.pqt")
     with log_blocks.open_log(log) as (stream, position), _Plays(path) as plays, \
-            runs.Progress(log.stat().st_size // MB, log.name, "MB") as bar:
+            Progress(log.stat().st_size // MB, log.name, "MB") as bar:
         for table, read, unknown in _parsed(log, stream, ids, integers, size, threads):
             if users:
                 table = table.set_column(0, "user_id", users.number(table["user_id"]))

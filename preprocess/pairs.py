@@ -16,8 +16,9 @@ Practical limit: the file is read at once, about 120 bytes of memory per line.
 """
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, write_csv, write_parquet
+from harness.machine import versions
 from preprocess import stage
 
 HELP = "a text file with `user item` on each line, in time order, as sequential recommenders are published on"
@@ -33,7 +34,7 @@ def get_plays(args, workdir):
     raw = args.raw.expanduser()
     if not raw.is_file():
         raise UsageError(f"--raw {raw} is no file; name a text with `user item` on each line")
-    request = {"dataset": "pairs", raw.name: runs.checksum(raw)}
+    request = {"dataset": "pairs", raw.name: checksum(raw)}
     with stage.together(workdir / "dataset.json", "pairs") as new:
         if new.same(request, args.overwrite):
             return
@@ -43,7 +44,7 @@ def get_plays(args, workdir):
         new.publish({"name": "pairs", "source": raw.name, "licence": "that of the file", "time": "ordinal",
                      "track_ids": "the second words, as text", "user_ids": "the first words, as text",
                      "request": request, "checksums": {raw.name: request[raw.name]}, "counts": counts,
-                     "versions": runs.versions()})
+                     "versions": versions()})
     print(f"pairs: {counts['users']} users, {counts['tracks']} tracks, {counts['plays']} plays of {raw.name}")
 
 
@@ -77,9 +78,9 @@ def write_tables(path, frame):
     codes = {}
     for column, name in (("user", "user"), ("item", "track")):
         codes[name], ids = pd.factorize(frame[column], sort=True)
-        runs.write_csv(path(f"{name}id_sorted.csv"), pd.DataFrame({"idx": range(len(ids)), f"{name}id": ids}),
+        write_csv(path(f"{name}id_sorted.csv"), pd.DataFrame({"idx": range(len(ids)), f"{name}id": ids}),
                        index=False)
-    runs.write_parquet(path("plays.pqt"), pd.DataFrame({
+    write_parquet(path("plays.pqt"), pd.DataFrame({
         "user_id": codes["user"], "track_id": codes["track"],
         "timestamp": np.arange(len(frame)).astype("datetime64[s]").astype("datetime64[us]")}))
     return {"users": int(codes["user"].max() + 1), "tracks": int(codes["track"].max() + 1), "plays": len(frame)}

@@ -5,8 +5,8 @@ Used by 1_train_test_split.py on the finished files, so what is checked is what 
 import csv
 import math
 
-from harness.runs import UsageError, WorkError
-from preprocess.protocols import quoted
+from harness.errors import UsageError, WorkError
+from harness.files import quoted
 
 ROWS = 1 << 19     # rows of a row group
 COLUMNS = ("Rows", "Users", "Items", "TracksMedian", "TracksMin", "TracksMax", "PlaysMedian", "PlaysMin", "PlaysMax")

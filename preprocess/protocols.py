@@ -12,16 +12,12 @@ import math
 
 import duckdb
 
-from harness.runs import WorkError
+from harness.errors import WorkError
+from harness.files import quoted
 
 PARTS = ("train", "val", "test", "cold_test")
 DATED = ("recsys24", "hotcold")
 FINE = 1e-9   # so that a share of .1 of 50 pairs is 5 of them and never 6 by rounding
-
-
-def quoted(path):
-    """A path as an SQL string."""
-    return "'" + str(path).replace("'", "''") + "'"
 
 
 def inspect(plays):

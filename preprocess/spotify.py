@@ -26,8 +26,9 @@ Source: R for Data Science, TidyTuesday of 2020-01-21 (songs fetched with spotif
 """
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, write_csv, write_json, write_npy, write_parquet
+from harness.machine import versions
 from preprocess import stage
 
 HELP = "Spotify playlists (32,833 rows): playlists as users, tracks with twelve audio features, genres, dates"
@@ -49,7 +50,7 @@ def get_plays(args, workdir):
     raw = args.raw.expanduser()
     if not raw.is_file():
         raise UsageError(f"--raw {raw} is no file; name the csv of playlist songs (spotify_songs.csv)")
-    request = {"dataset": "spotify", raw.name: runs.checksum(raw)}
+    request = {"dataset": "spotify", raw.name: checksum(raw)}
     with stage.together(workdir / "dataset.json", "spotify") as new:
         if new.same(request, args.overwrite) and all((workdir / "embeddings" / f"spotify.{s}").exists()
                                                      for s in ("npy", "json")):
@@ -57,17 +58,17 @@ def get_plays(args, workdir):
         frame, dropped = read(raw)
         tracks, playlists = (sorted(frame[column].unique()) for column in ("track_id", "playlist_id"))
         for name, header, ids in (("track", "idx,trackid", tracks), ("user", "idx,userid", playlists)):
-            runs.write_csv(new.path(f"{name}id_sorted.csv"), _numbered(header, ids), index=False)
+            write_csv(new.path(f"{name}id_sorted.csv"), _numbered(header, ids), index=False)
         stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
         counts = write_tables(new.path, frame, tracks, playlists)
-        embeddings = write_embedding(workdir, frame, tracks, runs.checksum(new.path("trackid_sorted.csv")))
+        embeddings = write_embedding(workdir, frame, tracks, checksum(new.path("trackid_sorted.csv")))
         for path in stale:
             path.unlink()
         new.publish({"name": "spotify", "source": SOURCE, "licence": LICENCE, "time": "none",
                      "track_ids": "Spotify's, as text", "user_ids": "playlists, as text", "request": request,
                      "checksums": {raw.name: request[raw.name]}, "dropped": dropped, "counts": counts,
                      "embeddings": embeddings, "beware": "genres of a track are those of the playlists that hold it",
-                     "versions": runs.versions()})
+                     "versions": versions()})
     for what, rows in dropped.items():
         print(f"{raw.name}: {rows} {what}")
     print(f"spotify: {counts['users']} playlists, {counts['tracks']} tracks, {counts['pairs']} pairs; embedding "
@@ -155,12 +156,12 @@ def write_tables(path, frame, tracks, playlists):
     track, playlist = (np.searchsorted(np.array(ids), frame[column].to_numpy().astype(str))
                        for ids, column in ((tracks, "track_id"), (playlists, "playlist_id")))
     pairs = np.unique(np.stack([playlist, track]), axis=1)
-    runs.write_parquet(path("plays.pqt"), pa.table({
+    write_parquet(path("plays.pqt"), pa.table({
         "user_id": pairs[0], "track_id": pairs[1], "timestamp": pa.nulls(pairs.shape[1], pa.timestamp("us")),
         "count": np.ones(pairs.shape[1], np.int64)}))
     songs = frame.groupby("track_id").first()           # of each column the first value that is there
     text = {name: pa.array(songs[name], pa.string()) for name in NAMES}
-    runs.write_parquet(path("items.pqt"), pa.table({
+    write_parquet(path("items.pqt"), pa.table({
         "track_id": np.arange(len(tracks)), "title": text["track_name"],
         "artists": pa.array([None if a is None else [a] for a in text["track_artist"].to_pylist()],
                             pa.list_(pa.string())),
@@ -171,7 +172,7 @@ def write_tables(path, frame, tracks, playlists):
         "genres": _lists(track, frame["playlist_genre"], len(tracks)),
         "subgenres": _lists(track, frame["playlist_subgenre"], len(tracks))}))
     names = frame.groupby("playlist_id")["playlist_name"].first()
-    runs.write_parquet(path("users.pqt"), pa.table({
+    write_parquet(path("users.pqt"), pa.table({
         "user_id": np.arange(len(playlists)), "playlist": pa.array(names, pa.string()),
         "genres": _lists(playlist, frame["playlist_genre"], len(playlists)),
         "subgenres": _lists(playlist, frame["playlist_subgenre"], len(playlists))}))
@@ -202,11 +203,11 @@ def write_embedding(workdir, frame, tracks, track_checksum):
     spread[spread < 1e-12 * np.maximum(1, np.abs(centre))] = np.inf
     path = workdir / "embeddings" / "spotify.npy"
     path.with_suffix(".json").unlink(missing_ok=True)    # a json that exists describes the matrix beside it
-    runs.write_npy(path, ((values - centre) / spread).astype(np.float32))
-    runs.write_json(path.with_suffix(".json"), {
+    write_npy(path, ((values - centre) / spread).astype(np.float32))
+    write_json(path.with_suffix(".json"), {
         "name": "spotify", "backend": "Spotify audio features, standardised over the tracks", "source": SOURCE,
         "licence": LICENCE, "dim": len(SPOTIFY), "n_tracks": len(tracks), "track_checksum": track_checksum,
-        "matrix_checksum": runs.checksum(path), "versions": runs.versions(),
+        "matrix_checksum": checksum(path), "versions": versions(),
         "facts": {"features": SPOTIFY, "mean": centre.tolist(), "std": np.where(np.isinf(spread), 0, spread).tolist()},
         "failed": {int(i): {"trackid": tracks[i], "reason": "a feature is no number"} for i in np.flatnonzero(~there)}})
     return {"spotify": {"dim": len(SPOTIFY), "rows": int(there.sum())}}

@@ -18,8 +18,8 @@ import re
 import shutil
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json, write_json
 
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -52,7 +52,7 @@ class Together:
         self.manifest = manifest
         self.folder = manifest.parent
         self.hidden = self.folder / f".{manifest.stem}.new"
-        self.old = runs.read_json(manifest) if manifest.exists() else None
+        self.old = read_json(manifest) if manifest.exists() else None
 
     def path(self, name):
         """Where to write the file that will be called `name`."""
@@ -83,12 +83,12 @@ class Together:
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
         manifest = {"status": "finished", **manifest, "bytes": {p.name: p.stat().st_size for p in made}}
-        runs.write_json(self.manifest, {**manifest, "status": "writing"})
+        write_json(self.manifest, {**manifest, "status": "writing"})
         for path in made:
             os.replace(path, self.folder / path.name)
         for name in remove:
             (self.folder / name).unlink(missing_ok=True)
-        runs.write_json(self.manifest, manifest)
+        write_json(self.manifest, manifest)
         return manifest
 
 
@@ -125,7 +125,7 @@ def together(manifest, name=None):
 def stale_split(workdir, new_list, overwrite):
     """Parts of a split made for another track list than the one about to appear; a usage error unless overwriting."""
     old, parts = workdir / "trackid_sorted.csv", sorted(p for p in (workdir / "data").glob("*") if p.is_file())
-    if not parts or not old.exists() or runs.checksum(old) == runs.checksum(new_list):
+    if not parts or not old.exists() or checksum(old) == checksum(new_list):
         return []
     if not overwrite:
         raise UsageError(f"{old} lists other tracks; use a fresh --workdir, or --overwrite, which also removes the "

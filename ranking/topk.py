@@ -1,4 +1,4 @@
-"""Hide, rank, write: the only place that hides history and ranks.
+"""Hide and rank: the only place that hides history and ranks.
 
 Exact top-k over the whole catalogue in blocks of users, so memory is one block of scores whatever the
 number of users. Ties are broken by a seeded order of each user's own, so a constant scorer gives the
@@ -7,7 +7,7 @@ of -inf means "never recommend".
 """
 import numpy as np
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 BLOCK_BYTES = 64 << 20  # float32 scores of one block of users
 TILE = 2048             # columns of one product on a processor, so that its operands and result fit the cache
@@ -190,24 +190,3 @@ def _mix(x):
 def _mix_int(seed):
     import torch
     return _mix(torch.tensor(int(seed), dtype=torch.int64)).item() >> 2
-
-
-def write(run, split, k=100, seed=42, parts=None, ks=(5, 10, 20, 50), **ranker):
-    """Recommend for each part, write preds/ and metrics/ of a run, return {part: {metric: mean}}.
-
-    parts:  names, default all of the split; ks: list lengths of the metrics, those above k are left out
-    ranker: what `recommend` takes: users and items, or scores (a function of user codes, or a dict of
-            such functions by part), device
-    """
-    import metrics
-    from harness import runs
-    results = {}
-    for part in parts if parts is not None else split.parts:
-        how = dict(ranker)
-        if isinstance(how.get("scores"), dict):
-            how["scores"] = how["scores"][part]
-        preds = recommend(split, part, k, seed, **how)
-        runs.write_parquet(run.preds(part), preds)
-        results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
-                                       tuple(x for x in ks if x <= k) or (k,))
-    return results

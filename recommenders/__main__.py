@@ -4,11 +4,11 @@
 
 Read from the declarations in the files (harness/registry.py); nothing is imported or run.
 """
-from harness import registry, runs
+from harness import cli, registry
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders", description=__doc__)
+    parser = cli.Parser(prog="recommenders", description=__doc__)
     parser.add_argument("--list", action="store_true", required=True, help="print the table")
     return parser
 
@@ -27,4 +27,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

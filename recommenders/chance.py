@@ -5,30 +5,25 @@
 The floor of every table. All scores are equal, so the ranker's own tie-breaking (a seeded order of each
 user's own) makes the lists; that a constant scorer stands at chance is a property of `topk`, shown here.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from harness import runs
+from harness import cli, runs
 
 NEEDS = ()
 COLD = True
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.chance", description=__doc__)
-    runs.recommender_flags(parser)
+    parser = cli.Parser(prog="recommenders.chance", description=__doc__)
+    cli.recommender_flags(parser)
     return parser
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import numpy as np
 
     import dataset
-    from ranking import topk
+    from ranking import save
     split = dataset.load(workdir)
     request = {"k": args.k, "seed": args.seed, "comment": args.comment}
     with runs.Run(workdir, "chance", request, inputs=split.inputs, args=args) as run:
@@ -36,9 +31,9 @@ def main(argv=None):
             return
         size = {part: split.candidates(part).stop - split.candidates(part).start for part in split.parts}
         scores = {part: lambda codes, n=n: np.zeros((len(codes), n), np.float32) for part, n in size.items()}
-        results = topk.write(run, split, args.k, args.seed, scores=scores)
+        results = save.write(run, split, args.k, args.seed, scores=scores)
         run.finish(parts=sorted(results))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -16,15 +16,10 @@ too. A constant column says nothing and counts nothing; a track that --missing m
 
 Practical limit: two passes of tracks x tracks x dimensions, in blocks, and 8 bytes x tracks x neighbours.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import sys
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
@@ -33,9 +28,9 @@ FLAT = 1e-6  # relative: what float32 cannot tell from nothing
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.content_knn", description=__doc__)
+    parser = cli.Parser(prog="recommenders.content_knn", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
-    parser.add_argument("--neighbours", type=runs.positive, default=50, help="neighbours of each track (default 50)")
+    parser.add_argument("--neighbours", type=cli.positive, default=50, help="neighbours of each track (default 50)")
     parser.add_argument("--scale", choices=("standard", "center", "none"), default="standard",
                         help="features to mean 0 and deviation 1, to mean 0, or as they are (default standard)")
     parser.add_argument("--values", choices=("binary", "count", "log"), default="binary",
@@ -44,9 +39,9 @@ def build_parser():
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
                         help="tracks without an embedding: stop, or fill with the mean (default fail)")
     parser.add_argument("--like", metavar="TRACK", help="id or name of a track: print the tracks most similar to it")
-    parser.add_argument("--show", type=runs.positive, metavar="N",
+    parser.add_argument("--show", type=cli.positive, metavar="N",
                         help=f"with --like: how many (default {SHOWN})")
-    runs.recommender_flags(parser, device=True)
+    cli.recommender_flags(parser, device=True)
     return parser
 
 
@@ -118,7 +113,7 @@ def history_of(split, values):
 def recommend_with(name, split, args, workdir):
     """One embedding: one run."""
     import dataset
-    from ranking import topk
+    from ranking import save
     request = {"embedding": name, "neighbours": args.neighbours, "scale": args.scale, "values": args.values,
                "shuffle": args.shuffle, "missing": args.missing, "k": args.k, "seed": args.seed,
                "comment": args.comment}
@@ -133,9 +128,9 @@ def recommend_with(name, split, args, workdir):
             ranked = split.candidates(part)
             if ranked.start not in near:  # val and test rank the same tracks
                 near[ranked.start] = neighbours(unit[hot], unit[ranked], args.neighbours, split.tracks[hot],
-                                                split.tracks[ranked], args.seed, runs.pick_device(args.device))
+                                                split.tracks[ranked], args.seed, cli.pick_device(args.device))
             scores[part] = lambda codes, near=near[ranked.start]: (history[codes] @ near).toarray()
-        results = topk.write(run, split, args.k, args.seed, scores=scores)
+        results = save.write(run, split, args.k, args.seed, scores=scores)
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
         print(f"{run.name}: written for {', '.join(results)}")
 
@@ -193,7 +188,7 @@ def print_like(name, args, workdir):
 
 def main(argv=None):
     args = parse(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     names = args.names or dataset.embedding_names(workdir)
     if not names:
@@ -218,4 +213,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -10,14 +10,11 @@ fewer than items only a U x U system is solved: the scores are X - KX / diag(P).
 Practical limit: one dense square matrix of the smaller side, in float64 up to 12,000 rows and float32
 beyond (21,018 users: 1.8 GB), and the time of its inversion, which grows with the cube.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import math
 
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.machine import free_memory
 
 NEEDS = ()
 COLD = False
@@ -25,11 +22,11 @@ FLOAT64_ROWS = 12_000
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.ease", description=__doc__)
+    parser = cli.Parser(prog="recommenders.ease", description=__doc__)
     parser.add_argument("--l2", type=float, default=100.0, help="ridge penalty, above 0 (default 100)")
     parser.add_argument("--memory", type=float, default=None, metavar="GB",
                         help="refuse what needs more than this (default: what the machine has free)")
-    runs.recommender_flags(parser)
+    cli.recommender_flags(parser)
     return parser
 
 
@@ -44,7 +41,7 @@ def inverse(gram, l2):
     if not failed:
         result, failed = invert(lower, lower=True, overwrite_c=True)
     if failed:
-        raise runs.WorkError(f"the {len(gram)} x {len(gram)} system cannot be inverted; use a larger --l2")
+        raise WorkError(f"the {len(gram)} x {len(gram)} system cannot be inverted; use a larger --l2")
     below = np.tril_indices(1024, -1)
     for i in range(0, len(result), 1024):  # mirror the lower triangle in blocks, so that no second matrix is needed
         size = min(1024, len(result) - i)
@@ -117,21 +114,21 @@ def check_memory(shape, limit_gb=None):
     """WorkError when the dense square matrix and its blocks would not fit."""
     n = min(shape)
     need = n * n * (8 if n <= FLOAT64_ROWS else 4) * (1 if shape[0] < shape[1] else 2) + 3 * 512 * max(shape) * 8
-    have = runs.free_memory() if limit_gb is None else limit_gb * 1e9
+    have = free_memory() if limit_gb is None else limit_gb * 1e9
     if need > have:
-        raise runs.WorkError(f"EASE on {shape[0]} users and {shape[1]} items inverts a {n} x {n} matrix and needs "
+        raise WorkError(f"EASE on {shape[0]} users and {shape[1]} items inverts a {n} x {n} matrix and needs "
                              f"{need / 1e9:.1f} GB, but {have / 1e9:.1f} GB are allowed; use recommenders.elsa instead")
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if not 0 < args.l2 < math.inf:
-        raise runs.UsageError(f"--l2 must be above 0 and finite, not {args.l2:g}")
+        raise UsageError(f"--l2 must be above 0 and finite, not {args.l2:g}")
     if args.memory is not None and not args.memory > 0:
-        raise runs.UsageError(f"--memory must be above 0, not {args.memory:g}")
-    workdir = runs.workspace(args)
+        raise UsageError(f"--memory must be above 0, not {args.memory:g}")
+    workdir = cli.workspace(args)
     import dataset
-    from ranking import topk
+    from ranking import save
     split = dataset.load(workdir)
     request = {"l2": args.l2, "k": args.k, "seed": args.seed, "comment": args.comment}
     with runs.Run(workdir, "ease", request, inputs=split.inputs, args=args) as run:
@@ -140,9 +137,9 @@ def main(argv=None):
         check_memory((split.n_users, split.n_hot), args.memory)
         model = Ease(split.matrix(), args.l2)
         parts = [p for p in split.parts if p != "cold_test"]
-        results = topk.write(run, split, args.k, args.seed, parts, scores=model.scores)
+        results = save.write(run, split, args.k, args.seed, parts, scores=model.scores)
         run.finish(parts=sorted(results))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

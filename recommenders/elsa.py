@@ -8,26 +8,24 @@ normalised scores and normalised input. The users' rows stay sparse; only a batc
 The item factors A are written to model_embeddings/ (and with --embedding NAME into embeddings/, rows of
 tracks outside train NaN) for other recommenders.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_json, write_npy
+from harness.progress import Progress
 
 NEEDS = ()
 COLD = False
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.elsa", description=__doc__)
-    parser.add_argument("--factors", type=runs.positive, default=256, help="rank (default 256)")
-    parser.add_argument("--epochs", type=runs.positive, default=30, help="passes over the users (default 30)")
-    parser.add_argument("--batch-size", type=runs.positive, default=128, help="users per step (default 128)")
-    parser.add_argument("--lr", type=runs.number, default=0.01, help="learning rate of NAdam (default 0.01)")
+    parser = cli.Parser(prog="recommenders.elsa", description=__doc__)
+    parser.add_argument("--factors", type=cli.positive, default=256, help="rank (default 256)")
+    parser.add_argument("--epochs", type=cli.positive, default=30, help="passes over the users (default 30)")
+    parser.add_argument("--batch-size", type=cli.positive, default=128, help="users per step (default 128)")
+    parser.add_argument("--lr", type=cli.number, default=0.01, help="learning rate of NAdam (default 0.01)")
     parser.add_argument("--embedding", default=None, metavar="NAME",
                         help="also write the item factors as embeddings/NAME.npy; refused where another's stands there")
-    runs.recommender_flags(parser, device=True)
+    cli.recommender_flags(parser, device=True)
     return parser
 
 
@@ -81,7 +79,7 @@ def train(matrix, args, device, writer=None):
     step, optimiser = Step(factors), torch.optim.NAdam([factors], lr=args.lr)
     factors.grad = step.gradient
     lengths = np.diff(matrix.indptr)
-    with runs.Progress(args.epochs, "elsa", "epochs") as progress:
+    with Progress(args.epochs, "elsa", "epochs") as progress:
         for epoch in range(args.epochs):
             order, total = torch.randperm(matrix.shape[0], generator=generator).numpy(), 0.0
             for start in range(0, len(order), args.batch_size):
@@ -101,9 +99,9 @@ def check_embedding(path, name):
     """Refuse to write an embedding over one that this run did not make."""
     if not path.exists() and not path.with_suffix(".json").exists():
         return
-    about = runs.read_json(path.with_suffix(".json")) if path.with_suffix(".json").exists() else {}
+    about = read_json(path.with_suffix(".json")) if path.with_suffix(".json").exists() else {}
     if about.get("backend") != "elsa" or about.get("run") != name:
-        raise runs.UsageError(f"{path} is there and was not made by {name}; give --embedding another name, or remove "
+        raise UsageError(f"{path} is there and was not made by {name}; give --embedding another name, or remove "
                               "it with its json")
 
 
@@ -112,22 +110,22 @@ def write_embedding(split, path, vectors, run):
     import numpy as np
     matrix = np.full((split.n_tracks, vectors.shape[1]), np.nan, np.float32)
     matrix[split.tracks[:split.n_hot]] = vectors
-    runs.write_json(path.with_suffix(".json"), {
+    write_json(path.with_suffix(".json"), {
         "backend": "elsa", "run": run.name, "dim": vectors.shape[1], "track_checksum": split.track_checksum,
         "failed": {}, "without": int(split.n_tracks - split.n_hot), "reason": "tracks outside train have no factors"})
-    runs.write_npy(path, matrix)
+    write_npy(path, matrix)
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.lr == 0:
-        raise runs.UsageError("--lr must be above 0")
-    workdir = runs.workspace(args)
-    device = runs.pick_device(args.device)
+        raise UsageError("--lr must be above 0")
+    workdir = cli.workspace(args)
+    device = cli.pick_device(args.device)
     import numpy as np
 
     import dataset
-    from ranking import topk
+    from ranking import save
     split = dataset.load(workdir)
     request = {"factors": args.factors, "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr,
                "embedding": args.embedding, "k": args.k, "seed": args.seed, "comment": args.comment}
@@ -142,15 +140,15 @@ def main(argv=None):
         matrix = split.matrix()
         items = train(matrix, args, device, run.writer()).cpu().numpy()
         if not np.isfinite(items).all():
-            raise runs.WorkError("the factors are no longer numbers; try a smaller --lr")
-        runs.write_npy(run.model_embeddings("items"), items)
+            raise WorkError("the factors are no longer numbers; try a smaller --lr")
+        write_npy(run.model_embeddings("items"), items)
         if args.embedding:
             write_embedding(split, path, items, run)
         parts = [p for p in split.parts if p != "cold_test"]
-        results = topk.write(run, split, args.k, args.seed, parts, users=matrix @ items, items=items,
+        results = save.write(run, split, args.k, args.seed, parts, users=matrix @ items, items=items,
                              device=device)
         run.finish(parts=sorted(results))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

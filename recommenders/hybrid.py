@@ -15,15 +15,12 @@ val is optimistic; test is not looked at.
 The cold test has no val: it takes the weights of the parts that wrote a cold list, scaled to add up to 1 (equal ones
 where all are 0), and is left out where no part did. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import itertools
 
-from harness import runs
-from harness.runs import UsageError
+from harness import cli, runs
+from harness.errors import UsageError
+from harness.files import write_csv
+from harness.progress import Progress
 
 NEEDS = ()
 COLD = True
@@ -31,14 +28,14 @@ MOST_TRIALS = 10_000
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.hybrid", description=__doc__)
+    parser = cli.Parser(prog="recommenders.hybrid", description=__doc__)
     parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="PART",
                         help="runs or recommenders (default popularity content_knn itemknn)")
-    parser.add_argument("--steps", type=runs.positive, default=10, help="the grid's steps of a weight (default 10)")
+    parser.add_argument("--steps", type=cli.positive, default=10, help="the grid's steps of a weight (default 10)")
     parser.add_argument("--metric", default="NDCG@10", help="what is best on val (default NDCG@10)")
     parser.add_argument("--normalise", choices=("minmax", "rrf"), default="minmax",
                         help="scores to 0..1 for each user, or 1 / (60 + place) (default minmax)")
-    runs.recommender_flags(parser)
+    cli.recommender_flags(parser)
     return parser
 
 
@@ -68,7 +65,7 @@ def choose(pool, scores, weights, metric):
     import metrics
     k, truth = int(metric.partition("@")[2]), pool.split.truth(pool.part)
     values = np.empty(len(weights))
-    with runs.Progress(len(weights), "hybrid", "trials") as progress:
+    with Progress(len(weights), "hybrid", "trials") as progress:
         for trial, row in enumerate(weights):
             lists = pool.best(mixed(pool, scores, row), k)
             values[trial] = metrics.evaluate(lists, truth, (k,))[metric].mean()
@@ -104,7 +101,7 @@ def weights_for(part, sources, weights):
 
 def write_lists(run, split, sources, weights, args):
     """Lists and metrics of every part that some source wrote; returns {part: metrics}."""
-    from ranking import candidates, topk
+    from ranking import candidates, save
     results = {}
     for part in split.parts:
         used = weights_for(part, sources, weights)
@@ -113,14 +110,14 @@ def write_lists(run, split, sources, weights, args):
         able = [i for i, source in enumerate(sources) if part in source.parts]
         pool = candidates.pool(split, part, [sources[i] for i in able], args.seed)
         values = mixed(pool, candidates.normalised(pool, args.normalise), used[able])
-        results |= topk.write(run, split, args.k, args.seed, [part], scores=pool.scorer(values))
+        results |= save.write(run, split, args.k, args.seed, [part], scores=pool.scorer(values))
     return results
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
     check(args)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     from ranking import candidates
     split = dataset.load(workdir)
@@ -147,7 +144,7 @@ def record(run, args, sources, grid, values):
     import pandas as pd
     words, best = [s.word for s in sources], int(values.argmax())
     alone = {word: float(values[grid[:, i] == 1][0]) for i, word in enumerate(words)}
-    runs.write_csv(run.folder / "trials.csv", pd.DataFrame(grid, columns=words).assign(**{args.metric: values}),
+    write_csv(run.folder / "trials.csv", pd.DataFrame(grid, columns=words).assign(**{args.metric: values}),
                    index=False)
     weights = dict(zip(words, grid[best].round(12).tolist(), strict=True))
     print(f"{run.name}: {args.metric} on val {values[best]:.4f}, best of {len(grid)} weightings")
@@ -159,4 +156,4 @@ def record(run, args, sources, grid, values):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

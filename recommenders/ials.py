@@ -6,25 +6,22 @@ Source: Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback D
 the library `implicit`. Confidence of a pair is 1 + alpha * w with w = 1 (--values binary), its plays, or
 log(1 + plays), and 1 where nothing was played. (`implicit` takes the confidence itself: its alpha * w, without the 1.)
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import write_npy
 
 NEEDS = ()
 COLD = False
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.ials", description=__doc__)
-    parser.add_argument("--factors", type=runs.positive, default=64, help="dimensions (default 64)")
-    parser.add_argument("--regularization", type=runs.number, default=1.0, help="ridge penalty (default 1)")
-    parser.add_argument("--alpha", type=runs.number, default=10.0, help="confidence per unit of w (default 10)")
+    parser = cli.Parser(prog="recommenders.ials", description=__doc__)
+    parser.add_argument("--factors", type=cli.positive, default=64, help="dimensions (default 64)")
+    parser.add_argument("--regularization", type=cli.number, default=1.0, help="ridge penalty (default 1)")
+    parser.add_argument("--alpha", type=cli.number, default=10.0, help="confidence per unit of w (default 10)")
     parser.add_argument("--values", choices=("binary", "count", "log"), default="binary", help="w (default binary)")
-    parser.add_argument("--iterations", type=runs.positive, default=20, help="sweeps over users and items (default 20)")
-    runs.recommender_flags(parser)
+    parser.add_argument("--iterations", type=cli.positive, default=20, help="sweeps over users and items (default 20)")
+    cli.recommender_flags(parser)
     return parser
 
 
@@ -41,7 +38,7 @@ def factorise(matrix, args):
         try:
             model.fit(confidence, show_progress=False)
         except ModelFitError:
-            raise runs.WorkError("the factors are no longer numbers; try a larger --regularization or a smaller "
+            raise WorkError("the factors are no longer numbers; try a larger --regularization or a smaller "
                                  "--alpha") from None
     return model.user_factors, model.item_factors
 
@@ -49,12 +46,12 @@ def factorise(matrix, args):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.alpha == 0:
-        raise runs.UsageError("--alpha must be above 0; with 0 what was played weighs as little as what was not")
-    workdir = runs.workspace(args)
+        raise UsageError("--alpha must be above 0; with 0 what was played weighs as little as what was not")
+    workdir = cli.workspace(args)
     import numpy as np
 
     import dataset
-    from ranking import topk
+    from ranking import save
     split = dataset.load(workdir)
     request = {"factors": args.factors, "regularization": args.regularization, "alpha": args.alpha,
                "values": args.values, "iterations": args.iterations,
@@ -66,12 +63,12 @@ def main(argv=None):
         if args.values == "log":
             matrix.data = np.log1p(matrix.data)
         users, items = factorise(matrix, args)
-        runs.write_npy(run.model_embeddings("users"), users)
-        runs.write_npy(run.model_embeddings("items"), items)
+        write_npy(run.model_embeddings("users"), users)
+        write_npy(run.model_embeddings("items"), items)
         parts = [p for p in split.parts if p != "cold_test"]
-        results = topk.write(run, split, args.k, args.seed, parts, users=users, items=items)
+        results = save.write(run, split, args.k, args.seed, parts, users=users, items=items)
         run.finish(parts=sorted(results))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -11,26 +11,21 @@ Of equally similar items at the end of a neighbourhood, chance by --seed decides
 
 Practical limit: neighbours are found block by block; the work is the sum over users of (tracks played)^2.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from harness import runs
+from harness import cli, runs
 
 NEEDS = ()
 COLD = False
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.itemknn", description=__doc__)
+    parser = cli.Parser(prog="recommenders.itemknn", description=__doc__)
     parser.add_argument("--weight", choices=("cosine", "tfidf", "bm25"), default="cosine",
                         help="weights of the play matrix before the cosine (default cosine: none)")
     parser.add_argument("--values", choices=("binary", "count"), default="binary",
                         help="a pair counts 1, or its plays (default binary)")
-    parser.add_argument("--neighbours", type=runs.positive, default=200, help="neighbours kept per item (default 200)")
-    parser.add_argument("--shrink", type=runs.number, default=0.0, help="shrinkage h of small overlaps (default 0)")
-    runs.recommender_flags(parser)
+    parser.add_argument("--neighbours", type=cli.positive, default=200, help="neighbours kept per item (default 200)")
+    parser.add_argument("--shrink", type=cli.number, default=0.0, help="shrinkage h of small overlaps (default 0)")
+    cli.recommender_flags(parser)
     return parser
 
 
@@ -82,9 +77,9 @@ def best(value, n):
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
-    from ranking import topk
+    from ranking import save
     split = dataset.load(workdir)
     request = {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink,
                "k": args.k, "seed": args.seed, "comment": args.comment}
@@ -95,10 +90,10 @@ def main(argv=None):
         near = neighbours(matrix, args.neighbours, args.shrink, args.seed, split.tracks[:split.n_hot])
         history = split.matrix()
         parts = [p for p in split.parts if p != "cold_test"]
-        results = topk.write(run, split, args.k, args.seed, parts,
+        results = save.write(run, split, args.k, args.seed, parts,
                              scores=lambda codes: (history[codes] @ near).toarray())
         run.finish(parts=sorted(results))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -7,23 +7,19 @@ Score of track i: the number of users who played it (--by users) or its plays (-
 with --half-life H each pair counts 0.5 ** (age / H days), age from its first play to the end of train.
 Tracks outside train have no popularity, so the cold test is left out.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError
 
 NEEDS = ()
 COLD = False
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.popularity", description=__doc__)
+    parser = cli.Parser(prog="recommenders.popularity", description=__doc__)
     parser.add_argument("--by", choices=("users", "plays"), default="users", help="what is counted (default users)")
     parser.add_argument("--half-life", type=float, default=0.0, metavar="DAYS",
                         help="days after which a pair counts half; 0 counts all alike (default 0)")
-    runs.recommender_flags(parser)
+    cli.recommender_flags(parser)
     return parser
 
 
@@ -39,26 +35,26 @@ def item_scores(train, n_items, by="users", half_life=0.0):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if not 0 <= args.half_life < float("inf"):
-        raise runs.UsageError(f"--half-life must be a number of days, at least 0, not {args.half_life:g}")
-    workdir = runs.workspace(args)
+        raise UsageError(f"--half-life must be a number of days, at least 0, not {args.half_life:g}")
+    workdir = cli.workspace(args)
     import torch
 
     import dataset
-    from ranking import topk
+    from ranking import save
     split = dataset.load(workdir)
     if args.half_life and split.time != "real":
-        raise runs.UsageError(f"--half-life needs times, but time is {split.time!r} in this workspace")
+        raise UsageError(f"--half-life needs times, but time is {split.time!r} in this workspace")
     request = {"by": args.by, "half_life": args.half_life, "k": args.k, "seed": args.seed, "comment": args.comment}
     with runs.Run(workdir, "popularity", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return
         score = torch.from_numpy(item_scores(split.train, split.n_hot, args.by, args.half_life))
         parts = [p for p in split.parts if p != "cold_test"]
-        results = topk.write(run, split, args.k, args.seed, parts,
+        results = save.write(run, split, args.k, args.seed, parts,
                              scores=lambda codes: score.expand(len(codes), -1))
         run.finish(parts=sorted(results), left_out={"cold_test": "cannot rank cold items"}
                    if "cold_test" in split.parts else {})
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

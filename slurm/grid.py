@@ -24,14 +24,15 @@ from pathlib import Path
 from experiments import local
 from experiments.expand import Block, Cell, cells, load
 from experiments.local import say
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
 from slurm import submit
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def build_parser():
-    parser = runs.Parser(prog="grid.py", description=__doc__,
+    parser = cli.Parser(prog="grid.py", description=__doc__,
                          usage="grid.py [SCRIPT [WORD ...] [--FLAG VALUE ...] ...] [flags of the grid]")
     group = parser.add_argument_group("what to do with the cells")
     group.add_argument("--print", dest="mode", action="store_const", const="print", default="print",
@@ -39,7 +40,7 @@ def build_parser():
     group.add_argument("--local", dest="mode", action="store_const", const="local", help="run them here, one by one")
     group.add_argument("--submit", dest="mode", action="store_const", const="submit",
                        help="submit them to Slurm: one array, after the extraction where --extract asks for it")
-    group.add_argument("--jobs", type=runs.positive, default=1, metavar="N",
+    group.add_argument("--jobs", type=cli.positive, default=1, metavar="N",
                        help="with --local: N processes (default 1)")
     group.add_argument("--wait", action="store_true", help="with --submit: return when all is over, 1 if a cell failed")
     group.add_argument("--report", metavar="DIR", help="count the cells of a submitted grid, W/slurm/001 for example")
@@ -52,7 +53,7 @@ def build_parser():
     group = parser.add_argument_group("before the cells (flags of the backend may follow where there is no SCRIPT)")
     group.add_argument("--extract", nargs="+", default=[], metavar="BACKEND", help="backends to extract first")
     group.add_argument("--audio", metavar="DIR", help="folder of audio for --extract (default: $AUDIO)")
-    group.add_argument("--shards", type=runs.positive, default=None, metavar="N",
+    group.add_argument("--shards", type=cli.positive, default=None, metavar="N",
                        help="parts of an extraction, one array task each (default 1)")
     group.add_argument("--split", metavar="FLAGS",
                        help="run preprocess/1_train_test_split.py with these flags, in quotes")
@@ -91,7 +92,7 @@ def settings(pairs):
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise runs.UsageError(f"--set takes FLAG=VALUE such as epochs=5, not {pair!r} (SCRIPT comes first)")
+            raise UsageError(f"--set takes FLAG=VALUE such as epochs=5, not {pair!r} (SCRIPT comes first)")
         found[name.lstrip("-").replace("_", "-")] = value
     return found
 
@@ -103,20 +104,20 @@ def read_file(path):
     import yaml
     path = Path(path).expanduser()
     if not path.is_file():
-        raise runs.UsageError(f"--file {path} is no file")
+        raise UsageError(f"--file {path} is no file")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise runs.UsageError(f"{path} is not readable as yaml ({e})") from None
+        raise UsageError(f"{path} is not readable as yaml ({e})") from None
     if not isinstance(document, dict) or not document:
-        raise runs.UsageError(f"{path} should hold `blocks:` (a list), `extract:` and `split:`; it holds none of them")
+        raise UsageError(f"{path} should hold `blocks:` (a list), `extract:` and `split:`; it holds none of them")
     check_keys(path, document, {"blocks", "extract", "split"})
     check_keys(f"{path}, extract", document.get("extract") or {}, {"backends", "shards", "flags"})
     for i, block in enumerate(document.get("blocks") or []):
         where = f"{path}, block {i + 1}"
         check_keys(where, block, {"script", "grid", "set", "places"})
         if not block.get("script"):
-            raise runs.UsageError(f"{where} names no script")
+            raise UsageError(f"{where} names no script")
         for part in ("grid", "set"):
             check_keys(f"{where}, {part}", block.get(part) or {}, None)
     return document
@@ -124,10 +125,10 @@ def read_file(path):
 
 def check_keys(where, value, known):
     if not isinstance(value, dict):
-        raise runs.UsageError(f"{where} should be `key: value` lines, not {value!r}")
+        raise UsageError(f"{where} should be `key: value` lines, not {value!r}")
     odd = sorted(str(k) for k in value if known is not None and k not in known)
     if odd:
-        raise runs.UsageError(f"{where}: unknown key {', '.join(odd)}; expected {', '.join(sorted(known))}")
+        raise UsageError(f"{where}: unknown key {', '.join(odd)}; expected {', '.join(sorted(known))}")
 
 
 def blocks_of(document, extra):
@@ -148,7 +149,7 @@ def blocks_of(document, extra):
         blocks.append(block)
     unknown = sorted(set(extra) - used)
     if unknown:
-        raise runs.UsageError(f"--set {unknown[0]}: no script of the file has this flag")
+        raise UsageError(f"--set {unknown[0]}: no script of the file has this flag")
     return blocks
 
 
@@ -162,12 +163,12 @@ def extraction(args, document, flags, workdir):
     extra = {**(about.get("flags") or {}), **{k: v if len(v) > 1 else v[0] for k, v in flags.items()}}
     stages = []
     if backends and not args.audio:
-        raise runs.UsageError("--extract needs --audio DIR, the folder of sound files")
+        raise UsageError("--extract needs --audio DIR, the folder of sound files")
     for backend in backends:
         script = f"extract_item_embeddings/{backend}.py"
         path = ROOT / script
         if not path.is_file() or "extraction.main(" not in path.read_text(encoding="utf-8"):  # asked without torch
-            raise runs.UsageError(f"no backend {backend!r}: there is no {script} (SCRIPT comes before --extract)")
+            raise UsageError(f"no backend {backend!r}: there is no {script} (SCRIPT comes before --extract)")
         common = []
         for name, value in extra.items():
             common += [f"--{name}"] if value is True else [f"--{name}", *map(str, value if isinstance(value, list)
@@ -191,7 +192,7 @@ def plan(argv=None):
     args.audio = args.audio or os.environ.get("AUDIO") or facts.get("AUDIO")
     document, extra = read_file(args.file) if args.file else {}, settings(args.set)
     extracts = bool(args.extract or document.get("extract"))
-    workdir = runs.workspace(args, create=extracts and args.mode != "print") \
+    workdir = cli.workspace(args, create=extracts and args.mode != "print") \
         if args.mode != "print" else Path(args.workdir or ".").expanduser().absolute()
     stages = extraction(args, document, {} if script else flags, workdir)
     merged = [s.name for s in stages if s.name.endswith("-merge")]
@@ -208,7 +209,7 @@ def plan(argv=None):
         stages.append(submit.Stage("grid", distinct, after=["split"] if split else merged,
                                    how="afterok" if split else "afterany"))
     if not stages:
-        raise runs.UsageError("nothing to do; name a SCRIPT with its flags, a --file, or --extract (see --help)")
+        raise UsageError("nothing to do; name a SCRIPT with its flags, a --file, or --extract (see --help)")
     return args, workdir, stages
 
 
@@ -216,7 +217,7 @@ def main(argv=None):
     """See the module's first lines. Returns the exit status."""
     args, workdir, stages = plan(argv)
     if args.jobs > 1 and args.mode != "local":
-        raise runs.UsageError("--jobs is for --local; Slurm runs as many as it has room for")
+        raise UsageError("--jobs is for --local; Slurm runs as many as it has room for")
     if args.report:
         return submit.report(Path(args.report))
     if args.mode == "local":
@@ -235,4 +236,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.expand import Cell
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_json, write_text
+from harness.progress import EXIT_RESUMABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,12 +39,12 @@ def facts():
     path = Path(named or ROOT / "slurm" / "cluster.env").expanduser().absolute()
     if not path.is_file():
         if named:
-            raise runs.UsageError(f"CLUSTER_ENV={named} is no file; slurm/cluster.env.example is one to begin with")
+            raise UsageError(f"CLUSTER_ENV={named} is no file; slurm/cluster.env.example is one to begin with")
         return {}
     done = subprocess.run(["bash", "-c", 'set -ea; . "$1" >&2; env -0', "bash", str(path)],
                           capture_output=True, text=True)
     if done.returncode:
-        raise runs.UsageError(f"bash cannot read {path}: {done.stderr.strip()}")
+        raise UsageError(f"bash cannot read {path}: {done.stderr.strip()}")
     found = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
     return {**{k: v for k, v in found.items() if v}, "CLUSTER_ENV": str(path)}
 
@@ -53,7 +55,7 @@ def sbatch(words, environment):
                           capture_output=True)
     match = re.match(r"\d+", done.stdout)
     if done.returncode or not match:
-        raise runs.WorkError(f"sbatch refuses {shlex.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise WorkError(f"sbatch refuses {shlex.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
     return match[0]
 
 
@@ -82,10 +84,10 @@ def arrays(stage, folder, most):
     if stage.extract:
         backend, shards, flags = stage.extract
         if shards > most:
-            raise runs.UsageError(f"--shards {shards} is more than an array of this cluster holds ({most})")
+            raise UsageError(f"--shards {shards} is more than an array of this cluster holds ({most})")
         return [(f"0-{shards - 1}", ["slurm/extract.sbatch", backend, str(shards), *flags])]
     jobs = folder / f"{stage.name}.txt"
-    runs.write_text(jobs, "".join(f"{c.line}\n" for c in stage.cells))
+    write_text(jobs, "".join(f"{c.line}\n" for c in stage.cells))
     return [(f"0-{min(most, len(stage.cells) - first) - 1}", ["slurm/train.sbatch", str(jobs), str(first)])
             for first in range(0, len(stage.cells), most)]
 
@@ -98,14 +100,14 @@ def words_for(kind, about):
 def submit(stages, workdir, wait=False):
     """Submit all stages and the final count; print what was submitted. Returns 0, or with `wait` the count's status."""
     if shutil.which("sbatch") is None:
-        raise runs.UsageError("there is no sbatch here; use a login node of the cluster, or --local")
+        raise UsageError("there is no sbatch here; use a login node of the cluster, or --local")
     about, most, folder = facts(), largest_array(), new_folder(workdir)
     if not about:
         print("grid: no slurm/cluster.env, so Slurm's defaults hold (slurm/cluster.env.example says more)",
               file=sys.stderr)
     lead = about.get("SIGNAL_LEAD", "60")
     if not lead.isdigit():
-        raise runs.UsageError(f"SIGNAL_LEAD={lead} in {about['CLUSTER_ENV']} is not a number of seconds")
+        raise UsageError(f"SIGNAL_LEAD={lead} in {about['CLUSTER_ENV']} is not a number of seconds")
     common = ["--kill-on-invalid-dep=yes", f"--signal=B:USR1@{lead}", f"--output={folder}/%x-%A_%a.out"]
     throttle = f"%{about['MAX_PARALLEL']}" if about.get("MAX_PARALLEL") else ""
     environment = {**os.environ, **({"CLUSTER_ENV": about["CLUSTER_ENV"]} if about else {})}
@@ -123,14 +125,14 @@ def submit(stages, workdir, wait=False):
             print(f"{stage.name}: {len(stage.cells)} cells, job {' '.join(numbers[stage.name])}",
                   *([stage.how, *before] if before else []), flush=True)
     finally:
-        runs.write_json(folder / "plan.json", {"stages": planned})
+        write_json(folder / "plan.json", {"stages": planned})
     return count_at_the_end(folder, numbers, about, environment, wait)
 
 
 def count_at_the_end(folder, numbers, about, environment, wait):
     """Submit the job that prints the report into report.out once everything is over."""
     cell = Cell("slurm/grid.py", ("--report", str(folder)))
-    runs.write_text(folder / "report.txt", f"{cell.line}\n")
+    write_text(folder / "report.txt", f"{cell.line}\n")
     del environment["CELL_STATUS"]
     every = ":".join(n for jobs in numbers.values() for n in jobs)
     words = [f"--dependency=afterany:{every}", "--job-name=report", f"--output={folder}/report.out",
@@ -147,15 +149,15 @@ def count_at_the_end(folder, numbers, about, environment, wait):
 def report(folder):
     """Print done, failed and unfinished cells of a submitted grid; 0 if all are done, else 1."""
     if not (folder / "plan.json").is_file():
-        raise runs.UsageError(f"{folder} holds no plan.json; expected a folder that --submit made, W/slurm/001")
+        raise UsageError(f"{folder} holds no plan.json; expected a folder that --submit made, W/slurm/001")
     bad = 0
-    for stage in runs.read_json(folder / "plan.json")["stages"]:
+    for stage in read_json(folder / "plan.json")["stages"]:
         done, failed, unfinished = 0, [], []
         for i, line in enumerate(stage["lines"]):
             path = folder / f"{stage['stage']}.status" / str(i)
             status = path.read_text().strip() if path.exists() else None
             done += status == "0"
-            if status in (None, str(runs.EXIT_RESUMABLE)):
+            if status in (None, str(EXIT_RESUMABLE)):
                 unfinished.append(line)
             elif status != "0":
                 failed.append(f"status {status}: {line}")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import bert4rec
 from bert4rec import BERT4Rec, Sequences
 from dataset import unit_scale
-from harness.runs import UsageError
+from harness.errors import UsageError
 from tests.worlds.histories import Largest
 from training import softmax
 from training.sequences import generator_of

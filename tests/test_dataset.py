@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 import dataset
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_json, write_parquet
 from tests.worlds.world import tiny_workspace, write_embedding, write_pairs
 
 
@@ -144,7 +144,7 @@ def test_more_bad_parts(tiny):
     (tiny / "data/cold_test.pqt").unlink()
     with pytest.raises(WorkError, match="val.pqt: 1 .* twice"):
         dataset.load(tiny)
-    runs.write_parquet(tiny / "data/val.pqt", pd.DataFrame({"user_id": [3]}))
+    write_parquet(tiny / "data/val.pqt", pd.DataFrame({"user_id": [3]}))
     with pytest.raises(WorkError, match="no column track_id"):
         dataset.load(tiny)
     (tiny / "data/val.pqt").write_text("not parquet")
@@ -153,10 +153,10 @@ def test_more_bad_parts(tiny):
 
 
 def test_a_split_that_was_killed_half_way_is_refused(tiny):
-    runs.write_json(tiny / "data/split.json", {"status": "writing"})
+    write_json(tiny / "data/split.json", {"status": "writing"})
     with pytest.raises(WorkError, match="interrupted; run preprocess/1_train_test_split.py again"):
         dataset.load(tiny)
-    runs.write_json(tiny / "data/split.json", {"status": "finished"})
+    write_json(tiny / "data/split.json", {"status": "finished"})
     assert dataset.load(tiny).n_users == 60
 
 
@@ -167,10 +167,10 @@ def test_a_folder_that_is_no_workspace(tmp_path):
 
 def test_a_data_set_whose_making_was_interrupted_is_refused(tiny):
     """Its files may be of two requests; who reads the split and who reads only the tracks are told so."""
-    told = runs.read_json(tiny / "dataset.json")
-    runs.write_json(tiny / "dataset.json", {**told, "status": "writing"})
+    told = read_json(tiny / "dataset.json")
+    write_json(tiny / "dataset.json", {**told, "status": "writing"})
     for read in (dataset.load, dataset.read_tracks):
         with pytest.raises(WorkError, match="dataset.json says that making the data set was interrupted; run preproc"):
             read(tiny)
-    runs.write_json(tiny / "dataset.json", {**told, "status": "finished"})
+    write_json(tiny / "dataset.json", {**told, "status": "finished"})
     dataset.load(tiny)

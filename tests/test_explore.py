@@ -12,7 +12,8 @@ import pytest
 
 import explore
 from exploration import SECTIONS, sections, tracking
-from harness import runs
+from harness.errors import WorkError
+from harness.files import read_json, write_json, write_parquet, write_text
 from tests.conftest import ROOT
 from tests.worlds.explored import MONDAY, made, named_embedding, say, world, write_plays
 from tests.worlds.world import tiny_workspace, write_embedding, write_tracks
@@ -72,7 +73,7 @@ def test_a_changed_workspace_is_explored_again_and_old_figures_go(tmp_path):
     assert (workdir / "explore/friends.png").exists()
     (workdir / "users.pqt").unlink()
     write_plays(workdir, [(10, 0, MONDAY, 2), (20, 1, MONDAY, 1)], timed=False)
-    runs.write_json(workdir / "dataset.json", {"name": "three_users", "time": "none"})
+    write_json(workdir / "dataset.json", {"name": "three_users", "time": "none"})
     assert "plays.pqt" in made(workdir)
     report, numbers = check(workdir / "explore")
     assert sorted(numbers["left_out"]) == ["activity", "friends", "sessions"]
@@ -85,7 +86,7 @@ def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
     before = {p.name: p.read_bytes() for p in (workdir / "explore").iterdir() if not p.name.startswith(".")}
 
     def fail(numbers):
-        raise runs.WorkError("no ink")
+        raise WorkError("no ink")
     monkeypatch.setattr(sections()["friends"], "draw", fail)
     status, _, err = say(workdir, "--overwrite")
     assert (status, err.splitlines()[-1].split(": ", 1)[1]) == (1, "no ink")
@@ -96,7 +97,7 @@ def test_tensorboard_has_the_numbers_of_the_json(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     workdir = world(tmp_path / "w")
     made(workdir)
-    numbers = runs.read_json(workdir / "explore/numbers.json")["sections"]
+    numbers = read_json(workdir / "explore/numbers.json")["sections"]
     events = EventAccumulator(str(workdir / "explore"), size_guidance={"scalars": 0, "images": 0})
     events.Reload()
     written = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -117,7 +118,7 @@ def test_what_is_lacking_is_left_out_and_said(tmp_path, change, left):
         workdir = tiny_workspace(tmp_path / "w")
         (workdir / "dataset.json").unlink()
         frame = pd.read_parquet(workdir / "items.pqt").drop(columns="styles")
-        runs.write_parquet(workdir / "items.pqt", frame)
+        write_parquet(workdir / "items.pqt", frame)
         left = left | {"features"}
     else:
         workdir = world(tmp_path / "w")
@@ -125,7 +126,7 @@ def test_what_is_lacking_is_left_out_and_said(tmp_path, change, left):
         (workdir / "items.pqt").unlink()
         (workdir / "users.pqt").unlink()
     if change == "ordinal":
-        runs.write_json(workdir / "dataset.json", {"name": "x", "time": "ordinal"})
+        write_json(workdir / "dataset.json", {"name": "x", "time": "ordinal"})
     if change == "no embeddings":
         (workdir / "embeddings/content.npy").unlink()
     out = made(workdir)
@@ -139,8 +140,8 @@ def test_one_user_and_one_track(tmp_path):
     workdir.mkdir()
     write_tracks(workdir, 1)
     write_plays(workdir, [(5, 0, MONDAY, 1)])
-    runs.write_parquet(workdir / "items.pqt", pa.table({"track_id": [0], "genres": [["only"]], "year": [2000]}))
-    runs.write_parquet(workdir / "users.pqt", pa.table({"user_id": [5], "friends": [[5]]}))
+    write_parquet(workdir / "items.pqt", pa.table({"track_id": [0], "genres": [["only"]], "year": [2000]}))
+    write_parquet(workdir / "users.pqt", pa.table({"user_id": [5], "friends": [[5]]}))
     write_embedding(workdir, "one", np.ones((1, 3), np.float32))
     made(workdir)
     _, numbers = check(workdir / "explore")
@@ -162,7 +163,7 @@ def test_an_embedding_of_constants_and_one_without_rows(tmp_path):
 
 def test_another_workspace_without_artists_is_named(tmp_path):
     workdir, other = world(tmp_path / "w"), world(tmp_path / "v")
-    runs.write_parquet(other / "items.pqt", pa.table({"track_id": [0], "name": ["x"]}))
+    write_parquet(other / "items.pqt", pa.table({"track_id": [0], "name": ["x"]}))
     made(workdir, "--with", other)
     assert r"Not compared with three\_users" in (workdir / "explore/report.md").read_text() or \
         "Not compared with three_users: it names no artists" in (workdir / "explore/report.md").read_text()
@@ -178,13 +179,13 @@ def with_items(workdir, **columns):
         if name in table.column_names:
             table = table.drop_columns(name)
         table = table.append_column(name, values)
-    runs.write_parquet(workdir / "items.pqt", table)
+    write_parquet(workdir / "items.pqt", table)
     return workdir
 
 
 def with_friends(workdir, friends):
     world(workdir)
-    runs.write_parquet(workdir / "users.pqt", pa.table({"user_id": [30, 20, 10], "friends": friends}))
+    write_parquet(workdir / "users.pqt", pa.table({"user_id": [30, 20, 10], "friends": friends}))
     return workdir
 
 
@@ -239,7 +240,7 @@ def test_a_manifest_that_does_not_fit_its_matrix_is_left_out_and_named(tmp_path,
 def broken(workdir, what):
     world(workdir)
     if what == "columns":
-        runs.write_parquet(workdir / "plays.pqt", pa.table({"user": [1], "track_id": [0]}))
+        write_parquet(workdir / "plays.pqt", pa.table({"user": [1], "track_id": [0]}))
     elif what == "rows":
         write_plays(workdir, [])
     elif what == "range":
@@ -249,25 +250,25 @@ def broken(workdir, what):
     elif what == "none":
         (workdir / "plays.pqt").unlink()
     elif what == "items":
-        runs.write_parquet(workdir / "items.pqt", pa.table({"id": [0]}))
+        write_parquet(workdir / "items.pqt", pa.table({"id": [0]}))
     elif what == "twice":
-        runs.write_parquet(workdir / "items.pqt", pa.table({"track_id": [0, 0]}))
+        write_parquet(workdir / "items.pqt", pa.table({"track_id": [0, 0]}))
     elif what == "embedding":
         write_embedding(workdir, "content", np.ones((3, 2), np.float32))
     elif what == "gap":
-        runs.write_parquet(workdir / "users.pqt", pa.table({"user_id": pa.array([30, None]), "friends": [[10], [30]]}))
+        write_parquet(workdir / "users.pqt", pa.table({"user_id": pa.array([30, None]), "friends": [[10], [30]]}))
     elif what == "part":
-        runs.write_text(workdir / "data/train.pqt", "no parquet")
+        write_text(workdir / "data/train.pqt", "no parquet")
     elif what == "part's columns":
-        runs.write_parquet(workdir / "data/train.pqt", pa.table({"user": [1]}))
+        write_parquet(workdir / "data/train.pqt", pa.table({"user": [1]}))
     elif what == "part's middle":
         table = pa.table({"user_id": np.arange(5000), "track_id": np.zeros(5000, int)})
-        runs.write_parquet(workdir / "data/train.pqt", table)
+        write_parquet(workdir / "data/train.pqt", table)
         whole = bytearray((workdir / "data/train.pqt").read_bytes())
         whole[4:-1000] = bytes(len(whole) - 1004)
         (workdir / "data/train.pqt").write_bytes(whole)
     elif what == "interrupted":
-        runs.write_json(workdir / "dataset.json", {"status": "writing"})
+        write_json(workdir / "dataset.json", {"status": "writing"})
     return workdir
 
 

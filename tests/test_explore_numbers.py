@@ -9,7 +9,7 @@ from scipy import stats
 
 from exploration import features, friends, labels, representations, sections, tails, tracking
 from exploration.words import plain, share
-from harness import runs
+from harness.files import write_parquet
 from preprocess.lastfm.features import SPOTIFY
 from tests.worlds.explored import DAY, MONDAY, measure, named_embedding, world, write_plays
 from tests.worlds.world import tiny_workspace, write_embedding
@@ -64,7 +64,7 @@ def test_plays_of_one_second_never_end_a_session(tmp_path):
 def test_of_a_large_log_a_drawn_part_is_looked_at(tmp_path, monkeypatch):
     workdir = tiny_workspace(tmp_path / "w")
     frame = pq.read_table(workdir / "data/train.pqt").to_pandas()
-    runs.write_parquet(workdir / "plays.pqt", frame)
+    write_parquet(workdir / "plays.pqt", frame)
     whole = measure(workdir, "sessions")
     monkeypatch.setattr(sections()["sessions"], "PLAYS", len(frame) // 3)
     part = measure(workdir, "sessions")
@@ -170,7 +170,7 @@ def test_geometry_of_known_shapes():
 def test_overlap_by_hand(tmp_path):
     workdir, other = world(tmp_path / "w"), world(tmp_path / "v")
     write_embedding(workdir, "half", np.array([[1], [np.nan], [1], [np.nan], [1]], np.float32))
-    runs.write_parquet(other / "items.pqt", pa.table({"track_id": [0, 1], "artist": ["beyonce", "the a"]}))
+    write_parquet(other / "items.pqt", pa.table({"track_id": [0, 1], "artist": ["beyonce", "the a"]}))
     n = measure(workdir, "overlap", others=[("other", other)])
     assert n["representations"]["half"] == {"tracks": 3, "of_tracks": 2 / 4, "of_pairs": 3 / 6, "of_plays": 4 / 10}
     assert n["both"] == {"content and half": 2}
@@ -194,7 +194,7 @@ def test_friends_are_networkx(tmp_path):
     graph = nx.gnm_random_graph(60, 150, seed=4)
     workdir = tiny_workspace(tmp_path / "w")
     ids = np.arange(60) * 10 + 3
-    runs.write_parquet(workdir / "users.pqt", pa.table({
+    write_parquet(workdir / "users.pqt", pa.table({
         "user_id": ids, "friends": [[int(ids[j]) for j in graph[i] if j > i] for i in range(60)]}))   # one direction
     n = measure(workdir, "friends")
     assert n["transitivity"] == pytest.approx(nx.transitivity(graph), rel=1e-4)

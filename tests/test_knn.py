@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 import dataset
 import knn
 from harness import runs
+from harness.errors import UsageError
 from tests.worlds.world import write_embedding, write_pairs, write_tracks
 
 
@@ -108,7 +109,7 @@ def test_the_published_row_mix_up_on_request(tiny):
 
 
 def test_bad_requests(tiny, capsys):
-    with pytest.raises(runs.UsageError, match="no embedding 'nosuch'.*content, noise"):
+    with pytest.raises(UsageError, match="no embedding 'nosuch'.*content, noise"):
         knn.main(["nosuch", "--workdir", str(tiny)])
     with pytest.raises(SystemExit) as stop:
         knn.main(["content", "--workdir", str(tiny), "--k", "0"])

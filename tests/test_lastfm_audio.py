@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from harness import runs
+from harness.files import read_json
 from preprocess import lastfm
 from preprocess.lastfm import audio as lastfm_audio
 from tests.worlds.hetrec import get_plays, say, table, vectors, write_raw
@@ -62,7 +62,7 @@ def test_audio_only_is_the_published_catalogue_with_its_split(raw, audio, tmp_pa
     split = pq.read_table(w / "split.pqt")
     assert split.schema.types == [pa.int64(), pa.int64(), pa.string()]
     assert split.to_pydict() == {"user_id": [2, 2, 7], "track_id": [0, 1, 0], "part": ["train", "test", "train"]}
-    about = runs.read_json(w / "dataset.json")
+    about = read_json(w / "dataset.json")
     assert about["name"] == "lastfm-audio"
     assert about["counts"] == {"users": 2, "tracks": 2, "pairs": 3, "plays": 16, "plays_outside_split": 0,
                                "split": {"train": 2, "val": 0, "test": 1}, "split_pairs_without_plays": 1}
@@ -150,7 +150,7 @@ def test_archive_of_the_record(record, tmp_path):
     split = pd.DataFrame(table(v / "split.pqt"))
     per_user = split.groupby("user_id").size()
     assert (split[split.part == "train"].groupby("user_id").size() == (per_user * 0.8).astype(int)).all()
-    assert runs.read_json(v / "dataset.json")["counts"]["plays_outside_split"] == 0
+    assert read_json(v / "dataset.json")["counts"]["plays_outside_split"] == 0
     with zipfile.ZipFile(record) as z:
         z.extractall(tmp_path / "folder")
     u = get_plays("lastfm", "--raw", raw, "--audio-features", tmp_path / "folder" / "json", "--audio-only",
@@ -199,7 +199,7 @@ def real(shared, tmp_path_factory):
 
 @pytest.mark.shared
 def test_real_counts(real):
-    whole, audio = (runs.read_json(w / "dataset.json") for w in real)
+    whole, audio = (read_json(w / "dataset.json") for w in real)
     assert whole["counts"] == {"users": 1892, "tracks": 17632, "pairs": 92834, "plays": 69183975}
     assert whole["dropped"] == {"tags left out: artist absent from artists.dat": 1538}
     assert audio["counts"] == {"users": 1858, "tracks": 1425, "pairs": 56345, "plays": 51295442,

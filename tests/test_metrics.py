@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 import knn
 import metrics
 from evaluation import beyond_accuracy as beyond
-from evaluation.lists import read_lists, read_truth
+from evaluation.intervals import mean_and_half_width
+from evaluation.lists import read_lists, read_truth, saved_lists
 from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import write_json, write_parquet
 from tests.conftest import ROOT
 from tests.worlds.world import write_pairs
 
@@ -126,10 +129,10 @@ def test_big_and_small_ids():
 
 def test_interval_by_hand():
     """Four values 0, 0, 1, 3: mean 1, sd sqrt(6 / 3), t(3) at 97.5 % is 3.182446."""
-    mean, half = metrics.mean_and_half_width(np.array([0.0, 0.0, 1.0, 3.0]))
+    mean, half = mean_and_half_width(np.array([0.0, 0.0, 1.0, 3.0]))
     assert mean == 1 and half == pytest.approx(3.1824463052842638 * math.sqrt(2) / math.sqrt(4), rel=1e-12)
-    assert np.isnan(metrics.mean_and_half_width([0.5])[1])
-    mean, half = metrics.mean_and_half_width(np.array([[1.0, np.nan], [2.0, np.nan]]))
+    assert np.isnan(mean_and_half_width([0.5])[1])
+    mean, half = mean_and_half_width(np.array([[1.0, np.nan], [2.0, np.nan]]))
     assert mean[0] == 1.5 and np.isnan(mean[1]) and np.isnan(half[1])
 
 
@@ -196,14 +199,14 @@ def test_one_user_has_no_interval(tmp_path):
     (lambda f: f.assign(track_id=f.track_id + 2**62), "must be rows of trackid_sorted.csv"),
 ])
 def test_broken_lists_are_one_sentence_and_nothing_is_written(tmp_path, change, sentence):
-    with pytest.raises(runs.WorkError, match=sentence):
+    with pytest.raises(WorkError, match=sentence):
         metrics.report(tmp_path, "mine", "val", change(frame_of({1: [4, 5, 6]})), truth_of({1: [5], 2: [4]}))
     assert not (tmp_path / "metrics").exists()
 
 
 @pytest.mark.parametrize("ks", [(0,), (-5,), (2.5,), (True,), ()])
 def test_k_must_be_a_whole_number_of_at_least_one(ks):
-    with pytest.raises(runs.UsageError, match="k"):
+    with pytest.raises(UsageError, match="k"):
         metrics.evaluate(frame_of({1: [4]}), truth_of({1: [4]}), ks)
 
 
@@ -235,13 +238,13 @@ def test_lists_without_a_manifest_and_names_that_end_like_parts(tiny):
     """preds/mine_cold_test.pqt is the cold test of `mine`, unless there is a run `mine_cold`."""
     users = pd.read_parquet(tiny / "data/cold_test.pqt").user_id.unique()
     track = int(pd.read_parquet(tiny / "data/cold_test.pqt").track_id.iloc[0])
-    runs.write_parquet(tiny / "preds/mine_cold_test.pqt", frame_of({u: [track] for u in users}))
-    assert [job[:2] for job in metrics.saved_lists(tiny, [])] == [("mine", "cold_test")]
+    write_parquet(tiny / "preds/mine_cold_test.pqt", frame_of({u: [track] for u in users}))
+    assert [job[:2] for job in saved_lists(tiny, [])] == [("mine", "cold_test")]
     done = cli("mine", "--workdir", tiny)
     assert done.returncode == 0 and "k = 5, 10, 20, 50 is left out" in done.stderr
     assert pd.read_csv(tiny / "metrics/mine_cold_test.csv", index_col=0).loc["mean", "HitRate@1"] > 0
-    runs.write_json(tiny / "runs/mine_cold/config.json", {"request": {"k": 1}})
-    assert [job[:2] for job in metrics.saved_lists(tiny, [])] == [("mine_cold", "test")]
+    write_json(tiny / "runs/mine_cold/config.json", {"request": {"k": 1}})
+    assert [job[:2] for job in saved_lists(tiny, [])] == [("mine_cold", "test")]
 
 
 def test_cross_check_agrees_and_notices(tiny, capsys, monkeypatch):
@@ -250,7 +253,7 @@ def test_cross_check_agrees_and_notices(tiny, capsys, monkeypatch):
     assert "largest difference to rs_metrics" in capsys.readouterr().out
     right, saved = metrics.values_of, (tiny / "metrics/content_cosine_test.csv").read_bytes()
     monkeypatch.setattr(metrics, "values_of", lambda *a: right(*a) * (1 + 1e-6))
-    with pytest.raises(runs.WorkError, match="differs from rs_metrics"):
+    with pytest.raises(WorkError, match="differs from rs_metrics"):
         metrics.main(["--workdir", str(tiny), "--scorer", "rs_metrics"])
     assert (tiny / "metrics/content_cosine_test.csv").read_bytes() == saved
 
@@ -285,7 +288,7 @@ def test_any_pair_of_files(tmp_path, suffix):
      1, "a file of that name is in the way"),
 ])
 def test_bad_input_is_one_sentence(tmp_path, tiny, words, status, sentence):
-    runs.write_parquet(tiny / "preds/x_test.pqt", frame_of({3: [4]}))
+    write_parquet(tiny / "preds/x_test.pqt", frame_of({3: [4]}))
     (tmp_path / "empty").mkdir()
     done = cli(*(w.format(empty=tmp_path / "empty", full=tiny) for w in words))
     assert (done.returncode, done.stderr.count("\n")) == (status, 1), done.stderr
@@ -293,14 +296,14 @@ def test_bad_input_is_one_sentence(tmp_path, tiny, words, status, sentence):
 
 
 def test_lists_of_another_split_are_refused(tiny):
-    runs.write_parquet(tiny / "preds/x_test.pqt", frame_of({13: [0]}))  # track 0 is in no part
-    with pytest.raises(runs.WorkError, match="x_test.pqt: 1 tracks of the lists are not in the catalogue"):
+    write_parquet(tiny / "preds/x_test.pqt", frame_of({13: [0]}))  # track 0 is in no part
+    with pytest.raises(WorkError, match="x_test.pqt: 1 tracks of the lists are not in the catalogue"):
         metrics.main(["--workdir", str(tiny)])
-    runs.write_parquet(tiny / "preds/x_test.pqt", frame_of({13: [2]}).assign(rank=1))
-    with pytest.raises(runs.WorkError, match="x_test.pqt: the ranks of each user"):
+    write_parquet(tiny / "preds/x_test.pqt", frame_of({13: [2]}).assign(rank=1))
+    with pytest.raises(WorkError, match="x_test.pqt: the ranks of each user"):
         metrics.main(["--workdir", str(tiny)])
     (tiny / "data/test.pqt").unlink()
-    with pytest.raises(runs.WorkError, match="is of part test, but this split has val, cold_test"):
+    with pytest.raises(WorkError, match="is of part test, but this split has val, cold_test"):
         metrics.main(["x", "--workdir", str(tiny)])
 
 
@@ -323,6 +326,6 @@ def test_a_pair_of_files_may_have_any_whole_numbers_as_tracks(tmp_path, capsys):
 def test_out_does_not_overwrite_what_is_read(tmp_path, out):
     pd.DataFrame({"user_id": [1], "track_id": [3], "rank": [0]}).to_parquet(tmp_path / "p.pqt")
     pd.DataFrame({"user_id": [1], "track_id": [3]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(runs.UsageError, match="would overwrite"):
+    with pytest.raises(UsageError, match="would overwrite"):
         metrics.main(["--preds", str(tmp_path / "p.pqt"), "--truth", str(tmp_path / "t.csv"), "--k", "1",
                       "--out", str(tmp_path / out)])

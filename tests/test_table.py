@@ -10,13 +10,15 @@ import pandas as pd
 import pytest
 
 import knn
-import metrics
 import table
 import train_bert
 from evaluation import render as typeset
+from evaluation.files import write_metrics
 from evaluation.render import Slot, Table
 from evaluation.results import Figure, collect
 from harness import runs
+from harness.errors import WorkError
+from harness.files import write_json
 from harness.registry import capability, defaults
 from recommenders import chance, popularity
 from tests.conftest import ROOT
@@ -35,12 +37,12 @@ def make_run(workdir, recommender, embedding, values, users=(1, 2, 3, 4), parts=
     """A run's manifest and metrics: Recall@k of each user (the same in every part)."""
     request = {"k": 100, "seed": 1, "comment": "", **request}
     name = runs.run_name(recommender, embedding, request, request["seed"])
-    runs.write_json(workdir / "runs" / name / "config.json", {
+    write_json(workdir / "runs" / name / "config.json", {
         "run": name, "status": status, "recommender": recommender, "embedding": embedding, "request": request,
         "inputs": inputs or {}, "started": started, "parts": list(parts), "dim": 7})
     frame = pd.DataFrame({f"Recall@{k}": np.asarray(values, float)}, index=pd.Index(users, name="user_id"))
     for part in parts:
-        metrics.write(workdir / "metrics" / f"{name}_{part}.csv", frame, {f"Coverage@{k}": 0.25})
+        write_metrics(workdir / "metrics" / f"{name}_{part}.csv", frame, {f"Coverage@{k}": 0.25})
     return name
 
 
@@ -223,7 +225,7 @@ def test_unfinished_repeats_do_not_count(tmp_path, capsys):
 
 def test_a_folder_that_is_no_run_of_a_recommender_is_named(tmp_path, capsys):
     make_run(tmp_path, "knn", "mfcc", [0.2] * 4)
-    runs.write_json(tmp_path / "runs/notes/config.json", {"what": "else"})
+    write_json(tmp_path / "runs/notes/config.json", {"what": "else"})
     tables(tmp_path)
     assert "left out: notes (its config.json names no recommender)" in capsys.readouterr().err
 
@@ -232,14 +234,14 @@ def test_data_without_times_say_why_a_column_is_absent(tmp_path, monkeypatch):
     make_run(tmp_path, "knn", "mfcc", [0.2] * 4)
     monkeypatch.setattr(table, "capability", lambda name: (("order",) if name == "bert4rec" else (), True))
     assert "BERT4Rec" not in tables(tmp_path)[1]
-    runs.write_json(tmp_path / "dataset.json", {"time": "none"})
+    write_json(tmp_path / "dataset.json", {"time": "none"})
     assert "- BERT4Rec needs an order, and this data set has no times" in tables(tmp_path)[1]
 
 
 def test_other_users_in_a_row_are_refused(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0.1] * 4)
     name = make_run(tmp_path, "knn", "musicnn", [0.9] * 3, users=(1, 2, 5))
-    with pytest.raises(runs.WorkError, match=f"{name} was evaluated on 3 users and .* on 4, 2 of them the same"):
+    with pytest.raises(WorkError, match=f"{name} was evaluated on 3 users and .* on 4, 2 of them the same"):
         tables(tmp_path)
     assert not (tmp_path / "tables").exists()
 
@@ -248,10 +250,10 @@ def test_a_lost_or_broken_file_is_one_sentence(tmp_path):
     name = make_run(tmp_path, "knn", "mfcc", [0.1] * 4)
     path = tmp_path / "metrics" / f"{name}_test.pqt"
     path.write_bytes(b"no parquet")
-    with pytest.raises(runs.WorkError, match=f"cannot be read .*python metrics.py {name} makes them again"):
+    with pytest.raises(WorkError, match=f"cannot be read .*python metrics.py {name} makes them again"):
         tables(tmp_path)
     path.unlink()
-    with pytest.raises(runs.WorkError, match=f"is gone; python metrics.py {name}"):
+    with pytest.raises(WorkError, match=f"is gone; python metrics.py {name}"):
         tables(tmp_path)
 
 

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 
 import dataset
 import train
-from harness import runs
+from harness import cli, runs
+from harness.files import load_checkpoint
+from harness.progress import EXIT_RESUMABLE
 from tests.worlds.world import tiny_workspace, write_embedding
 from training import shallow
 
@@ -45,14 +47,14 @@ def refused(capsys, status, *argv):
     """The one sentence with which a command line is refused; only the progress of a training may precede it."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as e:
-        runs.cli(train.main, [str(a) for a in argv])
+        cli.run(train.main, [str(a) for a in argv])
     said = [line for line in capsys.readouterr().err.splitlines() if "pairs/s" not in line]
     assert e.value.code == status and len(said) == 1
     return said[0]
 
 
 def checkpoint(workdir, name, which="last"):
-    return runs.load_checkpoint(workdir / "checkpoints" / "content" / f"{name}_{which}.pt")
+    return load_checkpoint(workdir / "checkpoints" / "content" / f"{name}_{which}.pt")
 
 
 # --------------------------------------------------------------------------- whole runs
@@ -175,7 +177,7 @@ def wait_for_epoch(workdir, epoch, process):
     deadline = time.monotonic() + 100
     while process.poll() is None and time.monotonic() < deadline:
         for path in (workdir / "checkpoints").rglob("[!.]*_last.pt"):
-            if runs.load_checkpoint(path)["epoch"] >= epoch:
+            if load_checkpoint(path)["epoch"] >= epoch:
                 return
         time.sleep(0.01)
     raise AssertionError(f"no checkpoint of epoch {epoch}: {process.stderr.read()}")
@@ -204,7 +206,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(tmp_path):
     wait_for_epoch(workdir, 11, process)
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=100)[1]
-    assert process.returncode == runs.EXIT_RESUMABLE and "the same command continues" in said
+    assert process.returncode == EXIT_RESUMABLE and "the same command continues" in said
     process = start(workdir)
     assert process.wait(timeout=200) == 0, process.stderr.read()
     assert [n for n, _ in runs.find_runs(workdir)] == [name]
@@ -330,7 +332,7 @@ def test_a_stop_within_an_epoch_loses_no_step(tmp_path, monkeypatch, capsys):
     for _ in range(2):
         with pytest.raises(SystemExit) as left:
             train.main([*flags, "--workdir", str(workdir)])
-        assert left.value.code == runs.EXIT_RESUMABLE
+        assert left.value.code == EXIT_RESUMABLE
     assert checkpoint(workdir, name, "last")["step"] > 0
     train.main([*flags, "--workdir", str(workdir)])
     assert len(taken) == len(set(taken))  # no step twice

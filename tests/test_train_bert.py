@@ -13,6 +13,8 @@ import bert4rec
 import dataset
 import train_bert
 from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.progress import EXIT_RESUMABLE, Progress
 from tests.worlds.histories import ROOT, ring, same_weights, stopped
 from tests.worlds.world import tiny_workspace, write_embedding
 from training import sequence_loop as sequence_training
@@ -116,7 +118,7 @@ def test_bf16_runs_where_it_exists_and_is_refused_elsewhere(tiny):
     if native_bf16(torch.device("cpu")):
         assert train(tiny, "--precision", "bf16", "--device", "cpu")[1]["status"] == "finished"
     else:
-        with pytest.raises(runs.UsageError, match="this cpu has no bf16 arithmetic"):
+        with pytest.raises(UsageError, match="this cpu has no bf16 arithmetic"):
             train(tiny, "--precision", "bf16", "--device", "cpu")
 
 
@@ -260,7 +262,7 @@ def test_without_val_all_epochs_are_trained_and_the_run_says_so(tiny, capsys):
     name, manifest = train(tiny, "--patience", "1", "--epochs", "3")
     assert manifest["epochs"] == manifest["best_epoch"] == 3 and manifest["best_val_loss"] is None
     assert "no val part" in capsys.readouterr().err and manifest["parts"] == ["cold_test", "test"]
-    with pytest.raises(runs.UsageError, match="waits for a plateau on val"):
+    with pytest.raises(UsageError, match="waits for a plateau on val"):
         train(tiny, "--dynamic-item-freeze", "1")
 
 
@@ -283,7 +285,7 @@ def test_what_the_settings_decide(argv, positions, spread, norm, tmp_path):
 
 
 def test_a_diverging_loss_stops_with_a_sentence(tiny):
-    with pytest.raises(runs.WorkError, match="no longer a number in epoch .*smaller --lr"):
+    with pytest.raises(WorkError, match="no longer a number in epoch .*smaller --lr"):
         train(tiny, "--lr", "1e30", "--item-freeze", "0")
 
 
@@ -326,7 +328,7 @@ def never_stopped(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGKILL", -signal.SIGKILL), ("SIGUSR1", runs.EXIT_RESUMABLE)])
+@pytest.mark.parametrize(("number", "status"), [("SIGKILL", -signal.SIGKILL), ("SIGUSR1", EXIT_RESUMABLE)])
 def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(never_stopped, tmp_path, number, status):
     """kill -9 loses the epoch under way, SIGUSR1 keeps its steps; both continue to the same bytes."""
     cut = tiny_workspace(tmp_path / "cut")
@@ -364,7 +366,7 @@ def test_a_signal_inside_an_epoch_keeps_its_steps(tiny):
         model, _, whole = train_bert.build(split, args, config, torch.device("cpu"))
         training = train_bert.Training(model, args, config, whole)
         return training, bert4rec.Sequences(indptr, items, 10, model.mask_id)
-    with runs.Progress(0, "test") as progress:
+    with Progress(0, "test") as progress:
         one, sequences = fresh()
         loss = sequence_training.train_epoch(one, sequences, 16, Never(), progress)
         two, _ = fresh()

@@ -8,8 +8,10 @@ import math
 import sys
 import time
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import load_checkpoint, save_checkpoint, write_npy
+from harness.progress import Progress, stop_here
 
 NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
 COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
@@ -29,8 +31,8 @@ def flags(group, scale="default unit"):
     group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
-    group.add_argument("--eval-every", type=runs.positive, default=5, help="epochs between metrics on val (default 5)")
-    group.add_argument("--checkpoint-seconds", type=runs.number, default=10.0,
+    group.add_argument("--eval-every", type=cli.positive, default=5, help="epochs between metrics on val (default 5)")
+    group.add_argument("--checkpoint-seconds", type=cli.number, default=10.0,
                        help="least time between checkpoints; they come at the end of epochs (default 10)")
 
 
@@ -186,15 +188,15 @@ def fit(run, training, sequences, asking, batch_size):
     args, best = training.args, None
     validated = "val" in asking.split.parts
     if run.resume and run.checkpoint("last").exists():
-        training.load(runs.load_checkpoint(run.checkpoint("last")))
+        training.load(load_checkpoint(run.checkpoint("last")))
         if training.epoch:
-            best = runs.load_checkpoint(run.checkpoint("best"))
+            best = load_checkpoint(run.checkpoint("best"))
     if not validated:
         print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
               file=sys.stderr)
     stop, saved = run.stop, time.monotonic()
     writer, users = run.writer(purge_step=training.epoch + 1), len(sequences.lengths)
-    with runs.Progress(args.epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
+    with Progress(args.epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
         while not training.done:
             losses = {"train": train_epoch(training, sequences, batch_size, stop, progress)}
             if losses["train"] is not None:
@@ -207,11 +209,11 @@ def fit(run, training, sequences, asking, batch_size):
                 record(writer, training, losses, asking)
             if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
                 if best is not None:
-                    runs.save_checkpoint(run.checkpoint("best"), best)
-                runs.save_checkpoint(run.checkpoint("last"), training.state())
+                    save_checkpoint(run.checkpoint("best"), best)
+                save_checkpoint(run.checkpoint("last"), training.state())
                 saved = time.monotonic()
             if stop.requested and not training.done:
-                runs.stop_here(run.name)
+                stop_here(run.name)
     training.load_weights(best["model"])
     return best["epoch"]
 
@@ -230,16 +232,16 @@ def finish(run, training, asking, split, **results):
     """Write the learned vectors, the lists and the metrics of every part, and close the run."""
     import numpy as np
 
-    from ranking import topk
+    from ranking import save
     args, parts, left_out = training.args, list(split.parts), {}
     if asking.cold is None and "cold_test" in parts:
         parts.remove("cold_test")
         left_out["cold_test"] = COLD_WITHOUT_CONTENT
     users, items = asking.users(np.arange(split.n_users)), asking.items()
-    runs.write_npy(run.model_embeddings("users"), users.cpu().numpy())
+    write_npy(run.model_embeddings("users"), users.cpu().numpy())
     if training.whole:  # else they are the embedding
-        runs.write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
-    means = topk.write(run, split, args.k, args.seed, parts, users=users, items=items, device=asking.sequences.device)
+        write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
+    means = save.write(run, split, args.k, args.seed, parts, users=users, items=items, device=asking.sequences.device)
     flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
     asked = run.request | run.request.get("config", {})
     run.writer().add_hparams({k: v for k, v in asked.items() if k != "config"}, flat, run_name=".",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import dataset
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
 from model import LOSSES, ShallowEmbeddingModel, confidence
 
 RANDOM_DIM = 64           # dimensions of `random` where hidden_dim is 0, as published

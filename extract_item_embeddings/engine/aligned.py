@@ -11,7 +11,9 @@ import numpy as np
 import dataset
 from extract_item_embeddings.engine import shards
 from extract_item_embeddings.engine.backend import library_versions
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import atomic, checksum, read_json, write_json
+from harness.machine import git_state
 
 INPUTS = ("source_checksum", *shards.INPUTS)  # a change of these is done again; of others, asked about
 NAMED = 20                                    # tracks named in the summary
@@ -20,7 +22,7 @@ NAMED = 20                                    # tracks named in the summary
 def check_name(name, flag=""):
     """UsageError unless `name`, given by `flag`, can be the name of an embedding."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise runs.UsageError(f"{flag}{name!r} is no name of an embedding; letters, digits, '.', '-' and '_' are "
+        raise UsageError(f"{flag}{name!r} is no name of an embedding; letters, digits, '.', '-' and '_' are "
                               "expected")
 
 
@@ -48,7 +50,7 @@ class Rows:
         twice = rows[np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])]
         twice = np.concatenate([rows[self.seen[rows]], twice])
         if len(twice):
-            raise runs.WorkError(f"{self.source.name} has the track {self.ids[twice[0]]} more than once")
+            raise WorkError(f"{self.source.name} has the track {self.ids[twice[0]]} more than once")
         self.seen[rows] = True
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
             narrow = values.astype("<f4")
@@ -69,11 +71,11 @@ class Rows:
         """{row: {"trackid", "reason"}} of the tracks without a vector; WorkError when there is no other."""
         name = self.source.name
         if not self.seen.any():
-            raise runs.WorkError(f"none of the {self.unknown} tracks of {name} is in trackid_sorted.csv: its ids look "
+            raise WorkError(f"none of the {self.unknown} tracks of {name} is in trackid_sorted.csv: its ids look "
                                  f"like {', '.join(self.strangers) or 'nothing'}, the list's like {self.ids[0]}")
         reasons = {int(r): f"not in {name}" for r in np.flatnonzero(~self.seen)} | self.reasons
         if len(reasons) == len(self.ids):
-            raise runs.WorkError(f"no track of trackid_sorted.csv has a usable vector in {name}; the first reason: "
+            raise WorkError(f"no track of trackid_sorted.csv has a usable vector in {name}; the first reason: "
                                  f"{self.ids[0]}: {reasons[0]}")
         return {r: {"trackid": self.ids[r], "reason": why} for r, why in sorted(reasons.items())}
 
@@ -88,24 +90,24 @@ def make(work, name, request, opened, overwrite=False, packages=()):
     check_name(name)
     ids, track_checksum = dataset.read_tracks(work)
     if not ids:
-        raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
+        raise WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
     request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
     path = work / "embeddings" / f"{name}.npy"
     if not overwrite and _finished(path, request):
         return
     source, rows = opened(), None
-    with runs.atomic(path) as temporary:
+    with atomic(path) as temporary:
         with open(temporary, "w+b") as f:
             for keys, values in source.blocks():
                 rows = rows or Rows(f, ids, values.shape[1], source)
                 rows.put(keys, values)
         if rows is None:
-            raise runs.WorkError(f"{source.name} has no rows")
-        failed, matrix = rows.failed(), runs.checksum(temporary)
+            raise WorkError(f"{source.name} has no rows")
+        failed, matrix = rows.failed(), checksum(temporary)
         path.with_suffix(".json").unlink(missing_ok=True)  # a json that exists describes the matrix beside it
-    runs.write_json(path.with_suffix(".json"), {
+    write_json(path.with_suffix(".json"), {
         "name": name, **request, **source.about(), "keys": "rows" if source.by_row else "track ids", "dim": rows.dim,
-        "unknown_ids": rows.unknown, "versions": library_versions(packages), "git": runs.git_state(),
+        "unknown_ids": rows.unknown, "versions": library_versions(packages), "git": git_state(),
         "failed": failed, "incomplete": {}, "matrix_checksum": matrix})
     _say(path, failed, rows)
 
@@ -127,15 +129,15 @@ def _finished(path, request):
     if not path.exists():
         return False
     if not provenance.exists():
-        raise runs.UsageError(f"{path} is there without a json that says how it was made; choose another name, or "
+        raise UsageError(f"{path} is there without a json that says how it was made; choose another name, or "
                               "--overwrite")
-    about = runs.read_json(provenance)
+    about = read_json(provenance)
     old = {k: about.get(k) for k in request}
     changed = shards.differences(old, request)
     if any(k not in INPUTS for k in changed):
-        raise runs.UsageError(f"{path} was made in another way ({shards.said(old, request, changed)}); choose another "
+        raise UsageError(f"{path} was made in another way ({shards.said(old, request, changed)}); choose another "
                               "name, or --overwrite")
-    if changed or runs.checksum(path) != about.get("matrix_checksum"):
+    if changed or checksum(path) != about.get("matrix_checksum"):
         why = {"track_checksum": "the track list", "n_tracks": "the track list", "source_checksum": "the source"}
         print(f"{path.stem}: made again, because {why[changed[0]] if changed else path.name} changed since",
               file=sys.stderr)

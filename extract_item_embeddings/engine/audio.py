@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness import runs
+from harness.errors import WorkError
+from harness.files import atomic
 
 SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf
     m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
@@ -53,9 +54,9 @@ def make_track_list(path, folder):
     """Write `idx,trackid` of the sorted file stems under `folder`; WorkError where there is no audio file."""
     stems = sorted(stem for stem, paths in _scan(folder).items() if not all(p.is_dir() for p in paths))
     if not stems:
-        raise runs.WorkError(f"no audio file under {folder}; files named <track id>.<extension> are expected there "
+        raise WorkError(f"no audio file under {folder}; files named <track id>.<extension> are expected there "
                              "(wav, flac, ogg, mp3, ...)")
-    with runs.atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
         csv.writer(f, lineterminator="\n").writerows([("idx", "trackid"), *enumerate(stems)])
 
 
@@ -72,10 +73,10 @@ def find(folder, ids):
     if double:
         track, (a, b, *_) = double[0]
         more = f" ({len(double)} tracks have this)" if len(double) > 1 else ""
-        raise runs.WorkError(f"track {track} has more than one file, {a.relative_to(folder)} and "
+        raise WorkError(f"track {track} has more than one file, {a.relative_to(folder)} and "
                              f"{b.relative_to(folder)}{more}; leave one file per track")
     if not any(paths):
-        raise runs.WorkError(f"none of the {len(ids)} tracks of the track list has a file under {folder}; files "
+        raise WorkError(f"none of the {len(ids)} tracks of the track list has a file under {folder}; files "
                              f"named <track id>.<extension> are expected there, for example {ids[0]}.mp3")
     return [p[0] if p else None for p in paths]
 

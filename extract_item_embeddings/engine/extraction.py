@@ -15,7 +15,10 @@ from pathlib import Path
 import dataset
 from extract_item_embeddings.engine import aligned, audio, frames, pipeline, shards
 from extract_item_embeddings.engine.backend import Backend
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json
+from harness.progress import StopRequest, stop_here
 
 __all__ = ["Backend", "Task", "main", "make", "parser", "run"]
 
@@ -26,10 +29,10 @@ AUTO = 64  # tracks per batch of --batch auto on a GPU
 
 def parser(backend, doc):
     """The command line of one backend."""
-    p = runs.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = cli.Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     shared_flags(p)
     own_flags(p, backend)
-    runs.common_flags(p, seed=False, device=backend.DEVICE)
+    cli.common_flags(p, seed=False, device=backend.DEVICE)
     return p
 
 
@@ -71,16 +74,16 @@ def batch_size(text):
 def check(args):
     """(i, n) of --shard i/n, (0, 1) without it; UsageError for flags that cannot be meant."""
     if args.merge and args.shard:
-        raise runs.UsageError("--merge joins all shards and --shard makes one; give one of the two")
+        raise UsageError("--merge joins all shards and --shard makes one; give one of the two")
     if not args.merge and not args.audio:
-        raise runs.UsageError("--audio DIR is needed: the folder with files <track id>.<extension>")
+        raise UsageError("--audio DIR is needed: the folder with files <track id>.<extension>")
     if args.audio and not Path(args.audio).expanduser().is_dir():
-        raise runs.UsageError(f"--audio {args.audio} is not a folder")
+        raise UsageError(f"--audio {args.audio} is not a folder")
     for flag, least in (("batch", 1), ("workers", 1)):
         if getattr(args, flag) != "auto" and getattr(args, flag) < least:
-            raise runs.UsageError(f"--{flag} {getattr(args, flag)} is not possible; at least {least} is expected")
+            raise UsageError(f"--{flag} {getattr(args, flag)} is not possible; at least {least} is expected")
     if args.seconds != 0 and not audio.SHORTEST <= args.seconds < float("inf"):
-        raise runs.UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
+        raise UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
                               f"or at least {audio.SHORTEST}")
     if args.name is not None:
         aligned.check_name(args.name, "--name ")
@@ -88,7 +91,7 @@ def check(args):
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", args.shard)
     if not match or int(match[1]) >= int(match[2]):
-        raise runs.UsageError(f"--shard {args.shard} is not I/N with I from 0 to N-1, such as 0/8 or 7/8")
+        raise UsageError(f"--shard {args.shard} is not I/N with I from 0 to N-1, such as 0/8 or 7/8")
     return int(match[1]), int(match[2])
 
 
@@ -134,7 +137,7 @@ def main(backend_class, doc, argv=None):
 def run(tasks):
     """Extract all, or one shard, or merge, as the arguments say; several tasks share one pass over the audio."""
     args = tasks[0].args
-    work = runs.workspace(args, create=not args.merge)
+    work = cli.workspace(args, create=not args.merge)
     done = {}
     if not args.merge:
         with listening() as stop:
@@ -150,7 +153,7 @@ def run(tasks):
 @contextlib.contextmanager
 def listening():
     """A StopRequest for a while; afterwards signals do again what they did before."""
-    stop = runs.StopRequest()
+    stop = StopRequest()
     try:
         yield stop
     finally:
@@ -166,7 +169,7 @@ def make(tasks, work, stop):
         audio.make_track_list(work / "trackid_sorted.csv", folder)
     ids, track_checksum = dataset.read_tracks(work)
     if not ids:
-        raise runs.WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
+        raise WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
     files = audio.find(folder, ids)
     marks = [audio.fingerprint(f) for f in files]
     jobs = {}
@@ -179,7 +182,7 @@ def make(tasks, work, stop):
             jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, marks, kept), ids, marks, kept)
         todo = [job for job in jobs.values() if job.shard.missing]
         if todo and not pipeline.extract(todo, files, args, stop):
-            runs.stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
+            stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
     return {task: job.shard for task, job in jobs.items()}
 
 
@@ -199,7 +202,7 @@ def begun(stack, task, request, work, marks, kept):
 def settle_batch(args, backend):
     """With --batch auto: batches worth a pass of a GPU, and passes that begin as large (see pipeline.one_pass)."""
     if args.batch == "auto":
-        on_gpu = backend.DEVICE and runs.pick_device(args.device).type == "cuda"
+        on_gpu = backend.DEVICE and cli.pick_device(args.device).type == "cuda"
         args.batch = backend.fits = AUTO if on_gpu else backend.BATCH
 
 
@@ -214,18 +217,18 @@ def is_finished(work, task, request, marks, kept=None):
         path = work / "embeddings" / f"{name}{suffix}.npy"
         if not path.with_suffix(".json").exists():
             if path.exists() and not task.partial(work).exists():
-                raise runs.UsageError(f"{path} is there without a json that says how it was made; "
+                raise UsageError(f"{path} is there without a json that says how it was made; "
                                       "choose another --name, or --overwrite")
             return False
         now = {**request, "audio_checksum": f"{shards.files_sum(range(len(marks)), marks):016x}"}
-        old = {k: v for k, v in runs.read_json(path.with_suffix(".json")).items()
+        old = {k: v for k, v in read_json(path.with_suffix(".json")).items()
                if k in (*now, "matrix_checksum", "failed")}
         matrix, failed = old.pop("matrix_checksum", None), old.pop("failed", {})
         changed = shards.differences(old, now)
         if any(k not in shards.INPUTS for k in changed):
-            raise runs.UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
+            raise UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
                                   "choose another --name, or --overwrite")
-        if changed or not path.exists() or runs.checksum(path) != matrix:
+        if changed or not path.exists() or checksum(path) != matrix:
             why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
             print(f"{name}: made again, because {why} changed since", file=sys.stderr)
             return False
@@ -253,7 +256,7 @@ def finish(work, task, of=None):
         return print(f"{name}: merged before, nothing to do", file=sys.stderr)
     header, parts = shards.complete(partial, of or shards.counted(partial), plan_of)
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
-        raise runs.WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
+        raise WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
     about = shards.write(folder, name, header, parts)
     failed, outputs = about["failed"], header["outputs"]
     files = [folder / f"{name}{suffix}.npy" for suffix in outputs]

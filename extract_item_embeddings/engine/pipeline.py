@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from extract_item_embeddings.engine import audio, shards
-from harness import runs
+from harness.errors import WorkError
+from harness.progress import Progress
 
 
 class Job:
@@ -39,8 +40,8 @@ class Job:
             return
         try:
             values, entry = compute(self.backend, rows, self.ids, self.items, self.shard.plan, self.kept)
-        except runs.WorkError as e:  # one track may be to blame, and can be taken away
-            raise runs.WorkError(f"{e}; it was hearing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
+        except WorkError as e:  # one track may be to blame, and can be taken away
+            raise WorkError(f"{e}; it was hearing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
         entry["files"] = shards.files_sum(rows, [self.marks[r] for r in rows])
         self.shard.save(self.todo.popleft(), values, entry)
         self.items = []
@@ -58,7 +59,7 @@ def extract(jobs, files, args, stop):
         loaded(stack, [job.backend for job in jobs])
         pool = stack.enter_context(ThreadPoolExecutor(args.workers))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        progress = stack.enter_context(runs.Progress(total, name, unit="track", initial=total - len(needs)))
+        progress = stack.enter_context(Progress(total, name, unit="track", initial=total - len(needs)))
         tracks = in_order(pool, 2 * max(job.shard.plan.batch for job in jobs), (
             (prepare_all, [job.backend for job in those], files[row], args.seconds, args.offset)
             for row, those in needs.items()))
@@ -232,7 +233,7 @@ def smaller(backend, tried):
     """After a pass of `tried` windows had no room: half as many from now on; WorkError where that is not allowed."""
     import torch
     if not backend.fits or tried == 1:
-        raise runs.WorkError(f"the device has no room for a pass of {tried} windows; "
+        raise WorkError(f"the device has no room for a pass of {tried} windows; "
                              + ("--device cpu, or a smaller --seconds, may do" if tried == 1 else
                                 "--batch auto finds how many fit, a smaller --batch may do, too"))
     backend.fits = tried // 2

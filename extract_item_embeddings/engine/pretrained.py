@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from extract_item_embeddings.engine import audio, extraction, weights
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -77,9 +78,9 @@ class Pretrained(extraction.Backend):
         self.files = weights.find(self.source(), self.args.weights, self.args.revision)
         self.sizes()
         if self.layer.isdigit() and int(self.layer) > self.depth:
-            raise runs.UsageError(f"--layer {self.layer} is not there: the states of these weights are 0 (input of the "
+            raise UsageError(f"--layer {self.layer} is not there: the states of these weights are 0 (input of the "
                                   f"first layer) to {self.depth} (last)")
-        self.device = runs.pick_device(self.args.device)
+        self.device = cli.pick_device(self.args.device)
         self.precision = self.args.precision
         if self.precision == "auto":
             self.precision = "bf16" if self.device.type == "cuda" else "fp32"

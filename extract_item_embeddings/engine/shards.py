@@ -20,7 +20,9 @@ import zlib
 
 import numpy as np
 
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import atomic, checksum, read_json, write_json
+from harness.machine import git_state
 
 INPUTS = ("track_checksum", "n_tracks", "audio_checksum")  # a change of these is done again; of others, asked about
 
@@ -62,15 +64,15 @@ class Shard:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise runs.WorkError(f"{self.folder} is being written by another process right now; wait for it, "
+            raise WorkError(f"{self.folder} is being written by another process right now; wait for it, "
                                  "or choose another --name") from None
         path = self.folder / "header.json"
         if path.exists():
-            old = runs.read_json(path)
+            old = read_json(path)
             if old != header and not overwrite and (self.folder / "journal.jsonl").read_bytes().strip():
                 changed = differences(old, header)
                 if any(k not in INPUTS for k in changed):
-                    raise runs.UsageError(f"{self.folder} was begun with other settings "
+                    raise UsageError(f"{self.folder} was begun with other settings "
                                           f"({said(old, header, changed)}); finish it with those, choose another "
                                           "--name, or --overwrite")
                 print(f"{self}: begun again, because the track list changed since", file=sys.stderr)
@@ -81,7 +83,7 @@ class Shard:
         if not path.exists() or (overwrite and not self.missing):
             self.entries = {}
             (self.folder / "journal.jsonl").write_bytes(b"")
-            runs.write_json(path, header)
+            write_json(path, header)
         self._rows = open(os.open(self.folder / "rows.f32", os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         self._journal = open(self.folder / "journal.jsonl", "ab", buffering=0)
         if self._journal.tell():
@@ -179,9 +181,9 @@ def counted(partial):
     names = [re.fullmatch(r"shard-(\d+)-of-(\d+)", p.name) for p in sorted(partial.glob("shard-*-of-*"))]
     counts = sorted({int(m[2]) for m in names if m})
     if not counts:
-        raise runs.WorkError(f"nothing to merge: no shard under {partial}; run --shard 0/n to n-1/n first")
+        raise WorkError(f"nothing to merge: no shard under {partial}; run --shard 0/n to n-1/n first")
     if len(counts) > 1:
-        raise runs.WorkError(f"cannot merge: shards of {' and of '.join(map(str, counts))} are under {partial}; "
+        raise WorkError(f"cannot merge: shards of {' and of '.join(map(str, counts))} are under {partial}; "
                              "remove the folders of those that are not wanted")
     return counts[0]
 
@@ -194,7 +196,7 @@ def complete(partial, of, plan_of):
         if not path.exists():
             problems.append(f"shard {i}/{of} has not begun")
             continue
-        mine = runs.read_json(path)
+        mine = read_json(path)
         header = header or mine
         if mine != header:
             changed = said(header, mine, differences(header, mine)) or "another track list"
@@ -206,7 +208,7 @@ def complete(partial, of, plan_of):
             problems.append(f"{shard} lacks {len(shard.missing)} of {len(shard.plan.shard(i, of))} batches")
         shards.append(shard)
     if problems:
-        raise runs.WorkError(f"cannot merge: {'; '.join(problems)}; run the same command for each of them")
+        raise WorkError(f"cannot merge: {'; '.join(problems)}; run the same command for each of them")
     return header, shards
 
 
@@ -220,24 +222,24 @@ def write(folder, name, header, shards):
     failed = {k: v for e in entries for k, v in e["failed"].items()}
     if len(failed) == plan.n_tracks:
         first = next(iter(failed.values()))
-        raise runs.WorkError(f"no track could be used, so {name}.npy is not written; the first reason: "
+        raise WorkError(f"no track could be used, so {name}.npy is not written; the first reason: "
                              f"{first['trackid']}: {first['reason']}")
     about = {"name": name, **{k: v for k, v in header.items() if k != "outputs"},
              "audio_checksum": f"{sum(e['files'] for e in entries) % 2 ** 64:016x}",
-             "git": runs.git_state(), "failed": failed,
+             "git": git_state(), "failed": failed,
              "incomplete": {k: v for e in entries for k, v in e["notes"].items()}}
     left = 0
     for suffix, width in header["outputs"].items():
         path = folder / f"{name}{suffix}.npy"
         path.with_suffix(".json").unlink(missing_ok=True)
-        with runs.atomic(path) as temporary:
+        with atomic(path) as temporary:
             with open(temporary, "wb") as f:
                 np.lib.format.write_array_header_1_0(
                     f, {"descr": "<f4", "fortran_order": False, "shape": (plan.n_tracks, width)})
                 for b in range(plan.n_batches):
                     f.write(shards[b % len(shards)].read(b)[:, left:left + width].tobytes())
-            matrix = runs.checksum(temporary)
-        runs.write_json(path.with_suffix(".json"),
+            matrix = checksum(temporary)
+        write_json(path.with_suffix(".json"),
                         {**about, "name": f"{name}{suffix}", "dim": width, "matrix_checksum": matrix})
         left += width
     remove(shards)

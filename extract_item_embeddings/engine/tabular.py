@@ -12,8 +12,8 @@ import sys
 
 import numpy as np
 
-from harness import runs
-from harness.runs import WorkError
+from harness.errors import UsageError, WorkError
+from harness.progress import Progress
 
 KEYS = ("trackid", "track_id", "id", "idx")   # names of the key column, in order of preference
 SAMPLE = 200                                  # rows that tell which columns hold numbers
@@ -32,7 +32,7 @@ class Table:
         self.path, self.name, self.left_out = path, path.name, []
         self.is_parquet = path.suffix in (".parquet", ".pqt")
         if not path.is_file():
-            raise runs.UsageError(f"{path} is not there")
+            raise UsageError(f"{path} is not there")
         whole = (self.look_parquet if self.is_parquet else self.look_text)(key)
         self.by_row = by_row if by_row is not None else self.key == "idx" or self.key == "track_id" and whole
         if not self.columns:
@@ -51,7 +51,7 @@ class Table:
 
     def pick_key(self, names, key):
         if key is not None and key not in names:
-            raise runs.UsageError(f"{self.path} has no column {key!r}; it has {_some(names)}")
+            raise UsageError(f"{self.path} has no column {key!r}; it has {_some(names)}")
         key = key or next((k for k in KEYS if k in names), None)
         if key is None:
             raise WorkError(f"{self.path} has no column {', '.join(KEYS[:-1])} or {KEYS[-1]} with the tracks; it has "
@@ -93,7 +93,7 @@ class Table:
         from harness.text_blocks import blocks, open_log
         total, rows = max(os.path.getsize(self.path) >> 20, 1), 0
         with (open_log(self.path) as (stream, position),
-              runs.Progress(total, f"reading {self.name}", unit="MiB") as progress):
+              Progress(total, f"reading {self.name}", unit="MiB") as progress):
             for number, block in enumerate(blocks(stream, BLOCK, alive=1)):
                 try:
                     table = self.parse(block, header=number == 0)

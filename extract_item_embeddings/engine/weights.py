@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 
 USUAL = ("model.safetensors", "pytorch_model.bin")  # names that a folder given by --weights may also use
 SPELLINGS = ((".weight_g", ".parametrizations.weight.original0"),  # of weight normalisation, before and since torch 2
@@ -37,8 +38,8 @@ class Files(NamedTuple):
     def provenance(self):
         """What stands in the json of an embedding; checksums are of the bytes that are read."""
         return {"id": self.source.repo, "revision": self.revision or "given by --weights", "file": self.weights.name,
-                "licence": self.source.licence, "checksum": runs.checksum(self.weights),
-                "beside": {name: runs.checksum(path) for name, path in self.beside.items()}}
+                "licence": self.source.licence, "checksum": checksum(self.weights),
+                "beside": {name: checksum(path) for name, path in self.beside.items()}}
 
 
 # --------------------------------------------------------------------------- finding
@@ -51,17 +52,17 @@ def find(source, given=None, revision=None):
     if given is None:
         return _hub(source, revision or source.revision)
     if revision:
-        raise runs.UsageError("--revision is of the model hub and --weights are files of your own; give one of the two")
+        raise UsageError("--revision is of the model hub and --weights are files of your own; give one of the two")
     given = Path(given).expanduser()
     folder = given if given.is_dir() else given.parent
     path = next((p for p in (folder / n for n in (source.file, *USUAL)) if p.is_file()), None) \
         if given.is_dir() else given
     if path is None or not path.is_file():
         what = f"holds no {source.file}" if given.is_dir() else "is neither a file nor a folder"
-        raise runs.UsageError(f"--weights {given} {what}; {_fetch(source, source.revision)}")
+        raise UsageError(f"--weights {given} {what}; {_fetch(source, source.revision)}")
     for name in source.beside:
         if not (folder / name).is_file():
-            raise runs.WorkError(f"{folder} has no {name}, which {path.name} needs beside it; "
+            raise WorkError(f"{folder} has no {name}, which {path.name} needs beside it; "
                                  f"{_fetch(source, source.revision)}")
     return Files(source, path, {n: folder / n for n in source.beside}, None)
 
@@ -83,11 +84,11 @@ def _hub(source, revision):
         try:
             found[name] = Path(hf_hub_download(source.repo, name, revision=revision))
         except (OSError, ValueError):  # no network, no such file or revision, a gate
-            raise runs.WorkError(f"{name} of {source.repo} is not in the cache of the model hub and could not be "
+            raise WorkError(f"{name} of {source.repo} is not in the cache of the model hub and could not be "
                                  f"fetched; {_fetch(source, revision)}") from None
     path = found.pop(source.file)
-    if source.sha256 and revision == source.revision and runs.checksum(path) != source.sha256:
-        raise runs.WorkError(f"{path} is not the file that was published (its sha256 should be {source.sha256}); "
+    if source.sha256 and revision == source.revision and checksum(path) != source.sha256:
+        raise WorkError(f"{path} is not the file that was published (its sha256 should be {source.sha256}); "
                              "remove it, so that it is fetched again")
     return Files(source, path, found, path.parent.name)  # the cache keeps files under their commit
 
@@ -112,13 +113,13 @@ def read(path):
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
-        raise runs.WorkError(f"{path} holds more than tensors, or is damaged, so it is not opened; "
+        raise WorkError(f"{path} holds more than tensors, or is damaged, so it is not opened; "
                              "fetch it again from where it is published") from None
     except Exception as e:  # each format has errors of its own for a cut or foreign file
-        raise runs.WorkError(f"{path} cannot be read as weights ({type(e).__name__}); fetch it again") from None
+        raise WorkError(f"{path} cannot be read as weights ({type(e).__name__}); fetch it again") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not state or not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise runs.WorkError(f"{path} is no table of named tensors, as weights are")
+        raise WorkError(f"{path} is no table of named tensors, as weights are")
     return strip(state, "model.") if all(k.startswith("model.") for k in state) else state
 
 
@@ -143,7 +144,7 @@ def fill(model, state, path, unused=()):
     said = [f"{what} {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}"
             for what, keys in wrong.items() if keys]
     if said:
-        raise runs.WorkError(f"{path} does not fit the model it is for: it {', '.join(said)}")
+        raise WorkError(f"{path} does not fit the model it is for: it {', '.join(said)}")
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     for module in model.modules():
         for name in list(getattr(module, "parametrizations", ())):
@@ -166,7 +167,7 @@ def check_size(model, millions, path, digits=1):
     """WorkError unless the model has as many million parameters as were published, to so many decimals."""
     count = sum(p.numel() for p in model.parameters())
     if round(count / 1e6, digits) != millions:
-        raise runs.WorkError(f"{path} fills a model of {count:,} parameters; {millions} million were published")
+        raise WorkError(f"{path} fills a model of {count:,} parameters; {millions} million were published")
 
 
 def empty(build):

@@ -32,7 +32,8 @@ from pathlib import Path
 import numpy as np
 
 from extract_item_embeddings.engine import backend
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
 
 LONGEST = 1 << 32   # bytes of a message; a larger number is no length
 PROBE = """
@@ -133,7 +134,7 @@ class Remote(backend.Backend):
         parser.add_argument("--python", metavar="PATH", help="interpreter (or folder) of the environment made from "
                             f"{cls.REQUIREMENTS} (default ${cls.variable()})")
         parser.add_argument("--weights", metavar="PATH", help=f"the weights (default {cls.WEIGHTS})")
-        parser.add_argument("--patience", type=runs.positive, default=1800, metavar="SECONDS",
+        parser.add_argument("--patience", type=cli.positive, default=1800, metavar="SECONDS",
                             help="how long an answer may take, the loading of the model too (default 1800)")
 
     @classmethod
@@ -152,7 +153,7 @@ class Remote(backend.Backend):
             words.append(f"an environment of {self.REQUIREMENTS} (--python or {self.variable()})")
         try:
             self.weights_of()
-        except (runs.WorkError, runs.UsageError):
+        except (WorkError, UsageError):
             words.append(f"weights in {self.WEIGHTS} (or --weights)")
         return " and ".join(words)
 
@@ -168,20 +169,20 @@ class Remote(backend.Backend):
         """Ours, and those of the worker's environment; WorkError unless it has what the worker needs."""
         python = self.python()
         if not python:
-            raise runs.WorkError(f"{self.NAME} runs in an environment of its own: make one from {self.REQUIREMENTS} "
+            raise WorkError(f"{self.NAME} runs in an environment of its own: make one from {self.REQUIREMENTS} "
                                  f"and name its interpreter with --python or {self.variable()}")
         try:
             done = subprocess.run([python, "-c", PROBE, *self.MODULES], capture_output=True, text=True, timeout=120,
                                   env=self.environment())
             found = json.loads(done.stdout)
         except OSError as e:
-            raise runs.WorkError(f"the interpreter {python} of {self.NAME} cannot be run: {e.strerror}; --python or "
+            raise WorkError(f"the interpreter {python} of {self.NAME} cannot be run: {e.strerror}; --python or "
                                  f"{self.variable()} names it") from None
         except (ValueError, subprocess.TimeoutExpired):
-            raise runs.WorkError(f"{python} does not answer as a Python interpreter; --python or {self.variable()} "
+            raise WorkError(f"{python} does not answer as a Python interpreter; --python or {self.variable()} "
                                  f"names the one of {self.REQUIREMENTS}") from None
         if absent := [m for m in self.MODULES if not found[m][0]]:
-            raise runs.WorkError(f"{python} has no {' and no '.join(absent)}; install {self.REQUIREMENTS} there")
+            raise WorkError(f"{python} has no {' and no '.join(absent)}; install {self.REQUIREMENTS} there")
         return super().versions() | {"worker": {name: v for name, (_, v) in found.items()}}
 
     def environment(self):
@@ -277,5 +278,5 @@ class Remote(backend.Backend):
         self.process.kill()
         said = self.log.read_text(errors="replace").strip().splitlines()
         last = f"; its last words: {said[-1].strip()[:200]!r}" if said else ""
-        raise runs.WorkError(f"the worker of {self.NAME} {what}{last}; finished batches are saved, the same command "
+        raise WorkError(f"the worker of {self.NAME} {what}{last}; finished batches are saved, the same command "
                              f"continues after them (all it said: {self.log})")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from extract_item_embeddings.networks.logmel import LogMel
-from harness import runs
+from harness.errors import WorkError
 
 RATE, N_FFT, HOP = 24000, 2048, 240
 POSITIONS = "conformer.embed_positions.inv_freq"
@@ -71,7 +71,7 @@ def sizes(state, path):
                 "kernel": state["conformer.layers.0.conv_module.depthwise_conv.weight"].shape[2],
                 "position_kernel": position.shape[2], "position_groups": dim // position.shape[1]}
     except (KeyError, ValueError, IndexError) as e:
-        raise runs.WorkError(f"{path} does not hold the network of MusicFM and MuQ: it misses {e}") from None
+        raise WorkError(f"{path} does not hold the network of MusicFM and MuQ: it misses {e}") from None
 
 
 def _position_kernel(state):

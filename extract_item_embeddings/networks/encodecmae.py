@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness import runs
+from harness.errors import WorkError
 
 TRAINING = ("target_encoder.", "decoder.", "decoder_projector.", "head.", "masker.")  # not needed for features
 NAMES = ((r"^wav_encoder\.model\.model\.", "codec.layers."), (r"\.conv\.conv\.", ".conv."),
@@ -27,11 +27,11 @@ def renamed(state, path):
                 key = re.sub(pattern, name, key)
             found[key] = value
     if "projector.weight" not in found or not any(k.startswith("layers.") for k in found):
-        raise runs.WorkError(f"{path} does not hold EnCodecMAE's first release (keys feat_projector, visible_encoder)")
+        raise WorkError(f"{path} does not hold EnCodecMAE's first release (keys feat_projector, visible_encoder)")
     for key, value in found.items():
         first = re.sub(r"^layers\.\d+\.ff_layer", "layers.0.ff_layer", key)
         if not torch.equal(value, found[first]):
-            raise runs.WorkError(f"{path} has different feed-forward blocks in its layers ({key}); "
+            raise WorkError(f"{path} has different feed-forward blocks in its layers ({key}); "
                                  "EnCodecMAE's first release has one for all")
     return found
 

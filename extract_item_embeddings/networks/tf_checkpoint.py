@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 
-from harness import runs
+from harness.errors import WorkError
 
 MAGIC = 0xDB4775248B80FB57
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8"}  # tensorflow/core/framework/types.proto
@@ -36,11 +36,11 @@ def _tensor(content, message, what):
     fields = _message(message)
     dtype, offset, size = fields.get(1, [0])[0], fields.get(4, [0])[0], fields.get(5, [0])[0]
     if dtype not in DTYPES or 7 in fields:
-        raise runs.WorkError(f"{what} has type {dtype} or is partitioned, which this reader does not know")
+        raise WorkError(f"{what} has type {dtype} or is partitioned, which this reader does not know")
     shape = [_message(d).get(1, [0])[0] for d in _message(fields.get(2, [b""])[0]).get(2, [])]
     raw = content[offset:offset + size]
     if len(raw) != size or size != int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize:
-        raise runs.WorkError(f"{what} should be {size} bytes of shape {shape}, but {len(raw)} are there; "
+        raise WorkError(f"{what} should be {size} bytes of shape {shape}, but {len(raw)} are there; "
                              "the file is cut or altered")
     _check(raw, fields.get(6, [None])[0], what)
     return np.frombuffer(raw, DTYPES[dtype]).reshape(shape)
@@ -51,7 +51,7 @@ def _tensor(content, message, what):
 def _entries(table, path):
     """{variable name: protobuf bytes} of an index file."""
     if len(table) < 48 or struct.unpack("<Q", table[-8:])[0] != MAGIC:
-        raise runs.WorkError(f"{path} is no TensorFlow checkpoint index (its last bytes are not the known mark)")
+        raise WorkError(f"{path} is no TensorFlow checkpoint index (its last bytes are not the known mark)")
     try:
         _, i = _varint(table, len(table) - 48)  # the handle of the metaindex block, unused
         _, i = _varint(table, i)
@@ -60,10 +60,10 @@ def _entries(table, path):
         for handle in top.values():
             found.update(_block(table, 0, path, handle))
     except (IndexError, struct.error, UnicodeDecodeError):
-        raise runs.WorkError(f"{path} is damaged: its table cannot be followed") from None
+        raise WorkError(f"{path} is damaged: its table cannot be followed") from None
     header = _message(found.pop(b"", b""))
     if header.get(1, [1])[0] != 1 or header.get(2, [0])[0] != 0:
-        raise runs.WorkError(f"{path} belongs to a checkpoint of several data files or of big-endian numbers, "
+        raise WorkError(f"{path} belongs to a checkpoint of several data files or of big-endian numbers, "
                              "which this reader does not know")
     return {key.decode(): value for key, value in found.items()}
 
@@ -77,7 +77,7 @@ def _block(table, at, path, handle=None):
     (crc,) = struct.unpack("<I", table[offset + size + 1:offset + size + 5])
     _check(content, crc, f"a block of {path}")
     if content[size] != 0:
-        raise runs.WorkError(f"{path} is compressed, which this reader does not know")
+        raise WorkError(f"{path} is compressed, which this reader does not know")
     (restarts,) = struct.unpack("<I", content[size - 4:size])
     end, i, key, found = size - 4 * (restarts + 1), 0, b"", {}
     while i < end:
@@ -123,7 +123,7 @@ def _message(data):
 def _check(data, masked, what):
     crc = crc32c(data)
     if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != masked:
-        raise runs.WorkError(f"{what} does not match its checksum; the file is damaged, install it again")
+        raise WorkError(f"{what} does not match its checksum; the file is damaged, install it again")
 
 
 @functools.cache

@@ -20,7 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import runs
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import atomic, checksum, read_json, write_json, write_npy, write_parquet, write_text
+from harness.machine import versions
 from preprocess.demo import recordings, world
 
 HELP = "the built-in music world (makes its raw files first where they are not there)"
@@ -41,7 +44,7 @@ def make(raw, request, workers=None, overwrite=False):
     """
     raw = Path(raw)
     if workers is not None and workers < 1:
-        raise runs.UsageError(f"--workers is {workers}; at least 1 is needed")
+        raise UsageError(f"--workers is {workers}; at least 1 is needed")
     request, old = _request(raw, request, overwrite)
     identity = {"request": request, "made_with": _made_with()}
     tracks = world.make_tracks(request["seed"], request["tracks"])
@@ -55,13 +58,13 @@ def make(raw, request, workers=None, overwrite=False):
             old = {}
         manifest = {"world": "demo", **identity, "status": "running", "files": old.get("files", {}),
                     "owns": sorted([f"audio/{r.path}" for r in plan] + [LOG, TRACKS, ORACLE, *TABLES])}
-        runs.write_json(raw / MANIFEST, manifest)
+        write_json(raw / MANIFEST, manifest)
         _write_tables(raw, request, tracks)
         sizes = {k.removeprefix("audio/"): v for k, v in manifest["files"].items()}
         recordings.record_all(plan, raw / "audio", request["seconds"], workers, sizes)
         manifest |= {"status": "finished", "defects": {r.defect: Path(r.path).stem for r in plan if r.defect},
                      "files": {n: (raw / n).stat().st_size for n in manifest["owns"] if (raw / n).exists()}}
-        runs.write_json(raw / MANIFEST, manifest)
+        write_json(raw / MANIFEST, manifest)
     return manifest
 
 
@@ -73,7 +76,7 @@ def _locked(raw):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise runs.WorkError(f"the world in {raw} is being made by another process right now; "
+            raise WorkError(f"the world in {raw} is being made by another process right now; "
                                  "wait for it") from None
         yield
 
@@ -83,23 +86,23 @@ def _request(raw, given, overwrite):
     given = {k: v for k, v in given.items() if v is not None}
     for name in ("tracks", "users"):
         if given.get(name, 1) < 1:
-            raise runs.UsageError(f"--{name} is {given[name]}; at least 1 is needed")
+            raise UsageError(f"--{name} is {given[name]}; at least 1 is needed")
     if given.get("seed", 0) < 0:
-        raise runs.UsageError(f"--seed is {given['seed']}; 0 or more is needed")
+        raise UsageError(f"--seed is {given['seed']}; 0 or more is needed")
     if not 0.5 <= given.get("seconds", 1) <= 600:
-        raise runs.UsageError(f"--seconds is {given['seconds']:g}; 0.5 to 600 are possible")
+        raise UsageError(f"--seconds is {given['seconds']:g}; 0.5 to 600 are possible")
     if not (raw / MANIFEST).exists():
         if raw.is_dir() and any(not p.name.startswith(".") for p in raw.iterdir()):
-            raise runs.UsageError(f"{raw} holds files that are no demo world (no {MANIFEST}); "
+            raise UsageError(f"{raw} holds files that are no demo world (no {MANIFEST}); "
                                   "name a new or an empty folder with --raw")
         return {**DEFAULTS, **given}, {}
-    old = runs.read_json(raw / MANIFEST)
+    old = read_json(raw / MANIFEST)
     if not isinstance(old, dict) or old.get("world") != "demo" or "request" not in old:
-        raise runs.WorkError(f"{raw / MANIFEST} is not the manifest of a demo world; name another folder with --raw")
+        raise WorkError(f"{raw / MANIFEST} is not the manifest of a demo world; name another folder with --raw")
     other = {k: v for k, v in given.items() if old["request"].get(k) != v}
     if other and not overwrite:
         is_there = ", ".join(f"--{k} {old['request'].get(k)}" for k in other)
-        raise runs.UsageError(f"{raw} holds a world made with {is_there}; leave those flags out, "
+        raise UsageError(f"{raw} holds a world made with {is_there}; leave those flags out, "
                               "name another folder, or make it anew with --overwrite")
     return {**DEFAULTS, **old["request"], **given}, old
 
@@ -133,15 +136,15 @@ def _write_tables(raw, request, tracks):
     print(f"demo world: 13 months of {request['users']} listeners", file=sys.stderr, flush=True)
     users = world.make_users(request["seed"], request["users"], tracks)
     released = (tracks.release // world.DAY).astype("datetime64[D]").astype(str)
-    runs.write_text(raw / TRACKS, "idx,trackid\n" + "".join(f"{i},{t}\n" for i, t in enumerate(tracks.ids)))
+    write_text(raw / TRACKS, "idx,trackid\n" + "".join(f"{i},{t}\n" for i, t in enumerate(tracks.ids)))
     rows = {"id_information.csv": zip(tracks.ids, map(",".join, tracks.artists), tracks.title, strict=True),
             "id_genres.csv": zip(tracks.ids, map(",".join, tracks.styles), strict=True),
             "id_metadata.csv": zip(tracks.ids, released, strict=True),
             "users.tsv": zip(users.ids, users.country, users.age, strict=True)}
     for name, columns in TABLES.items():
         lines = ["\t".join(columns), *("\t".join(map(str, row)) for row in rows[name])]
-        runs.write_text(raw / name, "\n".join(lines) + "\n")
-    runs.write_npy(raw / ORACLE, tracks.latent.astype(np.float32))
+        write_text(raw / name, "\n".join(lines) + "\n")
+    write_npy(raw / ORACLE, tracks.latent.astype(np.float32))
     write_log(raw / LOG, world.listen(request["seed"], tracks, users), [*tracks.ids, *tracks.unknown])
 
 
@@ -152,7 +155,7 @@ def write_log(path, plays, ids):
     table = pa.table({"user_id": plays.user, "track_id": pa.array(ids).take(pa.array(plays.track)),
                       "timestamp": pa.array(plays.time, pa.timestamp("s"))})
     bare = pyarrow.csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    with runs.atomic(path) as temporary, pa.CompressedOutputStream(str(temporary), "bz2") as out:
+    with atomic(path) as temporary, pa.CompressedOutputStream(str(temporary), "bz2") as out:
         out.write(("\t".join(table.column_names) + "\n").encode())
         pyarrow.csv.write_csv(table, out, bare)
 
@@ -190,10 +193,10 @@ def write_items(raw, workdir):
     by_id = {name: {row["id"]: row for row in rows} for name, rows in about.items()}
     for name, rows in by_id.items():
         if missing := [i for i in ids if i not in rows]:
-            raise runs.WorkError(f"{raw / name} has no row for {len(missing)} tracks of {TRACKS}, such as {missing[0]}")
+            raise WorkError(f"{raw / name} has no row for {len(missing)} tracks of {TRACKS}, such as {missing[0]}")
     information, genres, metadata = ([by_id[name][i] for i in ids] for name in about)
     several = pa.list_(pa.string())
-    runs.write_parquet(Path(workdir) / "items.pqt", pa.table({
+    write_parquet(Path(workdir) / "items.pqt", pa.table({
         "track_id": pa.array(range(len(ids)), pa.int64()),
         "title": pa.array([row["song"] for row in information], pa.string()),
         "artists": pa.array([row["artist"].split(",") for row in information], several),
@@ -206,7 +209,7 @@ def write_users(raw, workdir):
     import pyarrow as pa
     users = _read(raw, "users.tsv")
     age = [int(row["age"]) for row in users]
-    runs.write_parquet(Path(workdir) / "users.pqt", pa.table({
+    write_parquet(Path(workdir) / "users.pqt", pa.table({
         "user_id": pa.array([int(row["user_id"]) for row in users], pa.int64()),
         "age": pa.array([None if a < 0 else a for a in age], pa.int64()),
         "country": pa.array([row["country"] or None for row in users], pa.string())}))
@@ -219,14 +222,14 @@ def write_oracle(raw, workdir):
     provenance = {
         "backend": "oracle", "variant": "latent traits of the demo world: " + ", ".join(world.TRAITS),
         "dim": matrix.shape[1], "n_tracks": len(matrix), "weights": None,
-        "track_checksum": runs.checksum(Path(workdir) / TRACKS), "versions": runs.versions(), "failed": {}}
+        "track_checksum": checksum(Path(workdir) / TRACKS), "versions": versions(), "failed": {}}
     told = path.with_suffix(".json")
-    if path.exists() and told.exists() and runs.read_json(told) == provenance \
+    if path.exists() and told.exists() and read_json(told) == provenance \
             and np.array_equal(np.load(path, allow_pickle=False), matrix):
         return
     told.unlink(missing_ok=True)                         # a json that exists describes the matrix beside it
-    runs.write_npy(path, matrix)
-    runs.write_json(told, provenance)
+    write_npy(path, matrix)
+    write_json(told, provenance)
 
 
 def _read(raw, name, columns=None, delimiter="\t"):
@@ -235,14 +238,14 @@ def _read(raw, name, columns=None, delimiter="\t"):
     with open(raw / name, encoding="utf-8", newline="") as f:
         rows = list(csv.reader(f, delimiter=delimiter, quoting=csv.QUOTE_NONE))
     if not rows or tuple(rows[0]) != columns or any(len(row) != len(columns) for row in rows):
-        raise runs.WorkError(f"{raw / name} must have the columns {', '.join(columns)} in every row; "
+        raise WorkError(f"{raw / name} must have the columns {', '.join(columns)} in every row; "
                              "make the world anew with preprocess/demo.py --overwrite")
     return [dict(zip(columns, row, strict=True)) for row in rows[1:]]
 
 
 def _world_flags(parser):
     group = parser.add_argument_group("world (defaults: as in the world that is there, else as shown)")
-    group.add_argument("--seed", type=runs.seed_number, help=f"seed of everything random ({DEFAULTS['seed']})")
+    group.add_argument("--seed", type=cli.seed_number, help=f"seed of everything random ({DEFAULTS['seed']})")
     group.add_argument("--tracks", type=int, metavar="N", help=f"tracks ({DEFAULTS['tracks']})")
     group.add_argument("--users", type=int, metavar="N", help=f"listeners ({DEFAULTS['users']})")
     group.add_argument("--seconds", type=float, metavar="S", help=f"length of a recording ({DEFAULTS['seconds']:g})")
@@ -250,7 +253,7 @@ def _world_flags(parser):
 
 
 def main(argv=None):
-    parser = runs.Parser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("--raw", metavar="DIR", required=True, help="folder to write, new, empty or of a demo world")
     _world_flags(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a world made with other flags")

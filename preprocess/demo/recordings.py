@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import runs
+from harness.errors import WorkError
+from harness.files import atomic, write_text
+from harness.progress import Progress
 from preprocess.demo import synth
 
 EXECUTION = 0.15            # deviation of a played trait from the latent one: no recording is the latent itself
@@ -70,13 +72,13 @@ def record(recording, folder, seconds):
     if recording.defect == "missing":
         return
     if recording.defect == "not audio":
-        runs.write_text(path, "<html><body>404: this recording has moved</body></html>\n" * 40)
+        write_text(path, "<html><body>404: this recording has moved</body></html>\n" * 40)
         return
     rng = np.random.default_rng(recording.seed)
     sound = synth.render(recording.traits, recording.rate, recording.channels, seconds, rng, recording.gain)
     if recording.defect == "silent":
         sound[:] = 0
-    with runs.atomic(path) as temporary:
+    with atomic(path) as temporary:
         synth.write(temporary, sound, recording.rate, recording.container, recording.seed[-1] + 1)
         if recording.defect == "truncated":
             temporary.write_bytes(temporary.read_bytes()[:CUT])
@@ -101,7 +103,7 @@ def record_all(planned, folder, seconds, workers=None, sizes=None):
 
     todo = [r for r in planned if not there(r)]
     workers = max(1, min(workers or _cpus(), 1 + len(todo) // 8))
-    with runs.Progress(len(planned), "demo world", unit="tracks", initial=len(planned) - len(todo)) as progress:
+    with Progress(len(planned), "demo world", unit="tracks", initial=len(planned) - len(todo)) as progress:
         if workers == 1:
             for recording in todo:
                 record(recording, folder, seconds)
@@ -132,7 +134,7 @@ def _in_parallel(todo, folder, seconds, workers, progress):
                 try:
                     message = pipe.recv()
                 except EOFError:
-                    raise runs.WorkError("a process that was making sound ended early (out of memory?); "
+                    raise WorkError("a process that was making sound ended early (out of memory?); "
                                          "the same command continues, --workers 1 needs least") from None
                 if isinstance(message, BaseException):
                     raise message

@@ -48,8 +48,10 @@ test; --test csv refuses instead. Its plays are in plays.pqt wherever it is ther
 """
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError
+from harness import cli
+from harness.errors import UsageError
+from harness.files import checksum, read_json, write_parquet
+from harness.machine import versions
 from preprocess import stage
 
 HELP = "WSDM-KKBOX (2018): plays in order with their context, metadata of songs and members, DTNMR's points"
@@ -74,7 +76,7 @@ def add_arguments(parser):
     add_parts(parser)
     parser.add_argument("--dim", type=int, default=64, metavar="D",
                         help="dimensions of embeddings/metadata.npy (default 64; 0 makes none)")
-    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of its reduction (default 42)")
+    parser.add_argument("--seed", type=cli.seed_number, default=42, help="seed of its reduction (default 42)")
 
 
 def add_filters(group):
@@ -140,9 +142,9 @@ def get_plays(args, workdir):
         request["raw"] = sums.result()
         new.publish({"name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
                      "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
-                     "versions": runs.versions()})
+                     "versions": versions()})
     split = workdir / "data" / "split.json"
-    if split.exists() and runs.read_json(split).get("request", {}).get("given split") != runs.checksum(
+    if split.exists() and read_json(split).get("request", {}).get("given split") != checksum(
             workdir / "split.pqt"):
         print(f"beware: {split.parent} was split from other points; run 1_train_test_split.py --protocol given again")
 
@@ -173,9 +175,9 @@ def _write(args, raw, new, workdir, background):
     counts = kkbox_tables.write_metadata(new.path, plays, items, users, kept)
     counts |= kkbox_tables.write_points(new.path, plays, rows, position, part)
     vocabulary, matrix = encoding.result()
-    runs.write_parquet(new.path("vocabulary.pqt"), vocabulary)
+    write_parquet(new.path("vocabulary.pqt"), vocabulary)
     embeddings = kkbox_features.write(
-        workdir, plays.tracks, runs.checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
+        workdir, plays.tracks, checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
         args.seed, {"source": SOURCE, "licence": LICENCE})
     written.result()
     for path in stale:

@@ -11,8 +11,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from harness import download, runs
-from harness.runs import UsageError, WorkError
+from harness import download
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 
 ARCHIVES = (".7z", ".zip")
 UNPACKERS = ("7zz", "7z", "7za", "bsdtar")
@@ -65,7 +66,7 @@ def _csv_names(names):
 
 def checksums(found):
     """{file name: sha256} of the raw files or archives, as given."""
-    return {path.name: runs.checksum(path) for path in sorted(set(found.values()))}
+    return {path.name: checksum(path) for path in sorted(set(found.values()))}
 
 
 def unpack(found, folder):

@@ -6,7 +6,8 @@ matrix has a row per track of the workspace. Contract: kkbox.py.
 """
 import numpy as np
 
-from harness import runs
+from harness.files import atomic, checksum, write_json, write_npy
+from harness.machine import versions
 
 FIELDS = {"genre": "genres", "artist": "artists", "composer": "composers", "language": "language"}
 NAME = "metadata"
@@ -83,7 +84,7 @@ def write(workdir, tracks, track_checksum, items, matrix, kept, dim, seed, about
     folder = workdir / "embeddings"
     for suffix in ("json", "npy") if dim else ("json",):
         (folder / f"{NAME}.{suffix}").unlink(missing_ok=True)
-    with runs.atomic(folder / f"{NAME}.npz") as temporary:
+    with atomic(folder / f"{NAME}.npz") as temporary:
         save_npz(temporary, matrix, compressed=False)
     if not dim:
         (folder / f"{NAME}.npy").unlink(missing_ok=True)
@@ -91,12 +92,12 @@ def write(workdir, tracks, track_checksum, items, matrix, kept, dim, seed, about
     vectors, facts = reduce(matrix, kept, dim, seed)
     known = np.asarray(items["known"])
     vectors[~known] = np.nan
-    runs.write_npy(folder / f"{NAME}.npy", vectors)
-    runs.write_json(folder / f"{NAME}.json", {
+    write_npy(folder / f"{NAME}.npy", vectors)
+    write_json(folder / f"{NAME}.json", {
         "name": NAME, "backend": "length, genre, artist, composer and language of songs.csv as one sparse row, "
         "truncated SVD", **about, "facts": facts, "seed": seed, "dim": vectors.shape[1], "n_tracks": len(vectors),
-        "track_checksum": track_checksum, "matrix_checksum": runs.checksum(folder / f"{NAME}.npy"),
-        "versions": runs.versions(),
+        "track_checksum": track_checksum, "matrix_checksum": checksum(folder / f"{NAME}.npy"),
+        "versions": versions(),
         "failed": {int(i): {"trackid": tracks[i].as_py(), "reason": "not in songs.csv"}
                    for i in np.flatnonzero(~known)}})
     return {NAME: {"dim": vectors.shape[1], "rows": int(known.sum())}}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 NAMES = ("latin", "known", "any")
 FOREIGN = "[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7a3\u0e00-\u0e7f]"

@@ -12,15 +12,12 @@ have one, too. A session keeps to one style, more often the listener's own where
 metadata, the plays before, the last of them, and where they came from all tell of the next play; age, gender and
 city do not.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import math
 from pathlib import Path
 
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
+from harness.files import atomic
 
 FULL = {"train": 7_377_418, "test": 2_556_790, "songs": 2_296_320, "members": 34_403}
 STYLES = 8
@@ -39,10 +36,10 @@ LANGUAGES = ["52", "-1", "3", "17", "31", "10", "24", "45"]
 
 
 def build_parser():
-    parser = runs.Parser(prog="kkbox_generate", description=__doc__)
+    parser = cli.Parser(prog="kkbox_generate", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the five csv files")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full size (default 1)")
-    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of everything (default 42)")
+    parser.add_argument("--seed", type=cli.seed_number, default=42, help="seed of everything (default 42)")
     return parser
 
 
@@ -75,8 +72,8 @@ def _mask(keep):
 def _write(path, table):
     import duckdb
 
-    from preprocess.kkbox.raw import quoted
-    with runs.atomic(path) as temporary, duckdb.connect() as con:
+    from harness.files import quoted
+    with atomic(path) as temporary, duckdb.connect() as con:
         con.register("rows", table)
         con.execute(f"copy (from rows) to {quoted(temporary)} (format csv, header, delimiter ',')")
 
@@ -218,10 +215,10 @@ def _members(rng, members):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if not 0 < args.scale <= 4:
-        raise runs.UsageError(f"--scale is above 0 and at most 4, not {args.scale:g}")
+        raise UsageError(f"--scale is above 0 and at most 4, not {args.scale:g}")
     rows = generate(args.out, args.scale, args.seed)
     print(f"{args.out}: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -12,7 +12,8 @@ import csv
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from harness.runs import WorkError
+from harness.errors import WorkError
+from harness.files import quoted
 
 COLUMNS = {"train": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type", "target"),
            "test": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type"),
@@ -47,11 +48,6 @@ def has_quotes(path):
     """Whether a file has a quotation mark anywhere; without one, every line end is the end of a row."""
     with open(path, "rb") as f:
         return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
-
-
-def quoted(text):
-    """Text as an SQL string."""
-    return "'" + str(text).replace("'", "''") + "'"
 
 
 class Raw:

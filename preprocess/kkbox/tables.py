@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from harness import runs
-from harness.runs import WorkError
+from harness.errors import WorkError
+from harness.files import write_parquet
 
 CONTEXT = ("source_system_tab", "source_screen_name", "source_type")
 ROWS = 1 << 19      # rows of a row group of plays.pqt
@@ -206,9 +206,9 @@ def read_users(raw, users):
 def write_metadata(path, plays, items, users, kept):
     """items.pqt and users.pqt; returns counts. path: function from a file's name to where it is written."""
     popularity = np.bincount(plays.track[:plays.n_train], minlength=len(plays.tracks))
-    runs.write_parquet(path("items.pqt"), items.drop_columns(["known"])
+    write_parquet(path("items.pqt"), items.drop_columns(["known"])
                        .append_column("plays", pa.array(popularity)).append_column("kept", pa.array(kept.tracks)))
-    runs.write_parquet(path("users.pqt"), users.drop_columns(["known"])
+    write_parquet(path("users.pqt"), users.drop_columns(["known"])
                        .append_column("playlist", pa.array(kept.length)).append_column("kept", pa.array(kept.users)))
     return {"plays": len(plays), "train_rows": plays.n_train, "users": len(plays.users), "tracks": len(plays.tracks),
             "kept_users": int(kept.users.sum()), "kept_tracks": int(kept.tracks.sum())}
@@ -219,11 +219,11 @@ def write_points(path, plays, rows, position, part):
     from preprocess.kkbox.filters import PARTS, split_pairs
     words = pa.DictionaryArray.from_arrays(pa.array(part), pa.array(PARTS.tolist()))
     table = plays.table(rows).add_column(1, "position", pa.array(position)).add_column(3, "part", words)
-    runs.write_parquet(path("points.pqt"), table)
+    write_parquet(path("points.pqt"), table)
     first, part_of, count = split_pairs(plays.user[rows], plays.track[rows], part, len(plays.tracks))
     split = plays.table(rows[first]).select(["user_id", "track_id", "timestamp"])
     split = split.add_column(2, "part", pa.array(PARTS[part_of].tolist(), pa.string()))
-    runs.write_parquet(path("split.pqt"), split.append_column("count", pa.array(count)))
+    write_parquet(path("split.pqt"), split.append_column("count", pa.array(count)))
     points, pairs = (dict(zip(PARTS.tolist(), np.bincount(p, minlength=4).tolist(), strict=True))
                      for p in (part, part_of))
     del pairs["history"]

@@ -18,17 +18,15 @@ Recommender Systems (HetRec 2011)", RecSys 2011. Non-commercial use only. Takes 
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import download, runs
-from harness.runs import UsageError, WorkError
+from harness import cli, download
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 from preprocess import stage
 from preprocess.delimited import read_table
 
 HELP = "Last.fm 2k (HetRec 2011): play counts of artists, tags, friends; audio, text and Spotify features"
 URL = "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip"
 CHECKSUM = "md5:296d61afe4e8632b173fc2dd3be20ce2"
-SOURCE = "https://grouplens.org/datasets/hetrec-2011/ (hetrec2011-lastfm-2k, version 1.0, May 2011)"
-LICENCE = ("non-commercial use; others ask Last.fm; cite http://www.lastfm.com and Cantador, Brusilovsky, Kuflik, "
-           "HetRec 2011, RecSys 2011")
 FILES = {
     "artists.dat": {"id": int, "name": str, "url": str},
     "tags.dat": {"tagID": int, "tagValue": str},
@@ -37,7 +35,6 @@ FILES = {
     "user_friends.dat": {"userID": int, "friendID": int},
 }
 ENCODINGS = {"tags.dat": ("utf-8", "latin-1")}  # alone among the files, tags.dat is Latin-1
-TAG_DIM = 200
 SPLIT_PAIRS = {"train": 44_327, "val": 4_799, "test": 7_219}  # of the published split, for comparison
 
 
@@ -50,33 +47,35 @@ def add_arguments(parser):
     parser.add_argument("--spotify", metavar="FILE", help="csv of Spotify playlist songs with their audio features")
     parser.add_argument("--audio-only", action="store_true",
                         help="only the artists and listeners of the published audio split, and that split")
-    parser.add_argument("--seed", type=runs.seed_number, default=42, help="seed of the tags' reduction (default 42)")
+    parser.add_argument("--seed", type=cli.seed_number, default=42, help="seed of the tags' reduction (default 42)")
     parser.add_argument("--downloads", metavar="DIR", help="where downloads are kept (default: raw/ in the workspace)")
 
 
 def get_plays(args, workdir):
     """Write the workspace: plays, items, users, embeddings and dataset.json; skip it when nothing changed."""
+    from preprocess.lastfm import tables
     raw = Path(args.raw).expanduser() if args.raw else _download_raw(args, workdir)
     audio = _audio_source(args, workdir)
     spotify = Path(args.spotify).expanduser() if args.spotify else None
     files = _inputs(raw, audio, spotify)
     name = "lastfm-audio" if args.audio_only else "lastfm"
-    request = {"dataset": name, "tag_dim": TAG_DIM, "seed": args.seed, **{p.name: runs.checksum(p) for p in files}}
+    request = {"dataset": name, "tag_dim": tables.TAG_DIM, "seed": args.seed, **{p.name: checksum(p) for p in files}}
     with stage.together(workdir / "dataset.json", name) as new:
         if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
             return
-        from preprocess.lastfm import tables as lastfm_workspace
         data = read(raw)
         features = _read_audio(audio, data) if audio else None
         artists, users, split = _catalogue(data, features if args.audio_only else None)
-        counts = lastfm_workspace.write_tables(new.path, data, artists, users, split)
+        counts = tables.write_tables(new.path, data, artists, users, split)
         stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
-        tracks = runs.checksum(new.path("trackid_sorted.csv"))
-        embeddings = lastfm_workspace.write_embeddings(workdir, tracks, data, artists, features, spotify, args.seed)
+        track_checksum = checksum(new.path("trackid_sorted.csv"))
+        embeddings = tables.write_embeddings(workdir, track_checksum, data, artists, features, spotify,
+                                             args.seed)
         for path in stale:
             path.unlink()
         about = new.publish({
-            "name": name, "source": SOURCE, "licence": LICENCE, "time": "none", "track_ids": "artist ids, as text",
+            "name": name, "source": tables.SOURCE, "licence": tables.LICENCE, "time": "none",
+            "track_ids": "artist ids, as text",
             "request": request, "checksums": {p.name: request[p.name] for p in files}, "dropped": data.dropped,
             "counts": counts, "embeddings": embeddings})
     _report(about, features)

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import download, runs
-from harness.runs import UsageError, WorkError
+from harness import download
+from harness.errors import UsageError, WorkError
+from harness.progress import Progress
 from preprocess.delimited import read_table
 
 URL = "https://zenodo.org/records/15403972/files/lfm2k_mm_json.zip"
@@ -146,7 +147,7 @@ def _read_json(files, user, artist):
             raise WorkError(f"{files[0].parent if len(files) > 1 else files[0]} lacks "
                             f"{', '.join(f'{m}.json' for m in missing)}; the published catalogue is "
                             "the artists all of these have")
-        with runs.Progress(len(streams), "reading encoders", unit="files", every=2.0) as progress:
+        with Progress(len(streams), "reading encoders", unit="files", every=2.0) as progress:
             for stem, open_stream in streams.items():
                 name = next((n for n, s in JSON_NAMES.items() if s == stem), None)
                 with open_stream() as stream:

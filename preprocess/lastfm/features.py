@@ -8,7 +8,7 @@ import unicodedata
 
 import numpy as np
 
-from harness.runs import WorkError
+from harness.errors import WorkError
 
 SPOTIFY = ("danceability", "energy", "key", "loudness", "mode", "speechiness", "acousticness",
            "instrumentalness", "liveness", "valence", "tempo", "duration_ms")

@@ -1,14 +1,19 @@
 """Write the Last.fm workspace: tables and embeddings, every file whole or not at all.
 
-Called by lastfm.py, which reads the sources; the layout is that of every workspace (README).
+Called by preprocess/lastfm/__init__.py, which reads the sources; the layout is that of every workspace (README).
 """
 import numpy as np
 import pyarrow as pa
 
-from harness import runs
-from preprocess import lastfm
+from harness.files import checksum, write_json, write_npy, write_parquet, write_text
+from harness.machine import versions
 from preprocess.lastfm import audio as lastfm_audio
 from preprocess.lastfm import features as lastfm_features
+
+SOURCE = "https://grouplens.org/datasets/hetrec-2011/ (hetrec2011-lastfm-2k, version 1.0, May 2011)"
+LICENCE = ("non-commercial use; others ask Last.fm; cite http://www.lastfm.com and Cantador, Brusilovsky, Kuflik, "
+           "HetRec 2011, RecSys 2011")
+TAG_DIM = 200
 
 
 def write_tables(path, data, artists, users, split):
@@ -17,12 +22,12 @@ def write_tables(path, data, artists, users, split):
     path: function from a file's name to where it is written; artists: ids in row order
     users: set of ids kept, None for all; split: (user, artist, part) arrays or None
     """
-    runs.write_text(path("trackid_sorted.csv"), "idx,trackid\n" + "".join(f"{i},{a}\n" for i, a in enumerate(artists)))
+    write_text(path("trackid_sorted.csv"), "idx,trackid\n" + "".join(f"{i},{a}\n" for i, a in enumerate(artists)))
     row = _rows_of(artists)
     plays = data.plays[data.plays["artistID"].isin(artists)]
     plays = plays if users is None else plays[plays["userID"].isin(users)]
     plays = plays.assign(track=row(plays["artistID"])).sort_values(["userID", "track"])
-    runs.write_parquet(path("plays.pqt"), pa.table({
+    write_parquet(path("plays.pqt"), pa.table({
         "user_id": _ints(plays["userID"]), "track_id": _ints(plays["track"]),
         "timestamp": pa.nulls(len(plays), pa.timestamp("us")), "count": _ints(plays["weight"])}))
     _write_items(path, data, artists, row)
@@ -59,7 +64,7 @@ def _write_items(path, data, artists, row):
     given = given.assign(row=row(given["artistID"])).sort_values(["row", "size", "tagValue"],
                                                                  ascending=[True, False, True])
     tags = pa.array(given["tagValue"].tolist(), pa.string())
-    runs.write_parquet(path("items.pqt"), pa.table({
+    write_parquet(path("items.pqt"), pa.table({
         "track_id": _ints(range(len(artists))), "artist_id": _ints(artists),
         "artist": pa.array(meta["name"].tolist(), pa.string()), "url": pa.array(meta["url"].tolist(), pa.string()),
         "tags": _lists(given["row"], tags, len(artists)),
@@ -72,7 +77,7 @@ def _write_users(path, data, user):
     friends = data.friends[data.friends["userID"].isin(users) & data.friends["friendID"].isin(users)]
     friends = friends.sort_values(["userID", "friendID"])
     code = np.searchsorted(users, friends["userID"].to_numpy())
-    runs.write_parquet(path("users.pqt"), pa.table({
+    write_parquet(path("users.pqt"), pa.table({
         "user_id": _ints(users), "friends": _lists(code, _ints(friends["friendID"]), len(users))}))
     return len(users)
 
@@ -84,7 +89,7 @@ def _write_split(path, split, plays, row):
     there = pairs.merge(plays[["userID", "artistID", "track"]], how="left", on=["userID", "artistID"])
     played = there["track"].notna()
     kept = there[played].astype({"track": np.int64}).sort_values(["userID", "track"])
-    runs.write_parquet(path("split.pqt"), pa.table({
+    write_parquet(path("split.pqt"), pa.table({
         "user_id": _ints(kept["userID"]), "track_id": _ints(kept["track"]),
         "part": pa.array(kept["part"].tolist(), pa.string())}))
     found = kept["part"].value_counts()
@@ -108,15 +113,15 @@ def write_embeddings(workdir, tracks, data, artists, features, spotify, seed):
             for name, (matrix, reason, about) in made.items()}
 
 
-def _write_embedding(workdir, name, matrix, artists, checksum, reason, about):
+def _write_embedding(workdir, name, matrix, artists, tracks, reason, about):
     matrix = np.where(np.isfinite(matrix).all(axis=1, keepdims=True), matrix, np.nan).astype(np.float32)
     path = workdir / "embeddings" / f"{name}.npy"
     path.with_suffix(".json").unlink(missing_ok=True)
-    runs.write_npy(path, matrix)
+    write_npy(path, matrix)
     failed = np.flatnonzero(np.isnan(matrix[:, 0])).tolist()
-    runs.write_json(path.with_suffix(".json"), {
-        "name": name, **about, "dim": matrix.shape[1], "n_tracks": len(matrix), "track_checksum": checksum,
-        "matrix_checksum": runs.checksum(path), "versions": runs.versions(),
+    write_json(path.with_suffix(".json"), {
+        "name": name, **about, "dim": matrix.shape[1], "n_tracks": len(matrix), "track_checksum": tracks,
+        "matrix_checksum": checksum(path), "versions": versions(),
         "failed": {i: {"trackid": str(artists[i]), "reason": reason} for i in failed}})
     return {"dim": matrix.shape[1], "rows": len(matrix) - len(failed)}
 
@@ -125,12 +130,12 @@ def _tags(data, artists, seed):
     tagged = data.tagged[data.tagged["artistID"].isin(artists)]
     tags, tag = np.unique(tagged["tagID"], return_inverse=True)
     matrix, facts = lastfm_features.tag_vectors(_rows_of(artists)(tagged["artistID"]), tag, len(artists), len(tags),
-                                                lastfm.TAG_DIM, seed)
+                                                TAG_DIM, seed)
     plays = data.plays[data.plays["artistID"].isin(artists)]
     own = plays.merge(tagged[["userID", "artistID"]].drop_duplicates())
     return matrix, "nobody tagged this artist", {
-        "backend": "TF-IDF of tag assignments, truncated SVD, rows of length 1", "source": lastfm.SOURCE,
-        "licence": lastfm.LICENCE, "facts": facts, "seed": seed,
+        "backend": "TF-IDF of tag assignments, truncated SVD, rows of length 1", "source": SOURCE,
+        "licence": LICENCE, "facts": facts, "seed": seed,
         "beware": "the tags were given by the listeners themselves, to artists of held-out pairs too: for "
                   f"{len(own) / len(plays):.1%} of the plays the same listener tagged the same artist"}
 

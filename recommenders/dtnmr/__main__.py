@@ -34,19 +34,16 @@ they knew are left out of it and counted, and are in the accuracy over all point
 
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import argparse
 import math
 import sys
 import time
 from pathlib import Path
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import load_checkpoint, read_json, save_checkpoint
+from harness.progress import Progress, stop_here
 from preprocess import kkbox, stage
 
 NEEDS = ("features", "order")
@@ -76,7 +73,7 @@ def words(text):
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.dtnmr", description=__doc__)
+    parser = cli.Parser(prog="recommenders.dtnmr", description=__doc__)
     group = parser.add_argument_group("flags of the source")
     group.add_argument("--reload", action="store_true", help="read the KKBOX files again, whatever the workspace holds")
     group.add_argument("--db", metavar="PATH", help="the KKBOX files, a folder or an archive (default ../db); read "
@@ -84,14 +81,14 @@ def build_parser():
     group.add_argument("--cache", metavar="PATH", help="the workspace, another name of --workdir")
     group.add_argument("--top", type=number(0), metavar="RATIO",
                        help="KKBOX: songs played more than this share of the most played (default 0.001)")
-    group.add_argument("--min-playlist-len", type=runs.positive, metavar="NB",
+    group.add_argument("--min-playlist-len", type=cli.positive, metavar="NB",
                        help="songs of a playlist before its first point (default: KKBOX 20, other workspaces 1)")
-    group.add_argument("--max-playlist-len", type=runs.positive, metavar="NB",
+    group.add_argument("--max-playlist-len", type=cli.positive, metavar="NB",
                        help="KKBOX: users with fewer than NB plays of kept songs (default 200)")
-    group.add_argument("--subset-size", type=runs.positive, default=5, metavar="NB",
+    group.add_argument("--subset-size", type=cli.positive, default=5, metavar="NB",
                        help="songs that a label is chosen from: itself and sampled negatives (default 5)")
-    group.add_argument("--short-term-len", type=runs.positive, default=10, metavar="NB", help="(default 10)")
-    group.add_argument("--long-term-len", type=runs.positive, default=20, metavar="NB", help="(default 20)")
+    group.add_argument("--short-term-len", type=cli.positive, default=10, metavar="NB", help="(default 10)")
+    group.add_argument("--long-term-len", type=cli.positive, default=20, metavar="NB", help="(default 20)")
     group = parser.add_argument_group("KKBOX files, where they are read")
     kkbox.add_filters(group)
     kkbox.add_parts(group)
@@ -101,28 +98,28 @@ def build_parser():
     group = parser.add_argument_group("training")
     group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="(default adam)")
     group.add_argument("--lr", type=number(0), default=0.001, help="learning rate (default 0.001)")
-    group.add_argument("--batch-size", type=runs.positive, default=512, help="points per step (default 512)")
-    group.add_argument("--run-len", type=runs.positive, default=64, metavar="NB",
+    group.add_argument("--batch-size", type=cli.positive, default=512, help="points per step (default 512)")
+    group.add_argument("--run-len", type=cli.positive, default=64, metavar="NB",
                        help="neighbouring points of a playlist that stay in one batch; 1 shuffles points (default 64)")
-    group.add_argument("--epochs", type=runs.positive, default=20, help="at most (default 20)")
-    group.add_argument("--patience", type=runs.positive, default=3,
+    group.add_argument("--epochs", type=cli.positive, default=20, help="at most (default 20)")
+    group.add_argument("--patience", type=cli.positive, default=3,
                        help="stop after so many epochs without a better val loss (default 3)")
     group.add_argument("--order", choices=("time", "count"), default="time",
                        help="order of playlists: time, or play counts where a data set has no times (default time)")
     group.add_argument("--checkpoint-seconds", type=number(0), default=60.0,
                        help="least time between checkpoints within an epoch (default 60)")
-    runs.recommender_flags(parser, device=True)
+    cli.recommender_flags(parser, device=True)
     return parser
 
 
 def model_flags(group):
     group.add_argument("--rating", choices=("product", "concat"), default="product",
                        help="concat is the source's, which ranks alike for everybody (default product)")
-    group.add_argument("--hidden", type=runs.positive, nargs="+", default=[512, 64], metavar="N",
+    group.add_argument("--hidden", type=cli.positive, nargs="+", default=[512, 64], metavar="N",
                        help="hidden layers of the two MLPs (default 512 64)")
-    group.add_argument("--size", type=runs.positive, default=32, help="of the embeddings (default 32)")
-    group.add_argument("--lstm-size", type=runs.positive, default=256, help="(default 256)")
-    group.add_argument("--lstm-layers", type=runs.positive, default=2, help="(default 2)")
+    group.add_argument("--size", type=cli.positive, default=32, help="of the embeddings (default 32)")
+    group.add_argument("--lstm-size", type=cli.positive, default=256, help="(default 256)")
+    group.add_argument("--lstm-layers", type=cli.positive, default=2, help="(default 2)")
     group.add_argument("--dropout", type=number(0, 1), default=0.3, help="in and after the LSTM (default 0.3)")
     group.add_argument("--song-fields", type=words, metavar="A,B",
                        help="columns of items.pqt (default: those of genres, artists, composers, language, styles, "
@@ -167,7 +164,7 @@ def prepare(args):
     """The workspace, as far as it is not there made from the KKBOX files; with --reload from the beginning."""
     import importlib
     workdir = Path(args.workdir).expanduser() if args.workdir else None
-    there = runs.workspace(args) if workdir is None or workdir.is_dir() else workdir.absolute()
+    there = cli.workspace(args) if workdir is None or workdir.is_dir() else workdir.absolute()
     asked = {name: getattr(args, name) for name in DOOR if getattr(args, name) is not None}
     split, points = ((there / name).exists() for name in ("data/train.pqt", "points.pqt"))
     if not args.reload and (split or points):
@@ -202,7 +199,7 @@ def raw_files(args, workdir):
 def agreed(workdir, asked):
     """A UsageError where the workspace was made with other values of the flags that are asked for."""
     if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
-        told = runs.read_json(workdir / "dataset.json").get("request", {})
+        told = read_json(workdir / "dataset.json").get("request", {})
         other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
         if other:
             values = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in other.items())
@@ -217,16 +214,16 @@ def agreed(workdir, asked):
 def fit(run, training, args):
     """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
     if run.resume and run.checkpoint("last").exists():
-        training.load(runs.load_checkpoint(run.checkpoint("last")))
+        training.load(load_checkpoint(run.checkpoint("last")))
     from recommenders.dtnmr.training import subset_metrics
     world, stop, saved = training.world, run.stop, time.monotonic()
     points = len(world.rows["train"])
     writer = run.writer(purge_step=training.epoch + 1)
 
     def save(which):
-        runs.save_checkpoint(run.checkpoint(which), training.state())
+        save_checkpoint(run.checkpoint(which), training.state())
 
-    with runs.Progress(args.epochs * points, run.name, "points", initial=training.epoch * points) as progress:
+    with Progress(args.epochs * points, run.name, "points", initial=training.epoch * points) as progress:
         while not training.done:
             for rows in training.batches():
                 training.learn(rows)
@@ -237,7 +234,7 @@ def fit(run, training, args):
                     save("last")
                     saved = time.monotonic()
                 if stop.requested:
-                    runs.stop_here(run.name)
+                    stop_here(run.name)
             values = {"Loss/train": training.total / points}
             if len(world.rows["val"]):
                 values |= {f"{k}/val": v for k, v in subset_metrics(training.model, world, "val", args).items()
@@ -250,14 +247,14 @@ def fit(run, training, args):
                 writer.add_scalar(name, value, training.epoch)
             save("last")
             saved = time.monotonic()
-    training.model.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), world.device)["model"])
+    training.model.load_state_dict(load_checkpoint(run.checkpoint("best"), world.device)["model"])
 
 
 def rank(run, model, world, args):
     """Lists and metrics of every part through topk: all songs embedded in blocks, users by their known rows."""
     import torch
 
-    from ranking import topk
+    from ranking import save
     results = {}
     model.eval()
     with torch.inference_mode():
@@ -270,7 +267,7 @@ def rank(run, model, world, args):
                 block = torch.as_tensor(block, device=world.device)
                 return torch.cat([model.user_vectors(model.users(world.data, few, ends[few]))
                                   for few in block.split(1024)])
-            results |= topk.write(run, world.split, args.k, args.seed, [part], users=users, items=songs,
+            results |= save.write(run, world.split, args.k, args.seed, [part], users=users, items=songs,
                                   device=world.device)
     return results
 
@@ -281,7 +278,7 @@ def main(argv=None):
     import dataset
     from evaluation.subset_accuracy import add_column
     from recommenders.dtnmr.training import Training, World, subset_metrics, user_means
-    device, split = runs.pick_device(args.device), dataset.load(workdir)
+    device, split = cli.pick_device(args.device), dataset.load(workdir)
     files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
     world = World(split, args, device)
     request = request_of(args, (workdir / "points.pqt").exists())
@@ -314,4 +311,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

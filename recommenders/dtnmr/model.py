@@ -10,7 +10,6 @@ Appl. Sci. 2019, 9, 703; the sizes are those of the public implementation that r
 
 Letters: B points, C candidates, S songs, E embedding size, H first hidden layer, N rows of all playlists.
 """
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.runs import WorkError
 from recommenders.dtnmr.points import Bags, ranges
 
 
@@ -230,54 +228,3 @@ def batches_of(rows, user, longest, size, generator=None):
     starts, lengths = starts[order], lengths[order]
     cuts = np.flatnonzero(np.diff((np.cumsum(lengths) - lengths) // size)) + 1
     return [ranges(a, b) for a, b in zip(np.split(starts, cuts), np.split(lengths, cuts), strict=True) if len(a)]
-
-
-class Negatives:
-    """Uniform draws from a catalogue, never a song the user knows, never one twice for a point.
-
-    known: int64 (P,) users and (P,) songs that are never drawn; a point's label must be among them
-    """
-
-    def __init__(self, catalogue, n_songs, users, songs):
-        self.catalogue, self.n_songs = catalogue, n_songs
-        self.known = np.unique(users * n_songs + songs)
-
-    def left(self, users):
-        """How many songs each of `users` (b,) has left to draw, int64 (b,)."""
-        inside = self.known[np.isin(self.known % self.n_songs, self.catalogue)]
-        taken = np.bincount(inside // self.n_songs, minlength=int(users.max(initial=0)) + 1)
-        return len(self.catalogue) - taken[users]
-
-    def enough(self, users, size, what):
-        """Which of `users` (b,) have size - 1 songs left, bool (b,); tells of the others.
-
-        what: the name of the b points. Raises WorkError where nobody is left.
-        """
-        left = self.left(users)
-        enough = left >= size - 1
-        if len(users) and not enough.any():
-            mend = (f"use at most --subset-size {left.max() + 1}" if left.any() else
-                    "keep more songs, or fewer plays for each of them")
-            raise WorkError(f"--subset-size {size} needs {size - 1} unknown songs, but of the catalogue's "
-                            f"{len(self.catalogue)} the users of the {what} have at most {left.max()} left; {mend}")
-        if not enough.all():
-            print(f"--subset-size {size}: {(~enough).sum()} of {len(users)} {what} left out, because their "
-                  f"{len(np.unique(users[~enough]))} users have fewer than {size - 1} unknown songs left",
-                  file=sys.stderr)
-        return enough
-
-    def draw(self, users, n, generator):
-        """Song codes (b, n) for users (b,); needs left(users) >= n for all of them."""
-        found = generator.choice(self.catalogue, (len(users), n))
-        todo = np.arange(len(users))
-        while len(todo) and n:
-            keys = (users[todo, None] * self.n_songs + found[todo])
-            place = np.minimum(np.searchsorted(self.known, keys), len(self.known) - 1)
-            wrong = self.known[place] == keys
-            for j in range(1, n):
-                wrong[:, j] |= (found[todo, :j] == found[todo, j:j + 1]).any(1)
-            todo, wrong = todo[wrong.any(1)], wrong[wrong.any(1)]
-            again = found[todo]
-            again[wrong] = generator.choice(self.catalogue, int(wrong.sum()))
-            found[todo] = again
-        return found

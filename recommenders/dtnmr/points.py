@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
 
 SONG_FIELDS = ("genres", "artists", "composers", "language", "styles", "tags")
 USER_FIELDS = ("age", "gender", "city", "country")

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import torch
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from evaluation.subset_accuracy import Negatives, first_wins
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json
 from recommenders.dtnmr import points
-from recommenders.dtnmr.model import DTNMR, Data, Negatives, batches_of
+from recommenders.dtnmr.model import DTNMR, Data, batches_of
 
 RUN = 64   # neighbouring points of a playlist in one batch, where nothing is trained
 
@@ -77,7 +78,7 @@ def agrees(workdir):
     given, manifest = workdir / "split.pqt", workdir / "data" / "split.json"
     if not (given.exists() and manifest.exists()):
         return
-    if runs.read_json(manifest).get("request", {}).get("given split") != runs.checksum(given):
+    if read_json(manifest).get("request", {}).get("given split") != checksum(given):
         raise WorkError(f"{manifest.parent} was not split by {given.name}, which was made with points.pqt, so train "
                         "may hold its test points; run preprocess/1_train_test_split.py --protocol given again")
 
@@ -180,9 +181,3 @@ def user_means(world, part, hits):
     import pandas as pd
     users, user = np.unique(world.lists.user[world.rows[part]], return_inverse=True)
     return pd.Series(np.bincount(user, hits) / np.bincount(user), world.split.users[users])
-
-
-def first_wins(values):
-    """For each row of (b, C): 1 / n where the first value is the largest, shared by n; 0 where it is not or is NaN."""
-    best = values == values.max(1, keepdims=True)
-    return best[:, 0] / np.maximum(best.sum(1), 1)

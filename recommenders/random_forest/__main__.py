@@ -22,13 +22,11 @@ features of user, item and pair that learns the plays of val's pairs and guesses
 
 Practical limit: about 3 k candidates a user and 4 bytes a feature of each.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from harness import runs
-from harness.runs import UsageError, WorkError
+from evaluation.intervals import mean_and_half_width
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import atomic, write_csv
+from harness.progress import Progress
 
 NEEDS = ()
 COLD = False
@@ -41,24 +39,24 @@ DEFAULTS = {"forest": {"min_leaf": 10, "negatives": 15, "max_features": 0.33},  
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.random_forest", description=__doc__)
+    parser = cli.Parser(prog="recommenders.random_forest", description=__doc__)
     parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="RUN",
                         help="runs or recommenders whose lists are the candidates "
                              "(default popularity content_knn itemknn)")
     parser.add_argument("--model", choices=tuple(DEFAULTS), default="forest",
                         help="what learns to rank (default forest)")
-    parser.add_argument("--trees", type=runs.positive, default=100, help="trees (default 100)")
-    parser.add_argument("--min-leaf", type=runs.positive, metavar="N",
+    parser.add_argument("--trees", type=cli.positive, default=100, help="trees (default 100)")
+    parser.add_argument("--min-leaf", type=cli.positive, metavar="N",
                         help="least candidates in a leaf (default: forest 10, lambdarank 100)")
     parser.add_argument("--negatives", type=int, metavar="N",
                         help="wrong candidates of each user to learn from, at random; 0: all "
                              "(default: forest 15, lambdarank 0)")
-    parser.add_argument("--folds", type=runs.positive, default=5, help="of val's users, at least 2 (default 5)")
+    parser.add_argument("--folds", type=cli.positive, default=5, help="of val's users, at least 2 (default 5)")
     parser.add_argument("--max-features", type=float, metavar="X",
                         help="forest: share of the features tried at a split (default 0.33)")
-    parser.add_argument("--leaves", type=runs.positive, metavar="N", help="lambdarank: leaves of a tree (default 15)")
+    parser.add_argument("--leaves", type=cli.positive, metavar="N", help="lambdarank: leaves of a tree (default 15)")
     parser.add_argument("--lr", type=float, metavar="X", help="lambdarank: learning rate (default 0.1)")
-    runs.recommender_flags(parser)
+    cli.recommender_flags(parser)
     return parser
 
 
@@ -165,7 +163,7 @@ class Ranker:
         rows = to_learn(pool.user, self.hits, args.negatives, generator)
         if args.model == "lambdarank":
             check_groups(pool.user[rows], self.fold[rows])
-        with runs.Progress(fold.max() + 2, "random_forest", "models") as progress:
+        with Progress(fold.max() + 2, "random_forest", "models") as progress:
             self.models = []
             for out in range(-1, fold.max() + 1):
                 kept = rows[self.fold[rows] != out]
@@ -207,7 +205,7 @@ class Ranker:
             x[:, column] = generator.permutation(kept)
             drops.append(whole - figure(x))
             x[:, column] = kept
-        mean, conf = metrics.mean_and_half_width(np.array(drops).T)
+        mean, conf = mean_and_half_width(np.array(drops).T)
         share = np.asarray(self.final.feature_importances_, float)
         frame = pd.DataFrame({"feature": self.names, "importance": mean, "conf": conf,
                               "in_model": share / max(share.sum(), 1e-12)})
@@ -225,7 +223,7 @@ def plot(path, frame, title):
     axes.barh(frame["feature"], frame["importance"], xerr=frame["conf"].fillna(0), color="tab:blue", ecolor="0.4")
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set(xlabel=f"fall of {METRIC} on val when shuffled", title=title)
-    with runs.atomic(path) as temporary:
+    with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
@@ -259,9 +257,9 @@ def plays_report(split, args):
 
 def main(argv=None):
     args = parse(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
-    from ranking import candidates, topk
+    from ranking import candidates, save
     from recommenders.random_forest.features import pool_features
     split = dataset.load(workdir)
     sources = candidates.find(split, args.sources, METRIC)
@@ -280,7 +278,7 @@ def main(argv=None):
         ranker = Ranker(args, names, x, pools["val"])
         values = {p: guess(ranker.final, pool_features(pools[p], words)[1]) for p in parts if p != "val"}
         values["val"] = ranker.on_val()
-        results = topk.write(run, split, args.k, args.seed, parts,
+        results = save.write(run, split, args.k, args.seed, parts,
                              scores={p: pools[p].scorer(values[p]) for p in parts})
         write_reports(run, split, ranker, args)
         run.finish(parts=sorted(results), sources={s.word: s.run for s in sources},
@@ -295,14 +293,14 @@ def found(pool):
 def write_reports(run, split, ranker, args):
     """Write importances.csv and .png, and plays.csv where there is a test part."""
     frame = ranker.importances(args.seed)
-    runs.write_csv(run.folder / "importances.csv", frame, index=False)
+    write_csv(run.folder / "importances.csv", frame, index=False)
     plot(run.folder / "importances.png", frame, f"{args.model}: permutation importance")
     print(f"{run.name}: most important {', '.join(frame['feature'][:3])}")
     if "test" in split.parts:
         plays = plays_report(split, args)
-        runs.write_csv(run.folder / "plays.csv", plays, index=False)
+        write_csv(run.folder / "plays.csv", plays, index=False)
         print(plays.to_string(index=False, float_format="{:.4g}".format))
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

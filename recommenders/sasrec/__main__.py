@@ -13,15 +13,10 @@ from sampled tracks; gbce is binary, with the overconfidence of sampling taken b
 The layers are those of the published code, but for a dropout on what attention gives instead of on its weights.
 Positions count from the end, as its left padding makes them.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import argparse
 
-from harness import runs
-from harness.runs import WorkError
+from harness import cli, runs
+from harness.errors import WorkError
 from training import sequence_loop as sequence_training
 
 NEEDS = ("embedding", "order")
@@ -34,7 +29,7 @@ PLATEAU = {"plateau_patience": 5, "plateau_factor": 0.1}  # epochs without a bet
 # --------------------------------------------------------------------------- command line
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.sasrec", description=__doc__)
+    parser = cli.Parser(prog="recommenders.sasrec", description=__doc__)
     text = "embedding of the workspace, or random: no content, item vectors that train (default random)"
     parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=text)
     group = parser.add_argument_group("content")
@@ -44,28 +39,28 @@ def build_parser():
     group.add_argument("--dynamic-item-freeze", type=int, choices=(0, 1), default=0,
                        help="1 freezes until the first plateau of the validation loss, then trains (default 0)")
     group = parser.add_argument_group("model")
-    group.add_argument("--max-seq-len", type=runs.positive, default=100,
+    group.add_argument("--max-seq-len", type=cli.positive, default=100,
                        help="positions of a sequence; longer histories count with their latest part (default 100)")
-    group.add_argument("--hidden-dim", type=runs.positive, default=128,
+    group.add_argument("--hidden-dim", type=cli.positive, default=128,
                        help="width; another than the embedding's adds a projection in and one out (default 128)")
-    group.add_argument("--layers", type=runs.positive, default=2, help="(default 2)")
-    group.add_argument("--heads", type=runs.positive, default=4, help="must divide the width (default 4)")
-    group.add_argument("--dropout", type=runs.number, default=0.2, help="(default 0.2)")
+    group.add_argument("--layers", type=cli.positive, default=2, help="(default 2)")
+    group.add_argument("--heads", type=cli.positive, default=4, help="must divide the width (default 4)")
+    group.add_argument("--dropout", type=cli.number, default=0.2, help="(default 0.2)")
     group = parser.add_argument_group("training")
     group.add_argument("--loss", choices=("ce", "sampled", "gbce"), default="ce", help="see above (default ce)")
-    group.add_argument("--negatives", type=runs.positive, default=None, metavar="N",
+    group.add_argument("--negatives", type=cli.positive, default=None, metavar="N",
                        help=f"sampled tracks of a batch, for sampled and gbce (default {NEGATIVES})")
-    group.add_argument("--gbce-t", type=runs.number, default=None, metavar="T",
+    group.add_argument("--gbce-t", type=cli.number, default=None, metavar="T",
                        help=f"calibration of gbce, from 0 (plain BCE) to 1 (default {GBCE_T})")
-    group.add_argument("--batch-size", type=runs.positive, default=128, help="sequences per step (default 128)")
-    group.add_argument("--epochs", type=runs.positive, default=100, help="at most (default 100)")
-    group.add_argument("--patience", type=runs.positive, default=10,
+    group.add_argument("--batch-size", type=cli.positive, default=128, help="sequences per step (default 128)")
+    group.add_argument("--epochs", type=cli.positive, default=100, help="at most (default 100)")
+    group.add_argument("--patience", type=cli.positive, default=10,
                        help="stop after so many epochs without a better validation loss (default 10)")
-    group.add_argument("--lr", type=runs.number, default=0.001, help="rate of Adam (default 0.001)")
-    group.add_argument("--l2", type=runs.number, default=0.0,
+    group.add_argument("--lr", type=cli.number, default=0.001, help="rate of Adam (default 0.001)")
+    group.add_argument("--l2", type=cli.number, default=0.0,
                        help="penalty: this times the sum of squares of the trained parameters (default 0)")
     sequence_training.flags(group)
-    runs.recommender_flags(parser, device=True)
+    cli.recommender_flags(parser, device=True)
     return parser
 
 
@@ -160,10 +155,10 @@ def prepare(split, args, indptr, items, device):
 
 def main(argv=None):
     args = parse(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
-    split, device = dataset.load(workdir), runs.pick_device(args.device)
+    split, device = dataset.load(workdir), cli.pick_device(args.device)
     indptr, items = split.sequences(args.order)
     check(split, args, indptr, device)
     run = runs.Run(workdir, "sasrec", request_of(args), embedding=args.model, inputs=split.inputs + files, args=args)
@@ -177,4 +172,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

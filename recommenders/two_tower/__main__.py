@@ -16,18 +16,15 @@ A user's column of means never contains the item to be found: in training each p
 Training stops on NDCG@10 of val. The lists are ranked exactly; the index in model_embeddings/ is for serving, its
 recall against exact search is printed and recorded.
 """
-if __package__ in (None, ""):
-    import sys
-    from pathlib import Path
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import argparse
 import math
 import sys
 import time
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import load_checkpoint, save_checkpoint, write_npy
+from harness.progress import Progress, stop_here
 
 NEEDS = ("embedding",)
 COLD = True
@@ -53,7 +50,7 @@ def number(low, high=math.inf, above=False):
 
 
 def build_parser():
-    parser = runs.Parser(prog="recommenders.two_tower", description=__doc__)
+    parser = cli.Parser(prog="recommenders.two_tower", description=__doc__)
     group = parser.add_argument_group("what the towers read")
     group.add_argument("--embedding", nargs="+", metavar="NAME", help="embeddings of the workspace, side by side")
     group.add_argument("--fields", nargs="+", default=[], metavar="COLUMN",
@@ -71,9 +68,9 @@ def build_parser():
     group.add_argument("--dropout", type=number(0, 1), default=0.1, metavar="SHARE", help="(default 0.1)")
     group.add_argument("--lr", type=number(0, above=True), default=0.001, help="rate of AdamW (default 0.001)")
     group.add_argument("--l2", type=number(0), default=0.01, help="weight decay of AdamW (default 0.01)")
-    group.add_argument("--batch-size", type=runs.positive, default=1024, help="pairs per step (default 1024)")
-    group.add_argument("--epochs", type=runs.positive, default=100, help="at most (default 100)")
-    group.add_argument("--patience", type=runs.positive, default=5,
+    group.add_argument("--batch-size", type=cli.positive, default=1024, help="pairs per step (default 1024)")
+    group.add_argument("--epochs", type=cli.positive, default=100, help="at most (default 100)")
+    group.add_argument("--patience", type=cli.positive, default=5,
                        help="stop after so many epochs without a better NDCG@10 on val (default 5)")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                        help="of the towers' products; auto is bf16 or fp16 on CUDA, fp32 elsewhere (default auto)")
@@ -82,13 +79,13 @@ def build_parser():
     group = parser.add_argument_group("serving")
     group.add_argument("--index", choices=("flat", "ivf"), default="flat",
                        help="flat is exact, ivf looks into some lists only (default flat)")
-    group.add_argument("--lists", type=runs.positive, help="of ivf (default: about the root of the tracks)")
-    group.add_argument("--probe", type=runs.positive, help="lists looked into (default: an eighth)")
+    group.add_argument("--lists", type=cli.positive, help="of ivf (default: about the root of the tracks)")
+    group.add_argument("--probe", type=cli.positive, help="lists looked into (default: an eighth)")
     group.add_argument("--listener", nargs="*", metavar="TRACK",
                        help="print the tracks for somebody new who played these (ids or names), or none")
-    group.add_argument("--show", type=runs.positive, metavar="N",
+    group.add_argument("--show", type=cli.positive, metavar="N",
                        help=f"with --listener: how many (default {SHOWN})")
-    runs.recommender_flags(parser, device=True)
+    cli.recommender_flags(parser, device=True)
     return parser
 
 
@@ -126,13 +123,13 @@ def fit(run, training, split):
     """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
     args, device = training.args, training.data.device
     if run.resume and run.checkpoint("last").exists():
-        training.load(runs.load_checkpoint(run.checkpoint("last"), device))
+        training.load(load_checkpoint(run.checkpoint("last"), device))
     stop, saved, pairs = run.stop, time.monotonic(), len(training.data.user)
     writer = run.writer(purge_step=training.epoch + 1)
     if "val" not in split.parts:
         print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
               file=sys.stderr)
-    with runs.Progress(args.epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
+    with Progress(args.epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
         while not training.done:
             for batch in training.batches():
                 training.learn(batch)
@@ -140,39 +137,39 @@ def fit(run, training, split):
                 if not math.isfinite(training.total):
                     raise WorkError(f"the loss is no longer a number in epoch {training.epoch + 1}; try a smaller --lr")
                 if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
-                    runs.save_checkpoint(run.checkpoint("last"), training.state())
+                    save_checkpoint(run.checkpoint("last"), training.state())
                     saved = time.monotonic()
                 if stop.requested:
-                    runs.stop_here(run.name)
+                    stop_here(run.name)
             values = {"Loss/train": training.total / pairs}
             values |= {f"Val/{name}": value for name, value in val_metrics(training, split).items()}
             if training.close_epoch(values.get(f"Val/NDCG@{STOP_ON}")):
-                runs.save_checkpoint(run.checkpoint("best"), training.state())
+                save_checkpoint(run.checkpoint("best"), training.state())
             for name, value in values.items():
                 writer.add_scalar(name, value, training.epoch)
-            runs.save_checkpoint(run.checkpoint("last"), training.state())
+            save_checkpoint(run.checkpoint("last"), training.state())
             saved = time.monotonic()
-    training.towers.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), device)["towers"])
+    training.towers.load_state_dict(load_checkpoint(run.checkpoint("best"), device)["towers"])
 
 
 # --------------------------------------------------------------------------- lists and serving
 
 def finish(run, training, split, shape, **results):
     """Write vectors, index, lists and metrics of every part, and close the run."""
-    from ranking import topk
+    from ranking import save
     from recommenders.two_tower import index as serving
     args = training.args
     users, items = training.towers.vectors(training.data)
     queries, vectors = users.cpu().numpy(), items.cpu().numpy()
-    runs.write_npy(run.model_embeddings("users"), queries)
-    runs.write_npy(run.model_embeddings("items"), vectors)
+    write_npy(run.model_embeddings("users"), queries)
+    write_npy(run.model_embeddings("items"), vectors)
     index = serving.build(vectors, split.tracks, shape, args.seed)
     serving.write(index_path(run), index)
     recall = serving.recall(index, vectors, queries[:10_000], RECALL_AT)
     told = f"{shape.lists} lists, {shape.probe} looked into" if shape.lists else "flat"
     print(f"{run.name}: index of {len(vectors)} tracks, {told}: "
           + ", ".join(f"recall@{k} {value:.4f}" for k, value in recall.items()) + " against exact search")
-    means = topk.write(run, split, args.k, args.seed, users=users, items=items, device=training.data.device)
+    means = save.write(run, split, args.k, args.seed, users=users, items=items, device=training.data.device)
     run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.best_epoch, dim=vectors.shape[1],
                precision=training.precision, **results,
                index={"kind": args.index, "lists": shape.lists, "probe": shape.probe, "file": index_path(run).name,
@@ -203,7 +200,7 @@ def serve(run, data, split, args, ids, names, played):
     from recommenders.two_tower.model import Towers
     code = dict(zip(split.tracks.tolist(), range(split.n_items), strict=True))
     towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
-    towers.load_state_dict(runs.load_checkpoint(run.checkpoint("best"), data.device)["towers"])
+    towers.load_state_dict(load_checkpoint(run.checkpoint("best"), data.device)["towers"])
     vector = towers.newcomer(data, np.array([code[row] for row in played], np.int64)).cpu().numpy()
 
     def called(row):
@@ -217,10 +214,10 @@ def serve(run, data, split, args, ids, names, played):
 
 def main(argv=None):
     args = parse(argv)
-    workdir = runs.workspace(args)
+    workdir = cli.workspace(args)
     import dataset
     from recommenders.two_tower import index as serving
-    split, device = dataset.load(workdir), runs.pick_device(args.device)
+    split, device = dataset.load(workdir), cli.pick_device(args.device)
     if not args.embedding:
         there = ", ".join(dataset.embedding_names(workdir)) or "none"
         raise UsageError(f"--embedding names the content that the towers read; there: {there}")
@@ -249,4 +246,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runs.cli(main)
+    cli.run(main)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import runs
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
+from harness.files import atomic
 
 TRAINED_ON = 39   # vectors per list that faiss wants for its k-means
 
@@ -63,7 +63,7 @@ def recall(index, vectors, queries, ks):
 def write(path, index):
     """The index as a file, whole or not at all."""
     import faiss
-    with runs.atomic(path) as temporary:
+    with atomic(path) as temporary:
         faiss.write_index(index, str(temporary))
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import dataset
+from harness.errors import UsageError, WorkError
 from harness.metadata import read_table
-from harness.runs import UsageError, WorkError
 from training.softmax import native_bf16
 
 COUNTS = 2           # first columns of an item and of a user: what train counts

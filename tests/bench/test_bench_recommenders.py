@@ -4,7 +4,9 @@ import pytest
 
 import dataset
 from bench import _ease_inverse, recommenders
-from harness import registry, runs
+from harness import registry
+from harness.errors import UsageError
+from harness.files import read_json
 
 
 def test_every_declared_recommender_is_measured_and_builders_come_last():
@@ -41,7 +43,7 @@ def test_a_row_has_figures_or_a_reason(tmp_path):
 
 def test_flags_are_what_a_recommender_needs():
     told = recommenders.modules()
-    words, note = recommenders.flags_of("train_bert", told["train_bert"]["needs"], "tags", timed=False)
+    words, note = recommenders.flags_of("train_bert", told["train_bert"].needs, "tags", timed=False)
     assert words == ["--model", "tags", "--missing", "mean", "--order", "count", "--epochs", "1"]
     assert note == "fit: one epoch"
     assert recommenders.flags_of("recommenders.ease", (), "tags", True) == ([], "fit: all of it")
@@ -55,10 +57,10 @@ def test_the_baseline_of_ease_has_the_scores_of_ours(tmp_path):
     assert np.allclose(_ease_inverse.inverse(matrix, 3.0)(users), _ease_inverse.ours(matrix, 3.0)(users), atol=1e-9)
     for road in ("ours", "inverse"):
         _ease_inverse.main(tmp_path, road, tmp_path / road)
-        assert runs.read_json(tmp_path / f"{road}.json")["shape"] == list(matrix.shape)
+        assert read_json(tmp_path / f"{road}.json")["shape"] == list(matrix.shape)
     assert np.allclose(np.load(tmp_path / "ours.npy"), np.load(tmp_path / "inverse.npy"), atol=1e-9)
 
 
 def test_an_unknown_name_is_one_sentence():
-    with pytest.raises(runs.UsageError, match="no recommender nosuch; there: "):
+    with pytest.raises(UsageError, match="no recommender nosuch; there: "):
         recommenders.run(True, ["nosuch"])

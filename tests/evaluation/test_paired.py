@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-import metrics
 import table
 from evaluation import paired_tests as paired
+from evaluation.files import write_metrics
 from evaluation.render import Slot, Table
 from evaluation.results import Figure
-from harness import runs
+from harness.errors import WorkError
 from tests.test_table import cli, make_run, row_of, tables
 
 # --------------------------------------------------------------------------- statistics
@@ -119,7 +119,7 @@ def test_a_user_without_a_value_is_left_out_of_that_row_alone():
 
 @pytest.mark.parametrize("users, words", [(1, "there is one"), (0, "there are none")])
 def test_fewer_than_two_users_are_one_sentence(users, words):
-    with pytest.raises(runs.WorkError, match=f"at least two users, and {words}"):
+    with pytest.raises(WorkError, match=f"at least two users, and {words}"):
         paired.compare(np.zeros((1, users)), np.zeros(users))
 
 
@@ -209,7 +209,7 @@ def test_a_part_without_the_reference_says_so(tmp_path):
 def test_different_users_are_refused_and_nothing_is_written(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0.1] * 4)
     name = make_run(tmp_path, "popularity", None, [0.9] * 3, users=(1, 2, 5))
-    with pytest.raises(runs.WorkError, match=f"on 4 users and {name} on 3, 2 of them the same"):
+    with pytest.raises(WorkError, match=f"on 4 users and {name} on 3, 2 of them the same"):
         tables(tmp_path, "--against", name)
     assert not (tmp_path / "tables").exists()
 
@@ -218,7 +218,7 @@ def test_the_same_users_in_another_order_are_other_users(tmp_path):
     """Rows of metrics are ascending in user_id; a file that is not would pair the wrong users."""
     make_run(tmp_path, "knn", "mfcc", [0.1, 0.2, 0.3, 0.4])
     make_run(tmp_path, "popularity", None, [0.1, 0.2, 0.3, 0.4], users=(2, 1, 3, 4))
-    with pytest.raises(runs.WorkError, match="4 of them the same"):
+    with pytest.raises(WorkError, match="4 of them the same"):
         tables(tmp_path, "--against", "popularity")
 
 
@@ -237,7 +237,7 @@ def test_bad_references_are_one_sentence(tmp_path, words, status, sentence):
              "shuffled": make_run(tmp_path, "knn", "mfcc", [0.3] * 4, shuffle=True)}
     name = make_run(tmp_path, "knn", "mert", [0.1] * 4)
     frame = pd.DataFrame({"Recall@2": [0.1] * 4, "Recall@9": [0.1] * 4}, index=pd.Index([1, 2, 3, 4], name="user_id"))
-    metrics.write(tmp_path / "metrics" / f"{name}_test.csv", frame)
+    write_metrics(tmp_path / "metrics" / f"{name}_test.csv", frame)
     done = cli("--workdir", tmp_path, "--k", 2, "--metrics", "Recall", *(w.format(**names) for w in words))
     assert (done.returncode, done.stderr.count("\n")) == (status, 1), done.stderr
     assert sentence in done.stderr and not (tmp_path / "tables").exists()
@@ -246,5 +246,5 @@ def test_bad_references_are_one_sentence(tmp_path, words, status, sentence):
 def test_one_user_cannot_be_paired(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0.1], users=(1,))
     make_run(tmp_path, "popularity", None, [0.2], users=(1,))
-    with pytest.raises(runs.WorkError, match="at least two users"):
+    with pytest.raises(WorkError, match="at least two users"):
         table.main(["--workdir", str(tmp_path), "--k", "2", "--metrics", "Recall", "--against", "popularity"])

@@ -5,7 +5,9 @@ import pytest
 import dataset
 import metrics
 from evaluation import subset_accuracy as dtnmr_subsets
-from harness import runs
+from harness import cli, runs
+from harness.errors import WorkError
+from harness.files import write_parquet
 from recommenders import chance, popularity
 from tests.worlds.world import tiny_workspace
 
@@ -61,7 +63,7 @@ def test_a_user_who_knows_the_whole_catalogue_has_no_value(tmp_path, capsys):
     train = pd.read_parquet(workdir / "data" / "train.pqt")
     rest = pd.DataFrame({"user_id": user, "track_id": sorted({*train.track_id} - {*held.track_id}), "count": 1,
                          "timestamp": train.timestamp.iloc[0]})
-    runs.write_parquet(workdir / "data" / "train.pqt",
+    write_parquet(workdir / "data" / "train.pqt",
                        pd.concat([train[train.user_id != user], rest])[train.columns].astype(train.dtypes))
     popularity.main(["--workdir", str(workdir), "--k", "5"])
     capsys.readouterr()
@@ -99,7 +101,7 @@ def test_columns_join_the_metrics_of_every_run_and_chance_is_chance(tmp_path, ca
 def test_requests_that_cannot_be_meant_are_one_sentence(tiny, capsys, flags, status, words):
     chance.main(["--workdir", str(tiny), "--k", "5"])
     with pytest.raises(SystemExit) as e:
-        runs.cli(dtnmr_subsets.main, ["--workdir", str(tiny), *flags])
+        cli.run(dtnmr_subsets.main, ["--workdir", str(tiny), *flags])
     assert e.value.code == status and words in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -107,5 +109,5 @@ def test_metrics_that_are_gone_are_named(tiny):
     chance.main(["--workdir", str(tiny), "--k", "5"])
     (path,) = (tiny / "metrics").glob("*_val.csv")
     path.unlink()
-    with pytest.raises(runs.WorkError, match="_val.csv or its .pqt is gone; python metrics.py"):
+    with pytest.raises(WorkError, match="_val.csv or its .pqt is gone; python metrics.py"):
         dtnmr_subsets.main(["--workdir", str(tiny)])

@@ -13,7 +13,10 @@ import soundfile
 
 import knn
 from extract_item_embeddings import jb, mule
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError
+from harness.files import write_json, write_text
+from harness.progress import EXIT_RESUMABLE
 from slurm import grid, submit
 from tests.conftest import ROOT
 from tests.worlds.world import tiny_workspace, write_embedding
@@ -165,7 +168,7 @@ def test_a_request_that_cannot_be_meant_is_one_sentence_and_runs_nothing(words, 
     before = sorted(tiny.rglob("*"))
     monkeypatch.setattr(sys, "argv", ["grid.py"])
     with pytest.raises(SystemExit) as e:
-        runs.cli(grid.main, [*words, "--workdir", str(tiny), "--local"])
+        cli.run(grid.main, [*words, "--workdir", str(tiny), "--local"])
     said = capsys.readouterr().err.strip().splitlines()
     assert e.value.code == 2 and BAD[words] in said[-1] and "Traceback" not in "".join(said)
     assert sorted(tiny.rglob("*")) == before
@@ -182,12 +185,12 @@ def test_a_request_that_cannot_be_meant_is_one_sentence_and_runs_nothing(words, 
     "blocks: [{script: knn.py, grid: {nosuch: [1]}}]": "knn.py has no flag --nosuch",
 }.items())
 def test_a_wrong_file_is_one_sentence(text, sentence, tmp_path, tiny):
-    with pytest.raises(runs.UsageError, match=re.escape(sentence)):
+    with pytest.raises(UsageError, match=re.escape(sentence)):
         grid.main(["--file", written(tmp_path, text), "--workdir", str(tiny)])
 
 
 def test_set_of_a_flag_that_no_script_has_is_refused(tmp_path, tiny):
-    with pytest.raises(runs.UsageError, match="--set nosuch: no script of the file has this flag"):
+    with pytest.raises(UsageError, match="--set nosuch: no script of the file has this flag"):
         grid.main(["--file", written(tmp_path, "blocks: [{script: knn.py}]"), "--set", "nosuch=1", "--workdir",
                    str(tiny)])
 
@@ -212,7 +215,7 @@ def test_sequences_without_an_order_are_left_out_unless_count_is_asked(tmp_path,
 
 def test_without_a_split_no_cell_can_run(tiny, capsys):
     (tiny / "data" / "train.pqt").unlink()
-    with pytest.raises(runs.UsageError, match="no cell of 2 can run"):
+    with pytest.raises(UsageError, match="no cell of 2 can run"):
         grid.main(["knn.py", "--names", "content", "noise", "--workdir", str(tiny), "--local"])
     assert "2 of 2 cells left out" in (err := capsys.readouterr().err) and "has no split yet" in err
 
@@ -269,7 +272,7 @@ def test_a_signal_stops_the_grid_and_says_that_it_continues(tiny, jobs):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=200)
-    assert process.returncode == runs.EXIT_RESUMABLE, err
+    assert process.returncode == EXIT_RESUMABLE, err
     assert "grid: stopped by a signal; everything is saved, the same command continues" in err
     assert len(runs.find_runs(tiny)) == jobs and not names_of(tiny)
 
@@ -290,22 +293,22 @@ def test_extraction_and_grid_in_one_go(tmp_path):
 
 def test_a_cell_without_a_status_is_unfinished_never_done(tmp_path, capsys):
     stage = {"stage": "grid", "jobs": ["7"], "lines": ["a", "b", "c", "d"]}
-    runs.write_json(tmp_path / "plan.json", {"stages": [stage]})
+    write_json(tmp_path / "plan.json", {"stages": [stage]})
     for i, status in enumerate(("0", "1", "85")):
-        runs.write_text(tmp_path / "grid.status" / str(i), f"{status}\n")
+        write_text(tmp_path / "grid.status" / str(i), f"{status}\n")
     assert grid.main(["--report", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "grid: 1 of 4 cells done, 1 failed, 2 unfinished (job 7)", "  failed, status 1: b",
         "  unfinished: c", "  unfinished: d"]
     for i in range(4):
-        runs.write_text(tmp_path / "grid.status" / str(i), "0\n")
+        write_text(tmp_path / "grid.status" / str(i), "0\n")
     assert grid.main(["--report", str(tmp_path)]) == 0
 
 
 def test_without_sbatch_submit_is_one_sentence(tiny, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere:/usr/bin:/bin" if not os.path.exists("/usr/bin/sbatch") else "/bin-without-it")
     monkeypatch.setattr(submit, "facts", lambda: {})
-    with pytest.raises(runs.UsageError, match="there is no sbatch here; use a login node of the cluster, or --local"):
+    with pytest.raises(UsageError, match="there is no sbatch here; use a login node of the cluster, or --local"):
         grid.main(["knn.py", "--names", "content", "--workdir", str(tiny), "--submit"])
 
 
@@ -317,10 +320,10 @@ def test_facts_come_from_the_file_that_is_named(tmp_path, monkeypatch):
     assert about["AUDIO"] == "x" and submit.words_for("TRAIN", about) == ["--account=a", "b", "--gres=gpu:1"]
     assert submit.words_for("SMALL", about) == ["--account=a", "b"]
     path.write_text("exit 3\n")
-    with pytest.raises(runs.UsageError, match="bash cannot read"):
+    with pytest.raises(UsageError, match="bash cannot read"):
         submit.facts()
     monkeypatch.setenv("CLUSTER_ENV", str(tmp_path / "nosuch"))
-    with pytest.raises(runs.UsageError, match="CLUSTER_ENV=.* is no file"):
+    with pytest.raises(UsageError, match="CLUSTER_ENV=.* is no file"):
         submit.facts()
 
 

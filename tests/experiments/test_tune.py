@@ -9,6 +9,8 @@ import yaml
 import tune
 from experiments import spaces as tune_spaces
 from harness import runs
+from harness.errors import UsageError
+from harness.files import read_json, write_parquet
 from slurm import grid
 from tests.conftest import ROOT
 from tests.worlds.world import tiny_workspace
@@ -48,7 +50,7 @@ def method(space, name="m"):
 
 def test_a_length_of_lists_that_no_run_measures_is_refused_at_once(tmp_path):
     for metric in ("NDCG@15", "NDCG@100", "NDCG@0", "Loss@10"):
-        with pytest.raises(runs.UsageError, match="a K of 1 to 5, 10, 20 or 50"):
+        with pytest.raises(UsageError, match="a K of 1 to 5, 10, 20 or 50"):
             tune.main(["--metric", metric, "--workdir", str(tmp_path)])
 
 
@@ -120,7 +122,7 @@ def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
     for row in told.itertuples():
         figures = pd.read_csv(tiny / "tuning" / "metrics" / f"{row.run}_val.csv", index_col=0)
         assert row.value == pytest.approx(figures.loc["mean", "NDCG@10"], abs=1e-12)
-        asked = runs.read_json(tiny / "tuning" / "runs" / row.run / "config.json")["arguments"]
+        asked = read_json(tiny / "tuning" / "runs" / row.run / "config.json")["arguments"]
         words = row.setting.replace("True", "on").replace("False", "off").split("--")[1:]
         for flag, value in (word.split() for word in words):
             got = asked[flag]
@@ -151,7 +153,7 @@ def test_no_test_part_is_there_while_it_is_tuned(tiny, tmp_path):
     stamps = {p: p.stat().st_mtime_ns for p in (tiny / "tuning").glob("runs/*/config.json")}
     for name in ("test", "cold_test"):
         frame = pd.read_parquet(tiny / "data" / f"{name}.pqt")
-        runs.write_parquet(tiny / "data" / f"{name}.pqt", frame.iloc[::2])
+        write_parquet(tiny / "data" / f"{name}.pqt", frame.iloc[::2])
     call(tiny, file, "--trials", "3")
     assert (tiny / "tuning" / "chosen.yaml").read_bytes() == before and stamps
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
@@ -223,7 +225,7 @@ def test_links_follow_the_workspace(tiny, tmp_path):
     ("a: {script: recommenders.nosuch, space: {l2: [1]}}", "has no script recommenders.nosuch"),
 ])
 def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
-    with pytest.raises(runs.UsageError, match=words):
+    with pytest.raises(UsageError, match=words):
         call(tiny, spaces(tmp_path, text))
 
 
@@ -235,7 +237,7 @@ def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
 def test_spaces_of_another_form_are_one_sentence(tmp_path, text, sentence):
     (tmp_path / "s.yaml").write_text(text)
     for names in ((), ("pop",)):
-        with pytest.raises(runs.UsageError, match=sentence):
+        with pytest.raises(UsageError, match=sentence):
             tune_spaces.read_methods(tmp_path / "s.yaml", names)
 
 
@@ -243,12 +245,12 @@ def test_bad_requests(tiny, tmp_path):
     file = spaces(tmp_path)
     for words, said in ((["nosuch"], "has no method nosuch; it has ease, knn, chance"),
                         (["--metric", "NDCG"], "--metric is NAME@K"), (["--metric", "Fun@3"], "--metric is NAME@K")):
-        with pytest.raises(runs.UsageError, match=said):
+        with pytest.raises(UsageError, match=said):
             call(tiny, file, *words)
-    with pytest.raises(runs.UsageError, match="is no file"):
+    with pytest.raises(UsageError, match="is no file"):
         call(tiny, str(tmp_path / "nosuch.yaml"))
     (tiny / "data" / "val.pqt").unlink()
-    with pytest.raises(runs.UsageError, match="has no val part to tune on"):
+    with pytest.raises(UsageError, match="has no val part to tune on"):
         call(tiny, file)
 
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from extract_item_embeddings.engine import audio
-from harness import runs
+from harness.errors import WorkError
 
 
 def tone(seconds=2.0, rate=44100, hertz=440.0, level=0.3, seed=0):
@@ -170,5 +170,5 @@ def test_folders_that_cannot_be_meant(tmp_path, files, sentence):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(runs.WorkError, match=sentence):
+    with pytest.raises(WorkError, match=sentence):
         audio.find(tmp_path, ["t"])

@@ -12,7 +12,9 @@ import soundfile
 
 from extract_item_embeddings import mfm, muq
 from extract_item_embeddings.engine import extraction
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import checksum, read_json
 from tests.worlds.checkpoints import (
     command,
     cosine,
@@ -163,9 +165,9 @@ def test_musicfm_from_the_command_line(tmp_path):
     alone = np.stack([backend.run(made[n][None])[0][0] for n in "ab"])
     backend.unload()
     assert values.shape == (2, 48) and np.array_equal(values, alone)  # neighbours of other lengths change nothing
-    about = runs.read_json(tmp_path / "work/embeddings/musicfm.json")
+    about = read_json(tmp_path / "work/embeddings/musicfm.json")
     assert about["statistics"] == {"mean": 5.25, "std": 17.5} and about["variant"] == "FMA"
-    assert about["weights"]["beside"] == {"fma_stats.json": runs.checksum(checkpoint / "fma_stats.json")}
+    assert about["weights"]["beside"] == {"fma_stats.json": checksum(checkpoint / "fma_stats.json")}
     assert about["weights"]["licence"] == "MIT" and about["pooling"] == "mean over time"
 
 
@@ -177,7 +179,7 @@ def test_musicfm_as_published_averages_channels(tmp_path):
     folder = extract(mfm, tmp_path, checkpoint, "--as-published", "--trained-on", "MSD")
     values = np.load(folder / "musicfm-msd-as-published.npy")
     assert values.shape == (2, 750)
-    assert runs.read_json(folder / "musicfm-msd-as-published.json")["pooling"] == "mean over channels"
+    assert read_json(folder / "musicfm-msd-as-published.json")["pooling"] == "mean over channels"
     backend = loaded(mfm.MusicFM, "--weights", checkpoint, "--trained-on", "MSD")
     with torch.no_grad():
         for row, samples in zip(values, (made["a"], np.pad(made["b"], (0, 29 * 24000))), strict=True):
@@ -236,7 +238,7 @@ def test_published_parameter_counts():
     training = 4 * (4096 * 1024 + 4096 + 1024 + 2048 + 1025 * 128 + 512 * 16 + 4096 * 16)
     assert 0 < 1_316_802_088 - held - training < 200_000  # bytes of the released file, less its table of contents
     weights.check_size(model, 324.7, "there")
-    with pytest.raises(runs.WorkError, match="were published"):
+    with pytest.raises(WorkError, match="were published"):
         weights.check_size(model, 330.0, "there")
 
 
@@ -259,7 +261,7 @@ def test_unfit_weights_are_one_sentence(tmp_path, capsys, case, said):
     if case == "no stats":
         (folder / "fma_stats.json").unlink()
     with pytest.raises(SystemExit) as stopped:
-        runs.cli(mfm.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"),
+        cli.run(mfm.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"),
                             "--weights", str(folder), "--device", "cpu"])
     assert stopped.value.code == 1 and said in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list((tmp_path / "work" / "embeddings").glob("*.npy"))
@@ -272,7 +274,7 @@ def test_unfit_weights_are_one_sentence(tmp_path, capsys, case, said):
 def test_bad_usage_is_one_sentence(tmp_path, capsys, backend, flags, said):
     sounds(tmp_path / "audio", 24000, a=0.3)
     with pytest.raises(SystemExit) as stopped:
-        runs.cli(backend.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), *flags])
+        cli.run(backend.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), *flags])
     assert stopped.value.code == 2 and said in capsys.readouterr().err
 
 

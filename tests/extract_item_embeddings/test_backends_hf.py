@@ -11,7 +11,7 @@ import soundfile
 
 from extract_item_embeddings import m2v, mert
 from extract_item_embeddings.engine import pretrained
-from harness import runs
+from harness.files import checksum, read_json
 from tests.worlds.checkpoints import (
     command,
     cosine,
@@ -51,8 +51,8 @@ def test_mert_from_the_command_line(tmp_path, mert_weights):
     assert values.shape == (3, 32) and values.dtype == np.float32
     for row, name in zip(values, "abc", strict=True):  # each heard at its own length, in one batch
         assert np.abs(row - hubert_means(mert_weights, made[name])[-1]).max() < 2e-5
-    about = runs.read_json(tmp_path / "work/embeddings/mert.json")
-    assert about["weights"]["checksum"] == runs.checksum(mert_weights / "pytorch_model.bin")
+    about = read_json(tmp_path / "work/embeddings/mert.json")
+    assert about["weights"]["checksum"] == checksum(mert_weights / "pytorch_model.bin")
     assert about["weights"]["id"] == "m-a-p/MERT-v1-330M" and about["weights"]["licence"] == "CC BY-NC 4.0"
     assert (about["sample_rate"], about["layer"], about["precision"], about["dim"]) == (24000, "last", "fp32", 32)
 
@@ -93,7 +93,7 @@ def test_windows_by_hand():
 @pytest.mark.parametrize("layout, size", [("", "330M"), ("_95m", "95M")])
 def test_mert_equals_its_own_code(tmp_path, shared, layout, size):
     golden = shared / "golden" / "mert"
-    checkpoint = save(tmp_path / "w", runs.read_json(golden / f"config{layout}.json")["hf_config"],
+    checkpoint = save(tmp_path / "w", read_json(golden / f"config{layout}.json")["hf_config"],
                       golden_state(golden / f"weights{layout}.npz"))
     (tmp_path / "audio").mkdir()
     for i in (0, 1):
@@ -113,7 +113,7 @@ def test_mert_equals_its_own_code(tmp_path, shared, layout, size):
 
 def test_music2vec_equals_its_own_code(tmp_path, shared):
     golden = shared / "golden" / "music2vec"
-    checkpoint = save(tmp_path / "w", runs.read_json(golden / "config.json")["hf_config"],
+    checkpoint = save(tmp_path / "w", read_json(golden / "config.json")["hf_config"],
                       golden_state(golden / "weights.npz"))
     (tmp_path / "audio").mkdir()
     for i in (0, 1):
@@ -130,7 +130,7 @@ def test_music2vec_hears_16_khz(tmp_path, m2v_weights):
     for row, name in zip(np.load(folder / "music2vec.npy"), "ab", strict=True):
         x = (made[name] - made[name].mean()) / np.sqrt(made[name].var() + 1e-7)
         assert np.abs(row - hubert_means(m2v_weights, x, "Data2VecAudioModel")[-1]).max() < 2e-5
-    assert runs.read_json(folder / "music2vec.json")["sample_rate"] == 16000
+    assert read_json(folder / "music2vec.json")["sample_rate"] == 16000
 
 
 def test_music2vec_as_published(tmp_path, m2v_weights):
@@ -140,7 +140,7 @@ def test_music2vec_as_published(tmp_path, m2v_weights):
     padded = np.concatenate([made["b"], np.zeros(14400, np.float32)])  # 0.4 s of sound, 0.6 s of nothing
     for row, samples in zip(values, (made["a"], padded), strict=True):
         assert np.abs(row - hubert_means(m2v_weights, samples, "Data2VecAudioModel")[-1]).max() < 2e-5
-    about = runs.read_json(folder / "music2vec-as-published-1s.json")
+    about = read_json(folder / "music2vec-as-published-1s.json")
     assert about["sample_rate"] == 24000 and about["as_published"] is True and about["normalised"] is False
 
 

@@ -12,7 +12,8 @@ import soundfile
 
 from extract_item_embeddings import clap, emae
 from extract_item_embeddings.engine import weights
-from harness import runs
+from harness import cli
+from harness.files import read_json
 from tests.worlds.checkpoints import (
     built,
     command,
@@ -135,7 +136,7 @@ def test_encodecmae_from_the_command_line(tmp_path):
     means = [encodecmae_by_hand(z, state).mean(axis=0) for z in latents]
     assert np.abs(values[0] - (300 * means[0] + 150 * means[1]) / 450).max() < 5e-5
     assert np.abs(values[1] - means[2]).max() < 5e-5
-    about = runs.read_json(tmp_path / "work/embeddings/encodecmae.json")
+    about = read_json(tmp_path / "work/embeddings/encodecmae.json")
     assert (about["window"], about["heads"], about["dim"]) == (4.0, 4, 24)
 
 
@@ -148,7 +149,7 @@ def test_encodecmae_refuses_what_it_is_not(tmp_path, capsys):
                                         ("several", several, {"num_heads": 4}, "different feed-forward blocks"),
                                         ("heads", state, {"num_heads": 5}, "does not divide 24 channels")):
         with pytest.raises(SystemExit) as stopped:
-            runs.cli(emae.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"),
+            cli.run(emae.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"),
                                  "--weights", str(save(tmp_path / name, config, tensors, "model.pt"))])
         assert stopped.value.code == 1 and said in capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -213,7 +214,7 @@ def test_clap_from_the_command_line(tmp_path, clap_weights):
     assert values.shape == (2, 24)
     assert np.abs(values[0] - (10 * parts[0] + 10 * parts[1] + 4 * parts[2]) / 24).max() < 1e-4
     assert np.abs(values[1] - clap_window(clap_weights, made["b"])).max() < 1e-4
-    assert runs.read_json(tmp_path / "work/embeddings/clap.json")["sample_rate"] == 48000
+    assert read_json(tmp_path / "work/embeddings/clap.json")["sample_rate"] == 48000
 
 
 def test_clap_hears_no_random_crop(tmp_path, clap_weights):
@@ -237,15 +238,15 @@ def test_clap_fills_short_windows_as_its_processor_does(padding, expected):
 
 def test_clap_refuses_fusion_and_other_rates(tmp_path, clap_weights, capsys):
     sounds(tmp_path / "audio", 48000, a=0.3)
-    config = runs.read_json(clap_weights / "config.json")
+    config = read_json(clap_weights / "config.json")
     for name, key, change, said in (("fusion", "config.json", {"audio_config": {**config["audio_config"],
                                      "enable_fusion": True}}, "fusion of several crops"),
                                     ("rate", "preprocessor_config.json", {"sampling_rate": 44100}, "48,000 Hz")):
         folder = tmp_path / name
         shutil.copytree(clap_weights, folder)
-        (folder / key).write_text(json.dumps({**runs.read_json(folder / key), **change}))
+        (folder / key).write_text(json.dumps({**read_json(folder / key), **change}))
         with pytest.raises(SystemExit) as stopped:
-            runs.cli(clap.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"),
+            cli.run(clap.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"),
                                  "--weights", str(folder)])
         assert stopped.value.code == 1 and said in capsys.readouterr().err.strip().splitlines()[-1]
 

@@ -12,7 +12,9 @@ import soundfile
 from extract_item_embeddings import __main__ as several
 from extract_item_embeddings import mert, mfcc, musicnn
 from extract_item_embeddings.engine import audio, extraction
-from harness import runs
+from harness import cli
+from harness.errors import UsageError
+from harness.files import read_json
 from tests.conftest import ROOT
 from tests.worlds.checkpoints import mert_checkpoint, music, single_thread
 
@@ -63,7 +65,7 @@ def outputs(work):
     """{file: bytes of the matrix, provenance but for the state of the code} of a workspace."""
     found = {}
     for path in sorted((work / "embeddings").glob("*.npy")):
-        about = runs.read_json(path.with_suffix(".json"))
+        about = read_json(path.with_suffix(".json"))
         about.pop("git")
         found[path.name] = path.read_bytes(), about
     return found
@@ -108,7 +110,7 @@ def test_what_was_begun_alone_is_gone_on_with(sounds, singly, weights, tmp_path)
 
 
 def test_models_that_do_not_fit_together_get_two_passes(sounds, singly, weights, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "free_memory", lambda: 10 ** 9)
+    monkeypatch.setattr("extract_item_embeddings.__main__.free_memory", lambda: 10 ** 9)
     words = [*LIST, "mert --weights {} --name other"]
     together(tmp_path, sounds, weights, words=words)
     assert "2 passes over the audio, because the models do not fit into memory together: mfcc, musicnn, mert-95m; " \
@@ -139,20 +141,20 @@ def test_published_names_and_wrong_words(sounds, tmp_path, weights):
                             (["mfcc", "mfcc"], "two of these would write embeddings/mfcc.npy; give one a --name"),
                             (["mfcc --name '"], "is no backend with flags"), ([], "name one backend or several"),
                             (["mfcc --batch 0"], "--batch 0 is not possible")):
-        with pytest.raises(runs.UsageError, match=re.escape(sentence)):
+        with pytest.raises(UsageError, match=re.escape(sentence)):
             several.main([*words, *common])
     with pytest.raises(SystemExit) as end:
         several.main(["mfcc --seconds 3", *common])
     assert end.value.code == 2
-    with pytest.raises(runs.UsageError, match="is neither a file nor a folder"):
+    with pytest.raises(UsageError, match="is neither a file nor a folder"):
         several.main(["mfcc", "mert --weights /nowhere", *common])
     assert not (tmp_path / "embeddings").exists()  # said before anything was heard
 
 
 def several_args(common):
-    parser = runs.Parser()
+    parser = cli.Parser()
     extraction.shared_flags(parser)
-    runs.common_flags(parser, seed=False, device=True)
+    cli.common_flags(parser, seed=False, device=True)
     return parser.parse_args(common)
 
 
@@ -194,7 +196,7 @@ def test_the_table_says_what_is_there_and_what_is_missing(tmp_path):
 
 def test_every_script_is_in_the_table():
     scripts = {p.stem for p in (ROOT / "extract_item_embeddings").glob("*.py")
-               if "runs.cli(main)" in p.read_text() and p.stem not in ("__main__", "onion", "npy")}
+               if "cli.run(main)" in p.read_text() and p.stem not in ("__main__", "onion", "npy")}
     assert set(several.backends()) == scripts
     assert len({row[0] for row in several.table()}) == len(several.table())
 

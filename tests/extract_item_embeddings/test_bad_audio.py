@@ -6,7 +6,7 @@ import pytest
 
 import dataset
 from extract_item_embeddings import mert, mfcc, musicnn
-from harness import runs
+from harness.files import read_json, write_text
 from tests.extract_item_embeddings.test_audio import cut, tone, write
 from tests.worlds.checkpoints import mert_checkpoint, single_thread
 
@@ -65,12 +65,12 @@ def test_each_is_a_row_or_a_reason(folder, tmp_path, capsys, name):
     flags = ["--device", "cpu"] if name != "mfcc" else []
     if name == "mert":
         flags += ["--weights", str(mert_checkpoint(tmp_path / "weights"))]
-    runs.write_text(tmp_path / "trackid_sorted.csv", (folder / "list.csv").read_text(encoding="utf-8"))
+    write_text(tmp_path / "trackid_sorted.csv", (folder / "list.csv").read_text(encoding="utf-8"))
     with single_thread():
         backend.main(["--workdir", str(tmp_path), "--audio", str(folder / "audio"), "--batch", "4", *flags])
     ids, _ = dataset.read_tracks(tmp_path)
     values = np.load(tmp_path / "embeddings" / f"{name}.npy")
-    about = runs.read_json(tmp_path / "embeddings" / f"{name}.json")
+    about = read_json(tmp_path / "embeddings" / f"{name}.json")
     assert len(values) == len(ids) == len(EXPECTED)
     reasons = {v["trackid"]: v["reason"] for v in about["failed"].values()}
     assert {int(k): v["trackid"] for k, v in about["failed"].items()} == {
@@ -104,6 +104,6 @@ def test_without_a_list_the_files_make_it(folder, tmp_path):
     mfcc.main(["--workdir", str(tmp_path), "--audio", str(folder / "audio")])
     ids, _ = dataset.read_tracks(tmp_path)
     assert ids == sorted(i for i in EXPECTED if i not in OUTSIDE and i != "folder")
-    failed = runs.read_json(tmp_path / "embeddings/mfcc.json")["failed"]
+    failed = read_json(tmp_path / "embeddings/mfcc.json")["failed"]
     assert {v["trackid"] for v in failed.values()} == {i for i, reason in EXPECTED.items() if reason} - {
         *OUTSIDE, "folder"}

@@ -13,7 +13,9 @@ import soundfile
 
 import dataset
 from extract_item_embeddings import mfcc
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json
+from harness.progress import EXIT_RESUMABLE
 from tests.conftest import ROOT
 from tests.extract_item_embeddings.test_audio import cut, tone, write
 
@@ -51,7 +53,7 @@ def command(*argv):
 
 def output(work, name="mfcc"):
     """Bytes of the matrix, and the provenance but for the state of the code, which may change between two runs."""
-    about = runs.read_json(work / "embeddings" / f"{name}.json")
+    about = read_json(work / "embeddings" / f"{name}.json")
     assert set(about.pop("git")) <= {"commit", "dirty"}
     return (work / "embeddings" / f"{name}.npy").read_bytes(), about
 
@@ -59,17 +61,17 @@ def output(work, name="mfcc"):
 # --------------------------------------------------------------------------- rows and provenance
 
 def test_row_i_is_track_i(sounds, single):
-    ids, checksum = dataset.read_tracks(single)
+    ids, digest = dataset.read_tracks(single)
     assert ids == sorted(p.stem for p in sounds.iterdir())
-    matrix, about = np.load(single / "embeddings/mfcc.npy"), runs.read_json(single / "embeddings/mfcc.json")
+    matrix, about = np.load(single / "embeddings/mfcc.npy"), read_json(single / "embeddings/mfcc.json")
     assert matrix.shape == (21, 104) and matrix.dtype == np.float32
     bad = [ids.index("empty"), ids.index("text")]
     assert np.isnan(matrix[bad]).all() and np.isfinite(np.delete(matrix, bad, axis=0)).all()
     assert {int(k): v["trackid"] for k, v in about["failed"].items()} == {bad[0]: "empty", bad[1]: "text"}
     assert about["failed"][str(bad[0])]["reason"] == "the file is empty (0 bytes)"
     assert [v["trackid"] for v in about["incomplete"].values()] == ["truncated"]
-    assert about["track_checksum"] == checksum
-    assert about["matrix_checksum"] == runs.checksum(single / "embeddings/mfcc.npy")
+    assert about["track_checksum"] == digest
+    assert about["matrix_checksum"] == checksum(single / "embeddings/mfcc.npy")
     for key, value in {"backend": "mfcc", "sample_rate": 22050, "seconds": 30, "dim": 104, "weights": None,
                        "pooling": "mean and covariance over time"}.items():
         assert about[key] == value
@@ -82,7 +84,7 @@ def test_row_i_is_track_i(sounds, single):
 def test_the_track_list_of_the_workspace_decides(sounds, tmp_path, capsys):
     (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n0,absent\n1,t03\n2,t01\n")
     extract(tmp_path, sounds)
-    matrix, about = np.load(tmp_path / "embeddings/mfcc.npy"), runs.read_json(tmp_path / "embeddings/mfcc.json")
+    matrix, about = np.load(tmp_path / "embeddings/mfcc.npy"), read_json(tmp_path / "embeddings/mfcc.json")
     assert np.isnan(matrix).all(axis=1).tolist() == [True, False, False]
     assert about["failed"] == {"0": {"trackid": "absent", "reason": "no file of this name"}}
     said = capsys.readouterr().out
@@ -126,19 +128,19 @@ def test_merged_shards_are_the_single_run(sounds, single, tmp_path, n):
 
 
 def test_merge_names_what_is_missing(sounds, tmp_path):
-    with pytest.raises(runs.WorkError, match="nothing to merge: no shard"):
+    with pytest.raises(WorkError, match="nothing to merge: no shard"):
         extract(tmp_path, sounds, "--merge")
     extract(tmp_path, sounds, "--shard", "0/3")
     extract(tmp_path, sounds, "--shard", "2/3")
     journal = tmp_path / "embeddings/.mfcc.partial/shard-2-of-3/journal.jsonl"
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
-    with pytest.raises(runs.WorkError, match="shard 1/3 has not begun; shard 2/3 lacks 1 of 2 batches"):
+    with pytest.raises(WorkError, match="shard 1/3 has not begun; shard 2/3 lacks 1 of 2 batches"):
         extract(tmp_path, sounds, "--merge")
     extract(tmp_path, sounds, "--shard", "2/3")
-    with pytest.raises(runs.UsageError, match="begun with other settings .*seconds 30.0, now 9.0"):
+    with pytest.raises(UsageError, match="begun with other settings .*seconds 30.0, now 9.0"):
         extract(tmp_path, sounds, "--shard", "0/3", "--seconds", "9", "--name", "mfcc")
     extract(tmp_path, sounds, "--shard", "1/3", "--seconds", "9", "--name", "mfcc")
-    with pytest.raises(runs.WorkError, match="shard 1/3 was made with other settings .*seconds 30.0, now 9.0"):
+    with pytest.raises(WorkError, match="shard 1/3 was made with other settings .*seconds 30.0, now 9.0"):
         extract(tmp_path, sounds, "--merge")
     assert not (tmp_path / "embeddings/mfcc.npy").exists()
 
@@ -146,7 +148,7 @@ def test_merge_names_what_is_missing(sounds, tmp_path):
 def test_abandoned_shards_are_not_mixed_with_others(sounds, single, tmp_path):
     extract(tmp_path, sounds, "--shard", "0/3")
     extract(tmp_path, sounds, "--shard", "0/2")
-    with pytest.raises(runs.WorkError, match="cannot merge: shards of 2 and of 3 are under"):
+    with pytest.raises(WorkError, match="cannot merge: shards of 2 and of 3 are under"):
         extract(tmp_path, sounds, "--merge")
     extract(tmp_path, sounds)  # a single run needs none of them
     assert output(tmp_path) == output(single)
@@ -193,7 +195,7 @@ def test_killed_and_asked_to_stop_it_goes_on_where_it_was(many, tmp_path):
         status, _, _ = interrupted(work, many, number, lines)
         assert status == -signal.SIGKILL
     status, said, saved = interrupted(work, many, signal.SIGUSR1, 2)
-    assert status == runs.EXIT_RESUMABLE
+    assert status == EXIT_RESUMABLE
     assert "shard 0/1: stopped by a signal; everything is saved, the same command continues" in said
     assert 10 <= len(saved) < 60
     extract(work, many, "--shard", "0/1")
@@ -219,7 +221,7 @@ def test_what_a_crash_may_leave_is_done_again(sounds, single, tmp_path):
     with open(folder / "rows.f32", "r+b") as f:
         f.seek(100)
         f.write(b"\xff\xff")
-    with pytest.raises(runs.WorkError, match="shard 0/1 lacks 2 of 6 batches"):
+    with pytest.raises(WorkError, match="shard 0/1 lacks 2 of 6 batches"):
         extract(tmp_path, sounds, "--merge")
     extract(tmp_path, sounds, "--shard", "0/1")
     extract(tmp_path, sounds, "--merge")
@@ -239,7 +241,7 @@ def test_finished_work_is_skipped_and_changes_are_noticed(sounds, tmp_path, caps
     extract(tmp_path, mine)
     assert "mfcc: finished before, skipped" in capsys.readouterr().err
     assert (tmp_path / "embeddings/mfcc.npy").stat().st_mtime_ns == stamp
-    with pytest.raises(runs.UsageError, match=r"other settings \(seconds 30.0, now 1.0\); choose another --name"):
+    with pytest.raises(UsageError, match=r"other settings \(seconds 30.0, now 1.0\); choose another --name"):
         extract(tmp_path, mine, "--seconds", "1", "--name", "mfcc")
     extract(tmp_path, mine, "--overwrite")
     assert output(tmp_path) == first and (tmp_path / "embeddings/mfcc.npy").stat().st_mtime_ns != stamp
@@ -271,7 +273,7 @@ def test_a_begun_shard_notices_changed_files(tmp_path):
 def test_a_matrix_of_unknown_origin_is_not_touched(sounds, tmp_path):
     (tmp_path / "embeddings").mkdir()
     np.save(tmp_path / "embeddings/mfcc.npy", np.ones((21, 3)))
-    with pytest.raises(runs.UsageError, match="without a json that says how it was made; choose another --name"):
+    with pytest.raises(UsageError, match="without a json that says how it was made; choose another --name"):
         extract(tmp_path, sounds)
     assert np.load(tmp_path / "embeddings/mfcc.npy").shape == (21, 3)
 
@@ -281,7 +283,7 @@ def test_two_at_once(sounds, tmp_path):
     held = shards.Shard(tmp_path / "embeddings/.mfcc.partial", 0, 1, shards.Plan(21, 4, 104))
     with held:
         held.begin({"held": True})
-        with pytest.raises(runs.WorkError, match="is being written by another process right now"):
+        with pytest.raises(WorkError, match="is being written by another process right now"):
             extract(tmp_path, sounds)
 
 
@@ -321,14 +323,14 @@ def test_when_no_track_can_be_used_nothing_is_written(tmp_path):
     ("idx,trackid\n", "lists no track")])
 def test_bad_track_lists(sounds, tmp_path, text, sentence):
     (tmp_path / "trackid_sorted.csv").write_text(text)
-    with pytest.raises(runs.WorkError, match=sentence):
+    with pytest.raises(WorkError, match=sentence):
         extract(tmp_path, sounds)
     assert (tmp_path / "trackid_sorted.csv").read_text() == text
 
 
 def test_a_folder_without_audio(tmp_path):
     (tmp_path / "sounds").mkdir()
-    with pytest.raises(runs.WorkError, match="no audio file under .*files named <track id>.<extension> are expected"):
+    with pytest.raises(WorkError, match="no audio file under .*files named <track id>.<extension> are expected"):
         extract(tmp_path, tmp_path / "sounds")
     assert not (tmp_path / "trackid_sorted.csv").exists()
 

@@ -5,7 +5,8 @@ import soundfile
 
 from extract_item_embeddings import clap, emae, m2v, mert, mfm, muq, musicnn
 from extract_item_embeddings.engine import pretrained
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json
 from tests.extract_item_embeddings.test_backends_conformer import muq_folder, musicfm_folder, random_state
 from tests.extract_item_embeddings.test_backends_joint import clap_checkpoint, encodecmae_state
 from tests.extract_item_embeddings.test_mulan import mulan_folder
@@ -88,7 +89,7 @@ def test_the_frames_are_those_that_are_averaged(tmp_path, weights, name):
     assert frames.dtype == np.float32 and abs(len(frames) - seconds * PER_SECOND[name]) <= 1
     assert np.abs(frames.mean(axis=0) - values[0]).max() < 1e-5
     assert name == "clap" or frames.std(axis=0).min() > 0
-    assert runs.read_json(tmp_path / "work/embeddings" / f"{name}.json")["frames"] is True
+    assert read_json(tmp_path / "work/embeddings" / f"{name}.json")["frames"] is True
 
 
 def test_frames_of_long_short_and_bad_tracks(tmp_path, weights):
@@ -146,7 +147,7 @@ def test_frames_in_shards_and_again(tmp_path, weights, capsys):
     soundfile.write(tmp_path / "audio" / "b.wav", np.zeros(100, np.float32), 24000)  # it sounds no longer
     extract(mert, tmp_path, weights("mert"), *flags, work="whole")
     assert sorted(p.name for p in (tmp_path / "whole/frames/mert").iterdir()) == ["0.npy", "2.npy", "3.npy", "4.npy"]
-    with pytest.raises(runs.UsageError, match="other settings .frames null, now true.; choose another --name"):
+    with pytest.raises(UsageError, match="other settings .frames null, now true.; choose another --name"):
         extract(mert, tmp_path, weights("mert"), "--batch", "2", work="plain")
         extract(mert, tmp_path, weights("mert"), *flags, work="plain")
 
@@ -206,13 +207,13 @@ def test_batch_auto_halves_until_it_fits(tmp_path, weights, little_room, capsys,
     assert "no room for a pass of 8 windows, 4 from now on" in said and "pass of 4 windows, 2 from now on" in said
     fixed = np.load(extract(mert, tmp_path, weights("mert"), "--batch", "3", work="fixed") / "mert.npy")
     assert np.abs(np.load(folder / "mert.npy") - fixed).max() < 1e-5
-    about = runs.read_json(folder / "mert.json")
+    about = read_json(folder / "mert.json")
     assert about["batch"] == 8 and about["passes"] == "as many windows as fit"
 
 
 def test_a_fixed_batch_without_room_is_one_sentence(tmp_path, weights, little_room):
     sounds(tmp_path / "audio", 24000, **{f"t{i:02}": 0.2 for i in range(5)})
-    with pytest.raises(runs.WorkError, match="no room for a pass of 5 windows; --batch auto finds how many fit"):
+    with pytest.raises(WorkError, match="no room for a pass of 5 windows; --batch auto finds how many fit"):
         extract(mert, tmp_path, weights("mert"), "--batch", "5")
     assert little_room == [5]
 
@@ -224,7 +225,7 @@ def test_batch_auto_gives_up_where_one_window_does_not_fit(tmp_path, weights, mo
         raise torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(mert.MERT, "hear", full)
     sounds(tmp_path / "audio", 24000, a=0.3, b=0.3)
-    with pytest.raises(runs.WorkError, match="no room for a pass of 1 windows; --device cpu, or a smaller --seconds"):
+    with pytest.raises(WorkError, match="no room for a pass of 1 windows; --device cpu, or a smaller --seconds"):
         extract(mert, tmp_path, weights("mert"), "--batch", "auto")
 
 

@@ -5,7 +5,8 @@ import soundfile
 
 from extract_item_embeddings import muq
 from extract_item_embeddings.engine import extraction
-from harness import runs
+from harness import cli
+from harness.files import read_json
 from tests.worlds.checkpoints import extract, golden_state, save, single_thread, sounds
 
 STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
@@ -44,7 +45,7 @@ def test_mulan_equals_its_own_code(tmp_path, shared):
         units = clips / np.linalg.norm(clips, axis=1, keepdims=True)
         assert np.abs(values[0] - units.mean(axis=0)).max() < 1e-4  # not brought to length one again:
         assert np.linalg.norm(values[0]) < 0.9999
-    about = runs.read_json(folder / "muq_mulan.json")
+    about = read_json(folder / "muq_mulan.json")
     assert (about["window"], about["pooling"], about["dim"]) == (1.0, "mean of unit vectors of clips", 24)
 
 
@@ -65,6 +66,6 @@ def test_mulan_needs_mulan(tmp_path, capsys):
     sounds(tmp_path / "audio", 24000, a=0.3)
     folder = save(tmp_path / "w", {"mulan": {"clip_secs": 10}}, {"x": torch.zeros(1)})
     with pytest.raises(SystemExit) as stopped:
-        runs.cli(muq.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), "--mulan",
+        cli.run(muq.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), "--mulan",
                             "--weights", str(folder)])
     assert stopped.value.code == 1 and "is not MuQ-MuLan" in capsys.readouterr().err

@@ -16,7 +16,8 @@ from bench._musicnn_plain import published
 from extract_item_embeddings import musicnn
 from extract_item_embeddings.networks import tf_checkpoint
 from extract_item_embeddings.networks.musicnn_model import Network
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json
 from tests.conftest import ROOT
 from tests.extract_item_embeddings.test_audio import tone, write
 
@@ -180,7 +181,7 @@ def test_shards_and_a_single_run_give_the_same_bytes(songs, tmp_path):
     a, b = ((tmp_path / w / "embeddings/musicnn.npy").read_bytes() for w in "ab")
     assert a == b
     matrix = np.load(tmp_path / "a/embeddings/musicnn.npy")
-    about = runs.read_json(tmp_path / "a/embeddings/musicnn.json")
+    about = read_json(tmp_path / "a/embeddings/musicnn.json")
     assert matrix.shape == (9, 200)
     assert np.isfinite(matrix).all(axis=1).tolist() == [True] * 8 + [False]
     assert about["weights"]["id"] == "musicnn/MSD_musicnn" and about["weights"]["revision"] == "0.1.0"
@@ -220,9 +221,9 @@ def test_the_script_does_not_shadow_the_package(songs, tmp_path):
 def test_without_the_package_one_sentence_says_what_to_install(songs, tmp_path):
     """A Python that sees no installed package from here on."""
     body = ("import sys; sys.path.insert(0, sys.argv[1])\n"
-            "import extract_item_embeddings.musicnn as script\nfrom harness import runs\n"
+            "import extract_item_embeddings.musicnn as script\nfrom harness import cli\n"
             "sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
-            "runs.cli(script.main, sys.argv[2:])\n")
+            "cli.run(script.main, sys.argv[2:])\n")
     done = subprocess.run([sys.executable, "-c", body, ROOT, "--audio", songs, "--workdir", tmp_path], text=True,
                           capture_output=True, timeout=300)
     assert done.returncode == 1, done.stderr
@@ -230,7 +231,7 @@ def test_without_the_package_one_sentence_says_what_to_install(songs, tmp_path):
 
 
 def test_as_published_concerns_one_layer():
-    with pytest.raises(runs.UsageError, match="--as-published concerns the penultimate layer only"):
+    with pytest.raises(UsageError, match="--as-published concerns the penultimate layer only"):
         backend(layer="taggram", as_published=True)
 
 
@@ -323,7 +324,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, file, change, sentence):
     save_checkpoint(tmp_path / "model", {"one": np.arange(5.0), "two": np.arange(300.0).reshape(3, 100)})
     path = tmp_path / f"model.{file}"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(runs.WorkError, match=sentence):
+    with pytest.raises(WorkError, match=sentence):
         tf_checkpoint.load(tmp_path / "model")
 
 
@@ -337,5 +338,5 @@ def test_weights_of_another_network_are_refused(tmp_path):
                              ({"dense/bias": np.zeros(50)}, "dense/bias has shape .50,., expected .200,")):
         altered = {k: v for k, v in {**weights, **change}.items() if v is not None}
         save_checkpoint(tmp_path / "model", altered)
-        with pytest.raises(runs.WorkError, match=sentence):
+        with pytest.raises(WorkError, match=sentence):
             musicnn.read_weights(tmp_path / "model")

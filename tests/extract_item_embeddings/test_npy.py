@@ -10,7 +10,8 @@ import pytest
 
 import dataset
 from extract_item_embeddings import npy
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json, write_text
 from tests.conftest import ROOT
 
 IDS = ["alpha", "beta", "delta", "gamma", "omega"]
@@ -23,7 +24,7 @@ KEYS = [IDS[r] for r in ORDER]
 def work(tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
-    runs.write_text(folder / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(IDS)))
+    write_text(folder / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(IDS)))
     return folder
 
 
@@ -31,14 +32,14 @@ def run(work, *argv):
     return npy.main(["mine", *map(str, argv), "--workdir", str(work)])
 
 
-def refused(work, sentence, *argv, error=runs.WorkError):
+def refused(work, sentence, *argv, error=WorkError):
     with pytest.raises(error, match=sentence):
         run(work, *argv)
     assert not list(work.glob("embeddings/*"))
 
 
 def made(work, name="mine"):
-    about = runs.read_json(work / f"embeddings/{name}.json")
+    about = read_json(work / f"embeddings/{name}.json")
     return np.load(work / f"embeddings/{name}.npy"), about
 
 
@@ -47,7 +48,7 @@ def check(work):
     assert values.dtype == np.float32 and values.shape == (5, 3)
     assert np.array_equal(values[ORDER], VALUES.astype(np.float32)) and np.isnan(values[2]).all()
     assert about["failed"]["2"]["trackid"] == "delta" and about["failed"]["2"]["reason"].startswith("not in ")
-    assert about["matrix_checksum"] == runs.checksum(work / "embeddings/mine.npy")
+    assert about["matrix_checksum"] == checksum(work / "embeddings/mine.npy")
     return about
 
 
@@ -79,7 +80,7 @@ def test_a_matrix_and_its_ids(work, tmp_path, ids, dtype):
     run(work, "--file", tmp_path / "m.npy", "--ids", ids(tmp_path), "--about", "my model, layer 3", "--licence", "CC0")
     about = check(work)
     assert (about["about"], about["licence"], about["backend"]) == ("my model, layer 3", "CC0", "given")
-    assert about["source_checksum"].split()[0] == runs.checksum(tmp_path / "m.npy")
+    assert about["source_checksum"].split()[0] == checksum(tmp_path / "m.npy")
 
 
 def test_a_matrix_in_the_order_of_the_workspace(work, tmp_path):
@@ -155,7 +156,7 @@ def test_values_that_are_no_numbers_are_named(work, tmp_path, capsys):
 
 def test_matrices_that_are_refused(work, tmp_path):
     m, ids = tmp_path / "m.npy", ids_lines(tmp_path)
-    refused(work, "m.npy has no track ids; --ids FILE names those", "--file", *_saved(m, VALUES), error=runs.UsageError)
+    refused(work, "m.npy has no track ids; --ids FILE names those", "--file", *_saved(m, VALUES), error=UsageError)
     for array, sentence in ((VALUES[:3], "has 3 rows, but there are 4 track ids"),
                             (VALUES[:, 0], r"but holds float64 \(4,\)"), (VALUES[:, :0], r"but holds float64 \(4, 0\)"),
                             (VALUES.astype(str), "must hold a matrix of numbers"),
@@ -166,7 +167,7 @@ def test_matrices_that_are_refused(work, tmp_path):
     m.write_bytes(b"no array")
     refused(work, "m.npy cannot be read as numbers", "--file", m, "--ids", ids)
     _saved(m, VALUES)
-    refused(work, "--ids .*nowhere is not there", "--file", m, "--ids", tmp_path / "nowhere", error=runs.UsageError)
+    refused(work, "--ids .*nowhere is not there", "--file", m, "--ids", tmp_path / "nowhere", error=UsageError)
     ids.write_text("alpha\nalpha\nbeta\ngamma\n")
     refused(work, "m.npy has the track alpha more than once", "--file", m, "--ids", ids)
     ids.write_text("a,b\nc,d\ne,f\ng,h\n")
@@ -218,7 +219,7 @@ def test_tables_that_are_refused(work, tmp_path):
     refused(work, "cannot be read as parquet", "--file", path)
     (tmp_path / "m.csv").write_text("id,a\nalpha,1\nbeta,1,2\n")
     refused(work, "m.csv is damaged: .*Expected 2 columns, got 3", "--file", tmp_path / "m.csv")
-    refused(work, "has no column 'x'", "--file", tmp_path / "m.csv", "--id-column", "x", error=runs.UsageError)
+    refused(work, "has no column 'x'", "--file", tmp_path / "m.csv", "--id-column", "x", error=UsageError)
 
 
 def test_a_list_that_is_missing_is_a_track_without_a_vector(work, tmp_path):
@@ -246,6 +247,6 @@ def test_the_command_line(work, tmp_path):
     for words, sentence in ((("a/b", "--file", tmp_path / "m.csv"), "is no name of an embedding"),
                             (("x", "--file", "/nowhere.csv"), "--file /nowhere.csv is not there"),
                             (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids is for a .npy"),
-                            (("x", "--file", ROOT / "runs.py"), "is neither .npy, .npz, .parquet, .csv nor .tsv")):
+                            (("x", "--file", ROOT / "train.py"), "is neither .npy, .npz, .parquet, .csv nor .tsv")):
         status, said = command(*words)
         assert status == 2 and sentence in said

@@ -15,7 +15,9 @@ import pytest
 import dataset
 from extract_item_embeddings import onion
 from extract_item_embeddings.engine import tabular
-from harness import download, runs
+from harness import download
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, read_json, write_text
 from tests.conftest import ROOT
 from tests.worlds.world import write_tracks
 
@@ -38,7 +40,7 @@ def numbers(ids=IDS, dim=3, seed=0):
 def work(tmp_path):
     folder = tmp_path / "work"
     folder.mkdir()
-    runs.write_text(folder / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(IDS)))
+    write_text(folder / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(IDS)))
     return folder
 
 
@@ -60,10 +62,10 @@ def test_rows_find_their_tracks(work, tmp_path, pack):
     values = np.load(work / "embeddings/onion-ivec256.npy")
     assert values.dtype == np.float32 and np.isnan(values[30:]).all()
     assert np.array_equal(values[:30], np.array([known[i] for i in IDS[:30]], np.float32))
-    about = runs.read_json(work / "embeddings/onion-ivec256.json")
-    assert about["source_checksum"] == runs.checksum(path) and about["licence"] == "CC BY 4.0"
+    about = read_json(work / "embeddings/onion-ivec256.json")
+    assert about["source_checksum"] == checksum(path) and about["licence"] == "CC BY 4.0"
     assert about["unknown_ids"] == 2 and list(map(int, about["failed"])) == list(range(30, 40))
-    assert about["matrix_checksum"] == runs.checksum(work / "embeddings/onion-ivec256.npy")
+    assert about["matrix_checksum"] == checksum(work / "embeddings/onion-ivec256.npy")
     matrix = dataset.open_embedding(work, "onion-ivec256", 40, dataset.read_tracks(work)[1])
     assert matrix.shape == (40, 3)
 
@@ -87,7 +89,7 @@ def test_columns_that_hold_no_numbers(work, tmp_path):
     said = run(work, "essentia", "--file", path, "--name", "essentia")
     assert "39 of 40 tracks have an embedding of 2 values" in said
     assert f"{IDS[3]}: 1 of 2 values are not finite numbers" in said
-    about = runs.read_json(work / "embeddings/essentia.json")
+    about = read_json(work / "embeddings/essentia.json")
     assert about["columns_left_out"] == ["tonal.key_key"]
     assert np.load(work / "embeddings/essentia.npy")[5].tolist() == [5 / 8, 5]
     path.write_bytes(table([(i, ("{'rock': 100, 'pop': 5}",)) for i in IDS], names=("(tag, weight)",)))
@@ -145,12 +147,12 @@ def test_skipped_made_again_and_asked_about(work, tmp_path, capsys):
     onion.main(argv)
     assert "made again, because the source changed since" in capsys.readouterr().err
     assert (work / "embeddings/onion-x.npy").read_bytes() != first
-    with pytest.raises(runs.UsageError, match="was made in another way .*feature"):
+    with pytest.raises(UsageError, match="was made in another way .*feature"):
         onion.main(["y", "--name", "onion-x", *argv[1:]])
     write_tracks(work, 3)
-    with pytest.raises(runs.WorkError, match="none of the 40 tracks"):
+    with pytest.raises(WorkError, match="none of the 40 tracks"):
         onion.main(argv)
-    assert runs.read_json(work / "embeddings/onion-x.json")["n_tracks"] == 40  # the old one stays whole
+    assert read_json(work / "embeddings/onion-x.json")["n_tracks"] == 40  # the old one stays whole
 
 
 # --------------------------------------------------------------------------- downloads
@@ -194,19 +196,19 @@ def test_downloaded_by_name_and_verified(work, zenodo, capsys):
     assert "40 of 40 tracks" in capsys.readouterr().out
     zenodo.clear()
     onion.main(["maestro", "--workdir", str(work), "--overwrite"])  # the file is there: no network is needed
-    with pytest.raises(runs.WorkError, match="the checksum of id_gems.tsv.bz2 cannot be asked of .*Not Found"):
+    with pytest.raises(WorkError, match="the checksum of id_gems.tsv.bz2 cannot be asked of .*Not Found"):
         onion.main(["gems", "--workdir", str(work)])
     zenodo["/api/1"] = json.dumps(listed).encode()
-    with pytest.raises(runs.UsageError, match="has no id_gems.tsv.bz2; its features are maestro"):
+    with pytest.raises(UsageError, match="has no id_gems.tsv.bz2; its features are maestro"):
         onion.main(["gems", "--workdir", str(work)])
     zenodo["/api/1"] = b"<html>"
-    with pytest.raises(runs.WorkError, match="the checksum of id_gems.tsv.bz2 cannot be asked of"):
+    with pytest.raises(WorkError, match="the checksum of id_gems.tsv.bz2 cannot be asked of"):
         onion.main(["gems", "--workdir", str(work)])
 
 
 def test_another_file_under_a_known_name_is_refused(work, zenodo):
     zenodo["/records/1/files/id_maest.tsv.bz2"] = b"something else"
-    with pytest.raises(runs.WorkError, match="delivered another file: its sha256 is .*, not a2db3ba5.*nothing was"):
+    with pytest.raises(WorkError, match="delivered another file: its sha256 is .*, not a2db3ba5.*nothing was"):
         onion.main(["maest", "--workdir", str(work)])
     assert not (work / "raw/id_maest.tsv.bz2").exists()
 
@@ -214,9 +216,9 @@ def test_another_file_under_a_known_name_is_refused(work, zenodo):
 def test_without_a_network(work, monkeypatch):
     monkeypatch.setattr(onion, "API", "https://127.0.0.1:1/api")
     monkeypatch.setattr(onion, "RECORD", "https://127.0.0.1:1/records/1")
-    with pytest.raises(runs.WorkError, match="cannot be asked of .* a network is needed once, or fetch id_jukebox"):
+    with pytest.raises(WorkError, match="cannot be asked of .* a network is needed once, or fetch id_jukebox"):
         onion.main(["jukebox", "--workdir", str(work)])
-    with pytest.raises(runs.WorkError, match="cannot be reached .* or fetch id_maest.tsv.bz2 of .* with --file"):
+    with pytest.raises(WorkError, match="cannot be reached .* or fetch id_maest.tsv.bz2 of .* with --file"):
         onion.main(["maest", "--workdir", str(work)])
 
 

@@ -14,7 +14,7 @@ from bench._real_music import PACKAGES, pieces
 from bench.musicnn import load
 from extract_item_embeddings import mfcc, musicnn
 from extract_item_embeddings.engine import audio
-from harness import runs
+from harness.files import read_json
 from tests.worlds.checkpoints import single_thread
 
 
@@ -35,7 +35,7 @@ def music(tmp_path_factory):
         musicnn.main([*flags, "--device", "cpu", "--layer", "taggram"])
     ids, _ = dataset.read_tracks(folder)
     return {name: (dict(zip(ids, np.load(folder / "embeddings" / f"{name}.npy"), strict=True)),
-                   runs.read_json(folder / "embeddings" / f"{name}.json"))
+                   read_json(folder / "embeddings" / f"{name}.json"))
             for name in ("mfcc-middle", "musicnn-middle", "musicnn-middle-taggram")}
 
 

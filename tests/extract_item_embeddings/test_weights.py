@@ -10,7 +10,9 @@ import pytest
 
 from extract_item_embeddings import m2v, mert
 from extract_item_embeddings.engine import weights
-from harness import runs
+from harness import cli
+from harness.errors import WorkError
+from harness.files import checksum
 from tests.conftest import ROOT
 from tests.worlds.checkpoints import (
     MERT_CONFIG,
@@ -76,7 +78,7 @@ def test_published_parameter_counts():
     for model, millions in ((large, mert.PUBLISHED["330M"][2]), (base, mert.PUBLISHED["95M"][2]),
                             (music2vec, m2v.Music2Vec.MILLIONS)):
         weights.check_size(model, millions, "there")
-        with pytest.raises(runs.WorkError, match="were published"):
+        with pytest.raises(WorkError, match="were published"):
             weights.check_size(model, millions + 0.1, "there")
 
 
@@ -124,7 +126,7 @@ def test_damaged_weights_are_one_sentence(tmp_path, mert_weights, capsys, case, 
     before = kept.read_bytes()
     checkpoint = damaged(case, tmp_path / "w", mert_weights)
     with pytest.raises(SystemExit) as stopped:
-        runs.cli(mert.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), "--overwrite",
+        cli.run(mert.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), "--overwrite",
                              "--weights", str(checkpoint)])
     sentence = capsys.readouterr().err.strip().splitlines()[-1]
     assert stopped.value.code == 1 and said in sentence
@@ -140,7 +142,7 @@ def test_bad_usage_is_one_sentence(tmp_path, mert_weights, capsys, flags, said):
     sounds(tmp_path / "audio", 24000, a=0.3)
     flags = [str(mert_weights) if f == "W" else str(tmp_path) if f == "." else f for f in flags]
     with pytest.raises(SystemExit) as stopped:
-        runs.cli(mert.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), *flags])
+        cli.run(mert.main, ["--workdir", str(tmp_path / "work"), "--audio", str(tmp_path / "audio"), *flags])
     assert stopped.value.code == 2 and said in capsys.readouterr().err.strip().splitlines()[-1]
 
 
@@ -164,7 +166,7 @@ def test_the_cache_of_the_hub_is_used_and_its_size_checked(tmp_path, m2v_weights
             "print(f.revision, f.provenance()['checksum'])")
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, timeout=100)
-    assert done.stdout.split() == [commit, runs.checksum(m2v_weights / "pytorch_model.bin")], done.stderr
+    assert done.stdout.split() == [commit, checksum(m2v_weights / "pytorch_model.bin")], done.stderr
     sounds(tmp_path / "audio", 16000, a=0.3)
     done = command("m2v", "--audio", tmp_path / "audio", "--workdir", tmp_path / "work", "--device", "cpu",
                    HF_HOME=str(tmp_path / "hf"))

@@ -12,7 +12,7 @@ import soundfile
 
 from extract_item_embeddings import jb, mule
 from extract_item_embeddings.engine import audio, extraction, worker
-from harness import runs
+from harness.files import checksum, read_json
 from tests.conftest import ROOT
 from tests.worlds.checkpoints import music
 
@@ -56,7 +56,7 @@ def command(backend, place, work, *flags, python="python-packages", weights="wei
 
 def output(work, name="jukemir"):
     """Bytes of the matrix, and the provenance but for the state of the code."""
-    about = runs.read_json(work / "embeddings" / f"{name}.json")
+    about = read_json(work / "embeddings" / f"{name}.json")
     about.pop("git")
     return (work / "embeddings" / f"{name}.npy").read_bytes(), about
 
@@ -72,13 +72,13 @@ def tokens(samples, layer=36, gain=2.0, half=0.5):
 def test_jukebox(place, tmp_path):
     done = command("jb", place, tmp_path)
     assert done.returncode == 0, done.stderr
-    values, about = np.load(tmp_path / "embeddings/jukemir.npy"), runs.read_json(tmp_path / "embeddings/jukemir.json")
+    values, about = np.load(tmp_path / "embeddings/jukemir.npy"), read_json(tmp_path / "embeddings/jukemir.json")
     assert values.shape == (9, 4800) and np.isnan(values[8]).all() and (values[:8, 0] != 0).sum() == 7  # one is silent
     for i in (0, 2, 5):
         samples, _ = soundfile.read(place / "audio" / f"t{i}.wav", dtype="float32")
         assert np.allclose(values[i], tokens(samples / np.abs(samples).max()), rtol=1e-3)
     assert about["failed"].keys() == {"8"} and about["layer"] == 36 and about["precision"] == "fp16"
-    assert about["weights"]["checksum"]["vqvae.pth.tar"] == runs.checksum(place / "weights/vqvae.pth.tar")
+    assert about["weights"]["checksum"]["vqvae.pth.tar"] == checksum(place / "weights/vqvae.pth.tar")
     assert about["versions"]["worker"]["python"] == sys.version.split()[0]
     assert {"jukemirlib", "jukebox", "torch"} <= about["versions"]["worker"].keys()
     again = command("jb", place, tmp_path, "--python", "/nowhere")
@@ -107,7 +107,7 @@ def test_jukebox_windows_layers_and_the_published_way(place, tmp_path):
 def test_mule(place, tmp_path):
     done = command("mule", place, tmp_path, weights="model.keras")
     assert done.returncode == 0, done.stderr
-    values, about = np.load(tmp_path / "embeddings/mule.npy"), runs.read_json(tmp_path / "embeddings/mule.json")
+    values, about = np.load(tmp_path / "embeddings/mule.npy"), read_json(tmp_path / "embeddings/mule.json")
     assert values.shape == (9, 1728) and np.isfinite(values[:8]).all() and about["pooling"] == "mean over slices"
     assert about["weights"]["revision"] == "given by --weights"
     backend = mule.Mule(extraction.parser(mule.Mule, "").parse_args([]))

@@ -9,7 +9,8 @@ import pytest
 
 import knn
 import train
-from harness import runs
+from harness import cli
+from harness.files import write_json
 from tests.conftest import ROOT
 
 ROWS = 80  # tracks of the tiny workspace
@@ -18,7 +19,7 @@ ROWS = 80  # tracks of the tiny workspace
 def refused(capsys, script, status, *argv):
     """Run a script's main as the command line does; the one sentence it ends with."""
     with pytest.raises(SystemExit) as end:
-        runs.cli(script.main, [str(a) for a in argv])
+        cli.run(script.main, [str(a) for a in argv])
     said = capsys.readouterr()
     assert end.value.code == status, said.err
     sentence = said.err.splitlines()[-1]
@@ -58,7 +59,7 @@ def test_an_embedding_is_a_plain_name(tiny, capsys, name):
 
 
 def test_an_embedding_made_for_another_track_list(tiny, capsys):
-    runs.write_json(tiny / "embeddings" / "content.json", {"track_checksum": "other"})
+    write_json(tiny / "embeddings" / "content.json", {"track_checksum": "other"})
     assert "was made for another track list" in refused(capsys, knn, 1, "content", "--workdir", tiny)
 
 
@@ -75,7 +76,7 @@ def test_a_track_list_that_is_none(tiny, capsys, text):
 
 
 def test_a_split_made_for_another_track_list(tiny, capsys):
-    runs.write_json(tiny / "data" / "split.json", {"track_checksum": "other"})
+    write_json(tiny / "data" / "split.json", {"track_checksum": "other"})
     assert "was made for another trackid_sorted.csv" in refused(capsys, knn, 1, "content", "--workdir", tiny)
 
 

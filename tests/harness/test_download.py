@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness import download
-from harness.runs import UsageError, WorkError
+from harness.errors import UsageError, WorkError
 
 BODY = bytes(range(256)) * 12_000  # 3,072,000 bytes, so three blocks of a download
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from extract_item_embeddings import mert, mfcc
-from harness import runs
+from harness import cli
 from tests.extract_item_embeddings.test_extract import batches
 from tests.worlds.checkpoints import mert_checkpoint, music
 
@@ -40,7 +40,7 @@ def life(main, argv, log, steps_to_live=None):
     pipeline.compute = noted
     if steps_to_live is not None:
         count_down(steps_to_live, out)
-    runs.cli(main, argv)
+    cli.run(main, argv)
 
 
 def count_down(left, out):

@@ -9,19 +9,24 @@ import textwrap
 import pytest
 
 from harness import runs
+from harness.errors import WorkError
+from harness.files import atomic, checksum, load_checkpoint, write_text
+from harness.progress import Progress, StopRequest
 from tests.conftest import ROOT
 
 
 def script(tmp_path, body, *argv, **kwargs):
-    """Run a small script through runs.cli, as a user's script would be."""
+    """Run a small script through cli.run, as a user's script would be."""
     path = tmp_path / "script.py"
-    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import runs\n"
-                    f"def main(argv=None):\n{textwrap.indent(textwrap.dedent(body), '    ')}\nruns.cli(main)\n")
+    path.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import cli, runs\n"
+                    "from harness.errors import UsageError, WorkError\n"
+                    "from harness.files import write_npy, write_text\n"
+                    f"def main(argv=None):\n{textwrap.indent(textwrap.dedent(body), '    ')}\ncli.run(main)\n")
     return subprocess.run([sys.executable, str(path), *argv], capture_output=True, text=True, timeout=60, **kwargs)
 
 
 @pytest.mark.parametrize("error, status", [
-    ("runs.UsageError('no such thing')", 2), ("runs.WorkError('no such thing')", 1), ("OSError('no such thing')", 1),
+    ("UsageError('no such thing')", 2), ("WorkError('no such thing')", 1), ("OSError('no such thing')", 1),
 ])
 def test_errors_are_one_sentence_with_a_status(tmp_path, error, status):
     done = script(tmp_path, f"raise {error}")
@@ -30,7 +35,7 @@ def test_errors_are_one_sentence_with_a_status(tmp_path, error, status):
 
 
 def test_a_wrong_flag_is_one_line(tmp_path):
-    body = "p = runs.Parser(prog='x'); p.add_argument('--number', type=int); p.parse_args()"
+    body = "p = cli.Parser(prog='x'); p.add_argument('--number', type=int); p.parse_args()"
     done = script(tmp_path, body, "--num", "3")
     assert done.returncode == 2
     assert done.stderr == "x: unrecognized arguments: --num 3\n"
@@ -38,19 +43,19 @@ def test_a_wrong_flag_is_one_line(tmp_path):
 
 def test_atomic_leaves_the_old_file_or_the_new_one(tmp_path):
     path = tmp_path / "a" / "file.txt"
-    runs.write_text(path, "old")
-    with pytest.raises(KeyError), runs.atomic(path) as temporary:
+    write_text(path, "old")
+    with pytest.raises(KeyError), atomic(path) as temporary:
         temporary.write_text("half")
         raise KeyError
     assert path.read_text() == "old"
-    runs.write_text(path, "new")
+    write_text(path, "new")
     assert path.read_text() == "new"
     assert os.listdir(path.parent) == ["file.txt"]
 
 
 def test_a_parent_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("in the way")
-    done = script(tmp_path, f"runs.write_text({str(tmp_path / 'out' / 'file')!r}, 'x')")
+    done = script(tmp_path, f"write_text({str(tmp_path / 'out' / 'file')!r}, 'x')")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "a file of that name is in the way" in done.stderr
     assert (tmp_path / "out").read_text() == "in the way"
@@ -62,8 +67,8 @@ def test_a_full_disk_loses_nothing(tmp_path):
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]).returncode:
         pytest.skip("cannot mount a small tmpfs here")
     try:
-        runs.write_text(disk / "table.csv", "old")
-        done = script(tmp_path, f"import numpy as np\nruns.write_npy({str(disk / 'table.csv')!r}, np.zeros(10**6))")
+        write_text(disk / "table.csv", "old")
+        done = script(tmp_path, f"import numpy as np\nwrite_npy({str(disk / 'table.csv')!r}, np.zeros(10**6))")
         assert done.returncode == 1
         assert "disk is full" in done.stderr and done.stderr.count("\n") == 1
         assert (disk / "table.csv").read_text() == "old"
@@ -91,11 +96,11 @@ def test_finished_is_skipped_changed_is_redone_interrupted_is_resumed(tmp_path, 
     source.write_text("1")
     with open_run(tmp_path, source) as run:
         assert not run.finished and not run.resume
-        runs.write_text(run.checkpoint("last"), "state")
+        write_text(run.checkpoint("last"), "state")
     with open_run(tmp_path, source) as run:
         assert run.resume and run.checkpoint("last").exists()
         for path in (run.preds("test"), run.metrics("test")):
-            runs.write_text(path, "x")
+            write_text(path, "x")
         run.finish(parts=["test"])
     with open_run(tmp_path, source) as run:
         assert run.finished
@@ -121,7 +126,7 @@ def test_the_manifest_says_how_it_was_made(tmp_path):
     (name, manifest), = runs.find_runs(tmp_path)
     assert name == run.name and manifest["status"] == "finished" and manifest["epochs"] == 3
     assert manifest["request"] == {"seed": 7, "rate": 0.5} and manifest["seed"] == 7
-    assert manifest["inputs"] == {"input": runs.checksum(source)}
+    assert manifest["inputs"] == {"input": checksum(source)}
     assert {"python", "numpy"} <= set(manifest["versions"]) and manifest["peak_memory_bytes"] > 1 << 20
     if shutil.which("git") and (ROOT / ".git").exists():
         assert len(manifest["git"]["commit"]) == 40 and manifest["git"]["dirty"] in (True, False)
@@ -131,7 +136,7 @@ def test_two_runs_of_one_request_at_once(tmp_path):
     source = tmp_path / "input"
     source.write_text("1")
     with open_run(tmp_path, source):
-        with pytest.raises(runs.WorkError, match="made by another process"), open_run(tmp_path, source):
+        with pytest.raises(WorkError, match="made by another process"), open_run(tmp_path, source):
             pass
         with open_run(tmp_path, source, {"a": 2}):   # a different request is free to go
             pass
@@ -142,12 +147,12 @@ def test_two_runs_of_one_request_at_once(tmp_path):
 def test_checkpoints_that_cannot_be_read(tmp_path):
     path = tmp_path / "x.pt"
     path.write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(runs.WorkError, match="cannot be read"):
-        runs.load_checkpoint(path)
+    with pytest.raises(WorkError, match="cannot be read"):
+        load_checkpoint(path)
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys):
-    with runs.Progress(10, "work", "tracks", every=0) as progress:
+    with Progress(10, "work", "tracks", every=0) as progress:
         for _ in range(10):
             progress.update(1, loss="0.5")
     lines = capsys.readouterr().err.splitlines()
@@ -156,7 +161,7 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
 
 
 def test_progress_says_each_line_once(capsys):
-    with runs.Progress(4, "here", every=0.0) as progress:
+    with Progress(4, "here", every=0.0) as progress:
         progress.update(4)
     assert capsys.readouterr().err.count("here: 4/4") == 1
 
@@ -173,7 +178,7 @@ def test_signals_are_given_back_when_the_run_ends(tmp_path):
 
 
 def test_a_request_to_stop_that_came_too_late_for_a_run_reaches_the_grid_around_it(tmp_path):
-    source, grid = tmp_path / "data", runs.StopRequest()
+    source, grid = tmp_path / "data", StopRequest()
     source.write_text("x")
     try:
         with open_run(tmp_path, source) as run:

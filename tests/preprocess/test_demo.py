@@ -14,7 +14,8 @@ import pytest
 import soundfile
 
 from extract_item_embeddings.engine import audio
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import checksum
 from preprocess import demo
 from preprocess.demo import recordings, world
 
@@ -193,11 +194,11 @@ def test_a_wrong_request_is_one_sentence_and_nothing_is_lost(raw, flags, sentenc
 
 def test_somebody_elses_folder_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(runs.UsageError, match="holds files that are no demo world"):
+    with pytest.raises(UsageError, match="holds files that are no demo world"):
         demo.main(["--raw", str(tmp_path)])
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "demo.json").write_text("{}")
-    with pytest.raises(runs.WorkError, match="not the manifest of a demo world"):
+    with pytest.raises(WorkError, match="not the manifest of a demo world"):
         demo.main(["--raw", str(tmp_path)])
     done = run("demo.py", "--raw", tmp_path / "thesis.txt", check=False)
     assert done.returncode == 1 and "a folder is needed here" in done.stderr
@@ -215,7 +216,7 @@ def test_overwrite_takes_away_what_the_world_owns_and_nothing_else(tmp_path):
 
 
 def test_two_processes_do_not_write_one_world(tmp_path):
-    with demo._locked(tmp_path / "raw"), pytest.raises(runs.WorkError, match="made by another process"):
+    with demo._locked(tmp_path / "raw"), pytest.raises(WorkError, match="made by another process"):
         demo.main(["--raw", str(tmp_path / "raw"), *SMALL])
 
 
@@ -273,7 +274,7 @@ def test_the_oracle_is_the_latent_space_row_by_row(workspace):
     assert np.array_equal(oracle, world.make_tracks(42, 24).latent.astype(np.float32))
     about = json.loads((workspace / "embeddings" / "oracle.json").read_text())
     assert about["backend"] == "oracle" and about["failed"] == {}
-    assert about["track_checksum"] == runs.checksum(workspace / demo.TRACKS)
+    assert about["track_checksum"] == checksum(workspace / demo.TRACKS)
 
 
 def test_one_command_makes_the_world_as_well_and_a_second_one_skips(tmp_path):

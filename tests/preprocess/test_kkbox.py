@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import runs
+from harness.files import read_json
 from preprocess.kkbox import filters as kkbox_filters
 from preprocess.kkbox import generate as kkbox_generate
 from preprocess.kkbox import raw as kkbox_raw
@@ -42,7 +42,7 @@ def test_every_row_is_a_play_in_order_with_its_context(made):
     assert plays.target.tolist()[:4] == [1, 1, 1, 0] and plays.target.isna().tolist() == [False] * 11 + [True] * 4
     assert plays.source_system_tab.tolist()[11:] == ["radio"] * 4 and plays.source_system_tab[7:10].isna().all()
     assert plays.source_screen_name[11:].isna().all()
-    about = runs.read_json(made / "dataset.json")
+    about = read_json(made / "dataset.json")
     assert about["time"] == "ordinal" and about["counts"]["train_rows"] == 11 and about["counts"]["plays"] == 15
 
 
@@ -150,7 +150,7 @@ def test_a_row_without_an_id_leaves_no_trace(tmp_path):
     get(write(tmp_path / "clean", world()), tmp_path / "v", *LOOSE)
     for name in ("plays", "items", "users"):
         pd.testing.assert_frame_equal(table(work, name), table(tmp_path / "v", name))
-    assert runs.read_json(work / "dataset.json")["skipped_rows"] == {"train": 1, "test": 2}
+    assert read_json(work / "dataset.json")["skipped_rows"] == {"train": 1, "test": 2}
 
 
 def test_targets_that_are_no_numbers_are_unknown_and_quoted_cells_are_text(tmp_path):
@@ -221,7 +221,7 @@ def test_what_each_filter_removes_is_printed(raw, tmp_path, capsys):
     assert "not in songs.csv: removes 1 of 8 songs, 7 left" in out
     assert "--top 0: removes 2 of 7 songs, 5 left" in out, "f and g were not played in train.csv"
     assert "--min-age 16 --max-age 59: removes 1 of 3 listeners, 2 left" in out
-    removed = {r["filter"]: r["removed"] for r in runs.read_json(work / "dataset.json")["filters"]}
+    removed = {r["filter"]: r["removed"] for r in read_json(work / "dataset.json")["filters"]}
     assert removed["--top 0"] == 2 and removed["--min-playlist-len 2"] == 0
 
 

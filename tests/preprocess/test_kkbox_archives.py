@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 
-from harness import runs
+from harness.errors import WorkError
 from preprocess.kkbox import archives as kkbox_archives
 from tests.worlds.kkbox import LOOSE, get, song, table, world, write
 
@@ -55,7 +55,7 @@ def test_7z_without_anything_to_open_it(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(kkbox_archives, "_py7zr", lambda: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for place in (raw, (raw / "songs.csv.7z").rename(raw / "all.7z")):
-        with pytest.raises(runs.WorkError, match="pip install py7zr.*or unpack it yourself"):
+        with pytest.raises(WorkError, match="pip install py7zr.*or unpack it yourself"):
             get(place, tmp_path / "w", *LOOSE)
 
 
@@ -86,13 +86,13 @@ else:
     work = get(tmp_path / "all.7z", tmp_path / "w2", *LOOSE)
     assert (work / "plays.pqt").read_bytes() == (made / "plays.pqt").read_bytes()
     stand_in.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('wrong password?')\n")
-    with pytest.raises(runs.WorkError, match=f"{program} could not open .*all.7z .wrong password"):
+    with pytest.raises(WorkError, match=f"{program} could not open .*all.7z .wrong password"):
         get(tmp_path / "all.7z", tmp_path / "w3", *LOOSE)
 
 
 def test_a_damaged_archive_is_named(raw, tmp_path):
     (raw / "songs.csv").rename(raw / "songs.csv.zip")
-    with pytest.raises(runs.WorkError, match="songs.csv.zip is damaged or no zip"):
+    with pytest.raises(WorkError, match="songs.csv.zip is damaged or no zip"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -107,13 +107,13 @@ def test_damaged_and_encrypted_7z_archives_are_named(raw, tmp_path):
         with py7zr.SevenZipFile(archive, "w", password="x", header_encryption=encrypted) as z:
             z.write(songs, songs.name)
         songs.rename(tmp_path / "songs.csv")
-        with pytest.raises(runs.WorkError, match="songs.csv.7z is encrypted; unpack it yourself"):
+        with pytest.raises(WorkError, match="songs.csv.7z is encrypted; unpack it yourself"):
             get(raw, tmp_path / "w", *LOOSE)
         (tmp_path / "songs.csv").rename(songs)
     songs.unlink()
     for at in (10, 40, len(whole) // 2, len(whole) - 5):
         archive.write_bytes(whole[:at] + bytes([whole[at] ^ 0xff]) + whole[at + 1:])
-        with pytest.raises(runs.WorkError, match="songs.csv.7z is damaged or no 7z archive"):
+        with pytest.raises(WorkError, match="songs.csv.7z is damaged or no 7z archive"):
             get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -121,7 +121,7 @@ def test_an_archive_of_something_else_is_not_blamed(raw, tmp_path):
     with zipfile.ZipFile(raw / "sample_submission.csv.zip", "w") as z:
         z.writestr("sample_submission.csv", "id,target\n0,0\n")
     (raw / "songs.csv").unlink()
-    with pytest.raises(runs.WorkError, match="raw lacks songs.csv "):
+    with pytest.raises(WorkError, match="raw lacks songs.csv "):
         get(raw, tmp_path / "w", *LOOSE)
 
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import dataset
-from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_json
 from preprocess.kkbox import raw as kkbox_raw
 from tests.conftest import ROOT
 from tests.worlds.kkbox import HEADERS, LOOSE, get, play, song, splitter, table, world, write
@@ -46,7 +47,7 @@ def test_each_missing_file(raw, tmp_path, name, packed):
         with zipfile.ZipFile(tmp_path / "all.zip", "w") as z:
             for path in raw.glob("*.csv"):
                 z.write(path, path.name)
-    with pytest.raises(runs.WorkError, match=f"lacks {name}.csv.*{'--test last' if name == 'test' else ''}"):
+    with pytest.raises(WorkError, match=f"lacks {name}.csv.*{'--test last' if name == 'test' else ''}"):
         get(tmp_path / "all.zip" if packed else raw, tmp_path / "w", *LOOSE, "--test", "csv")
 
 
@@ -65,7 +66,7 @@ def test_each_missing_column(raw, tmp_path, name, column):
     at = HEADERS[name].index(column)
     cut = {name: [r[:at] + r[at + 1:] for r in tables[name]]}
     write(raw, cut, {name: [c for c in HEADERS[name] if c != column]})
-    with pytest.raises(runs.WorkError, match=rf"{name}.csv has no column {column}; it has "):
+    with pytest.raises(WorkError, match=rf"{name}.csv has no column {column}; it has "):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -85,7 +86,7 @@ def test_columns_that_nobody_needs_may_be_called_anything(raw, made, tmp_path, e
 def test_a_needed_column_that_stands_there_twice(raw, tmp_path):
     text = (raw / "members.csv").read_text(encoding="utf-8").splitlines()
     (raw / "members.csv").write_text("".join(f"{line},{'x' if i else 'gender'}\n" for i, line in enumerate(text)))
-    with pytest.raises(runs.WorkError, match="members.csv has the column gender more than once"):
+    with pytest.raises(WorkError, match="members.csv has the column gender more than once"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -99,7 +100,7 @@ def test_blank_lines_before_the_header(raw, made, tmp_path):
 
 def test_a_header_that_never_ends(raw, tmp_path):
     (raw / "songs.csv").write_bytes(b'"song_id,song_length\n' + b"x,1,2,3,4,5,6\n" * 20_000)
-    with pytest.raises(runs.WorkError, match="songs.csv has no header of column names"):
+    with pytest.raises(WorkError, match="songs.csv has no header of column names"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -112,28 +113,28 @@ def test_rows_of_wrong_length_are_named_and_nothing_is_lost(raw, made, tmp_path,
     (raw / f"{name}.csv").write_text(text + bad, encoding="utf-8")
     row, width = len(world()[name]) + 2, len(HEADERS[name])
     cells = 2 if what == "short" else "more"
-    with pytest.raises(runs.WorkError, match=rf"{name}.csv, row {row} .*begins 'x,.*: {cells} cells where the header "
+    with pytest.raises(WorkError, match=rf"{name}.csv, row {row} .*begins 'x,.*: {cells} cells where the header "
                                              rf"has {width};"):
         get(raw, made, *LOOSE)
-    assert (made / "plays.pqt").read_bytes() == before and runs.read_json(made / "dataset.json")["status"] == "finished"
+    assert (made / "plays.pqt").read_bytes() == before and read_json(made / "dataset.json")["status"] == "finished"
 
 
 def test_bytes_and_quotes_that_are_wrong(raw, tmp_path):
     text = (raw / "songs.csv").read_bytes()
     (raw / "songs.csv").write_bytes(text + b"a\xff,1,1,1,1,1,1\n")
-    with pytest.raises(runs.WorkError, match="songs.csv, row 10 .*: bytes that are no UTF-8"):
+    with pytest.raises(WorkError, match="songs.csv, row 10 .*: bytes that are no UTF-8"):
         get(raw, tmp_path / "w", *LOOSE)
     (raw / "songs.csv").write_bytes(text + b'"a,1,1,1,1,1,1\n')
-    with pytest.raises(runs.WorkError, match="songs.csv, row 10 .*: a quoted cell begins there"):
+    with pytest.raises(WorkError, match="songs.csv, row 10 .*: a quoted cell begins there"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
 def test_empty_files(raw, tmp_path):
     write(raw, {"train": []})
-    with pytest.raises(runs.WorkError, match="train.csv has no plays"):
+    with pytest.raises(WorkError, match="train.csv has no plays"):
         get(raw, tmp_path / "w", *LOOSE)
     (raw / "train.csv").write_text("")
-    with pytest.raises(runs.WorkError, match="train.csv is empty; a csv with the columns msno"):
+    with pytest.raises(WorkError, match="train.csv is empty; a csv with the columns msno"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -164,7 +165,7 @@ def test_filters_that_leave_nobody_say_so_and_their_advice_works(raw, tmp_path, 
         tables["train"] += [play("Bo=", "z")] * 30
         write(raw, tables)
         sentence, mended = "--top 0.9 leaves none of the 7 songs.*try --top 0.065", ("--top", 0.065)
-    with pytest.raises(runs.WorkError, match=sentence):
+    with pytest.raises(WorkError, match=sentence):
         get(raw, tmp_path / "w", *LOOSE, *flags)
     assert not (tmp_path / "w" / "plays.pqt").exists()
     get(raw, tmp_path / "w", "--top", 0, "--min-playlist-len", 1, "--dim", 0, *mended)
@@ -174,7 +175,7 @@ def test_songs_without_any_length_are_kept_as_advised(raw, tmp_path):
     tables = world()
     tables["songs"] = [[row[0], "", *row[2:]] for row in tables["songs"]]
     write(raw, tables)
-    with pytest.raises(runs.WorkError, match="--max-seconds 360 leaves none.*try --max-seconds inf"):
+    with pytest.raises(WorkError, match="--max-seconds 360 leaves none.*try --max-seconds inf"):
         get(raw, tmp_path / "w", *LOOSE)
     assert table(get(raw, tmp_path / "w", *LOOSE, "--max-seconds", "inf"), "items").kept.sum() == 5
 
@@ -183,9 +184,9 @@ def test_names_that_leave_nothing(raw, tmp_path):
     tables = world()
     tables["songs"] = [song(s, artist="張學友", composer="") for s in "abcde"]
     write(raw, tables)
-    with pytest.raises(runs.WorkError, match="--artist-names latin leaves none.*try --artist-names known"):
+    with pytest.raises(WorkError, match="--artist-names latin leaves none.*try --artist-names known"):
         get(raw, tmp_path / "w", *LOOSE)
-    with pytest.raises(runs.WorkError, match="--composer-names latin leaves none.*try --composer-names any"):
+    with pytest.raises(WorkError, match="--composer-names latin leaves none.*try --composer-names any"):
         get(raw, tmp_path / "w", *LOOSE, "--artist-names", "known")
     get(raw, tmp_path / "w", *LOOSE, "--artist-names", "known", "--composer-names", "any")
 
@@ -201,11 +202,11 @@ def test_flags_that_cannot_be_meant(raw, tmp_path, flags, sentence):
 
 
 def test_a_raw_that_is_no_folder_and_a_workspace_of_another_data_set(raw, tmp_path):
-    with pytest.raises(runs.UsageError, match="neither a folder nor a .zip or .7z"):
+    with pytest.raises(UsageError, match="neither a folder nor a .zip or .7z"):
         get(tmp_path / "nowhere", tmp_path / "w")
     (tmp_path / "lastfm").mkdir()
-    runs.write_json(tmp_path / "lastfm" / "dataset.json", {"name": "lastfm"})
-    with pytest.raises(runs.UsageError, match="holds the data set 'lastfm'"):
+    write_json(tmp_path / "lastfm" / "dataset.json", {"name": "lastfm"})
+    with pytest.raises(UsageError, match="holds the data set 'lastfm'"):
         get(raw, tmp_path / "lastfm")
 
 
@@ -214,7 +215,7 @@ def test_other_songs_under_an_old_split_are_refused(raw, made, tmp_path):
     tables = world()
     tables["train"] += [play("Cy=", "unplayed")]
     write(raw, tables)
-    with pytest.raises(runs.UsageError, match="lists other tracks.*--overwrite"):
+    with pytest.raises(UsageError, match="lists other tracks.*--overwrite"):
         get(raw, made, *LOOSE)
     assert (made / "data" / "train.pqt").exists()
     get(raw, made, *LOOSE, "--overwrite")
@@ -227,7 +228,7 @@ def test_the_real_sample_end_to_end(shared, tmp_path):
         pytest.skip("needs data/kkbox-sample of the cross-check data")
     done = command("--raw", raw, "--min-playlist-len", 5, "--workdir", tmp_path / "w")
     assert done.returncode == 0, done.stderr
-    about = runs.read_json(tmp_path / "w" / "dataset.json")
+    about = read_json(tmp_path / "w" / "dataset.json")
     assert about["skipped_rows"] == {"train": 0, "test": 35_000}
     assert about["counts"]["plays"] == 19_999 + 4_999 and about["counts"]["train_rows"] == 19_999
     assert about["counts"]["kept_users"] == 2 and about["counts"]["kept_tracks"] == 140

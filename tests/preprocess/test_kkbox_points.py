@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 import dataset
-from harness import runs
+from harness.errors import WorkError
+from harness.files import read_json, write_parquet
 from preprocess.kkbox import filters as kkbox_filters
 from preprocess.kkbox import generate as kkbox_generate
 from tests.worlds.kkbox import LOOSE, MANY, get, splitter, table, world, write
@@ -54,13 +55,13 @@ def test_counts_of_the_split_are_of_their_part_alone(raw, tmp_path):
     assert train[0].to_dict() == {0: 2, 1: 1, 2: 1, 3: 1}
     split = table(work, "split")
     split["count"] = split["count"].astype("Int64").mask(split.track_id == 0)
-    runs.write_parquet(work / "split.pqt", split)
+    write_parquet(work / "split.pqt", split)
     splitter.main(["--protocol", "given", "--workdir", str(work)])
     train = pd.read_parquet(work / "data" / "train.pqt").set_index(["user_id", "track_id"])["count"]
     assert train[0].to_dict() == {0: 3, 1: 1, 2: 1, 3: 1}, "where the split tells no count, all plays are one"
     split["count"] = 0
-    runs.write_parquet(work / "split.pqt", split)
-    with pytest.raises(runs.WorkError, match="pairs have a count below 1"):
+    write_parquet(work / "split.pqt", split)
+    with pytest.raises(WorkError, match="pairs have a count below 1"):
         splitter.main(["--protocol", "given", "--workdir", str(work)])
 
 
@@ -69,7 +70,7 @@ def test_counts_as_the_source_makes_them(raw, tmp_path):
     tables = world()
     tables["test"] += [[9, "Di=", s, "radio", "", "radio"] for s in "abcab"]
     tables["members"] += [["Di=", 1, 40, "", 7, 20150628, 20170622]]
-    about = runs.read_json(get(write(raw, tables), tmp_path / "w", *LOOSE) / "dataset.json")
+    about = read_json(get(write(raw, tables), tmp_path / "w", *LOOSE) / "dataset.json")
     assert about["as_the_source_counts"] == {"users": 2, "train_points": 4 + 1, "test_points": 5 - 2}
     assert about["counts"]["points"] == {"history": 4, "train": 2, "val": 1, "test": 2}, "and ours: Di has no history"
 
@@ -80,7 +81,7 @@ def test_without_test_points_the_end_of_each_playlist_is_test(raw, tmp_path, cap
     assert "test from the last tenth of each playlist" in capsys.readouterr().out
     ann = table(work, "points").query("user_id == 0")
     assert ann.part.tolist() == ["history"] * 2 + ["train"] * 2 + ["val", "test"]
-    with pytest.raises(runs.WorkError, match="--test csv gives no test point.*the most is 2.*--test last"):
+    with pytest.raises(WorkError, match="--test csv gives no test point.*the most is 2.*--test last"):
         get(raw, tmp_path / "w2", *LOOSE, "--test", "csv")
 
 
@@ -158,7 +159,7 @@ def test_the_reduced_matrix_keeps_products_of_songs(made, generated, tmp_path):
     from scipy.sparse import load_npz
     vectors = np.load(made / "embeddings" / "metadata.npy")
     assert vectors.shape == (8, 3) and np.isnan(vectors[7]).all() and np.isfinite(vectors[:7]).all()
-    about = runs.read_json(made / "embeddings" / "metadata.json")
+    about = read_json(made / "embeddings" / "metadata.json")
     assert about["failed"] == {"7": {"trackid": "z", "reason": "not in songs.csv"}} and about["dim"] == 3
     work = get(write(tmp_path / "raw", world()), tmp_path / "full", "--top", 0, "--min-playlist-len", 2, "--dim", 64)
     full, matrix = np.load(work / "embeddings" / "metadata.npy"), load_npz(work / "embeddings" / "metadata.npz")

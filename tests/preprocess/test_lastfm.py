@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from harness import runs
+from harness.files import checksum, read_json, write_json
 from preprocess import lastfm
 from preprocess.lastfm import audio as lastfm_audio
 from preprocess.lastfm import features as lastfm_features
+from tests.conftest import ROOT
 from tests.worlds.hetrec import FILES, get_plays, say, table, vectors, write_raw
 
 
@@ -42,7 +42,7 @@ def test_tables_of_the_workspace(raw, tmp_path):
         "url": ["http://w", "http://b", "http://s", ""],
         "tags": [["metal", "français"], ["pop"], ["français"], []], "tag_counts": [[2, 1], [1], [1], []]}
     assert table(w / "users.pqt") == {"user_id": [2, 4, 7], "friends": [[7], [7], [2, 4]]}
-    about = runs.read_json(w / "dataset.json")
+    about = read_json(w / "dataset.json")
     assert (about["name"], about["time"], about["status"]) == ("lastfm", "none", "finished")
     assert about["counts"] == {"users": 3, "tracks": 4, "pairs": 5, "plays": 29}
     assert about["checksums"] == {n: hashlib.sha256((raw / n).read_bytes()).hexdigest() for n in FILES}
@@ -93,7 +93,7 @@ def test_a_folder_of_something_else_is_not_overwritten(raw, tmp_path):
     assert (w / "plays.pqt").read_bytes() == old and (w / "data" / "train.pqt").exists()
     get_plays("lastfm", "--raw", raw, "--overwrite", workdir=w)
     assert len(dataset.read_tracks(w)[0]) == 5 and not (w / "data" / "train.pqt").exists()
-    runs.write_json(w / "dataset.json", {"name": "demo"})
+    write_json(w / "dataset.json", {"name": "demo"})
     status, _, err = say("lastfm", "--raw", raw, workdir=w)
     assert status == 2 and "holds the data set 'demo'; choose another --workdir for 'lastfm'" in err
 
@@ -119,7 +119,7 @@ def test_bad_files_are_one_sentence(tmp_path, name, content, sentence):
 
 
 def test_command_line_without_a_traceback(tmp_path):
-    door = Path(lastfm.__file__).parent / "0_get_plays_pqt.py"
+    door = ROOT / "preprocess" / "0_get_plays_pqt.py"
     done = subprocess.run([sys.executable, door, "lastfm", "--raw", tmp_path, "--workdir", tmp_path / "w"],
                           capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
@@ -155,7 +155,7 @@ def test_tags_keep_the_cosines_of_tfidf(raw, tmp_path):
     np.testing.assert_allclose(matrix[:3] @ matrix[:3].T, weight @ weight.T, atol=1e-6)
     assert np.isnan(matrix[3]).all()
     assert about["failed"] == {"3": {"trackid": "30", "reason": "nobody tagged this artist"}}
-    assert about["track_checksum"] == runs.checksum(w / "trackid_sorted.csv") == dataset.read_tracks(w)[1]
+    assert about["track_checksum"] == checksum(w / "trackid_sorted.csv") == dataset.read_tracks(w)[1]
     # plays (2,1) (7,1) (7,10) (4,2) were tagged by their listener, (2,30) was not
     assert f"{4 / 5:.1%} of the plays" in about["beware"]
     assert dataset.open_embedding(w, "tags", 4, about["track_checksum"]).shape == (4, 3)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from harness import runs
+from harness.files import read_json
 from recommenders import popularity
 from tests.worlds.hetrec import get_plays, say
 
@@ -28,7 +28,7 @@ def test_words_become_rows_in_order(tmp_path):
     assert plays["user_id"].tolist() == [3, 3, 3, 3, 2, 2, 2, 2, 0, 1, 1, 1]
     assert plays["track_id"].tolist() == [3, 2, 4, 3, 0, 1, 2, 4, 2, 4, 0, 1]
     assert plays["timestamp"].astype("int64").diff().dropna().eq(1_000_000).all()
-    told = runs.read_json(w / "dataset.json")
+    told = read_json(w / "dataset.json")
     assert told["time"] == "ordinal" and told["counts"] == {"users": 4, "tracks": 5, "plays": 12}
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import runs
+from harness import cli
 from harness import text_blocks as log_blocks
+from harness.errors import WorkError
+from harness.files import checksum, write_json
 from preprocess import log, stage
 from tests.conftest import ROOT
 from tests.worlds.listening import files, mount_small_disk  # noqa: F401 - a fixture
@@ -31,7 +33,7 @@ def command(capsys):
     """Run the door with a command line; returns exit status, stdout and stderr."""
     def run(*argv):
         with pytest.raises(SystemExit) as end:
-            runs.cli(door.main, [str(a) for a in argv])
+            cli.run(door.main, [str(a) for a in argv])
         said = capsys.readouterr()
         return end.value.code, said.out, said.err
     return run
@@ -84,7 +86,7 @@ def test_order_of_the_log_and_unknown_tracks(world, command):
     assert f"left out: {left_out} plays ({left_out / 5000:.2%}) of 4 tracks" in out
     about = json.loads((folder / "w" / "dataset.json").read_text())
     assert about["time"] == "real" and about["name"] == "music4all"
-    assert about["raw"]["log.tsv"]["sha256"] == runs.checksum(folder / "log.tsv")
+    assert about["raw"]["log.tsv"]["sha256"] == checksum(folder / "log.tsv")
     counts = about["counts"]
     assert counts["log_rows"] == 5000 and counts["plays"] == len(expected)
     assert counts["users"] == expected["user_id"].nunique() and counts["tracks"] == 40
@@ -128,7 +130,7 @@ def test_parallel_unpacker_is_a_pipe(world, monkeypatch):
     log.write_plays(packed, folder / "tracks.csv", folder / "w", name="x", source="", licence="")
     same(plays(folder / "w"), expected)
     packed.write_bytes(packed.read_bytes()[:-2000])
-    with pytest.raises(runs.WorkError, match="is damaged: bzip2 says"):
+    with pytest.raises(WorkError, match="is damaged: bzip2 says"):
         log.write_plays(packed, folder / "tracks.csv", folder / "w", name="x", source="", licence="")
     same(plays(folder / "w"), expected)
 
@@ -326,7 +328,7 @@ def test_killed_while_files_are_swapped(world, monkeypatch, command):
     monkeypatch.setattr(os, "replace", whole)
     assert json.loads((folder / "w" / "dataset.json").read_text())["status"] == "writing"
     split = importlib.import_module("preprocess.1_train_test_split")
-    with pytest.raises(runs.WorkError, match="was interrupted; run 0_get_plays_pqt.py again"):
+    with pytest.raises(WorkError, match="was interrupted; run 0_get_plays_pqt.py again"):
         split.main(["--protocol", "random", "--workdir", str(folder / "w")])
     assert "the last run was interrupted" in command(*run)[1]
     same(plays(folder / "w"), expected)
@@ -388,7 +390,7 @@ def test_help_imports_nothing_heavy(style):
 
 def test_another_data_sets_workspace_is_left_alone(world, command):
     folder, _ = world
-    runs.write_json(folder / "w" / "dataset.json", {"name": "lastfm"})
+    write_json(folder / "w" / "dataset.json", {"name": "lastfm"})
     status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
                              "--workdir", folder / "w", "--overwrite")
     assert status == 2 and err.count("\n") == 1 and "holds the data set 'lastfm'" in err
@@ -401,7 +403,7 @@ def test_another_data_sets_workspace_is_left_alone(world, command):
 ])
 def test_the_line_of_a_bad_row_is_the_files(tmp_path, row, expected):
     (tmp_path / "log.tsv").write_bytes(b"user_id\ttrack_id\ttimestamp\n1\tx\t2020-01-01 00:00:00\n" + row)
-    with pytest.raises(runs.WorkError, match=re.escape(expected)):
+    with pytest.raises(WorkError, match=re.escape(expected)):
         log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
 
 

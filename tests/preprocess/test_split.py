@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import dataset
-from harness import runs
+from harness.files import write_parquet
 from preprocess import parts, protocols
 from tests.conftest import ROOT
 from tests.worlds.listening import (  # noqa: F401 - the fixture `split` among them
@@ -199,7 +199,7 @@ def test_random_is_seeded_and_a_pair_is_not_moved_by_others(tmp_path, split):
     split(workdir, "--protocol", "random", "--seed", "1")
     assert 0 < len(set(test) & set(pairs(workdir, "test"))) < .4 * len(test)
     plays = pd.read_parquet(few / "plays.pqt")
-    runs.write_parquet(few / "plays.pqt", plays[plays["user_id"] > 40])
+    write_parquet(few / "plays.pqt", plays[plays["user_id"] > 40])
     split(few, "--protocol", "random")
     assert pairs(few, "test") == [p for p in test if p[0] > 40]
 
@@ -251,7 +251,7 @@ def given_workspace(folder, rows=GIVEN, suffix="pqt"):
     workdir = workspace(folder, plays, n_tracks=5, time="none")
     frame = pd.DataFrame(rows, columns=["user_id", "track_id", "part"])
     if suffix == "pqt":
-        runs.write_parquet(workdir / "split.pqt", frame)
+        write_parquet(workdir / "split.pqt", frame)
     else:
         frame.to_csv(workdir / "published.csv", index=False)
     return workdir

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import runs
+from harness.errors import WorkError
+from harness.files import checksum, write_parquet
 from preprocess import parts, protocols, stage
 from tests.conftest import ROOT
 from tests.worlds.listening import (  # noqa: F401 - some are fixtures
@@ -68,7 +69,7 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
     def check(**changed):
         folder = tmp_path / "changed"
         for name, frame in {**data, **changed}.items():
-            runs.write_parquet(folder / f"{name}.pqt", frame)
+            write_parquet(folder / f"{name}.pqt", frame)
         with protocols.Log(workdir / "plays.pqt", ["user_id", "track_id", "timestamp"], 1 << 28, "unused") as log:
             parts.check_leaks(log, {p: folder / f"{p}.pqt" for p in ALL}, "2020-02-20", "2019-02-20")
 
@@ -89,7 +90,7 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
         "of users of a test part": {"val": val.head(0), "test": join(test, val)[:-1], "cold_test": cold} | {
             "val": join(test, val)[-1:].assign(user_id=test["user_id"].iloc[0], track_id=train["track_id"].max())}}
     for sentence, changed in leaks.items():
-        with pytest.raises(runs.WorkError, match=f"leak: .*{sentence}"):
+        with pytest.raises(WorkError, match=f"leak: .*{sentence}"):
             check(**changed)
 
 
@@ -137,7 +138,7 @@ def test_bad_plays(tmp_path, split, change, sentence):
     elif change == "gone":
         path.unlink()
     else:
-        runs.write_parquet(path, change(pd.read_parquet(path)))
+        write_parquet(path, change(pd.read_parquet(path)))
     status, _, err = split(workdir, "--protocol", "random")
     assert status == 1 and sentence in err and err.count("\n") == 1
     assert files(workdir / "data") == before
@@ -164,7 +165,7 @@ def test_finished_work_is_skipped_and_changed_work_done_again(tmp_path, split):
     (workdir / "data" / "val.pqt").write_bytes(b"")
     assert "val.pqt is gone or altered" in split(workdir, "--seed", "1")[1]
     plays = pd.read_parquet(workdir / "plays.pqt")
-    runs.write_parquet(workdir / "plays.pqt", plays.iloc[:-100])
+    write_parquet(workdir / "plays.pqt", plays.iloc[:-100])
     assert "made again, because plays.pqt changed" in split(workdir, "--seed", "1")[1]
 
 
@@ -173,11 +174,11 @@ def test_split_json_says_what_readers_need(tmp_path, split):
     split(workdir)
     about = manifest(workdir)
     assert about["status"] == "finished" and about["protocol"] == "recsys24" and about["time"] == "real"
-    assert about["track_checksum"] == runs.checksum(workdir / "trackid_sorted.csv")
-    for name, checksum in about["parts"].items():
+    assert about["track_checksum"] == checksum(workdir / "trackid_sorted.csv")
+    for name, digest in about["parts"].items():
         path = workdir / "data" / f"{name}.pqt"
-        assert checksum == runs.checksum(path) and about["bytes"][path.name] == path.stat().st_size
-    assert about["request"]["plays.pqt"] == runs.checksum(workdir / "plays.pqt")
+        assert digest == checksum(path) and about["bytes"][path.name] == path.stat().st_size
+    assert about["request"]["plays.pqt"] == checksum(workdir / "plays.pqt")
     assert set(about["parts"]) == {"train", "val", "test"}
     import pyarrow.parquet as pq
     kinds = {field.name: str(field.type) for field in pq.read_schema(workdir / "data" / "train.pqt")}

@@ -12,6 +12,7 @@ import pytest
 import dataset
 import knn
 from harness import runs
+from harness.files import checksum, read_json, write_json
 from preprocess.lastfm.features import SPOTIFY
 from tests.worlds.hetrec import get_plays, say, table, vectors
 
@@ -62,12 +63,12 @@ def test_tables_of_the_workspace(raw, tmp_path):
     assert table(w / "users.pqt") == {
         "user_id": [0, 1], "playlist": ["List P1", "List P2"], "genres": [["pop"], ["rap", "r&b"]],
         "subgenres": [["dance pop", "indie"], ["trap", "soul"]]}
-    about = runs.read_json(w / "dataset.json")
+    about = read_json(w / "dataset.json")
     assert (about["name"], about["time"], about["status"]) == ("spotify", "none", "finished")
     assert about["counts"] == {"users": 2, "tracks": 4, "pairs": 5, "plays": 5}
     assert about["dropped"] == {"rows that repeat a track of a playlist": 1, "tracks without a title": 1,
                                 "tracks without a date of release": 1, "tracks without a number in each feature": 1}
-    assert about["checksums"] == {raw.name: runs.checksum(raw)}
+    assert about["checksums"] == {raw.name: checksum(raw)}
 
 
 def test_the_embedding_is_standardised_over_the_tracks_and_not_over_the_rows(raw, tmp_path):
@@ -88,7 +89,7 @@ def test_a_value_that_one_row_lacks_is_taken_from_another(tmp_path):
     w = get_plays("spotify", "--raw", raw, workdir=tmp_path / "w")
     items = table(w / "items.pqt")
     assert (items["title"][0], items["artists"][0], items["released"][0]) == ("Song", ["Me"], datetime.date(2001, 2, 3))
-    assert np.isfinite(vectors(w, "spotify")[0]).all() and runs.read_json(w / "dataset.json")["dropped"] == {}
+    assert np.isfinite(vectors(w, "spotify")[0]).all() and read_json(w / "dataset.json")["dropped"] == {}
 
 
 def test_malformed_rows_are_left_out_and_counted(raw, tmp_path):
@@ -99,7 +100,7 @@ def test_malformed_rows_are_left_out_and_counted(raw, tmp_path):
         f.write(",".join(map(str, row("f", "P9", date="2020-13-45"))) + "\n")
     status, out, err = say("spotify", "--raw", raw, workdir=tmp_path / "w")
     assert status == 0, err
-    dropped = runs.read_json(tmp_path / "w/dataset.json")["dropped"]
+    dropped = read_json(tmp_path / "w/dataset.json")["dropped"]
     assert dropped["rows left out: too many or too few cells"] == 2
     assert dropped["rows left out: no track or playlist id"] == 2 and dropped["tracks without a date of release"] == 2
     assert "2 rows left out: too many or too few cells" in out
@@ -130,7 +131,7 @@ def test_a_popularity_that_is_none_is_counted_and_null(tmp_path):
                                      in enumerate(told.items())])
     w = get_plays("spotify", "--raw", raw, workdir=tmp_path / "w")
     assert table(w / "items.pqt")["popularity"] == [0, 100, None, None, None, None, None]
-    assert runs.read_json(w / "dataset.json")["dropped"] == {"rows with a popularity outside 0 to 100": 3}
+    assert read_json(w / "dataset.json")["dropped"] == {"rows with a popularity outside 0 to 100": 3}
 
 
 def test_it_is_a_workspace_for_the_splitter_and_a_recommender(tmp_path):
@@ -166,14 +167,14 @@ def test_bad_requests_are_one_sentence(raw, tmp_path):
     status, _, err = say("spotify", "--raw", tmp_path / "none.csv", workdir=tmp_path / "w")
     assert status == 2 and "none.csv is no file; name the csv of playlist songs" in err
     (tmp_path / "v").mkdir()
-    runs.write_json(tmp_path / "v/dataset.json", {"name": "demo"})
+    write_json(tmp_path / "v/dataset.json", {"name": "demo"})
     status, _, err = say("spotify", "--raw", raw, workdir=tmp_path / "v")
     assert status == 2 and "holds the data set 'demo'; choose another --workdir" in err
 
 
 def test_the_published_file(shared, tmp_path):
     w = get_plays("spotify", "--raw", shared / "data/spotify_songs.csv", workdir=tmp_path / "w")
-    about = runs.read_json(w / "dataset.json")
+    about = read_json(w / "dataset.json")
     assert about["counts"] == {"users": 471, "tracks": 28_356, "pairs": 32_251, "plays": 32_251}
     assert about["dropped"] == {"rows that repeat a track of a playlist": 582, "tracks without a title": 4}
     assert np.isfinite(vectors(w, "spotify")[0]).all() and table(w / "items.pqt")["released"].count(None) == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import dataset
-from harness.runs import WorkError
+from harness.errors import WorkError
 from ranking import topk
 
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import dataset
 from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import write_parquet, write_text
 from recommenders import content_knn
 from tests.worlds.world import tiny_workspace, write_embedding, write_pairs, write_tracks
 
@@ -118,23 +120,23 @@ def test_missing_rows_stop_or_are_similar_to_none(tiny):
     absent = split.tracks[[3, 5]]
     matrix[absent, 0] = np.nan
     write_embedding(tiny, "content", matrix + 7)
-    with pytest.raises(runs.WorkError, match="no row for 2 of the .* --missing mean"):
+    with pytest.raises(WorkError, match="no row for 2 of the .* --missing mean"):
         content_knn.main(["content", "--workdir", str(tiny)])
     content_knn.main(["content", "--workdir", str(tiny), "--missing", "mean", "--k", "100"])
     preds, _ = lists(tiny)
     assert (preds[preds.track_id.isin(absent)].score == 0).all() and (preds.score > 0).any()
     matrix[:, 0] = np.nan
     write_embedding(tiny, "content", matrix)
-    with pytest.raises(runs.WorkError, match="no finite row for any of the .* tracks"):
+    with pytest.raises(WorkError, match="no finite row for any of the .* tracks"):
         content_knn.main(["content", "--workdir", str(tiny), "--missing", "mean"])
 
 
 def test_an_unknown_embedding_and_none_at_all(tiny):
-    with pytest.raises(runs.UsageError, match="no embedding 'vgish'.*there: content, noise"):
+    with pytest.raises(UsageError, match="no embedding 'vgish'.*there: content, noise"):
         content_knn.main(["vgish", "--workdir", str(tiny)])
     for path in (tiny / "embeddings").iterdir():
         path.unlink()
-    with pytest.raises(runs.UsageError, match="no embeddings in"):
+    with pytest.raises(UsageError, match="no embeddings in"):
         content_knn.main(["--workdir", str(tiny)])
 
 
@@ -152,11 +154,11 @@ def test_one_track_or_one_user(tmp_path, train, val):
 
 def test_a_bad_embedding_does_not_stop_the_others(tiny, capsys):
     write_embedding(tiny, "bad", np.full((80, 4), np.nan, np.float32))
-    with pytest.raises(runs.WorkError, match="^2 of 3 embeddings are done, not bad$"):
+    with pytest.raises(WorkError, match="^2 of 3 embeddings are done, not bad$"):
         content_knn.main(["--workdir", str(tiny)])
     assert "bad: embedding 'bad' has no finite row" in capsys.readouterr().err
     assert {c["embedding"] for _, c in runs.find_runs(tiny) if c["status"] == "finished"} == {"content", "noise"}
-    with pytest.raises(runs.WorkError, match="embedding 'bad' has no finite row"):
+    with pytest.raises(WorkError, match="embedding 'bad' has no finite row"):
         content_knn.main(["bad", "--workdir", str(tiny)])
 
 
@@ -164,7 +166,7 @@ def test_a_bad_embedding_does_not_stop_the_others(tiny, capsys):
     (["--show", "3"], "--show says how many tracks --like prints"),
     (["--like", "a", "--shuffle"], "so --shuffle means nothing to it")])
 def test_a_flag_that_would_be_ignored_is_refused(tiny, flags, sentence):
-    with pytest.raises(runs.UsageError, match=sentence):
+    with pytest.raises(UsageError, match=sentence):
         content_knn.main(["content", "--workdir", str(tiny), *flags])
 
 
@@ -173,8 +175,8 @@ def test_a_flag_that_would_be_ignored_is_refused(tiny, flags, sentence):
 @pytest.fixture
 def songs(tmp_path):
     """Four songs: 'c' is nearest to 'a' in tempo and energy, 'b' next; 'd' has no features."""
-    runs.write_text(tmp_path / "trackid_sorted.csv", "idx,trackid\n0,a\n1,b\n2,c\n3,d\n")
-    runs.write_parquet(tmp_path / "items.pqt", pd.DataFrame({
+    write_text(tmp_path / "trackid_sorted.csv", "idx,trackid\n0,a\n1,b\n2,c\n3,d\n")
+    write_parquet(tmp_path / "items.pqt", pd.DataFrame({
         "track_id": range(4), "title": ["Hello", "Moon", "Sun", "Moon"], "artists": [["X", "Y"], ["X"], [], ["Z"]]}))
     write_embedding(tmp_path, "sound", np.array([[1, 1], [1, 0], [1, .9], [np.nan, 1]], np.float32),
                     facts={"features": ["tempo", "energy"], "mean": [120, 0.5], "std": [10, 0.1]})
@@ -214,20 +216,20 @@ def test_like_does_without_features_that_do_not_fit(songs, capsys, facts):
     ({"track_id": [0, 0, 1], "title": ["a", "b", "c"]}, "track_id must be distinct rows of trackid_sorted.csv"),
     ({"id": [0, 1], "title": ["a", "b"]}, "has no column track_id of integers; it has id, title")])
 def test_like_refuses_names_of_no_tracks(songs, items, sentence):
-    runs.write_parquet(songs / "items.pqt", pd.DataFrame(items))
-    with pytest.raises(runs.WorkError, match=sentence):
+    write_parquet(songs / "items.pqt", pd.DataFrame(items))
+    with pytest.raises(WorkError, match=sentence):
         content_knn.main(["sound", "--workdir", str(songs), "--like", "a"])
-    runs.write_text(songs / "items.pqt", "no parquet")
-    with pytest.raises(runs.WorkError, match="cannot be read as parquet"):
+    write_text(songs / "items.pqt", "no parquet")
+    with pytest.raises(WorkError, match="cannot be read as parquet"):
         content_knn.main(["sound", "--workdir", str(songs), "--like", "a"])
 
 
 @pytest.mark.parametrize("track, error, sentence", [
-    ("Helo", runs.UsageError, "no track has the id or name 'Helo'; near it: Hello"),
-    ("zzzzzz", runs.UsageError, "no track has the id or name 'zzzzzz'$"),
-    ("", runs.UsageError, "no track has the id or name ''"),
-    ("Moon", runs.UsageError, "2 tracks have the title 'Moon'; name one by its id: b, d"),
-    ("d", runs.WorkError, "embedding 'sound' has no row for track d"),
+    ("Helo", UsageError, "no track has the id or name 'Helo'; near it: Hello"),
+    ("zzzzzz", UsageError, "no track has the id or name 'zzzzzz'$"),
+    ("", UsageError, "no track has the id or name ''"),
+    ("Moon", UsageError, "2 tracks have the title 'Moon'; name one by its id: b, d"),
+    ("d", WorkError, "embedding 'sound' has no row for track d"),
 ])
 def test_like_of_a_track_that_is_not_there(songs, track, error, sentence):
     with pytest.raises(error, match=sentence):

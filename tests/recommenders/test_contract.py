@@ -9,6 +9,7 @@ import pytest
 import dataset
 import recommenders
 from harness import registry, runs
+from harness.errors import UsageError, WorkError
 from tests.worlds.world import tiny_workspace, write_embedding
 
 ROOT_SCRIPTS = ("knn", "train", "train_bert")
@@ -122,7 +123,7 @@ def test_constant_input_is_chance(tmp_path, name):
 def test_needs_and_cold_are_declared_and_a_folder_without_data_is_one_sentence(tmp_path, name):
     module = module_of(name)
     assert set(module.NEEDS) <= {"embedding", "order", "features"} and module.COLD in (True, False)
-    with pytest.raises((runs.UsageError, runs.WorkError)):
+    with pytest.raises((UsageError, WorkError)):
         module.main(["--workdir", str(tmp_path)])
     assert sorted(p.name for p in tmp_path.iterdir()) == []
 

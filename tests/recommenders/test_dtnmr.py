@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset
-from harness import runs
+from evaluation import subset_accuracy
+from harness.errors import WorkError
+from harness.files import read_json, write_parquet
 from recommenders.dtnmr import __main__ as dtnmr
 from recommenders.dtnmr import model as dtnmr_model
 from recommenders.dtnmr import points as dtnmr_points
@@ -167,7 +169,7 @@ def test_plays_of_test_csv_are_known_to_nobody_who_trains(tmp_path):
     last = points.sort_values("position").groupby("user_id").tail(3).index
     points.loc[last, "part"] = "history"
     points.loc[points.position % 4 == 0, "target"] = None   # an empty cell of train.csv, which says nothing of test
-    runs.write_parquet(workdir / "points.pqt", points)
+    write_parquet(workdir / "points.pqt", points)
     lists, _ = dtnmr_points.playlists_of_points(workdir / "points.pqt", dataset.load(workdir).users)
     late = np.r_[lists.indptr[1:] - 3, lists.indptr[1:] - 2, lists.indptr[1:] - 1]
     assert (np.flatnonzero(lists.level == 2) == np.sort(late)).all() and (lists.ends(1) == lists.indptr[1:] - 3).all()
@@ -181,7 +183,7 @@ def test_an_empty_target_in_train_csv_moves_no_point(tmp_path):
     work = kkbox.get(kkbox.write(tmp_path / "raw", tables), tmp_path / "w", *kkbox.LOOSE, "--min-playlist-len", 1,
                      "--test", "csv")
     lists, _ = dtnmr_points.playlists_of_points(work / "points.pqt", np.array([0, 2]))
-    told = runs.read_json(work / "dataset.json")["counts"]["points"]
+    told = read_json(work / "dataset.json")["counts"]["points"]
     assert {part: len(lists.points(part)) for part in dtnmr_points.PARTS} == {k: told[k] for k in dtnmr_points.PARTS}
     assert told["train"] > 4
 
@@ -213,7 +215,7 @@ def test_batches_hold_every_point_once_in_runs_of_neighbours():
 def test_negatives_are_unknown_distinct_and_cover_what_is_left():
     catalogue, n_users = np.arange(1, 9), 200
     known_users, known = np.repeat(np.arange(n_users), 3), np.tile([1, 2, 9], n_users)
-    negatives = dtnmr_model.Negatives(catalogue, 10, known_users, known)
+    negatives = subset_accuracy.Negatives(catalogue, 10, known_users, known)
     assert (negatives.left(np.arange(n_users)) == 6).all()
     drawn = negatives.draw(np.arange(n_users), 5, np.random.default_rng(0))
     assert set(np.unique(drawn)) == {3, 4, 5, 6, 7, 8}
@@ -229,7 +231,7 @@ def test_negatives_are_never_known_whatever_is(data):
     catalogue = np.array(sorted(data.draw(st.sets(st.integers(0, n_songs - 1), min_size=1))))
     known = sorted(data.draw(st.sets(st.tuples(st.integers(0, n_users - 1), st.integers(0, n_songs - 1)), min_size=1)))
     users, songs = np.array(known).T
-    negatives, everyone = dtnmr_model.Negatives(catalogue, n_songs, users, songs), np.arange(n_users)
+    negatives, everyone = subset_accuracy.Negatives(catalogue, n_songs, users, songs), np.arange(n_users)
     left = [len(set(catalogue) - {s for u, s in known if u == user}) for user in everyone]
     assert negatives.left(everyone).tolist() == left
     drawn = negatives.draw(everyone, min(left), np.random.default_rng(data.draw(st.integers(0, 9))))
@@ -272,7 +274,7 @@ def test_a_user_who_knows_the_whole_catalogue_is_left_out_and_told_of(tmp_path, 
     user = points.user_id.min()
     mine = points[points.user_id == user]
     more = pd.DataFrame({"user_id": user, "position": -1 - np.arange(len(songs)), "track_id": songs, "part": "history"})
-    runs.write_parquet(workdir / "points.pqt", pd.concat([points, more]))
+    write_parquet(workdir / "points.pqt", pd.concat([points, more]))
     capsys.readouterr()
     world, args = world_of(workdir)
     n = {p: (mine.part == p).sum() for p in dtnmr_points.PARTS}
@@ -286,11 +288,11 @@ def test_a_user_who_knows_the_whole_catalogue_is_left_out_and_told_of(tmp_path, 
 def test_where_everybody_knows_everything_no_smaller_subset_is_advised():
     users = np.array([0, 1])
     for catalogue, advice in ((np.array([3]), "keep more songs"), (np.arange(6), "at most --subset-size 6")):
-        negatives = dtnmr_model.Negatives(catalogue, 6, users, np.array([3, 3]))
-        with pytest.raises(runs.WorkError, match=f"needs 8 unknown songs.*of the train points have at most.*{advice}"):
+        negatives = subset_accuracy.Negatives(catalogue, 6, users, np.array([3, 3]))
+        with pytest.raises(WorkError, match=f"needs 8 unknown songs.*of the train points have at most.*{advice}"):
             negatives.enough(users, 9, "train points")
 
 
 def test_ties_share_the_hit():
     values = np.array([[3, 1, 2], [1, 1, 0], [1, 2, 0], [0, 0, 0]])
-    assert dtnmr_training.first_wins(values).tolist() == [1, 1 / 2, 0, 1 / 3]
+    assert subset_accuracy.first_wins(values).tolist() == [1, 1 / 2, 0, 1 / 3]

@@ -13,7 +13,10 @@ import pytest
 import torch
 
 import dataset
-from harness import runs
+from harness import cli, runs
+from harness.errors import WorkError
+from harness.files import load_checkpoint, read_json, write_parquet
+from harness.progress import EXIT_RESUMABLE
 from recommenders.dtnmr import __main__ as dtnmr
 from recommenders.dtnmr.training import Training, agrees, subset_metrics
 from tests.conftest import ROOT
@@ -30,7 +33,7 @@ def finished(workdir):
 def refused(capsys, *argv):
     """Exit status and the one sentence of a refused request."""
     with pytest.raises(SystemExit) as e:
-        runs.cli(dtnmr.main, [str(a) for a in argv])
+        cli.run(dtnmr.main, [str(a) for a in argv])
     said = capsys.readouterr().err.strip()
     assert "Traceback" not in said and len(said.splitlines()[-1]) > 20
     return e.value.code, said.splitlines()[-1]
@@ -54,7 +57,7 @@ def test_it_learns_the_planted_taste_and_reports_the_accuracy_of_the_source(tmp_
     assert means.loc["mean", "Recall@5"] > 5 / (split.n_items - split.n_hot)   # songs nobody has played
     events = list((workdir / "runs" / name).glob("events.out.tfevents.*"))
     assert events and events[0].stat().st_size > 0
-    saved = runs.load_checkpoint(workdir / "checkpoints" / "dtnmr" / f"{name}_best.pt")
+    saved = load_checkpoint(workdir / "checkpoints" / "dtnmr" / f"{name}_best.pt")
     assert saved["vocabularies"]["songs"]["styles"] == [f"style {i}" for i in range(4)]
 
 
@@ -71,7 +74,7 @@ def test_users_who_only_play_again_what_they_knew_are_counted(tmp_path, capsys):
     workdir = listening_world(tmp_path / "w")
     test = pd.read_parquet(workdir / "data" / "test.pqt")
     gone = test.user_id.unique()[:2]
-    runs.write_parquet(workdir / "data" / "test.pqt", test[~test.user_id.isin(gone)])
+    write_parquet(workdir / "data" / "test.pqt", test[~test.user_id.isin(gone)])
     before = len(world_of(workdir)[0].rows["test"])
     dtnmr.main(["--workdir", str(workdir), "--k", "5", *SMALL])
     name, config = finished(workdir)
@@ -109,8 +112,8 @@ def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, when):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL if when == "kill" else signal.SIGUSR1)
     status = process.wait(timeout=120)
-    assert status == (-signal.SIGKILL if when == "kill" else runs.EXIT_RESUMABLE)
-    state = runs.load_checkpoint(last)
+    assert status == (-signal.SIGKILL if when == "kill" else EXIT_RESUMABLE)
+    state = load_checkpoint(last)
     assert (0, 0) < (state["epoch"], state["step"]) < (2, 0) and not list((tmp_path / "b").glob("preds/*"))
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     for file in sorted((first / "preds").iterdir()):
@@ -123,7 +126,7 @@ def test_a_checkpoint_of_other_columns_is_refused(tmp_path):
     state = copy.deepcopy(training.state())
     training.load(state)
     state["vocabularies"]["songs"]["genres"] = ["pop", "rock and roll"]
-    with pytest.raises(runs.WorkError, match="made with other vocabularies; use --overwrite"):
+    with pytest.raises(WorkError, match="made with other vocabularies; use --overwrite"):
         training.load(state)
 
 
@@ -132,7 +135,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path):
     dtnmr.main(["--workdir", str(workdir), *SMALL, "--epochs", "40", "--patience", "1", "--lr", "0.3", "--k", "5"])
     name, config = finished(workdir)
     assert config["best_epoch"] == config["epochs"] - 1 < 39
-    best = runs.load_checkpoint(workdir / "checkpoints" / "dtnmr" / f"{name}_best.pt")
+    best = load_checkpoint(workdir / "checkpoints" / "dtnmr" / f"{name}_best.pt")
     assert best["epoch"] == config["best_epoch"]
 
 
@@ -192,7 +195,7 @@ def test_what_the_errors_of_the_kkbox_reader_advise_is_accepted(tmp_path, capsys
     code, said = refused(capsys, *flags, "--min-age", "0", "--test", "csv")
     assert code == 1 and "try --test last" in said
     dtnmr.prepare(dtnmr.parse([*flags, "--min-age", "0", "--test", "last", "--artist-names", "known"]))
-    told = runs.read_json(tmp_path / "w" / "dataset.json")["request"]
+    told = read_json(tmp_path / "w" / "dataset.json")["request"]
     assert (told["min_age"], told["test"], told["artist_names"], told["max_age"]) == (0, "last", "known", 59)
 
 
@@ -217,7 +220,7 @@ def test_a_song_and_a_user_without_metadata_are_unknown_not_an_error(tmp_path):
     for name, key in (("items", "track_id"), ("users", "user_id")):
         frame = pd.read_parquet(workdir / f"{name}.pqt")
         gone = frame[key].iloc[5]
-        runs.write_parquet(workdir / f"{name}.pqt", frame[frame[key] != gone])
+        write_parquet(workdir / f"{name}.pqt", frame[frame[key] != gone])
         world, _ = world_of(workdir)
         bags, ids = ((world.songs.bags, world.songs.ids) if name == "items" else
                      (world.user_bags, world.split.users))
@@ -263,7 +266,7 @@ def test_missing_and_damaged_metadata_is_one_sentence(tiny, capsys, file):
             (tiny / file).write_bytes(damage)
         code, said = refused(capsys, "--workdir", tiny, *SMALL)
         assert code == 1 and file in said and words in said
-    runs.write_parquet(tiny / file, pd.DataFrame({"user_id": [3], "track_id": [3], "colour": ["red"]}))
+    write_parquet(tiny / file, pd.DataFrame({"user_id": [3], "track_id": [3], "colour": ["red"]}))
     code, said = refused(capsys, "--workdir", tiny, *SMALL)
     assert code == 1 and "none of the columns" in said and "colour" in said
 
@@ -279,7 +282,7 @@ def test_a_first_epoch_without_a_val_loss_advises_a_smaller_lr(tmp_path, capsys)
 def test_no_behaviour_of_points_without_behaviour(tmp_path, capsys):
     workdir = listening_world(tmp_path / "w")
     points = pd.read_parquet(workdir / "points.pqt")
-    runs.write_parquet(workdir / "points.pqt", points.drop(columns="source_system_tab"))
+    write_parquet(workdir / "points.pqt", points.drop(columns="source_system_tab"))
     code, said = refused(capsys, "--workdir", workdir, *SMALL, "--no-behaviour")
     assert code == 2 and "no listening behaviour to leave out" in said
 
@@ -287,7 +290,7 @@ def test_no_behaviour_of_points_without_behaviour(tmp_path, capsys):
 def test_points_without_a_column_and_data_without_order_are_one_sentence(tmp_path, capsys):
     workdir = listening_world(tmp_path / "w")
     points = pd.read_parquet(workdir / "points.pqt")
-    runs.write_parquet(workdir / "points.pqt", points.drop(columns="position"))
+    write_parquet(workdir / "points.pqt", points.drop(columns="position"))
     code, said = refused(capsys, "--workdir", workdir, *SMALL)
     assert code == 1 and "no column position" in said
     code, said = refused(capsys, "--workdir", tiny_workspace(tmp_path / "t", timed=False), *SMALL)

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import dataset
 from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import write_parquet
 from ranking import candidates
 from recommenders import content_knn, itemknn, popularity
 from recommenders.random_forest import __main__ as random_forest
@@ -51,7 +53,7 @@ def world(tmp_path_factory):
 
 def test_lambdarank_refuses_too_many_candidates_and_too_few_before_it_fits(world, tmp_path, monkeypatch):
     monkeypatch.setattr(random_forest, "fit", lambda *_: pytest.fail("fitted"))
-    with monkeypatch.context() as patch, pytest.raises(runs.WorkError, match="takes 20 candidates of a user at most, "
+    with monkeypatch.context() as patch, pytest.raises(WorkError, match="takes 20 candidates of a user at most, "
                                                                              "and one has [0-9]+; use --negatives"):
         patch.setattr(random_forest, "MOST_OF_A_USER", 20)
         ranker_of(world, "--model", "lambdarank")
@@ -59,7 +61,7 @@ def test_lambdarank_refuses_too_many_candidates_and_too_few_before_it_fits(world
     write_pairs(tmp_path, "train", [1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 3])
     write_pairs(tmp_path, "val", [1, 2], [3, 2])
     popularity.main(["--workdir", str(tmp_path)])
-    with pytest.raises(runs.WorkError, match="at least two candidates, and without one fold 1 of 2 is left"):
+    with pytest.raises(WorkError, match="at least two candidates, and without one fold 1 of 2 is left"):
         random_forest.main(["popularity", "--workdir", str(tmp_path), "--model", "lambdarank"])
 
 
@@ -242,15 +244,15 @@ def test_flags_that_mean_nothing_to_the_model_or_nothing_at_all(tiny):
                             (["--folds", "1"], "--folds at least 2, not 15 and 1"),
                             (["--model", "lambdarank", "--lr", "0"], "--lr above 0, not 15 and 0"),
                             (["--negatives", "-1"], "--negatives must be at least 0")):
-        with pytest.raises(runs.UsageError, match=sentence):
+        with pytest.raises(UsageError, match=sentence):
             random_forest.main([*flags, "--workdir", str(tiny)])
 
 
 def test_without_candidates_runs_it_names_the_command(tiny):
-    with pytest.raises(runs.WorkError, match="make it first: python -m recommenders.popularity --workdir"):
+    with pytest.raises(WorkError, match="make it first: python -m recommenders.popularity --workdir"):
         random_forest.main(["--workdir", str(tiny)])
     popularity.main(["--workdir", str(tiny)])
-    with pytest.raises(runs.WorkError, match="make it first: python -m recommenders.content_knn --workdir"):
+    with pytest.raises(WorkError, match="make it first: python -m recommenders.content_knn --workdir"):
         random_forest.main(["--workdir", str(tiny)])
 
 
@@ -262,7 +264,7 @@ def test_nothing_to_learn_is_one_sentence(tmp_path, train, val):
     for part, pairs in (("train", train), ("val", val)):
         write_pairs(tmp_path, part, *np.array(pairs).T)
     popularity.main(["--workdir", str(tmp_path)])
-    with pytest.raises(runs.WorkError, match="val has [02] users with candidates and 0 of the candidates are right"):
+    with pytest.raises(WorkError, match="val has [02] users with candidates and 0 of the candidates are right"):
         random_forest.main(["popularity", "--workdir", str(tmp_path)])
 
 
@@ -274,7 +276,7 @@ def test_users_without_candidates_get_empty_lists(tmp_path):
     for source in candidates.find(split, list(PARTS)):
         for part in ("val", "test"):
             frame = pd.read_parquet(source.path(part))
-            runs.write_parquet(source.path(part), frame[~frame.user_id.isin(gone)])
+            write_parquet(source.path(part), frame[~frame.user_id.isin(gone)])
     preds = forest(workdir)
     assert not preds["val"].user_id.isin(gone).any() and not preds["test"].user_id.isin(gone).any()
     name, _ = made(workdir)

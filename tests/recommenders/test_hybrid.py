@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 import dataset
 from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import read_json, write_json, write_parquet
 from ranking import candidates, topk
+from ranking.save import write
 from recommenders import content_knn, hybrid, itemknn, popularity
 from tests.worlds.world import tiny_workspace, write_embedding, write_pairs, write_tracks
 
@@ -20,8 +23,8 @@ def save(split, recommender, scores, k=10, seed=42, **request):
     """A finished run of a recommender whose score of item i for user u is scores[part][u, i]; returns its name."""
     request = {"k": k, "seed": seed, **request}
     with runs.Run(split.workdir, recommender, request, inputs=split.inputs) as run:
-        topk.write(run, split, k, seed, list(scores),
-                   scores={part: lambda codes, values=values: values[codes] for part, values in scores.items()})
+        write(run, split, k, seed, list(scores),
+              scores={part: lambda codes, values=values: values[codes] for part, values in scores.items()})
         run.finish(parts=sorted(scores))
     return run.name
 
@@ -205,7 +208,7 @@ def test_of_equally_good_runs_the_one_with_longer_lists_is_taken(four):
 def test_a_shuffled_control_is_never_taken_for_the_real_thing(tiny):
     content_knn.main(["content", "--workdir", str(tiny), "--k", "10", "--shuffle"])
     split = dataset.load(tiny)
-    with pytest.raises(runs.WorkError, match="there is no run of content_knn in .*make it first: python -m "
+    with pytest.raises(WorkError, match="there is no run of content_knn in .*make it first: python -m "
                                              "recommenders.content_knn --workdir"):
         candidates.find(split, ["content_knn"])
     (name, _), = runs.find_runs(tiny)
@@ -225,7 +228,7 @@ def test_neither_the_oracle_nor_what_was_built_on_it_stands_for_a_recommender(ti
     assert candidates.find(split, [oracle])[0].run == oracle
     hybrid.main([oracle, "popularity", "--workdir", str(tiny), "--k", "10"])
     built, _ = made(tiny)
-    with pytest.raises(runs.WorkError, match="no run of hybrid in .* but on shuffled embeddings or the oracle; make"):
+    with pytest.raises(WorkError, match="no run of hybrid in .* but on shuffled embeddings or the oracle; make"):
         candidates.find(split, ["hybrid"])
     assert candidates.find(split, [built])[0].run == built
     two = {"embedding": "content+oracle", "recommender": "two_tower"}
@@ -237,7 +240,7 @@ def test_missing_runs_are_one_sentence_with_the_command(tiny):
             ([], "there is no run of popularity in .*; make it first: python -m recommenders.popularity --workdir"),
             (["knn", "ease"], "there is no run of knn in .*; make it first: python knn.py --workdir"),
             (["shallow", "ease"], "make it first: python train.py --workdir")):
-        with pytest.raises(runs.WorkError, match=sentence):
+        with pytest.raises(WorkError, match=sentence):
             hybrid.main([*words, "--workdir", str(tiny)])
     assert not (tiny / "runs").exists() or not runs.find_runs(tiny)
 
@@ -249,16 +252,16 @@ def test_runs_of_another_split_unfinished_ones_and_lost_lists(tiny):
     path = tiny / "preds" / f"{name}_val.pqt"
     saved = path.read_bytes()
     path.unlink()
-    with pytest.raises(runs.WorkError, match=f"run {name} has no saved lists of val; make it first: python -m"):
+    with pytest.raises(WorkError, match=f"run {name} has no saved lists of val; make it first: python -m"):
         candidates.find(split, ["itemknn"])
     path.write_bytes(saved)
-    config = runs.read_json(tiny / "runs" / name / "config.json")
-    runs.write_json(tiny / "runs" / name / "config.json", {**config, "status": "running"})
-    with pytest.raises(runs.WorkError, match=f"run {name} has not finished"):
+    config = read_json(tiny / "runs" / name / "config.json")
+    write_json(tiny / "runs" / name / "config.json", {**config, "status": "running"})
+    with pytest.raises(WorkError, match=f"run {name} has not finished"):
         candidates.find(split, [name])
-    runs.write_json(tiny / "runs" / name / "config.json", config)
+    write_json(tiny / "runs" / name / "config.json", config)
     write_pairs(tiny, "val", [3], [int(split.tracks[0])])
-    with pytest.raises(runs.WorkError, match=f"run {name} was made on another split; make it first"):
+    with pytest.raises(WorkError, match=f"run {name} was made on another split; make it first"):
         hybrid.main(["itemknn", "popularity", "--workdir", str(tiny)])
 
 
@@ -271,13 +274,13 @@ def test_words_that_mean_nothing(tiny):
                             (["itemknn", "ease", "--metric", "NDGC@10"], "--metric is one of HitRate, .*not NDGC@10"),
                             (["itemknn", "ease", "--metric", "NDCG@0"], "--metric is one of"),
                             (["itemknn", "ease", "popularity", "--steps", "500"], "are 125751 trials, more than")):
-        with pytest.raises(runs.UsageError, match=sentence):
+        with pytest.raises(UsageError, match=sentence):
             hybrid.main([*words, "--workdir", str(tiny)])
 
 
 def test_a_split_without_val_has_nothing_to_choose_on(tiny):
     (tiny / "data" / "val.pqt").unlink()
-    with pytest.raises(runs.WorkError, match="no val part to choose or learn on; split again with a --val-share"):
+    with pytest.raises(WorkError, match="no val part to choose or learn on; split again with a --val-share"):
         hybrid.main(["--workdir", str(tiny)])
 
 
@@ -287,8 +290,8 @@ def test_lists_of_tracks_that_the_part_does_not_rank(tiny):
     source, = candidates.find(split, ["itemknn"])
     frame = pd.read_parquet(source.path("val"))
     frame.loc[0, "track_id"] = 0  # in no part
-    runs.write_parquet(source.path("val"), frame)
-    with pytest.raises(runs.WorkError, match="lists 1 tracks that val does not rank"):
+    write_parquet(source.path("val"), frame)
+    with pytest.raises(WorkError, match="lists 1 tracks that val does not rank"):
         candidates.pool(split, "val", [source])
 
 

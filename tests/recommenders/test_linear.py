@@ -4,7 +4,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import dataset
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
 from recommenders import ease, elsa, ials, itemknn, popularity
 from tests.worlds.world import tiny_workspace
 
@@ -35,10 +36,10 @@ def test_ease_in_float32_is_close(monkeypatch):
 
 
 def test_ease_refuses_what_does_not_fit_before_it_starts(tiny):
-    with pytest.raises(runs.WorkError, match=r"inverts a 60 x 60 matrix and needs .* GB, but 0.0 GB are allowed"):
+    with pytest.raises(WorkError, match=r"inverts a 60 x 60 matrix and needs .* GB, but 0.0 GB are allowed"):
         ease.main(["--workdir", str(tiny), "--memory", "0.000001"])
     assert not (tiny / "preds").exists()
-    with pytest.raises(runs.UsageError, match="--l2 must be above 0"):
+    with pytest.raises(UsageError, match="--l2 must be above 0"):
         ease.main(["--workdir", str(tiny), "--l2", "0"])
 
 
@@ -102,9 +103,9 @@ def test_numbers_that_are_none_are_refused(tmp_path, capsys):
     for module, *argv in ((itemknn, "--shrink", "nan"), (ials, "--alpha", "inf"), (ials, "--regularization", "nan"),
                           (elsa, "--lr", "nan"), (itemknn, "--shrink", "-1")):
         with pytest.raises(SystemExit) as stopped:
-            runs.cli(module.main, [*argv, "--workdir", str(tiny)])
+            cli.run(module.main, [*argv, "--workdir", str(tiny)])
         assert stopped.value.code == 2 and "must be a number of at least 0" in capsys.readouterr().err
-    with pytest.raises(runs.WorkError, match="larger --regularization or a smaller --alpha"):
+    with pytest.raises(WorkError, match="larger --regularization or a smaller --alpha"):
         ials.main(["--workdir", str(tiny), "--alpha", "1e30"])
     assert not (tiny / "preds").exists()
 
@@ -113,15 +114,15 @@ def test_elsas_embedding_is_never_written_over_anothers(tmp_path):
     tiny = tiny_workspace(tmp_path / "w")
     argv = ["--workdir", str(tiny), "--factors", "4", "--epochs", "1", "--embedding"]
     content = (tiny / "embeddings" / "content.npy").read_bytes()
-    with pytest.raises(runs.UsageError, match="was not made by elsa"):
+    with pytest.raises(UsageError, match="was not made by elsa"):
         elsa.main([*argv, "content"])
-    with pytest.raises(runs.UsageError, match="plain word"):
+    with pytest.raises(UsageError, match="plain word"):
         elsa.main([*argv, "../x"])
     assert (tiny / "embeddings" / "content.npy").read_bytes() == content and not (tiny / "model_embeddings").exists()
     elsa.main([*argv, "mine"])
     path = tiny / "embeddings" / "mine.npy"
     first = path.read_bytes()
-    with pytest.raises(runs.UsageError, match="was not made by elsa"):
+    with pytest.raises(UsageError, match="was not made by elsa"):
         elsa.main([*argv, "mine", "--seed", "2"])
     path.unlink()
     elsa.main([*argv, "mine"])

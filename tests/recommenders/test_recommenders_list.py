@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from harness import registry, runs
+from harness import registry
+from harness.errors import WorkError
 from tests.conftest import ROOT
 from tests.recommenders.test_contract import NAMES, module_of
 
@@ -55,7 +56,7 @@ def test_declarations_are_read_and_not_run(tmp_path, text, told):
 @pytest.mark.parametrize("text", ["def broken(:\n", "import os\nNEEDS = os.sep\nCOLD = True\n"])
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, text):
     (tmp_path / "some.py").write_text(text)
-    with pytest.raises(runs.WorkError, match="some.py cannot be read as Python"):
+    with pytest.raises(WorkError, match="some.py cannot be read as Python"):
         registry.declared(tmp_path / "some.py")
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import dataset
 from harness import runs
+from harness.errors import WorkError
+from harness.progress import EXIT_RESUMABLE
 from recommenders.sasrec import __main__ as sasrec
 from recommenders.sasrec.model import SASRec, Sequences, gbce, sample, sampled_scores, sampled_softmax
 from tests.worlds.histories import ROOT, Largest, ring, same_weights, stopped
@@ -348,7 +350,7 @@ def test_a_track_without_an_embedding_stops_and_says_what_mends_it(tiny):
     vectors[dataset.load(tiny).tracks[:3]] = np.nan
     write_embedding(tiny, "content", vectors)
     before = len(runs.find_runs(tiny))
-    with pytest.raises(runs.WorkError, match=r"no row for 3 of the .* --missing mean"):
+    with pytest.raises(WorkError, match=r"no row for 3 of the .* --missing mean"):
         sasrec.main([*QUICK, "content", "--workdir", str(tiny)])
     assert before == 0 and train(tiny, "content", "--missing", "mean")[1]["status"] == "finished"
 
@@ -361,7 +363,7 @@ def test_a_track_never_seen_in_train_is_refused_in_the_hot_test_and_an_unknown_e
 
 
 def test_a_diverging_loss_stops_with_a_sentence(tiny):
-    with pytest.raises(runs.WorkError, match="no longer a number in epoch .*smaller --lr"):
+    with pytest.raises(WorkError, match="no longer a number in epoch .*smaller --lr"):
         train(tiny, "--lr", "1e30")
 
 
@@ -372,7 +374,7 @@ LONG = ["content", "--epochs", "12", "--batch-size", "4", "--patience", "100", "
 
 
 @pytest.mark.parametrize(("number", "status", "loss"), [("SIGKILL", -signal.SIGKILL, "ce"),
-                                                        ("SIGUSR1", runs.EXIT_RESUMABLE, "gbce")])
+                                                        ("SIGUSR1", EXIT_RESUMABLE, "gbce")])
 def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tmp_path, number, status, loss):
     whole, cut = (tiny_workspace(tmp_path / name) for name in ("whole", "cut"))
     flags = [*LONG, "--loss", loss]

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import dataset
-from harness import runs
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import load_checkpoint, read_json, write_parquet, write_text
+from harness.progress import EXIT_RESUMABLE
 from recommenders.two_tower import __main__ as two_tower
 from recommenders.two_tower import index as serving
 from recommenders.two_tower.model import COUNTS, Data, Towers, Training, in_batch_softmax, item_columns, standardise
@@ -34,7 +37,7 @@ def world_of(workdir, *embeddings):
 def refused(capsys, *argv):
     """Exit status and the one sentence of a refused request."""
     with pytest.raises(SystemExit) as e:
-        runs.cli(two_tower.main, [str(a) for a in argv])
+        cli.run(two_tower.main, [str(a) for a in argv])
     said = capsys.readouterr().err.strip().splitlines()
     assert not any("Traceback" in line for line in said)
     return e.value.code, said[-1]
@@ -153,7 +156,7 @@ def test_an_embedding_of_any_unit_is_standardised_alike():
 def test_field_values_are_shared_by_the_lists_length_and_only_the_commonest_count(tiny, monkeypatch):
     frame = pd.DataFrame({"track_id": np.arange(80), "tags": [["a", "b", "b", f"rare {i}"] for i in range(80)]})
     frame.loc[3, "tags"] = None
-    runs.write_parquet(tiny / "items.pqt", frame)
+    write_parquet(tiny / "items.pqt", frame)
     monkeypatch.setattr("recommenders.two_tower.model.FIELD_VALUES", 2)
     split = dataset.load(tiny)
     block = item_columns(split, [], ["tags"])[:, COUNTS:]
@@ -202,7 +205,7 @@ def test_it_finds_the_planted_taste_hot_and_cold(tmp_path):
     for which, rows in (("users", split.n_users), ("items", split.n_items)):
         vectors = np.load(workdir / "model_embeddings" / f"{names['two_tower']}_{which}.npy")
         assert vectors.shape == (rows, 128) and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    told = runs.read_json(workdir / "runs" / names["two_tower"] / "config.json")
+    told = read_json(workdir / "runs" / names["two_tower"] / "config.json")
     assert told["index"]["recall"] == {"@10": 1.0, "@100": 1.0} and told["best_epoch"] <= told["epochs"]
     assert list((workdir / "runs" / names["two_tower"]).glob("events.out.tfevents.*"))
 
@@ -230,8 +233,8 @@ def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, how):
     while not last.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGUSR1)
-    assert process.wait(timeout=120) == (-signal.SIGKILL if how == "kill" else runs.EXIT_RESUMABLE)
-    state = runs.load_checkpoint(last)
+    assert process.wait(timeout=120) == (-signal.SIGKILL if how == "kill" else EXIT_RESUMABLE)
+    state = load_checkpoint(last)
     assert (0, 0) < (state["epoch"], state["step"]) < (4, 0) and not list(other.glob("preds/*"))
     two_tower.main(["--workdir", str(other), *flags])
     for file in [*(first / "preds").iterdir(), *(first / "model_embeddings").iterdir()]:
@@ -242,7 +245,7 @@ def test_early_stopping_keeps_the_best_epoch_and_no_val_trains_all(tiny, capsys)
     two_tower.main(["--workdir", str(tiny), *SMALL, "--epochs", "60", "--patience", "1", "--lr", "0.02"])
     name, config = finished(tiny)
     assert config["best_epoch"] == config["epochs"] - 1 < 59
-    best = runs.load_checkpoint(tiny / "checkpoints" / "content" / f"{name}_best.pt")
+    best = load_checkpoint(tiny / "checkpoints" / "content" / f"{name}_best.pt")
     assert best["epoch"] == config["best_epoch"]
     (tiny / "data" / "val.pqt").unlink()
     two_tower.main(["--workdir", str(tiny), *SMALL, "--epochs", "3"])
@@ -334,9 +337,9 @@ def test_recall_is_the_share_of_the_exact_list_that_is_found():
 def test_lists_fit_the_catalogue():
     assert serving.shape("ivf", 10_000) == serving.Shape(100, 13)
     assert serving.shape("ivf", 400) == serving.Shape(10, 2) and serving.shape("ivf", 5) == serving.Shape(1, 1)
-    with pytest.raises(runs.UsageError, match="--lists 9: an inverted file of 8 tracks has at most 8 lists"):
+    with pytest.raises(UsageError, match="--lists 9: an inverted file of 8 tracks has at most 8 lists"):
         serving.shape("ivf", 8, 9)
-    with pytest.raises(runs.UsageError, match="--probe 5: there are only 4 lists"):
+    with pytest.raises(UsageError, match="--probe 5: there are only 4 lists"):
         serving.shape("ivf", 80, 4, 5)
 
 
@@ -355,7 +358,7 @@ def test_lists_that_hold_too_little_give_short_answers_without_padding(tmp_path)
     again = serving.read(tmp_path / "x.faiss")
     assert serving.nearest(again, items[2], 5) == serving.nearest(index, items[2], 5)
     (tmp_path / "x.faiss").write_bytes(b"half a file")
-    with pytest.raises(runs.WorkError, match="cannot be read as an index"):
+    with pytest.raises(WorkError, match="cannot be read as an index"):
         serving.read(tmp_path / "x.faiss")
 
 
@@ -386,9 +389,9 @@ def test_a_bad_request_is_one_sentence(tiny, capsys, flags, status, words):
     (None, "has no column track_id of integers; it has styles"), ("damaged", "cannot be read as parquet")])
 def test_metadata_that_name_no_tracks_are_one_sentence(tiny, capsys, flags, ids, sentence):
     columns = {"styles": ["a", "b", "c"]} | ({"track_id": ids} if isinstance(ids, list) else {})
-    runs.write_parquet(tiny / "items.pqt", pd.DataFrame(columns))
+    write_parquet(tiny / "items.pqt", pd.DataFrame(columns))
     if ids == "damaged":
-        runs.write_text(tiny / "items.pqt", "no parquet")
+        write_text(tiny / "items.pqt", "no parquet")
     got, said = refused(capsys, "--workdir", tiny, "--embedding", "content", *flags)
     assert got == 1 and sentence in said and not (tiny / "preds").exists()
 
@@ -397,5 +400,5 @@ def test_a_checkpoint_of_another_precision_is_refused(tiny):
     _, _, data = world_of(tiny)
     training = Training(data, two_tower.parse(SMALL))
     state = training.state() | {"precision": "bf16"}
-    with pytest.raises(runs.UsageError, match="began on cpu in bf16"):
+    with pytest.raises(UsageError, match="began on cpu in bf16"):
         training.load(state)

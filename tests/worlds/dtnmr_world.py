@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 import dataset
-from harness import runs
+from harness.files import write_parquet
 from recommenders.dtnmr import __main__ as dtnmr
 from recommenders.dtnmr import training as dtnmr_training
 from tests.worlds.world import tiny_workspace
@@ -25,13 +25,13 @@ def listening_world(workdir, n_users=12, n_songs=40, seed=0):
         tabs = rng.choice(["my library", "explore", "settings", None], len(plays))
         rows += [(split.users[user], i, t, p, b, 1) for i, (t, p, b) in enumerate(zip(plays, parts, tabs, strict=True))]
     columns = ["user_id", "position", "track_id", "part", "source_system_tab", "target"]
-    runs.write_parquet(workdir / "points.pqt", pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0))
+    write_parquet(workdir / "points.pqt", pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0))
     items = pd.read_parquet(workdir / "items.pqt")
     items["song_length"] = np.where(items.track_id % 7 == 0, np.nan, 100.0 + items.track_id)
     items["genres"] = [[["rock", "pop"], ["pop"], [], None][t % 4] for t in items.track_id]
     items["language"] = [None if t % 5 == 0 else str(t % 3) for t in items.track_id]
     items["kept"] = items.track_id < n_songs - 3
-    runs.write_parquet(workdir / "items.pqt", items)
+    write_parquet(workdir / "items.pqt", items)
     return workdir
 
 

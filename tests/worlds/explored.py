@@ -10,7 +10,8 @@ import pytest
 import explore
 from exploration import sections, workspace
 from exploration.words import plain
-from harness import runs
+from harness import cli
+from harness.files import write_json, write_parquet
 from preprocess.lastfm.features import SPOTIFY
 from tests.worlds.world import write_embedding, write_tracks
 
@@ -23,7 +24,7 @@ def write_plays(workdir, rows, timed=True):
     frame = pd.DataFrame(np.array(rows, np.int64).reshape(-1, 4), columns=["user_id", "track_id", "timestamp", "count"])
     frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="s").astype("datetime64[us]") if timed else \
         pd.Series(pd.NaT, index=frame.index, dtype="datetime64[us]")
-    runs.write_parquet(workdir / "plays.pqt", frame)
+    write_parquet(workdir / "plays.pqt", frame)
 
 
 def world(workdir, timed=True):
@@ -37,14 +38,14 @@ def world(workdir, timed=True):
     write_plays(workdir, [(10, 0, MONDAY, 1), (10, 1, MONDAY + 4 * MINUTE, 1), (10, 0, MONDAY + 9 * MINUTE, 1),
                           (10, 2, MONDAY + 70 * MINUTE, 1), (20, 0, MONDAY, 1), (20, 1, MONDAY + 20 * DAY, 1),
                           (20, 1, MONDAY + 20 * DAY, 1), (30, 3, MONDAY + 6 * DAY + 3600 * 5, 3)], timed)
-    runs.write_parquet(workdir / "items.pqt", pa.table({
+    write_parquet(workdir / "items.pqt", pa.table({
         "track_id": [4, 3, 2, 1, 0], "artists": [["Nobody"], ["Beyoncé"], ["The A"], ["The A", "B"], ["B"]],
         "tags": pa.array([["x"], None, [], ["rock", "rock"], ["rock", "a|b"]], pa.list_(pa.string())),
         "year": [1990, 2000, 2001, 2003, 2010]}))
-    runs.write_parquet(workdir / "users.pqt", pa.table({
+    write_parquet(workdir / "users.pqt", pa.table({
         "user_id": [30, 20, 10], "friends": pa.array([[], [10, 99], [20]], pa.list_(pa.int64()))}))
     write_embedding(workdir, "content", np.array([[1, 0], [0, 1], [1, 1], [2, 0], [np.nan] * 2], np.float32))
-    runs.write_json(workdir / "dataset.json", {"name": "three_users", "source": "by hand", "licence": None,
+    write_json(workdir / "dataset.json", {"name": "three_users", "source": "by hand", "licence": None,
                                                "time": "real" if timed else "none"})
     return workdir
 
@@ -62,7 +63,7 @@ def say(*words):
     """Exit status, stdout and stderr of explore.py."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-        runs.cli(explore.main, [*map(str, words)])
+        cli.run(explore.main, [*map(str, words)])
     return end.value.code, out.getvalue(), err.getvalue()
 
 

@@ -6,7 +6,8 @@ import io
 import numpy as np
 import pyarrow.parquet as pq
 
-from harness import runs
+from harness import cli
+from harness.files import read_json
 
 DOOR = importlib.import_module("preprocess.0_get_plays_pqt")
 
@@ -40,7 +41,7 @@ def table(path):
 
 
 def vectors(workdir, name):
-    return np.load(workdir / "embeddings" / f"{name}.npy"), runs.read_json(workdir / "embeddings" / f"{name}.json")
+    return np.load(workdir / "embeddings" / f"{name}.npy"), read_json(workdir / "embeddings" / f"{name}.json")
 
 
 def say(*argv, workdir):
@@ -48,7 +49,7 @@ def say(*argv, workdir):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            runs.cli(DOOR.main, [*map(str, argv), "--workdir", str(workdir)])
+            cli.run(DOOR.main, [*map(str, argv), "--workdir", str(workdir)])
         except SystemExit as e:
             return e.code, out.getvalue(), err.getvalue()
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import runs
+from harness.files import write_json
 from tests.worlds.world import write_pairs, write_tracks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ def ring(workdir, users=240, n=30, length=8):
     for part, of in (("val", 0), ("test", 1)):
         mine = np.arange(users) % 2 == of
         write_pairs(workdir, part, np.flatnonzero(mine), walk[mine, length])
-    runs.write_json(workdir / "dataset.json", {"name": "ring", "time": "ordinal"})
+    write_json(workdir / "dataset.json", {"name": "ring", "time": "ordinal"})
     return workdir
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import runs
+from harness import cli
+from harness.files import write_json, write_parquet
 from tests.worlds.world import write_tracks
 
 door = importlib.import_module("preprocess.1_train_test_split")
@@ -28,7 +29,7 @@ def split_command(capsys):
     """Run the splitter in a workspace; returns exit status, stdout and stderr."""
     def run(workdir, *argv):
         with pytest.raises(SystemExit) as end:
-            runs.cli(door.main, [*map(str, argv), "--workdir", str(workdir)])
+            cli.run(door.main, [*map(str, argv), "--workdir", str(workdir)])
         said = capsys.readouterr()
         return end.value.code, said.out, said.err
     return run
@@ -39,9 +40,9 @@ def workspace(folder, rows, n_tracks=None, time="real"):
     folder.mkdir(exist_ok=True)
     frame = pd.DataFrame(rows, columns=["user_id", "track_id", "timestamp", "count"][:len(rows[0])])
     frame["timestamp"] = pd.to_datetime(frame["timestamp"]).astype("datetime64[us]")
-    runs.write_parquet(folder / "plays.pqt", frame)
+    write_parquet(folder / "plays.pqt", frame)
     write_tracks(folder, n_tracks or int(frame["track_id"].max()) + 1)
-    runs.write_json(folder / "dataset.json", {"name": "made", "time": time})
+    write_json(folder / "dataset.json", {"name": "made", "time": time})
     return folder
 
 

@@ -4,21 +4,21 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from harness import runs
+from harness.files import checksum, write_csv, write_json, write_npy, write_parquet
 
 
 def write_tracks(workdir, n):
     """trackid_sorted.csv with n ids; returns its checksum."""
     ids = sorted(hashlib.sha256(str(i).encode()).hexdigest()[:16] for i in range(n))
-    runs.write_csv(workdir / "trackid_sorted.csv", pd.DataFrame({"idx": range(n), "trackid": ids}), index=False)
-    return runs.checksum(workdir / "trackid_sorted.csv")
+    write_csv(workdir / "trackid_sorted.csv", pd.DataFrame({"idx": range(n), "trackid": ids}), index=False)
+    return checksum(workdir / "trackid_sorted.csv")
 
 
 def write_embedding(workdir, name, matrix, **provenance):
-    runs.write_npy(workdir / "embeddings" / f"{name}.npy", np.asarray(matrix))
-    runs.write_json(workdir / "embeddings" / f"{name}.json",
+    write_npy(workdir / "embeddings" / f"{name}.npy", np.asarray(matrix))
+    write_json(workdir / "embeddings" / f"{name}.json",
                     {"backend": name, "dim": np.asarray(matrix).shape[-1],
-                     "track_checksum": runs.checksum(workdir / "trackid_sorted.csv"), **provenance})
+                     "track_checksum": checksum(workdir / "trackid_sorted.csv"), **provenance})
 
 
 def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
@@ -30,7 +30,7 @@ def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
         seconds = np.arange(len(frame)) if seconds is None else np.asarray(seconds)
         frame["timestamp"] = pd.to_datetime(seconds, unit="s")
     frame["count"] = np.asarray(counts if counts is not None else np.ones(len(frame)), np.int64)
-    runs.write_parquet(workdir / "data" / f"{part}.pqt", frame)
+    write_parquet(workdir / "data" / f"{part}.pqt", frame)
 
 
 def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, timed=True):
@@ -62,11 +62,11 @@ def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, t
         write_pairs(workdir, part, pairs[:, 0] * 10 + 3, pairs[:, 1], rng.integers(1, 9, len(pairs)), seconds)
     write_embedding(workdir, "content", content.astype(np.float32))
     write_embedding(workdir, "noise", rng.normal(size=(n_tracks, dim)).astype(np.float32))
-    runs.write_parquet(workdir / "items.pqt", pd.DataFrame({
+    write_parquet(workdir / "items.pqt", pd.DataFrame({
         "track_id": np.arange(n_tracks), "styles": [[f"style {s}"] for s in style],
         "artists": [[f"artist {t // 3}"] for t in range(n_tracks)]}))
-    runs.write_parquet(workdir / "users.pqt", pd.DataFrame({
+    write_parquet(workdir / "users.pqt", pd.DataFrame({
         "user_id": np.arange(n_users) * 10 + 3, "age": 20 + np.arange(n_users) % 9,
         "country": [("CZ", "TW", None)[u % 3] for u in range(n_users)]}))
-    runs.write_json(workdir / "dataset.json", {"name": "tiny", "time": "real" if timed else "none"})
+    write_json(workdir / "dataset.json", {"name": "tiny", "time": "real" if timed else "none"})
     return workdir

@@ -1,0 +1,23 @@
+"""The lists of a run and their metrics, written for every part: how each recommender ends."""
+import metrics
+from harness.files import write_parquet
+from ranking import topk
+
+
+def write(run, split, k=100, seed=42, parts=None, ks=(5, 10, 20, 50), **ranker):
+    """Recommend for each part, write preds/ and metrics/ of a run, return {part: {metric: mean}}.
+
+    parts:  names, default all of the split; ks: list lengths of the metrics, those above k are left out
+    ranker: what `topk.recommend` takes: users and items, or scores (a function of user codes, or a dict of
+            such functions by part), device
+    """
+    results = {}
+    for part in parts if parts is not None else split.parts:
+        how = dict(ranker)
+        if isinstance(how.get("scores"), dict):
+            how["scores"] = how["scores"][part]
+        preds = topk.recommend(split, part, k, seed, **how)
+        write_parquet(run.preds(part), preds)
+        results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
+                                       tuple(x for x in ks if x <= k) or (k,))
+    return results
