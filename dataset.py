@@ -15,7 +15,8 @@ import numpy as np
 
 from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json
+from harness.files import read_json
+from harness.inputs import hashed, read_whole
 
 PARTS = runs.PART_ORDER
 
@@ -48,7 +49,7 @@ class Split:
     n_tracks: int              # rows of trackid_sorted.csv, and so of every embedding
     track_checksum: str        # sha256 of trackid_sorted.csv
     time: str                  # "real", "ordinal" or "none"
-    inputs: list = field(default_factory=list)
+    inputs: list = field(default_factory=list)   # [Input]: the files it was read from
 
     @property
     def n_users(self):
@@ -180,11 +181,16 @@ def read_tracks(workdir):
 
     Refused where dataset.json says that making the data set was interrupted: the list may be of other plays.
     """
-    import pandas as pd
     about(workdir)
     path = Path(workdir) / "trackid_sorted.csv"
     if not path.exists():
         raise WorkError(f"{path} is missing: this folder is no workspace, or stage 0 has not run in it")
+    (seen,), ids = read_whole(lambda: [path], lambda _: _track_ids(path))
+    return ids, seen.digest
+
+
+def _track_ids(path):
+    import pandas as pd
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as e:  # pandas' own errors are ValueErrors
@@ -196,7 +202,7 @@ def read_tracks(workdir):
         raise WorkError(f"{path}: idx must count 0, 1, 2, ... without gaps")
     if len(set(ids)) != len(ids):
         raise WorkError(f"{path} lists {len(ids) - len(set(ids))} track ids twice")
-    return ids, checksum(path)
+    return ids
 
 
 def load(workdir):
@@ -206,6 +212,18 @@ def load(workdir):
     of val and test too, and no track of cold_test may be. Raises WorkError in one sentence otherwise.
     """
     workdir = Path(workdir)
+    inputs, split = read_whole(lambda: _files(workdir), lambda inputs: _read_split(workdir, inputs))
+    split.inputs = inputs
+    return split
+
+
+def _files(workdir):
+    """The files a split is read from, those of the workspace that are there; data/split.json is no input of a run."""
+    paths = [workdir / "trackid_sorted.csv", *(workdir / "data" / f"{part}.pqt" for part in ("train", *PARTS))]
+    return [path for path in paths if path.exists()]
+
+
+def _read_split(workdir, inputs):
     ids, track_checksum = read_tracks(workdir)
     folder = workdir / "data"
     if not (folder / "train.pqt").exists():
@@ -217,7 +235,7 @@ def load(workdir):
     if made.get("track_checksum", track_checksum) != track_checksum:
         raise WorkError(f"{folder} was made for another trackid_sorted.csv ({manifest.name} says so); "
                         "run preprocess/1_train_test_split.py again")
-    paths = {p: folder / f"{p}.pqt" for p in ("train", *PARTS) if (folder / f"{p}.pqt").exists()}
+    paths = {i.path.stem: i.path for i in inputs if i.path.suffix == ".pqt"}
     raw = {p: read_pairs(path) for p, path in paths.items()}
     for part, (_, track, _, _) in raw.items():
         if len(track) and (track.min() < 0 or track.max() >= len(ids)):
@@ -235,8 +253,7 @@ def load(workdir):
     encoded = {p: _encode(part, users, code, len(hot), p, paths[p]) for p, part in raw.items()}
     return Split(workdir=workdir, users=users, tracks=np.concatenate([hot, cold]), n_hot=len(hot),
                  train=encoded.pop("train"), others={p: v for p, v in encoded.items() if len(v)},
-                 n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
-                 inputs=[workdir / "trackid_sorted.csv", *paths.values()])
+                 n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]))
 
 
 def _encode(raw, users, code, n_hot, part, path):
@@ -291,12 +308,16 @@ def embedding_names(workdir):
 
 
 def embedding_inputs(workdir, name):
-    """The files an embedding's values depend on, for a run's manifest; unknown names are a usage error."""
+    """The files an embedding's values depend on, [Input], for a run's manifest; unknown names are a usage error."""
+    return [hashed(_existing(workdir, name))]
+
+
+def _existing(workdir, name):
     path = embedding_path(workdir, name)
     if not path.exists():
-        there = ", ".join(embedding_names(workdir)) or "none"
-        raise UsageError(f"no embedding {name!r} in {path.parent}; there: {there}")
-    return [path]
+        available = ", ".join(embedding_names(workdir)) or "none"
+        raise UsageError(f"no embedding {name!r} in {path.parent}; available: {available}")
+    return path
 
 
 def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
@@ -305,7 +326,7 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
     Raises UsageError for an unknown name and WorkError for anything but a float matrix with one row
     per track, made for this track list.
     """
-    path = embedding_inputs(workdir, name)[0]
+    path = _existing(workdir, name)
     try:
         matrix = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as e:

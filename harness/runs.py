@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from harness.errors import WorkError
-from harness.files import checksum, read_json, write_json
+from harness.files import read_json, write_json
+from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
 
@@ -46,7 +47,8 @@ class Run:
             run.finish(parts=["val", "test"])
 
     request: every argument that can change the result (not device, workers, verbosity).
-    inputs:  paths whose content the result depends on; their checksums decide skip or redo.
+    inputs:  files whose content the result depends on, inputs.Input where they were read before this, or paths;
+             their checksums decide skip or redo, and a run whose inputs changed meanwhile does not finish.
     outputs: paths, beside the lists and metrics of its parts, without which a finished run is done again.
     """
 
@@ -60,7 +62,8 @@ class Run:
         self.name = name or run_name(recommender, embedding, self.request,
                                      request.get("seed"), request.get("comment", ""))
         self.folder = self.workdir / "runs" / self.name
-        self.inputs = {self._relative(p): checksum(p) for p in inputs}
+        self._inputs = [i if isinstance(i, Input) else hashed(i) for i in inputs]
+        self.inputs = {self._relative(i.path): i.digest for i in self._inputs}
         self.finished = self.resume = False
         self._writer = self._lock = self._stop = None
 
@@ -104,7 +107,6 @@ class Run:
 
     def _decide(self):
         manifest = self.folder / "config.json"
-        overwrite = bool(getattr(self.args, "overwrite", False))
         if not manifest.exists():
             return
         old = read_json(manifest)
@@ -116,10 +118,12 @@ class Run:
             changed = sorted(k for k in {*old.get("inputs", {}), *self.inputs}
                              if old.get("inputs", {}).get(k) != self.inputs.get(k))
             print(f"{self.name}: made again, because {', '.join(changed)} changed since", file=sys.stderr)
-        if not same or overwrite:
+        interrupted = old.get("status") != "finished" and old.get("overwrite", False)
+        if not same or (self._overwrite and not interrupted):
             self._clean()
         elif old.get("status") == "finished" and all(p.exists() for p in self._made(old)):
             self.finished = True
+            self._check_inputs()
             print(f"{self.name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
         else:
             self.resume = True
@@ -144,8 +148,10 @@ class Run:
     def finish(self, **results):
         """Mark the run finished; keyword values (parts, epochs, val metrics ...) go into the manifest.
 
-        Lists and metrics of parts that an earlier split had are removed.
+        Lists and metrics of parts that an earlier split had are removed. WorkError, and the run stays unfinished,
+        where an input has changed since it was read.
         """
+        self._check_inputs()
         if self._writer is not None:
             self._writer.flush()
         for part in set(PART_ORDER) - set(results.get("parts", PART_ORDER)):
@@ -153,6 +159,16 @@ class Run:
                 path.unlink(missing_ok=True)
         self._write("finished", wall_seconds=round(time.time() - self.started, 3),
                     peak_memory_bytes=peak_memory(), **computed_on(getattr(self.args, "device", "cpu")), **results)
+
+    def _check_inputs(self):
+        for i in self._inputs:
+            if i.changed():
+                raise WorkError(f"{i.path} changed while run {self.name} was being made from it; "
+                                "the same command makes it from the new one")
+
+    @property
+    def _overwrite(self):
+        return bool(getattr(self.args, "overwrite", False))
 
     def _write(self, status, **more):
         write_json(self.folder / "config.json", {
@@ -163,6 +179,7 @@ class Run:
             if self.args is not None else {}, "command": sys.argv,
             "versions": versions(), "git": git_state(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            **({"overwrite": True} if status == "running" and self._overwrite else {}),  # interrupted, it is resumed
             **self.info, **more})
 
     @property

@@ -19,6 +19,7 @@ from harness import runs
 from harness import text_blocks as log_blocks
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
+from harness.inputs import state_of
 from harness.machine import versions
 from harness.progress import Progress
 from harness.text_blocks import TextUsers
@@ -46,6 +47,7 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
         raise UsageError(f"no log at {log}; name the file with --log")
     ids = _ids(tracks, workdir)
     request = {"dataset": name, "log": None, "tracks": runs.request_hash(ids), "more": more or {}}
+    state = state_of(log)
     with stage.together(workdir / "dataset.json", name) as new, ThreadPoolExecutor(1) as pool:
         digest = pool.submit(checksum, log)  # reads along with the parser, from the same page cache
         if new.old is not None:
@@ -59,6 +61,8 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
             print(f"{log.name}: its users are no integers; userid_sorted.csv numbers them")
             counts = _convert(log, ids, new, memory, integers=False)
         request["log"] = digest.result()
+        if state_of(log) != state:
+            raise WorkError(f"{log} changed while it was read; run this again when it is complete")
         _report(counts)
         return new.publish({
             "name": name, "source": source, "licence": licence, "time": "real", "order": "as in the log",

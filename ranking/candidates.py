@@ -17,7 +17,6 @@ import numpy as np
 from evaluation.lists import places_of, read_frame, whole_numbers
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
-from harness.files import checksum
 
 RRF = 60  # constant of the reciprocal rank fusion
 
@@ -124,7 +123,7 @@ def find(split, words, metric="NDCG@10"):
     if "val" not in split.parts:
         raise WorkError("this split has no val part to choose or learn on; split again with a --val-share above 0")
     found = dict(runs.find_runs(split.workdir))
-    current = {str(path.relative_to(split.workdir)): checksum(path) for path in split.inputs}
+    current = {str(i.path.relative_to(split.workdir)): i.digest for i in split.inputs}
     return [_find(split, word, found, current, metric) for word in words]
 
 

@@ -1,11 +1,14 @@
 """dataset: codes are right, and whatever is wrong with a file is said in one sentence."""
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import dataset
+from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_json, write_parquet
+from harness.files import checksum, read_json, write_json, write_parquet
 from tests.worlds.world import tiny_workspace, write_embedding, write_pairs
 
 
@@ -174,3 +177,38 @@ def test_a_data_set_whose_making_was_interrupted_is_refused(tiny):
             read(tiny)
     write_json(tiny / "dataset.json", {**told, "status": "finished"})
     dataset.load(tiny)
+
+
+def test_a_split_published_while_it_is_read_is_read_again(tiny, monkeypatch):
+    """The recorded checksums are those of what was read, and all parts are of one split."""
+    read, other = dataset.read_pairs, tiny_workspace(tiny.parent / "other", seed=1)
+    calls = []
+
+    def published_meanwhile(path):
+        calls.append(path.name)
+        if len(calls) == 1:
+            for part in ("train", "val", "test", "cold_test"):
+                os.replace(other / "data" / f"{part}.pqt", tiny / "data" / f"{part}.pqt")
+        return read(path)
+    monkeypatch.setattr(dataset, "read_pairs", published_meanwhile)
+    split = dataset.load(tiny)
+    assert calls == ["train.pqt", "val.pqt", "test.pqt", "cold_test.pqt"] * 2
+    assert [i.digest for i in split.inputs] == [checksum(i.path) for i in split.inputs]
+    assert not any(i.replaced() for i in split.inputs)
+
+
+@pytest.mark.parametrize("what", ["data/train.pqt", "embeddings/content.npy"])
+def test_a_run_on_an_input_that_changed_meanwhile_is_not_finished(tiny, monkeypatch, what):
+    import knn
+    from ranking import save
+    write, other = save.write, tiny_workspace(tiny.parent / "other", seed=1)
+
+    def changed_meanwhile(*args, **kwargs):
+        results = write(*args, **kwargs)
+        os.replace(other / what, tiny / what)
+        return results
+    monkeypatch.setattr(save, "write", changed_meanwhile)
+    with pytest.raises(WorkError, match=f"{what} changed while run content_cosine.* was being made"):
+        knn.main(["content", "--k", "10", "--workdir", str(tiny)])
+    (_, config), = runs.find_runs(tiny)
+    assert config["status"] == "running"

@@ -189,3 +189,55 @@ def test_a_request_to_stop_that_came_too_late_for_a_run_reaches_the_grid_around_
     finally:
         grid.requested = False
         grid.restore()
+
+
+def test_an_interrupted_overwrite_is_resumed_and_a_finished_run_is_not(tmp_path):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source) as run:
+        write_text(run.checkpoint("last"), "of the first run")
+        run.finish(parts=[])
+    with open_run(tmp_path, source, overwrite=True) as run:     # begun anew ...
+        assert not run.resume and not run.checkpoint("last").exists()
+        write_text(run.checkpoint("last"), "of the second")
+    for _ in range(2):                                          # ... interrupted, and continued by the same command
+        with open_run(tmp_path, source, overwrite=True) as run:
+            assert run.resume and run.checkpoint("last").read_text() == "of the second"
+    with open_run(tmp_path, source) as run:                     # or by the plain one
+        assert run.resume
+        run.finish(parts=[])
+    with open_run(tmp_path, source, overwrite=True) as run:     # finished: begun anew
+        assert not run.resume and not run.checkpoint("last").exists()
+
+
+def test_an_interrupted_run_is_begun_anew_by_overwrite(tmp_path):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source) as run:
+        write_text(run.checkpoint("last"), "x")
+    with open_run(tmp_path, source, overwrite=True) as run:
+        assert not run.resume and not run.checkpoint("last").exists()
+
+
+def test_a_run_whose_input_changed_meanwhile_does_not_finish(tmp_path):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source) as run:
+        write_text(source, "2")
+        with pytest.raises(WorkError, match="input changed while run test_.* was being made from it"):
+            run.finish(parts=[])
+    with open_run(tmp_path, source) as run:
+        assert not run.finished and not run.resume              # made again from the new one
+        write_text(source, "2")                                 # published again with the same bytes
+        run.finish(parts=[])
+    with open_run(tmp_path, source) as run:
+        assert run.finished
+
+
+def test_an_input_removed_meanwhile_is_a_change(tmp_path):
+    source = tmp_path / "input"
+    source.write_text("1")
+    with open_run(tmp_path, source) as run:
+        source.unlink()
+        with pytest.raises(WorkError, match="changed while"):
+            run.finish(parts=[])

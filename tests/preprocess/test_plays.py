@@ -417,3 +417,18 @@ def test_years_that_python_does_not_know_are_counted_and_told(tmp_path):
     (tmp_path / "log.tsv").write_text("user_id\ttrack_id\ttimestamp\n5\tx\t0000-01-01 00:00:00\n7\tx\t2020-01-01\n")
     made = log.write_plays(tmp_path / "log.tsv", ["x"], tmp_path / "w", name="x", source="", licence="")
     assert (made["counts"]["first"], made["counts"]["last"]) == ("0000-01-01 00:00:00", "2020-01-01 00:00:00")
+
+
+def test_a_log_that_grows_while_it_is_read_is_refused(world, command, monkeypatch):
+    folder, _ = world
+    convert = log._convert
+
+    def growing(path, *args, **kwargs):
+        counts = convert(path, *args, **kwargs)
+        with open(path, "a", encoding="utf-8") as f:
+            f.write("7\ttrack001\t2019-01-01 00:00:00\n")
+        return counts
+    monkeypatch.setattr(log, "_convert", growing)
+    status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
+                             "--workdir", folder / "w")
+    assert status == 1 and "changed while it was read" in err and not (folder / "w" / "plays.pqt").exists()

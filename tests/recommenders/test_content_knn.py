@@ -132,7 +132,7 @@ def test_missing_rows_stop_or_are_similar_to_none(tiny):
 
 
 def test_an_unknown_embedding_and_none_at_all(tiny):
-    with pytest.raises(UsageError, match="no embedding 'vgish'.*there: content, noise"):
+    with pytest.raises(UsageError, match="no embedding 'vgish'.*available: content, noise"):
         content_knn.main(["vgish", "--workdir", str(tiny)])
     for path in (tiny / "embeddings").iterdir():
         path.unlink()
