@@ -25,6 +25,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import harness.environment  # noqa: F401 (a missing package ends in one sentence)
+
+# isort: split
 import numpy as np
 
 from evaluation.beyond_accuracy import beyond, catalogue_of

@@ -17,6 +17,7 @@ import time
 
 from harness import cli
 from harness.errors import WorkError
+from harness.machine import peak_memory
 
 SIZE = {"dim": 200, "length": 100, "batch": 16, "items": 55853}
 QUICK = SIZE | {"items": 8000}
@@ -136,10 +137,8 @@ def peak(kind, size, frozen):
 
 
 def high_water():
-    """Peak resident memory of this process since it began, MiB (getrusage's outlives an exec)."""
-    with open("/proc/self/status", encoding="ascii") as f:
-        fields = dict(line.split(":", 1) for line in f)
-    return int(fields["VmHWM"].split()[0]) / 1024
+    """Peak resident memory of this process since it began, MiB."""
+    return peak_memory() / (1 << 20)
 
 
 def peaks(size, frozen):

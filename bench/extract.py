@@ -11,7 +11,6 @@ NAMEs are those of the rows; --quick leaves out all above 100 million parameters
 import contextlib
 import importlib
 import io
-import os
 import re
 import tempfile
 import time
@@ -22,6 +21,7 @@ import numpy as np
 from bench.musicnn import music
 from harness import cli
 from harness.errors import UsageError
+from harness.machine import cores
 
 QUICK = ("mfcc", "musicnn", "encodecmae", "clap", "mert-95m")
 BACKENDS = {  # name: (module, class, flags, checkpoint, is it light)
@@ -70,7 +70,7 @@ class Measured:
         self.folder = folder
 
     def count(self):
-        processors = len(os.sched_getaffinity(0))
+        processors = cores()
         return (64 if self.quick else 512) if self.cuda else 2 * FILES if self.light else processors
 
     def rate(self):

@@ -28,6 +28,7 @@ import numpy as np
 
 from harness import cli
 from harness.errors import WorkError
+from harness.machine import cores
 
 TRACKS = 16
 
@@ -63,7 +64,7 @@ class Ours:
         self.backend.network.set_precision(self.precision, has_bfloat16(self.backend.device))
         plan, args = shards.Plan(len(paths), TRACKS, 200), argparse.Namespace(seconds=30.0, offset="start")
         wall, cpu = time.perf_counter(), time.process_time()
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             items = pipeline.prepared(pool, self.backend, paths, args, 2 * TRACKS)
             for b in range(plan.n_batches):
                 rows = plan.rows(b)
@@ -75,7 +76,7 @@ class Original:
     """The library in its own environment, kept alive between repeats."""
 
     def __init__(self, python, way):
-        n = str(len(os.sched_getaffinity(0)))
+        n = str(cores())
         self.process = subprocess.Popen(
             [python, str(Path(__file__).with_name("_musicnn_original.py")), way], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

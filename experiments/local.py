@@ -15,6 +15,7 @@ from pathlib import Path
 
 from experiments.expand import impossible, load
 from harness.errors import UsageError, WorkError
+from harness.machine import cores
 from harness.progress import EXIT_RESUMABLE, StopRequest, stop_here
 
 
@@ -115,7 +116,7 @@ def side_by_side(made, stop, jobs):
     """As `one_by_one`, in `jobs` processes that share the processors; yields in the order in which cells end."""
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-    threads = str(max(1, len(os.sched_getaffinity(0)) // jobs))
+    threads = str(max(1, cores() // jobs))
     os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     waiting, at_work, begun = list(reversed(made)), {}, time.monotonic()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker) as pool:

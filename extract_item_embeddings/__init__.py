@@ -1,0 +1,1 @@
+from harness import environment as environment  # a missing package ends in one sentence

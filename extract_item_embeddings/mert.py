@@ -14,6 +14,7 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
     import sys
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
 from extract_item_embeddings.engine import extraction, pretrained, weights
 from harness import cli

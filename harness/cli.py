@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from harness import environment
 from harness.errors import UsageError, WorkError
 
 
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main, argv=None):
     """Run `main(argv)` as a script: exit status 0, 1 (work) or 2 (usage), one sentence on stderr."""
-    prog = _program(sys.argv[0])
+    prog = environment.program()
     try:
         status = main(argv)
     except UsageError as e:
@@ -45,12 +46,6 @@ def run(main, argv=None):
     except OSError as e:
         status = _say(prog, _os_sentence(e), 1)
     sys.exit(status or 0)
-
-
-def _program(path):
-    """The name of the running script in messages: train.py, or sasrec for recommenders/sasrec/__main__.py."""
-    path = Path(path)
-    return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def _say(prog, message, status):

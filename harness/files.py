@@ -1,7 +1,9 @@
 """Files that appear only when complete, and are checked when they are opened."""
 import contextlib
 import errno
+import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -14,24 +16,76 @@ from harness.errors import WorkError
 def atomic(path, keep_suffix=True):
     """Yield a temporary path beside `path`; rename it into place when the block ends well.
 
-    A reader never sees half a file; an exception leaves the old file as it was. Missing parent
-    folders are made. The temporary name ends in the same suffix, as some writers insist.
+    A reader never sees half a file; an exception leaves the old file as it was. Missing parent folders are
+    made. The temporary file exists, empty, and is locked by this process; its name ends in the same suffix,
+    as some writers insist. What a killed process left under that name is used again, so nothing stays behind.
     """
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix if keep_suffix else ''}")
+    temporary, lock = _temporary(path, path.suffix if keep_suffix else "")
     try:
+        os.utime(temporary, ns=(0, 0))
         yield temporary
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
+            if os.fstat(f.fileno()).st_mtime_ns == 0:
+                raise FileNotFoundError(errno.ENOENT, "nothing was written for", str(path))
         os.replace(temporary, path)
-    except Exception as e:
+    except BaseException as e:
+        temporary.unlink(missing_ok=True)
         # numpy and torch report a full disk as a short write or a RuntimeError without a cause
-        if getattr(e, "errno", None) is None and shutil.disk_usage(path.parent).free < 1 << 16:
+        if isinstance(e, Exception) and getattr(e, "errno", None) is None \
+                and shutil.disk_usage(path.parent).free < 1 << 16:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.close()
+
+
+def _temporary(path, suffix):
+    """(path of an empty temporary file beside `path`, the open file whose lock says that its writer lives).
+
+    The lock ends with the process, whatever ends it: a file that can be locked is of nobody. Names with a
+    number are for further writers of the same file at the same time.
+    """
+    for number in itertools.count():
+        temporary = path.with_name(f".{path.name}{f'.{number}' if number else ''}.tmp{suffix}")
+        try:
+            if (lock := _lock(temporary)) is not None:
+                break
+        except NotImplementedError:   # nobody can know here whose a file is: a name that no other process has
+            temporary.unlink(missing_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}.tmp{suffix}")
+            return temporary, open(temporary, "wb")
+    for later in itertools.count(number + 1):   # the others' leftovers
+        other = path.with_name(f".{path.name}.{later}.tmp{suffix}")
+        if not other.exists():
+            return temporary, lock
+        if (left := _lock(other)) is not None:
+            other.unlink(missing_ok=True)
+            left.close()
+
+
+def _lock(path):
+    """The file of that name, emptied and locked by this process; None where another process has it.
+
+    NotImplementedError on a file system without locks.
+    """
+    while True:
+        file = open(path, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:   # ENOLCK, ENOSYS, EOPNOTSUPP
+            file.close()
+            raise NotImplementedError from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                file.truncate(0)
+                return file
+        file.close()      # renamed or removed between opening and locking
 
 
 def write_text(path, text):

@@ -9,21 +9,40 @@ from pathlib import Path
 from harness.cli import pick_device
 
 
+def cores():
+    """Number of processor cores this process may use, at least 1: its affinity where the system tells, else all."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    with contextlib.suppress(Exception):  # macOS has no affinity; psutil does not even load without /proc on Linux
+        import psutil
+        return len(psutil.Process().cpu_affinity()) or 1
+    return os.cpu_count() or 1
+
+
 def peak_memory():
     """Peak resident memory of this process, bytes (and of the GPU, where one was used, if larger)."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as f:  # getrusage would count the parent's
-        peak = next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
+    peak = _peak_resident()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         peak = max(peak, torch.cuda.max_memory_allocated())
     return peak
 
 
+def _peak_resident():
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # macOS has no /proc; on Linux, getrusage would count the parent's peak as well
+        import resource
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
 def computed_on(name):
     """{"device", "threads"} of a finished run; name: its --device."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return {"device": "cpu", "threads": len(os.sched_getaffinity(0))}
+        return {"device": "cpu", "threads": cores()}
     device = pick_device(name)
     model = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {"device": f"{device}{model}", "threads": torch.get_num_threads()}
@@ -31,9 +50,12 @@ def computed_on(name):
 
 def free_memory():
     """Memory this machine has free for a new array, bytes."""
-    with open("/proc/meminfo", encoding="ascii") as f:
-        fields = dict(line.split(":") for line in f)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        import psutil
+        return psutil.virtual_memory().available
+    except Exception:  # not installed, or a Linux without /proc: then psutil fails while it is imported
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf(
+            "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES")
 
 
 @functools.cache

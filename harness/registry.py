@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import environment
 from harness.errors import UsageError, WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +101,7 @@ def load(script):
     except ModuleNotFoundError as e:
         if e.name and (name == e.name or name.startswith(e.name + ".")):
             raise UsageError(f"the project has no script {script}") from None
-        raise UsageError(f"{script} needs {e.name}, which is not installed here") from None
+        raise UsageError(f"{script} needs more: {environment.sentence(e.name)}") from None
 
 
 def defaults(name):

@@ -9,7 +9,6 @@ changes a byte of the result. Temporary disk: none beside the result, but a seco
 are not integers are numbered. What a log must look like: log_blocks.py.
 """
 import csv
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -20,7 +19,7 @@ from harness import text_blocks as log_blocks
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
 from harness.inputs import state_of
-from harness.machine import versions
+from harness.machine import cores, versions
 from harness.progress import Progress
 from harness.text_blocks import TextUsers
 from preprocess import stage
@@ -100,7 +99,7 @@ def _report(counts):
 
 def _convert(log, ids, new, memory, integers):
     """Write plays.pqt (and the numbers of text users) from a log; returns the counts."""
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     # a block lives as bytes, as strings and as columns, and threads + 2 of them are under way
     size = min(BLOCK, max(memory - LIBRARIES, 32 * MB) // (6 * (threads + 3)))
     tally, users = _Tally(len(ids)), None if integers else _TextNumbers()

@@ -16,6 +16,7 @@ if __package__ in (None, ""):
     import sys
     from pathlib import Path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
 import os
 import shlex

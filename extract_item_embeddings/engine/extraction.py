@@ -6,7 +6,6 @@ script is `extraction.main(ThatClass, __doc__, argv)`. Several backends in one p
 import argparse
 import contextlib
 import json
-import os
 import re
 import sys
 from functools import cached_property
@@ -18,6 +17,7 @@ from extract_item_embeddings.engine.backend import Backend
 from harness import cli
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, read_json
+from harness.machine import cores
 from harness.progress import StopRequest, stop_here
 
 __all__ = ["Backend", "Task", "main", "make", "parser", "run"]
@@ -45,7 +45,7 @@ def shared_flags(p):
     add("--offset", choices=("start", "middle"), default="start", help="where the excerpt lies (default start)")
     add("--shard", metavar="I/N", help="do only part I of N (I from 0 to N-1); --merge joins the parts")
     add("--merge", action="store_true", help="join finished shards; needs no --audio")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)),
+    add("--workers", type=int, default=cores(),
         help="threads that decode ahead of the model (default: the processors)")
 
 

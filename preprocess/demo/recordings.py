@@ -8,7 +8,6 @@ quiet or driven, one is silent, one truncated, one missing, one is no audio at a
 generator of its own, so the number of processes changes no byte.
 """
 import multiprocessing
-import os
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -18,6 +17,7 @@ import numpy as np
 
 from harness.errors import WorkError
 from harness.files import atomic, write_text
+from harness.machine import cores
 from harness.progress import Progress
 from preprocess.demo import synth
 
@@ -102,7 +102,7 @@ def record_all(planned, folder, seconds, workers=None, sizes=None):
         return recording.defect == "missing" or (path.is_file() and size in (None, path.stat().st_size))
 
     todo = [r for r in planned if not there(r)]
-    workers = max(1, min(workers or _cpus(), 1 + len(todo) // 8))
+    workers = max(1, min(workers or cores(), 1 + len(todo) // 8))
     with Progress(len(planned), "demo world", unit="tracks", initial=len(planned) - len(todo)) as progress:
         if workers == 1:
             for recording in todo:
@@ -110,10 +110,6 @@ def record_all(planned, folder, seconds, workers=None, sizes=None):
                 progress.update()
         else:
             _in_parallel(todo, folder, seconds, workers, progress)
-
-
-def _cpus():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_parallel(todo, folder, seconds, workers, progress):

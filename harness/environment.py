@@ -1,0 +1,56 @@
+"""What must be said before anything is imported: an unsupported system, a package that is not installed.
+
+Importing `harness` is enough. A script that imports a third-party package before anything of harness has the line
+`import harness.environment` above it, so that a missing package ends in one sentence there, too.
+"""
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def check_platform(platform=sys.platform):
+    """Leave with status 2 on Windows: locks, signals and atomic renames are those of Linux and macOS."""
+    if platform == "win32":
+        print(f"{program()}: Windows is not supported; use Linux, macOS or the Windows Subsystem for Linux",
+              file=sys.stderr)
+        sys.exit(2)
+
+
+def program():
+    """Name of the running script: train.py, or sasrec for recommenders/sasrec/__main__.py."""
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python")
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
+def absent_package(error):
+    """The package that a ModuleNotFoundError names, None where it is a module of Python or of this project."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    name = error.name.partition(".")[0]
+    ours = (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file()
+    return None if ours or name in sys.stdlib_module_names else name
+
+
+def sentence(package):
+    """One sentence about a package that is not installed, with the remedy for this interpreter."""
+    venv = ROOT / ".venv"
+    if Path(sys.prefix) == venv:
+        remedy = "complete the environment with `make .venv/.installed`"
+    elif (venv / "bin" / "python").exists():
+        remedy = "activate the project's environment with `. .venv/bin/activate`"
+    else:
+        remedy = ("make the project's environment with `make .venv/.installed` and activate it with "
+                  "`. .venv/bin/activate`")
+    return f"{package} is not installed for {sys.executable}; {remedy}, in {ROOT}"
+
+
+def _hook(kind, error, traceback):
+    if (package := absent_package(error)) is None:
+        return _before(kind, error, traceback)
+    print(f"{program()}: {sentence(package)}", file=sys.stderr)
+    sys.exit(2)
+
+
+check_platform()
+_before, sys.excepthook = sys.excepthook, _hook
