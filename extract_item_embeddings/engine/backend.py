@@ -23,6 +23,7 @@ class Backend:
     fits = None        # with --batch auto, how many windows are tried in one pass; else passes are --batch windows
     PACKAGES = ()      # whose versions can change a value, beside those every backend uses
     LICENCE = "-"      # of the weights
+    kept_in_float32 = None  # set by load in half precision on a processor: names of operations left in float32
     VARIANTS = ((),)   # the flags of each of its published embeddings, for the list of backends
 
     @classmethod

@@ -43,6 +43,8 @@ class Job:
         except WorkError as e:  # one track may be to blame, and can be taken away
             raise WorkError(f"{e}; it was hearing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
         entry["files"] = shards.files_sum(rows, [self.marks[r] for r in rows])
+        if self.backend.kept_in_float32 is not None:
+            entry["kept_in_float32"] = self.backend.kept_in_float32
         self.shard.save(self.todo.popleft(), values, entry)
         self.items = []
 

@@ -128,12 +128,29 @@ class Pretrained(extraction.Backend):
         self.model = self.build()
         if (self.dim, self.depth) == (self.DIM, self.LAST) or self.files.revision:
             weights.check_size(self.model, self.MILLIONS, self.files.weights, self.DIGITS)
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
-        self.place()
         if self.device.type == "cpu":
             self.threads = torch.get_num_threads()
             torch.set_num_threads(1)
             self.pool_of_threads = ThreadPoolExecutor(self.threads)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        if self.device.type == "cpu" and dtype != torch.float32:
+            self.place_checked(dtype)
+        else:
+            self.dtype = dtype
+            self.place()
+
+    def place_checked(self, dtype):
+        """In half precision on a processor: with every convolution compared with float32 on a second of noise."""
+        import torch
+
+        from extract_item_embeddings.engine import half_precision
+        noise = 0.1 * torch.randn(1, self.SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+
+        def move():
+            self.dtype = dtype
+            self.place()
+        self.dtype = torch.float32
+        self.kept_in_float32 = half_precision.place(self.model, dtype, move, lambda: self.describe(noise), self.NAME)
 
     def unload(self):
         if self.pool_of_threads is not None:

@@ -226,7 +226,7 @@ def write(folder, name, header, shards):
                              f"{first['trackid']}: {first['reason']}")
     about = {"name": name, **{k: v for k, v in header.items() if k != "outputs"},
              "audio_checksum": f"{sum(e['files'] for e in entries) % 2 ** 64:016x}",
-             "git": git_state(), "failed": failed,
+             "git": git_state(), **kept_in_float32(entries), "failed": failed,
              "incomplete": {k: v for e in entries for k, v in e["notes"].items()}}
     left = 0
     for suffix, width in header["outputs"].items():
@@ -244,6 +244,12 @@ def write(folder, name, header, shards):
         left += width
     remove(shards)
     return about
+
+
+def kept_in_float32(entries):
+    """{"kept_in_float32": names} over all batches, which several machines may have computed; {} in full precision."""
+    named = [e["kept_in_float32"] for e in entries if "kept_in_float32" in e]
+    return {"kept_in_float32": sorted({name for names in named for name in names})} if named else {}
 
 
 def remove(shards):

@@ -16,16 +16,19 @@ from harness import cli
 from harness.errors import WorkError
 from harness.files import checksum, read_json
 from tests.worlds.checkpoints import (
+    CONFORMER,
+    STATS,
     command,
     cosine,
     extract,
     golden_state,
+    muq_folder,
     music,
+    musicfm_folder,
     old_spelling,
-    save,
+    random_state,
     single_thread,
     sounds,
-    spread,
 )
 
 
@@ -33,32 +36,6 @@ from tests.worlds.checkpoints import (
 def one_thread():
     with single_thread():
         yield
-
-
-SIZE = {"dim": 48, "depth": 3, "width": 8, "bands": 128, "heads": 4, "inner": 96, "kernel": 31, "position_kernel": 16,
-        "position_groups": 4}
-STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
-
-
-def random_state(seed=0):
-    """Upstream's keys of a tiny network, with values, and some that only training needs."""
-    import torch
-
-    from extract_item_embeddings.networks.conformer import Conformer
-    model = Conformer(SIZE, 5.25, 17.5)
-    model.conformer.embed_positions.inv_freq.copy_(1 / 10000 ** (torch.arange(0, 12, 2) / 12))
-    state = spread(model, seed)
-    return {**state, "cls_token": torch.zeros(48), "linear.weight": torch.zeros(64, 48), "linear.bias": torch.zeros(64)}
-
-
-def musicfm_folder(folder, state, name="fma"):
-    """As released: everything under `state_dict`, each key behind six characters, and the statistics beside it."""
-    return save(folder, STATS, {"state_dict": {f"model.{k}": v for k, v in state.items()}}, f"pretrained_{name}.pt",
-                f"{name}_stats.json")
-
-
-def muq_folder(folder, state):
-    return save(folder, {"encoder_dim": 48, "stat": STATS}, state, "model.safetensors")
 
 
 def golden_audio(golden, folder):
@@ -135,7 +112,7 @@ def test_attention_rotates_before_the_projections():
     from extract_item_embeddings.engine import weights
     from extract_item_embeddings.networks import conformer
     state = random_state()
-    model = weights.fill(conformer.Conformer(SIZE, 5.25, 17.5), state, "there", conformer.TRAINING)
+    model = weights.fill(conformer.Conformer(CONFORMER, 5.25, 17.5), state, "there", conformer.TRAINING)
     x = np.random.default_rng(0).normal(size=(20, 48))
     attention = model.conformer.layers[1].self_attn
     with torch.no_grad():
@@ -213,7 +190,7 @@ def test_positions_keep_their_precision():
     import torch
 
     from extract_item_embeddings.networks import conformer
-    model = conformer.Conformer(SIZE, 0.0, 1.0)
+    model = conformer.Conformer(CONFORMER, 0.0, 1.0)
     model.conformer.embed_positions.inv_freq.copy_(1 / 10000 ** (torch.arange(0, 12, 2) / 12))
     model.place("cpu", torch.bfloat16)
     assert model.conformer.layers[0].ffn1.intermediate_dense.weight.dtype == torch.bfloat16

@@ -15,16 +15,17 @@ from extract_item_embeddings.engine import weights
 from harness import cli
 from harness.files import read_json
 from tests.worlds.checkpoints import (
+    CLAP_PROCESSOR,
     built,
+    clap_checkpoint,
     command,
     cosine,
+    encodecmae_state,
     extract,
     golden_state,
-    old_spelling,
     save,
     single_thread,
     sounds,
-    spread,
 )
 
 
@@ -68,26 +69,6 @@ def test_encodecmae_frames_equal_its_own_code(tmp_path, shared):
         assert np.abs(model.latents(x).numpy() - expected["latents"]).max() < 5e-5
         assert np.abs(model.states(x, [3])[3].numpy() - expected["output"]).max() < 2e-4
         assert np.abs(model.states(x[:1, :50123], [3])[3].numpy() - expected["odd_output"]).max() < 2e-4
-
-
-def encodecmae_state():
-    """Upstream's keys of a tiny EnCodecMAE with random values, and one that only training needs."""
-    import torch
-
-    from extract_item_embeddings.networks.encodecmae import Encoder
-    shapes = {"projector.weight": torch.zeros(24, 16), "codec.layers.0.conv.bias": torch.zeros(4),
-              "layers.0.ff_layer.0.weight": torch.zeros(40, 24)}
-    state = {}
-    for key, value in old_spelling(spread(Encoder(shapes, 24, 2, 4))).items():
-        if key.startswith("codec."):
-            key = key.replace("codec.layers.", "wav_encoder.model.model.").replace(".conv.", ".conv.conv.")
-        elif key.startswith(("layers.", "final_norm.")):
-            key = "visible_encoder." + key.replace("layers.", "encoder_layers.", 1)
-        state[{"scale": "positional_encoder.scale", "projector.weight": "feat_projector.weight",
-               "projector.bias": "feat_projector.bias"}.get(key, key)] = value
-    for key in [k for k in state if ".1.ff_layer" in k]:  # one module, so one set of values
-        state[key] = state[key.replace(".1.ff_layer", ".0.ff_layer")]
-    return {**state, "head.layer.weight": torch.zeros(3, 24), "positional_encoder.scale": torch.tensor(0.7)}
 
 
 def encodecmae_by_hand(latents, state, heads=4):
@@ -173,25 +154,9 @@ def test_encodecmae_published_parameter_count():
 
 # --------------------------------------------------------------------------- CLAP
 
-CLAP_PROCESSOR = {"feature_size": 64, "sampling_rate": 48000, "hop_length": 480, "max_length_s": 10,
-                  "padding": "repeatpad", "fft_window_size": 1024, "frequency_min": 50, "frequency_max": 14000,
-                  "truncation": "rand_trunc"}
-
-
 @pytest.fixture(scope="module")
 def clap_weights(tmp_path_factory):
     return clap_checkpoint(tmp_path_factory.mktemp("clap"))
-
-
-def clap_checkpoint(folder):
-    from transformers import ClapConfig, ClapModel
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-            "vocab_size": 20, "max_position_embeddings": 16}
-    config = ClapConfig(text_config=text, projection_dim=24, audio_config={
-        "depths": [1, 1, 1, 1], "hidden_size": 64, "patch_embeds_hidden_size": 8, "num_attention_heads": [1, 2, 4, 8]})
-    save(folder, config.to_dict(), spread(ClapModel(config)))
-    (folder / "preprocessor_config.json").write_text(json.dumps(CLAP_PROCESSOR))
-    return folder
 
 
 def clap_window(folder, samples):

@@ -3,24 +3,18 @@ import numpy as np
 import pytest
 import soundfile
 
-from extract_item_embeddings import clap, emae, m2v, mert, mfm, muq, musicnn
+from extract_item_embeddings import mert, muq, musicnn
 from extract_item_embeddings.engine import pretrained
 from harness.errors import UsageError, WorkError
 from harness.files import read_json
-from tests.extract_item_embeddings.test_backends_conformer import muq_folder, musicfm_folder, random_state
-from tests.extract_item_embeddings.test_backends_joint import clap_checkpoint, encodecmae_state
-from tests.extract_item_embeddings.test_mulan import mulan_folder
 from tests.worlds.checkpoints import (
+    MAKERS,
     command,
     cosine,
     extract,
     hubert_means,
-    m2v_checkpoint,
-    mert_checkpoint,
-    save,
     single_thread,
     sounds,
-    spread,
 )
 
 
@@ -28,30 +22,6 @@ from tests.worlds.checkpoints import (
 def one_thread():
     with single_thread():
         yield
-
-
-def mulan_checkpoint(folder):
-    """MuLan on a tiny backbone of 48 channels: a tower of one block, clips of one second."""
-    import torch
-
-    from extract_item_embeddings.networks.mulan import Tower
-    shapes = {"proj.weight": torch.zeros(24, 48), "transformer.layers.0.0.to_q.weight": torch.zeros(16, 24),
-              "transformer.layers.0.0.q_scale": torch.zeros(8), "transformer.layers.0.1.4.weight": torch.zeros(24, 32),
-              "audio_to_latents.weight": torch.zeros(12, 24)}
-    tower = {("mulan." if k.startswith("audio_to_latents.") else "mulan.audio.") + k: v
-             for k, v in spread(Tower(shapes)).items()}
-    return mulan_folder(folder, {f"model.{k}": v for k, v in random_state().items()}, tower, 1)
-
-
-MAKERS = {
-    "mert": (mert, mert_checkpoint, []),
-    "music2vec": (m2v, m2v_checkpoint, []),
-    "musicfm": (mfm, lambda folder: musicfm_folder(folder, random_state()), []),
-    "muq_msd": (muq, lambda folder: muq_folder(folder, random_state()), []),
-    "muq_mulan": (muq, mulan_checkpoint, ["--mulan"]),
-    "encodecmae": (emae, lambda folder: save(folder, {"num_heads": 4}, encodecmae_state(), "model.pt"), []),
-    "clap": (clap, clap_checkpoint, []),
-}
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,20 @@ from extract_item_embeddings import muq
 from extract_item_embeddings.engine import extraction
 from harness import cli
 from harness.files import read_json
-from tests.worlds.checkpoints import extract, golden_state, save, single_thread, sounds
-
-STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
+from tests.worlds.checkpoints import (
+    extract,
+    golden_state,
+    mulan_folder,
+    save,
+    single_thread,
+    sounds,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     with single_thread():
         yield
-
-
-def mulan_folder(folder, backbone, tower, clip_seconds, stat=STATS):
-    """As released: one file with the backbone, the audio tower and the text side."""
-    import torch
-    state = {**{f"mulan.audio.model.{k}": v for k, v in backbone.items()}, **tower,
-             "mulan.text_to_latents.weight": torch.zeros(3, 3), "mulan.text.proj.bias": torch.zeros(3)}
-    config = {"mulan": {"clip_secs": clip_seconds}, "audio_model": {"use_layer_idx": -1}, "stat": stat}
-    return save(folder, config, state)
 
 
 def test_mulan_equals_its_own_code(tmp_path, shared):

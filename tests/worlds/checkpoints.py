@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import soundfile
 
+from extract_item_embeddings import clap, emae, m2v, mert, mfm, muq
 from tests.conftest import ROOT
 
 TINY = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3,
@@ -18,6 +19,12 @@ MERT_CONFIG = {**TINY, "model_type": "mert_model", "architectures": ["MERTModel"
                "auto_map": {"AutoModel": "modeling_MERT.MERTModel"}}
 M2V_CONFIG = {**TINY, "num_conv_pos_embeddings": 5, "conv_pos_kernel_size": 19, "model_type": "data2vec-audio",
               "architectures": ["Data2VecAudioModel"], "conv_bias": False}
+CONFORMER = {"dim": 48, "depth": 3, "width": 8, "bands": 128, "heads": 4, "inner": 96, "kernel": 31,
+             "position_kernel": 16, "position_groups": 4}
+STATS = {"melspec_2048_mean": 5.25, "melspec_2048_std": 17.5}
+CLAP_PROCESSOR = {"feature_size": 64, "sampling_rate": 48000, "hop_length": 480, "max_length_s": 10,
+                  "padding": "repeatpad", "fft_window_size": 1024, "frequency_min": 50, "frequency_max": 14000,
+                  "truncation": "rand_trunc"}
 
 
 @contextlib.contextmanager
@@ -134,3 +141,89 @@ def built(backend, checkpoint, *flags):
     made.load()
     made.unload()  # the threads; the model stays
     return made
+
+
+def random_state(seed=0):
+    """Upstream's keys of a tiny network, with values, and some that only training needs."""
+    import torch
+
+    from extract_item_embeddings.networks.conformer import Conformer
+    model = Conformer(CONFORMER, 5.25, 17.5)
+    model.conformer.embed_positions.inv_freq.copy_(1 / 10000 ** (torch.arange(0, 12, 2) / 12))
+    state = spread(model, seed)
+    return {**state, "cls_token": torch.zeros(48), "linear.weight": torch.zeros(64, 48), "linear.bias": torch.zeros(64)}
+
+
+def musicfm_folder(folder, state, name="fma"):
+    """As released: everything under `state_dict`, each key behind six characters, and the statistics beside it."""
+    return save(folder, STATS, {"state_dict": {f"model.{k}": v for k, v in state.items()}}, f"pretrained_{name}.pt",
+                f"{name}_stats.json")
+
+
+def muq_folder(folder, state):
+    return save(folder, {"encoder_dim": 48, "stat": STATS}, state, "model.safetensors")
+
+
+def mulan_folder(folder, backbone, tower, clip_seconds, stat=STATS):
+    """As released: one file with the backbone, the audio tower and the text side."""
+    import torch
+    state = {**{f"mulan.audio.model.{k}": v for k, v in backbone.items()}, **tower,
+             "mulan.text_to_latents.weight": torch.zeros(3, 3), "mulan.text.proj.bias": torch.zeros(3)}
+    config = {"mulan": {"clip_secs": clip_seconds}, "audio_model": {"use_layer_idx": -1}, "stat": stat}
+    return save(folder, config, state)
+
+
+def mulan_checkpoint(folder):
+    """MuLan on a tiny backbone of 48 channels: a tower of one block, clips of one second."""
+    import torch
+
+    from extract_item_embeddings.networks.mulan import Tower
+    shapes = {"proj.weight": torch.zeros(24, 48), "transformer.layers.0.0.to_q.weight": torch.zeros(16, 24),
+              "transformer.layers.0.0.q_scale": torch.zeros(8), "transformer.layers.0.1.4.weight": torch.zeros(24, 32),
+              "audio_to_latents.weight": torch.zeros(12, 24)}
+    tower = {("mulan." if k.startswith("audio_to_latents.") else "mulan.audio.") + k: v
+             for k, v in spread(Tower(shapes)).items()}
+    return mulan_folder(folder, {f"model.{k}": v for k, v in random_state().items()}, tower, 1)
+
+
+def encodecmae_state():
+    """Upstream's keys of a tiny EnCodecMAE with random values, and one that only training needs."""
+    import torch
+
+    from extract_item_embeddings.networks.encodecmae import Encoder
+    shapes = {"projector.weight": torch.zeros(24, 16), "codec.layers.0.conv.bias": torch.zeros(4),
+              "layers.0.ff_layer.0.weight": torch.zeros(40, 24)}
+    state = {}
+    for key, value in old_spelling(spread(Encoder(shapes, 24, 2, 4))).items():
+        if key.startswith("codec."):
+            key = key.replace("codec.layers.", "wav_encoder.model.model.").replace(".conv.", ".conv.conv.")
+        elif key.startswith(("layers.", "final_norm.")):
+            key = "visible_encoder." + key.replace("layers.", "encoder_layers.", 1)
+        state[{"scale": "positional_encoder.scale", "projector.weight": "feat_projector.weight",
+               "projector.bias": "feat_projector.bias"}.get(key, key)] = value
+    for key in [k for k in state if ".1.ff_layer" in k]:  # one module, so one set of values
+        state[key] = state[key.replace(".1.ff_layer", ".0.ff_layer")]
+    return {**state, "head.layer.weight": torch.zeros(3, 24), "positional_encoder.scale": torch.tensor(0.7)}
+
+
+def clap_checkpoint(folder):
+    from transformers import ClapConfig, ClapModel
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+            "vocab_size": 20, "max_position_embeddings": 16}
+    config = ClapConfig(text_config=text, projection_dim=24, audio_config={
+        "depths": [1, 1, 1, 1], "hidden_size": 64, "patch_embeds_hidden_size": 8, "num_attention_heads": [1, 2, 4, 8]})
+    save(folder, config.to_dict(), spread(ClapModel(config)))
+    (folder / "preprocessor_config.json").write_text(json.dumps(CLAP_PROCESSOR))
+    return folder
+
+
+# one tiny checkpoint of each pretrained backend: {name: (module, maker(folder) -> folder, flags)}
+MAKERS = {
+    "mert": (mert, mert_checkpoint, []),
+    "music2vec": (m2v, m2v_checkpoint, []),
+    "musicfm": (mfm, lambda folder: musicfm_folder(folder, random_state()), []),
+    "muq_msd": (muq, lambda folder: muq_folder(folder, random_state()), []),
+    "muq_mulan": (muq, mulan_checkpoint, ["--mulan"]),
+    "encodecmae": (emae, lambda folder: save(folder, {"num_heads": 4}, encodecmae_state(), "model.pt"), []),
+    "clap": (clap, clap_checkpoint, []),
+}
