@@ -9,7 +9,7 @@ import dataset
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, read_json, write_json, write_parquet
-from tests.worlds.world import tiny_workspace, write_embedding, write_pairs
+from tests.worlds.world import hidden_pairs, tiny_workspace, write_embedding, write_pairs
 
 
 def test_codes_point_back_to_ids(tiny):
@@ -53,6 +53,22 @@ def test_matrix_and_sequences(tiny):
         assert split.tracks[items[window]].tolist() == mine.sort_values("timestamp").track_id.tolist()
         expected = mine.sort_values(["count", "track_id"]).track_id.tolist()
         assert split.tracks[by_count[window]].tolist() == expected
+
+
+@pytest.mark.parametrize("part", ["val", "test", "cold_test"])
+def test_lists_of_val_hide_train_and_lists_of_test_hide_train_and_val(tiny, part):
+    split = dataset.load(tiny)
+    seen, tracks = split.seen(part), split.tracks[split.candidates(part)]
+    assert seen.shape == (split.n_users, len(tracks))
+    rows, columns = seen.nonzero()
+    assert {*zip(split.users[rows], tracks[columns], strict=True)} == hidden_pairs(tiny, part)
+
+
+def test_without_val_lists_of_test_hide_train_alone(tiny):
+    (tiny / "data/val.pqt").unlink()
+    split = dataset.load(tiny)
+    rows, columns = split.seen("test").nonzero()
+    assert {*zip(split.users[rows], split.tracks[columns], strict=True)} == hidden_pairs(tiny, "val")
 
 
 def test_data_without_times_asks_for_an_order(tmp_path):

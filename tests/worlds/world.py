@@ -33,11 +33,20 @@ def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
     write_parquet(workdir / "data" / f"{part}.pqt", frame)
 
 
+def hidden_pairs(workdir, part):
+    """{(user_id, track_id)} that no list of a part may hold, straight from the files: val hides train, test both."""
+    hiding = {"val": ("train",), "test": ("train", "val"), "cold_test": ()}[part]
+    files = [path for p in hiding if (path := workdir / "data" / f"{p}.pqt").exists()]
+    return {pair for path in files
+            for pair in pd.read_parquet(path)[["user_id", "track_id"]].itertuples(index=False, name=None)}
+
+
 def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, timed=True):
     """A planted world: each user likes one of four directions; tracks of that direction are played.
 
-    Every part is present. Two tracks (the last of the hot ids) are in no part, so that track ids and
-    item codes differ. Embeddings: 'content' (the planted directions with noise), 'noise'.
+    Every part is present: half of the users have both val and test, a sixth only val, a third only test, all
+    have cold_test. Tracks 0 and 1 are in no part, so that track ids and item codes differ.
+    Embeddings: 'content' (the planted directions with noise), 'noise'.
     Metadata: items.pqt (styles: the direction; artists) and users.pqt (age, country: nothing depends on them).
     """
     workdir.mkdir(parents=True, exist_ok=True)
@@ -53,7 +62,9 @@ def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, t
         like = np.where(style == taste[user], 8.0, 1.0)
         mine = rng.choice(hot, 16, replace=False, p=like[hot] / like[hot].sum())
         rows["train"] += [(user, t) for t in mine[:12]]
-        rows["val" if user % 3 == 0 else "test"] += [(user, t) for t in mine[12:]]
+        for place, track in enumerate(mine[12:]):
+            both = ("val", "test")[place % 2]
+            rows[both if user % 2 else "val" if user % 3 == 0 else "test"].append((user, track))
         rows["cold_test"] += [(user, t) for t in rng.choice(cold, 2, replace=False, p=like[cold] / like[cold].sum())]
     known = np.unique([t for _, t in rows["train"]])
     for part, pairs in rows.items():
