@@ -17,14 +17,15 @@ COLD = True
 
 def build_parser():
     parser = cli.Parser(prog="knn.py", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings of the workspace (default: all)")
     parser.add_argument("--center", action="store_true",
                         help="subtract the mean of the train catalogue first (frozen embeddings share a direction)")
     parser.add_argument("--unit", action="store_true",
                         help="scale the tracks' vectors to length 1 before they are averaged")
     parser.add_argument("--weight", choices=("binary", "count"), default="binary",
                         help="weight of a track in the user's mean: 1, or its plays (default binary)")
-    parser.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+    parser.add_argument("--shuffle", action="store_true",
+                        help="permute the rows of the embedding by --seed (the shuffled control)")
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
                         help="tracks without an embedding: stop, or fill with the mean (default fail)")
     parser.add_argument("--as-published", action="store_true",

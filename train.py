@@ -3,13 +3,11 @@
     python train.py musicnn item 20 10000 100 1 0 "baseline" 1 0 0 0 0.0 [logdir last_epoch]
     python train.py --model musicnn --neg-samples 50 --loss infonce --shuffle
 
-Every place of the published call has a default and is a flag, too. The model is in model.py.
+Every argument of the published call has a default and is a flag, too. The model is in model.py.
 Source: "Comparative Analysis of Pretrained Audio Representations in Music Recommender Systems"
 (RecSys '24), section 3.2.
 """
-import argparse
 import math
-import re
 import sys
 import time
 from pathlib import Path
@@ -26,119 +24,83 @@ COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an un
 
 # --------------------------------------------------------------------------- the command line
 
-def whole(low):
-    def convert(text):
-        if not re.fullmatch("[0-9]{1,12}", text) or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, not {text[:40]}")
-        return int(text)
-    return convert
-
-
-def number(low, above=False):
-    def convert(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if above else low <= value) or math.isinf(value):
-            bound = "above" if above else "of at least"
-            raise argparse.ArgumentTypeError(f"must be a number {bound} {low}, not {text}")
-        return value
-    return convert
-
-
-def one_of(*values):
-    def convert(text):
-        if text not in values:
-            raise argparse.ArgumentTypeError(f"must be {' or '.join(values)}, not {text}")
-        return int(text) if text.isdigit() else text
-    return convert
-
-
-PLACES = (  # name, type, default, help; in the order of the published call
-    ("model", str, "musicnn", "embedding of the workspace, or random: no content, item embeddings of hidden_dim "
-                              "that always train (a dynamic_item_freeze still holds them at first)"),
-    ("sample_type", one_of("item", "user"), "item",
-     "item anchors the item and draws negative users, user anchors the user and draws negative items"),
-    ("neg_samples", whole(1), 20, "negatives per pair, drawn uniformly"),
-    ("batch_size", whole(1), 10000, "pairs per step"),
-    ("epochs", whole(1), 100, "epochs at most"),
-    ("item_freeze", one_of("0", "1"), 1, "1 freezes the item embeddings, 0 trains them"),
-    ("user_freeze", one_of("0", "1"), 0, "1 freezes the user embeddings, 0 trains them"),
-    ("comment", str, "", "free words in the run's name"),
-    ("user_init", one_of("0", "1"), 1, "1 starts a user at the mean of the history's item embeddings, 0 at random"),
-    ("dynamic_item_freeze", one_of("0", "1"), 0,
-     "1 freezes the items at first, whatever item_freeze says, and releases them at the first plateau of the "
-     "validation loss, where else the learning rate would fall"),
-    ("hidden_dim", whole(0), 0, "width of the shared layer, 0 for the embedding's (64 for random)"),
-    ("use_confidence", one_of("0", "1"), 0, "1 weighs a pair by 1 + 2 log(1 + plays)"),
-    ("l2", number(0), 0.0, "penalty: this times the sum of squares of the trained parameters"),
-    ("logdir", str, None, "run to continue, by its name or its folder under runs/"),
-    ("last_epoch", whole(1), None, "its finished epochs to continue after: those of its best or last checkpoint"),
+PUBLISHED_CALL = (
+    cli.Argument("model", str, "musicnn", "NAME",
+                 "embedding of the workspace, or random: ID embeddings of hidden_dim dimensions without content, which "
+                 "always train (with dynamic_item_freeze only once released)"),
+    cli.Argument("sample_type", cli.one_of("item", "user"), "item", "{item,user}",
+                 "anchor of a pair: with item, negative users are drawn for it; with user, negative items"),
+    cli.Argument("neg_samples", cli.whole_number(1), 20, "N", "negatives per pair, drawn uniformly"),
+    cli.Argument("batch_size", cli.whole_number(1), 10000, "N", "pairs per training step"),
+    cli.Argument("epochs", cli.whole_number(1), 100, "N", "largest number of epochs"),
+    cli.Argument("item_freeze", cli.flag01, 1, "{0,1}", "1 freezes the item embeddings, 0 trains them"),
+    cli.Argument("user_freeze", cli.flag01, 0, "{0,1}", "1 freezes the user embeddings, 0 trains them"),
+    cli.Argument("comment", str, "", "TEXT", "free text appended to the run name"),
+    cli.Argument("user_init", cli.flag01, 1, "{0,1}",
+                 "initial user embeddings: 1 for the mean of the item embeddings of the user's history, 0 for random"),
+    cli.Argument("dynamic_item_freeze", cli.flag01, 0, "{0,1}",
+                 "1 freezes the item embeddings at first, whatever item_freeze says, and releases them at the first "
+                 "plateau of the validation loss, where otherwise the learning rate would fall"),
+    cli.Argument("hidden_dim", cli.whole_number(0), 0, "N",
+                 "width of the shared layer; 0 for that of the embedding (64 for random)"),
+    cli.Argument("use_confidence", cli.flag01, 0, "{0,1}", "1 weights a pair by 1 + 2 log(1 + plays)"),
+    cli.Argument("l2", cli.number(0), 0.0, "FLOAT",
+                 "L2 penalty: this times the sum of squares of the trained parameters is added to the loss"),
+    cli.Argument("logdir", str, None, "RUN", "run to continue, by its name or its folder under runs/"),
+    cli.Argument("last_epoch", cli.whole_number(1), None, "N",
+                 "epoch to continue the run of logdir after: that of its best or its last checkpoint"),
 )
 
 
 def build_parser():
-    parser = cli.Parser(prog="train.py", description=__doc__, usage="%(prog)s [ARGUMENT ...] [flags]")
-    parser.add_argument("places", nargs="*", metavar="ARGUMENT",
-                        help="the published call: the following, in this order, as many as wanted")
-    group = parser.add_argument_group("published arguments")
-    for name, kind, default, text in PLACES:
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, metavar="X",
-                           help=text + ("" if default in (None, "") else f" (default {default})"))
+    parser = cli.Parser(prog="train.py", description=__doc__)
+    cli.published_call(parser, PUBLISHED_CALL)
     group = parser.add_argument_group("training")
-    group.add_argument("--loss", choices=("hinge", "bpr", "infonce"), default="hinge", help="(default hinge)")
-    group.add_argument("--margin", type=number(0), default=None, metavar="X", help="of the hinge (default 0.2)")
-    group.add_argument("--temperature", type=number(0, above=True), default=None, metavar="X",
-                       help="of bpr and infonce (default 0.1)")
-    group.add_argument("--lr", type=number(0, above=True), default=0.001, metavar="X",
+    group.add_argument("--loss", choices=("hinge", "bpr", "infonce"), default="hinge",
+                       help="training loss (default hinge, as published)")
+    group.add_argument("--margin", type=cli.number(0), default=None, metavar="FLOAT",
+                       help="margin of the hinge loss (default 0.2)")
+    group.add_argument("--temperature", type=cli.number(0, above=True), default=None, metavar="FLOAT",
+                       help="temperature of the BPR and InfoNCE losses (default 0.1)")
+    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001, as published)")
-    group.add_argument("--patience", type=whole(1), default=16, metavar="N",
-                       help="stop after so many epochs without a better validation loss (default 16)")
-    group.add_argument("--plateau", type=whole(0), default=5, metavar="N",
-                       help="take a tenth of the rate after more than so many (default 5)")
-    group.add_argument("--exclude-positives", action="store_true", help="never draw a known positive as a negative")
-    group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+    group.add_argument("--patience", type=cli.whole_number(1), default=16, metavar="N",
+                       help="epochs without a better validation loss before training stops (default 16)")
+    group.add_argument("--plateau", type=cli.whole_number(0), default=5, metavar="N",
+                       help="epochs without improvement before the learning rate is divided by 10 "
+                            "(ReduceLROnPlateau; default 5)")
+    group.add_argument("--exclude-positives", action="store_true",
+                       help="never draw a known positive as a negative (default: draw from all)")
+    group.add_argument("--shuffle", action="store_true",
+                       help="permute the rows of the embedding by --seed (the shuffled control)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
     group.add_argument("--scale", choices=("unit", "none"), default="none",
-                       help="unit centres the embedding on its hot tracks and divides it by one number, so that their "
-                            "mean squared length is 1; none takes it as it is (default none, as published)")
+                       help="scale of the embedding: unit centres it on its hot tracks and divides it by one number, "
+                            "so that their mean squared length is 1; none takes it as it is (default none, as "
+                            "published)")
     group.add_argument("--as-published", action="store_true",
-                       help="1 trains and 0 freezes, negative users come from the first 17,052, the penalty counts "
-                            "frozen parameters and the validation loss, too")
-    group.add_argument("--eval-every", type=whole(1), default=5, metavar="N",
-                       help="epochs between metrics on val (default 5)")
-    group.add_argument("--checkpoint-seconds", type=number(0), default=10.0, metavar="S",
-                       help="least time between checkpoints; 0 for one at the end of each epoch (default 10)")
-    group.add_argument("--k", type=cli.positive, default=100, help="length of the lists (default 100)")
+                       help="do as the published code does: 1 trains and 0 freezes, negative users come from the first "
+                            "17,052, and the L2 penalty counts frozen parameters and enters the validation loss")
+    group.add_argument("--eval-every", type=cli.whole_number(1), default=5, metavar="N",
+                       help="epochs between metrics on val in TensorBoard (default 5)")
+    group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
+                       help="least time between checkpoints, in seconds; 0 for one after each epoch (default 10)")
+    cli.list_length(group)
     cli.common_flags(parser, device=True)
     return parser
 
 
 def parse(argv=None):
-    """The command line with places and flags merged; every argument checked."""
+    """The command line with positional arguments and flags merged; every argument checked."""
     parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
-    if len(args.places) > len(PLACES):
-        parser.error(f"takes at most {len(PLACES)} arguments, {' '.join(p[0] for p in PLACES)}; "
-                     f"{len(args.places)} are given")
-    for i, (name, kind, default, _) in enumerate(PLACES):
-        flag = getattr(args, name)
-        try:
-            place = kind(args.places[i]) if i < len(args.places) else None
-        except argparse.ArgumentTypeError as e:
-            parser.error(f"argument {i + 1}, {name}: {e}")
-        if None not in (place, flag) and place != flag:
-            parser.error(f"{name} is {place} in place {i + 1} and {flag} as a flag; give it once")
-        setattr(args, name, next((v for v in (place, flag) if v is not None), default))
-    del args.places
+    args = cli.parse_published(parser, PUBLISHED_CALL, argv)
     check(parser, args)
     return args
 
 
 def check(parser, args):
-    """Refuse what cannot be meant, and fill the margin or the temperature, whichever the loss has."""
+    """Refuse arguments that contradict each other; fill in the margin or the temperature, whichever the loss has."""
     if (args.logdir is None) != (args.last_epoch is None):
         parser.error("logdir and last_epoch go together: the run to continue and the epoch to continue after")
     if args.last_epoch is not None and args.last_epoch >= args.epochs:

@@ -3,14 +3,12 @@
     python train_bert.py mert item 100 128 200 1 0 "bert_baseline" 1 0 1024 0 0.0
     python train_bert.py --model musicnn --hidden-dim 64 --order count --shuffle
 
-Every place of the published call has a default and is a flag, too. The model is in bert4rec.py, what the
-command line does not say in bert4rec.yaml. A user is asked for with the latest max_seq_len - 1 items of train
-and a mask behind them. The validation loss is the cross-entropy of the val tracks at that mask.
+Every argument of the published call has a default and is a flag, too. The model is in bert4rec.py, settings that
+are no flags in bert4rec.yaml. At inference a user is the last max_seq_len - 1 train items followed by the mask
+token. The validation loss is the cross-entropy of the val tracks at that mask.
 Source: "Comparative Analysis of Pretrained Audio Representations in Music Recommender Systems"
 (RecSys '24), section 3.2.
 """
-import argparse
-
 from harness import cli, runs
 from training import sequence_loop as sequence_training
 
@@ -22,86 +20,58 @@ PUBLISHED_BATCH, PUBLISHED_WINDOW = 128, 50  # the published code trains and pre
 
 # --------------------------------------------------------------------------- the command line
 
-def whole(low):
-    def convert(text):
-        if not text.isdecimal() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {low}, not {text}")
-        return int(text)
-    return convert
-
-
-def one_of(*values):
-    def convert(text):
-        if text not in values:
-            raise argparse.ArgumentTypeError(f"must be {' or '.join(values)}, not {text}")
-        return int(text) if text.isdecimal() else text
-    return convert
-
-
-PLACES = (  # name, type, default, help; in the order of the published call
-    ("model", str, "musicnn", "embedding of the workspace, or random: no content, item embeddings of hidden_dim "
-                              "that always train (a dynamic_item_freeze still holds them at first)"),
-    ("sample_type", one_of("item", "user"), "item", "recorded only: sequences have neither"),
-    ("max_seq_len", whole(2), 100, "positions of a sequence; longer histories count with their latest part"),
-    ("batch_size", whole(1), 128, "sequences per step"),
-    ("epochs", whole(1), 200, "epochs at most"),
-    ("item_freeze", one_of("0", "1"), 1, "1 freezes the item embeddings, 0 trains them; the mask always trains"),
-    ("user_freeze", one_of("0", "1"), 0, "recorded only: the model has no user embeddings"),
-    ("comment", str, "", "free words in the run's name"),
-    ("user_init", one_of("0", "1"), 1, "recorded only: the model has no user embeddings"),
-    ("dynamic_item_freeze", one_of("0", "1"), 0,
-     "1 freezes the items at first, whatever item_freeze says, and releases them at the first plateau of the "
-     "validation loss, where else the learning rate would fall"),
-    ("hidden_dim", whole(0), 0, "width of the transformer, 0 for the embedding's; another width than the embedding's "
-                                "adds a learned projection in and one out"),
-    ("use_confidence", one_of("0", "1"), 0, "recorded only: every item of a sequence weighs the same"),
-    ("l2", cli.number, 0.0, "penalty: this times the sum of squares of the trained parameters (its gradient is "
-                             "added)"),
+PUBLISHED_CALL = (
+    cli.Argument("model", str, "musicnn", "NAME",
+                 "embedding of the workspace, or random: ID embeddings of hidden_dim dimensions without content, which "
+                 "always train (with dynamic_item_freeze only once released)"),
+    cli.Argument("sample_type", cli.one_of("item", "user"), "item", "{item,user}",
+                 "recorded only: sequences have no sampled pairs"),
+    cli.Argument("max_seq_len", cli.whole_number(2), 100, "N",
+                 "positions of a sequence; of a longer history only the latest items are read"),
+    cli.Argument("batch_size", cli.whole_number(1), 128, "N", "sequences per training step"),
+    cli.Argument("epochs", cli.whole_number(1), 200, "N", "largest number of epochs"),
+    cli.Argument("item_freeze", cli.flag01, 1, "{0,1}",
+                 "1 freezes the item embeddings, 0 trains them; the mask token always trains"),
+    cli.Argument("user_freeze", cli.flag01, 0, "{0,1}", "recorded only: the model has no user embeddings"),
+    cli.Argument("comment", str, "", "TEXT", "free text appended to the run name"),
+    cli.Argument("user_init", cli.flag01, 1, "{0,1}", "recorded only: the model has no user embeddings"),
+    cli.Argument("dynamic_item_freeze", cli.flag01, 0, "{0,1}",
+                 "1 freezes the item embeddings at first, whatever item_freeze says, and releases them at the first "
+                 "plateau of the validation loss, where otherwise the learning rate would fall"),
+    cli.Argument("hidden_dim", cli.whole_number(0), 0, "N",
+                 "width of the transformer; 0 for that of the embedding, any other width adds a learned projection in "
+                 "and one out"),
+    cli.Argument("use_confidence", cli.flag01, 0, "{0,1}", "recorded only: every item of a sequence weighs the same"),
+    cli.Argument("l2", cli.number(0), 0.0, "FLOAT",
+                 "L2 penalty: this times the sum of squares of the trained parameters (its gradient is added)"),
 )
 
 
 def build_parser():
-    names = [p[0] for p in PLACES]
-    parser = cli.Parser(prog="train_bert.py", description=__doc__,
-                         usage=f"%(prog)s [{' ['.join(names)}{']' * len(names)} [flags]")
-    parser.add_argument("places", nargs="*", metavar="ARGUMENT", help="the published places, in order of the flags:")
-    group = parser.add_argument_group("published arguments")
-    for name, kind, default, text in PLACES:
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=None, metavar="X",
-                           help=text + ("" if default == "" else f" (default {default})"))
+    parser = cli.Parser(prog="train_bert.py", description=__doc__)
+    cli.published_call(parser, PUBLISHED_CALL)
     group = parser.add_argument_group("training")
-    group.add_argument("--config", metavar="FILE", help="YAML whose keys go over those of bert4rec.yaml")
-    group.add_argument("--lr", type=cli.number, metavar="X", help="rate of Adam (default: learning_rate of the YAML)")
-    group.add_argument("--patience", type=whole(1), metavar="N",
-                       help="epochs without a better validation loss (default: patience of the YAML)")
+    group.add_argument("--config", metavar="FILE", help="YAML file whose keys override those of bert4rec.yaml")
+    group.add_argument("--lr", type=cli.number(0, above=True), metavar="FLOAT",
+                       help="learning rate of Adam (default: learning_rate of the YAML file, 0.001)")
+    group.add_argument("--patience", type=cli.whole_number(1), metavar="N",
+                       help="epochs without a better validation loss before training stops (default: patience of the "
+                            "YAML file, 16)")
     sequence_training.flags(group, scale="default unit; none with --as-published")
     group.add_argument("--as-published", action="store_true",
-                       help="item_freeze 1 trains and 0 freezes, batches hold 128 whatever batch_size says, lists are "
-                            "asked for with the last 50 positions, positions count from the start, layers normalise "
-                            "after each part, the softmax also covers mask and pad, weights start at .02, "
-                            "--scale none")
-    group.add_argument("--k", type=cli.positive, default=100, help="length of the lists (default 100)")
+                       help="do as the published code does: item_freeze 1 trains and 0 freezes, batches hold 128 "
+                            "sequences whatever batch_size says, users are encoded from their last 50 positions, "
+                            "positions count from the start, layer normalisation after each sublayer, the softmax also "
+                            "covers mask and padding, initial weights have a standard deviation of 0.02, --scale none")
+    cli.list_length(group)
     cli.common_flags(parser, device=True)
     return parser
 
 
 def parse(argv=None):
-    """The command line with places and flags merged; every argument checked."""
+    """The command line with positional arguments and flags merged; every argument checked."""
     parser = build_parser()
-    args = parser.parse_intermixed_args(argv)
-    if len(args.places) > len(PLACES):
-        names = " ".join(p[0] for p in PLACES)
-        parser.error(f"takes at most {len(PLACES)} arguments ({names}), not {len(args.places)}")
-    for i, (name, kind, default, _) in enumerate(PLACES):
-        flag = getattr(args, name)
-        try:
-            place = kind(args.places[i]) if i < len(args.places) else None
-        except argparse.ArgumentTypeError as e:
-            parser.error(f"argument {i + 1}, {name}: {e}")
-        if None not in (place, flag) and place != flag:
-            parser.error(f"{name} is {place} in place {i + 1} and {flag} as a flag; give it once")
-        setattr(args, name, next((v for v in (place, flag) if v is not None), default))
-    del args.places
+    args = cli.parse_published(parser, PUBLISHED_CALL, argv)
     sequence_training.settle(parser, args, scale="none" if args.as_published else "unit")
     if args.as_published and args.dynamic_item_freeze:
         parser.error("the published code reads dynamic_item_freeze and never uses it; give 0 with --as-published")

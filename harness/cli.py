@@ -5,6 +5,9 @@ import math
 import os
 import re
 import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from harness import environment
@@ -71,52 +74,149 @@ def _os_sentence(e):
     return f"{e.strerror or e}{where}"
 
 
+# --------------------------------------------------------------------------- types of arguments
+
+def whole_number(least):
+    """argparse type: a whole number of at least `least`."""
+    def convert(text):
+        if not re.fullmatch("[0-9]{1,15}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text[:40]}")
+        return int(text)
+    return convert
+
+
+positive = whole_number(1)
+
+
+def number(least, above=False, below=math.inf):
+    """argparse type: a finite number of at least `least` (more than that where `above`), and below `below`."""
+    bound = f"{'above' if above else 'of at least'} {least:g}" + ("" if below == math.inf else f" and below {below:g}")
+
+    def convert(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value if above else least <= value) or not value < below:
+            raise argparse.ArgumentTypeError(f"must be a number {bound}, not {text[:40]}")
+        return value
+    return convert
+
+
+def one_of(*words):
+    """argparse type: one of these words."""
+    def convert(text):
+        if text not in words:
+            raise argparse.ArgumentTypeError(f"must be {' or '.join(words)}, not {text[:40]}")
+        return text
+    return convert
+
+
+def flag01(text):
+    """argparse type: 0 or 1, as an int."""
+    return int(one_of("0", "1")(text))
+
+
+def seed_number(text):
+    """argparse type: what every generator takes as its seed, 0 to 4294967295."""
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {(1 << 32) - 1}, not {text[:40]}")
+    return int(text)
+
+
+# --------------------------------------------------------------------------- flags that scripts share
+
 def common_flags(parser, seed=True, device=False, overwrite=True):
     """Add the flags that mean the same in every script."""
     group = parser.add_argument_group("common")
     group.add_argument("--workdir", metavar="DIR", default=None,
                        help="workspace folder (default: $WORKDIR, else the current directory)")
     if seed:
-        group.add_argument("--seed", type=seed_number, default=42, help="seed of everything random (default 42)")
+        group.add_argument("--seed", type=seed_number, default=42, metavar="N",
+                           help="seed of everything random, 0 to 4294967295 (default 42)")
     if device:
-        group.add_argument("--device", default="auto",
-                           help="auto (CUDA where there is one), cpu, cuda, cuda:1, ... (default auto)")
+        group.add_argument("--device", default="auto", metavar="NAME",
+                           help="device to compute on: cpu, cuda, cuda:1, ..., or auto, which takes CUDA where "
+                                "it exists (default auto)")
     if overwrite:
         group.add_argument("--overwrite", action="store_true", help="do finished work again")
     return group
 
 
-def positive(text):
-    """argparse type: a whole number of at least 1."""
-    if not re.fullmatch("[0-9]{1,15}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text[:40]}")
-    return int(text)
-
-
-def number(text):
-    """argparse type: a number of at least 0 that is finite."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text[:40]}")
-    return value
-
-
-def seed_number(text):
-    """argparse type: what every generator takes as its seed, 0 to 4294967295."""
-    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {(1 << 32) - 1}, not {text}")
-    return int(text)
-
-
 def recommender_flags(parser, device=False):
     """The flags of everything that writes lists: --k, --comment and the common ones."""
-    parser.add_argument("--k", type=positive, default=100, help="length of the lists (default 100)")
-    parser.add_argument("--comment", default="", help="free words in the run's name")
+    list_length(parser)
+    parser.add_argument("--comment", default="", metavar="TEXT", help="free text appended to the run name")
     return common_flags(parser, device=device)
 
+
+def list_length(parser):
+    """Add --k."""
+    parser.add_argument("--k", type=positive, default=100, metavar="N",
+                        help="length of the recommendation lists, in tracks (default 100)")
+
+
+# --------------------------------------------------------------------------- the published calls
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a published call: a positional argument and the flag of the same name.
+
+    type: an argparse type; default: None where there is none; metavar: what goes there (N, {0,1}, NAME)
+    """
+    name: str
+    type: Callable
+    default: object
+    metavar: str
+    help: str
+
+
+def published_call(parser, arguments):
+    """Add the arguments of a published call to a parser: as positional arguments in this order, and as flags.
+
+    `parse_published` reads a command line of such a parser.
+    """
+    names = [a.name for a in arguments]
+    usage = f"%(prog)s [{' ['.join(names)}{']' * len(names)} [flags]"
+    parser.usage = textwrap.fill(usage, 90, subsequent_indent=" " * 7)
+    parser.add_argument("positional", nargs="*", metavar="ARGUMENT",
+                        help="positional arguments of the published call, in the order of the usage line; each may "
+                             "be given as its flag instead")
+    group = parser.add_argument_group("arguments of the published call")
+    for a in arguments:
+        default = "" if a.default in (None, "") else f" (default {a.default})"
+        group.add_argument(f"--{a.name.replace('_', '-')}", type=a.type, default=None, metavar=a.metavar,
+                           help=a.help + default)
+
+
+def parse_published(parser, arguments, argv=None):
+    """The parsed command line of a published call, positional arguments and flags merged and defaults filled in.
+
+    An argument that is given twice with different values, or one too many, is an error of the parser.
+    """
+    args = parser.parse_intermixed_args(argv)
+    if len(args.positional) > len(arguments):
+        parser.error(f"takes at most {len(arguments)} positional arguments ({' '.join(a.name for a in arguments)}), "
+                     f"not {len(args.positional)}")
+    for i, a in enumerate(arguments):
+        flag = getattr(args, a.name)
+        try:
+            value = a.type(args.positional[i]) if i < len(args.positional) else None
+        except argparse.ArgumentTypeError as e:
+            parser.error(f"argument {i + 1}, {a.name}: {e}")
+        if None not in (value, flag) and value != flag:
+            parser.error(f"{a.name} is {value} as positional argument {i + 1} and {flag} as a flag; give it once")
+        setattr(args, a.name, next((v for v in (value, flag) if v is not None), a.default))
+    del args.positional
+    return args
+
+
+def settings(kind, args, **values):
+    """An instance of the dataclass `kind`: `values`, and its other fields from a parsed command line."""
+    return kind(**{f.name: getattr(args, f.name) for f in fields(kind) if f.name not in values}, **values)
+
+
+# --------------------------------------------------------------------------- workspace and device
 
 def workspace(args, create=False):
     """The workspace folder of a parsed command line, as an absolute Path."""

@@ -29,18 +29,20 @@ FLAT = 1e-6  # relative: what float32 cannot tell from nothing
 
 def build_parser():
     parser = cli.Parser(prog="recommenders.content_knn", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings (default: all of the workspace)")
-    parser.add_argument("--neighbours", type=cli.positive, default=50, help="neighbours of each track (default 50)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings of the workspace (default: all)")
+    parser.add_argument("--neighbours", type=cli.whole_number(1), default=50, metavar="N",
+                        help="neighbours of each track (default 50)")
     parser.add_argument("--scale", choices=("standard", "center", "none"), default="standard",
-                        help="features to mean 0 and deviation 1, to mean 0, or as they are (default standard)")
+                        help="scale of the features: mean 0 and deviation 1, mean 0, or as they are (default standard)")
     parser.add_argument("--values", choices=("binary", "count", "log"), default="binary",
                         help="weight of a played track: 1, its plays, or log(1 + plays) (default binary)")
-    parser.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+    parser.add_argument("--shuffle", action="store_true",
+                        help="permute the rows of the embedding by --seed (the shuffled control)")
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
                         help="tracks without an embedding: stop, or fill with the mean (default fail)")
     parser.add_argument("--like", metavar="TRACK", help="id or name of a track: print the tracks most similar to it")
     parser.add_argument("--show", type=cli.positive, metavar="N",
-                        help=f"with --like: how many (default {SHOWN})")
+                        help=f"number of tracks that --like prints (default {SHOWN})")
     cli.recommender_flags(parser, device=True)
     return parser
 

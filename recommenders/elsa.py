@@ -22,7 +22,8 @@ def build_parser():
     parser.add_argument("--factors", type=cli.positive, default=256, help="rank (default 256)")
     parser.add_argument("--epochs", type=cli.positive, default=30, help="passes over the users (default 30)")
     parser.add_argument("--batch-size", type=cli.positive, default=128, help="users per step (default 128)")
-    parser.add_argument("--lr", type=cli.number, default=0.01, help="learning rate of NAdam (default 0.01)")
+    parser.add_argument("--lr", type=cli.number(0), default=0.01, metavar="FLOAT",
+                        help="learning rate of NAdam (default 0.01)")
     parser.add_argument("--embedding", default=None, metavar="NAME",
                         help="also write the item factors as embeddings/NAME.npy; refused where another's stands there")
     cli.recommender_flags(parser, device=True)

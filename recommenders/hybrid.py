@@ -29,12 +29,15 @@ MOST_TRIALS = 10_000
 
 def build_parser():
     parser = cli.Parser(prog="recommenders.hybrid", description=__doc__)
-    parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="PART",
-                        help="runs or recommenders (default popularity content_knn itemknn)")
-    parser.add_argument("--steps", type=cli.positive, default=10, help="the grid's steps of a weight (default 10)")
-    parser.add_argument("--metric", default="NDCG@10", help="what is best on val (default NDCG@10)")
+    parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="RUN",
+                        help="runs or recommenders whose lists are combined (default popularity content_knn itemknn)")
+    parser.add_argument("--steps", type=cli.whole_number(1), default=10, metavar="N",
+                        help="steps from 0 to 1 of a weight in the grid of weights (default 10)")
+    parser.add_argument("--metric", default="NDCG@10", metavar="NAME",
+                        help="metric on val that chooses the weights (default NDCG@10)")
     parser.add_argument("--normalise", choices=("minmax", "rrf"), default="minmax",
-                        help="scores to 0..1 for each user, or 1 / (60 + place) (default minmax)")
+                        help="normalisation of the scores: minmax to 0..1 for each user, or rrf, 1 / (60 + rank) "
+                             "(default minmax)")
     cli.recommender_flags(parser)
     return parser
 

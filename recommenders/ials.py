@@ -16,11 +16,16 @@ COLD = False
 
 def build_parser():
     parser = cli.Parser(prog="recommenders.ials", description=__doc__)
-    parser.add_argument("--factors", type=cli.positive, default=64, help="dimensions (default 64)")
-    parser.add_argument("--regularization", type=cli.number, default=1.0, help="ridge penalty (default 1)")
-    parser.add_argument("--alpha", type=cli.number, default=10.0, help="confidence per unit of w (default 10)")
-    parser.add_argument("--values", choices=("binary", "count", "log"), default="binary", help="w (default binary)")
-    parser.add_argument("--iterations", type=cli.positive, default=20, help="sweeps over users and items (default 20)")
+    parser.add_argument("--factors", type=cli.whole_number(1), default=64, metavar="N",
+                        help="dimensions of the factors (default 64)")
+    parser.add_argument("--regularization", type=cli.number(0), default=1.0, metavar="FLOAT",
+                        help="ridge penalty on user and item factors (default 1)")
+    parser.add_argument("--alpha", type=cli.number(0), default=10.0, metavar="FLOAT",
+                        help="confidence added per unit of an interaction's value, see --values (default 10)")
+    parser.add_argument("--values", choices=("binary", "count", "log"), default="binary",
+                        help="value of an interaction: 1, its plays, or log(1 + plays) (default binary)")
+    parser.add_argument("--iterations", type=cli.whole_number(1), default=20, metavar="N",
+                        help="alternating sweeps over users and items (default 20)")
     cli.recommender_flags(parser)
     return parser
 

@@ -23,8 +23,10 @@ def build_parser():
                         help="weights of the play matrix before the cosine (default cosine: none)")
     parser.add_argument("--values", choices=("binary", "count"), default="binary",
                         help="a pair counts 1, or its plays (default binary)")
-    parser.add_argument("--neighbours", type=cli.positive, default=200, help="neighbours kept per item (default 200)")
-    parser.add_argument("--shrink", type=cli.number, default=0.0, help="shrinkage h of small overlaps (default 0)")
+    parser.add_argument("--neighbours", type=cli.whole_number(1), default=200, metavar="N",
+                        help="neighbours kept per item (default 200)")
+    parser.add_argument("--shrink", type=cli.number(0), default=0.0, metavar="FLOAT",
+                        help="shrinkage h of similarities that rest on few common users (default 0)")
     cli.recommender_flags(parser)
     return parser
 

@@ -16,9 +16,10 @@ COLD = False
 
 def build_parser():
     parser = cli.Parser(prog="recommenders.popularity", description=__doc__)
-    parser.add_argument("--by", choices=("users", "plays"), default="users", help="what is counted (default users)")
+    parser.add_argument("--by", choices=("users", "plays"), default="users",
+                        help="count of a track: its listeners or its plays (default users)")
     parser.add_argument("--half-life", type=float, default=0.0, metavar="DAYS",
-                        help="days after which a pair counts half; 0 counts all alike (default 0)")
+                        help="age in days at which a play counts half; 0 counts all alike (default 0)")
     cli.recommender_flags(parser)
     return parser
 

@@ -22,24 +22,25 @@ COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an un
 def flags(group, scale="default unit"):
     """Add the flags of the histories' order, of the content and of the training; scale: words on its default."""
     group.add_argument("--order", choices=("time", "count"), default="time",
-                       help="of a sequence: time, or most played last, which data without times need (default time)")
+                       help="order of a sequence: by time, or by play count with the most played last, which data "
+                            "without times need (default time)")
     group.add_argument("--scale", choices=("unit", "none"), default=None,
-                       help="unit centres the embedding on its hot tracks and divides it by one number, so that their "
-                            f"mean squared length is 1; none takes it as it is ({scale})")
+                       help="scale of the embedding: unit centres it on its hot tracks and divides it by one number, "
+                            f"so that their mean squared length is 1; none takes it as it is ({scale})")
     group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
-                       help="of matrix products; parameters and sums stay float32 (default fp32)")
-    group.add_argument("--shuffle", action="store_true", help="permute the embedding's rows by --seed (the control)")
+                       help="number format of matrix products; parameters and sums stay float32 (default fp32)")
+    group.add_argument("--shuffle", action="store_true",
+                       help="permute the rows of the embedding by --seed (the shuffled control)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
-    group.add_argument("--eval-every", type=cli.positive, default=5, help="epochs between metrics on val (default 5)")
-    group.add_argument("--checkpoint-seconds", type=cli.number, default=10.0,
-                       help="least time between checkpoints; they come at the end of epochs (default 10)")
+    group.add_argument("--eval-every", type=cli.whole_number(1), default=5, metavar="N",
+                       help="epochs between metrics on val in TensorBoard (default 5)")
+    group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
+                       help="least time between checkpoints, in seconds; they come at the end of epochs (default 10)")
 
 
 def settle(parser, args, scale="unit"):
-    """Refuse what cannot be meant, and set --scale (the default is `scale`) to what it will be."""
-    if args.lr == 0:
-        parser.error("--lr must be above 0")
+    """Refuse arguments that contradict each other, and fill in --scale, whose default is `scale`."""
     if args.model == "random" and args.shuffle:
         parser.error("--shuffle permutes an embedding; random has none")
     if args.model == "random" and args.scale is not None:

@@ -81,11 +81,12 @@ def add_arguments(parser):
 
 def add_filters(group):
     """The source's filters that it has no flags for, with its defaults; exact rules: kkbox_filters.py."""
-    group.add_argument("--max-seconds", type=float, default=360, metavar="S",
-                       help="songs shorter than S (default 360; inf keeps those of unknown length too)")
-    group.add_argument("--min-age", type=int, default=16, metavar="A",
-                       help="users of at least A years (default 16; 0 keeps unknown ages too)")
-    group.add_argument("--max-age", type=int, default=59, metavar="B", help="users of at most B years (default 59)")
+    group.add_argument("--max-seconds", type=float, default=360, metavar="SECONDS",
+                       help="keep songs shorter than SECONDS (default 360; inf keeps those of unknown length too)")
+    group.add_argument("--min-age", type=int, default=16, metavar="YEARS",
+                       help="keep users of at least YEARS (default 16; 0 keeps unknown ages too)")
+    group.add_argument("--max-age", type=int, default=59, metavar="YEARS",
+                       help="keep users of at most YEARS (default 59)")
     for who in ("artist", "composer"):
         group.add_argument(f"--{who}-names", choices=("latin", "known", "any"), default="latin",
                            help=f"songs whose {who}s are all named in several words of no Asian script, at most 25 "
@@ -94,7 +95,7 @@ def add_filters(group):
 
 def add_parts(group):
     """Which points are val and test."""
-    group.add_argument("--val-share", type=float, default=0.1, metavar="X",
+    group.add_argument("--val-share", type=float, default=0.1, metavar="FLOAT",
                        help="share of each user's train points, the last ones, that are val (default .1)")
     group.add_argument("--test", choices=("auto", "csv", "last"), default="auto",
                        help="test points from test.csv, from the last tenth of each playlist, or (auto, default) from "

@@ -34,7 +34,6 @@ they knew are left out of it and counted, and are in the accuracy over all point
 
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
-import argparse
 import math
 import sys
 import time
@@ -48,28 +47,16 @@ from preprocess import kkbox, stage
 
 NEEDS = ("features", "order")
 COLD = True
-DOOR = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",
+KKBOX_FLAGS = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",
         "composer_names", "val_share", "test")   # flags that preprocess/kkbox.py takes
 PARTS = ("static", "long", "short", "behaviour")
 
 
 # --------------------------------------------------------------------------- command line
 
-def number(low, high=math.inf):
-    def convert(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value < high:
-            below = "" if math.isinf(high) else f" and below {high:g}"
-            raise argparse.ArgumentTypeError(f"must be a number of at least {low:g}{below}, not {text}")
-        return value
-    return convert
-
-
-def words(text):
-    return [w for w in text.split(",") if w]
+def field_names(text):
+    """argparse type: column names with commas between them, as a list."""
+    return [name for name in text.split(",") if name]
 
 
 def build_parser():
@@ -79,53 +66,67 @@ def build_parser():
     group.add_argument("--db", metavar="PATH", help="the KKBOX files, a folder or an archive (default ../db); read "
                                                     "where the workspace has no points yet or --reload is given")
     group.add_argument("--cache", metavar="PATH", help="the workspace, another name of --workdir")
-    group.add_argument("--top", type=number(0), metavar="RATIO",
-                       help="KKBOX: songs played more than this share of the most played (default 0.001)")
-    group.add_argument("--min-playlist-len", type=cli.positive, metavar="NB",
+    group.add_argument("--top", type=cli.number(0), metavar="FLOAT",
+                       help="KKBOX: keep songs played more than this share of the plays of the most played song "
+                            "(default 0.001)")
+    group.add_argument("--min-playlist-len", type=cli.whole_number(1), metavar="N",
                        help="songs of a playlist before its first point (default: KKBOX 20, other workspaces 1)")
-    group.add_argument("--max-playlist-len", type=cli.positive, metavar="NB",
-                       help="KKBOX: users with fewer than NB plays of kept songs (default 200)")
-    group.add_argument("--subset-size", type=cli.positive, default=5, metavar="NB",
-                       help="songs that a label is chosen from: itself and sampled negatives (default 5)")
-    group.add_argument("--short-term-len", type=cli.positive, default=10, metavar="NB", help="(default 10)")
-    group.add_argument("--long-term-len", type=cli.positive, default=20, metavar="NB", help="(default 20)")
+    group.add_argument("--max-playlist-len", type=cli.whole_number(1), metavar="N",
+                       help="KKBOX: keep users with fewer than N plays of kept songs (default 200)")
+    group.add_argument("--subset-size", type=cli.whole_number(2), default=5, metavar="N",
+                       help="songs that a label is chosen from: itself and N - 1 sampled negatives (default 5)")
+    group.add_argument("--short-term-len", type=cli.whole_number(1), default=10, metavar="N",
+                       help="songs of the short-term playlist (default 10)")
+    group.add_argument("--long-term-len", type=cli.whole_number(1), default=20, metavar="N",
+                       help="songs of the long-term playlist (default 20)")
     group = parser.add_argument_group("KKBOX files, where they are read")
     kkbox.add_filters(group)
     kkbox.add_parts(group)
-    parser.set_defaults(**dict.fromkeys(DOOR))   # None: not asked for
-    group.add_argument("--memory", default="2GB", metavar="SIZE", help="for reading and splitting them (default 2GB)")
+    parser.set_defaults(**dict.fromkeys(KKBOX_FLAGS))   # None: not given
+    group.add_argument("--memory", default="2GB", metavar="SIZE",
+                       help="memory for reading and splitting the KKBOX files (default 2GB)")
     model_flags(parser.add_argument_group("model"))
     group = parser.add_argument_group("training")
-    group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam", help="(default adam)")
-    group.add_argument("--lr", type=number(0), default=0.001, help="learning rate (default 0.001)")
-    group.add_argument("--batch-size", type=cli.positive, default=512, help="points per step (default 512)")
-    group.add_argument("--run-len", type=cli.positive, default=64, metavar="NB",
+    group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam",
+                       help="optimiser of the training (default adam)")
+    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+                       help="learning rate of the optimiser (default 0.001)")
+    group.add_argument("--batch-size", type=cli.whole_number(1), default=512, metavar="N",
+                       help="points per training step (default 512)")
+    group.add_argument("--run-len", type=cli.whole_number(1), default=64, metavar="N",
                        help="neighbouring points of a playlist that stay in one batch; 1 shuffles points (default 64)")
-    group.add_argument("--epochs", type=cli.positive, default=20, help="at most (default 20)")
-    group.add_argument("--patience", type=cli.positive, default=3,
-                       help="stop after so many epochs without a better val loss (default 3)")
+    group.add_argument("--epochs", type=cli.whole_number(1), default=20, metavar="N",
+                       help="largest number of epochs (default 20)")
+    group.add_argument("--patience", type=cli.whole_number(1), default=3, metavar="N",
+                       help="epochs without a better validation loss before training stops (default 3)")
     group.add_argument("--order", choices=("time", "count"), default="time",
-                       help="order of playlists: time, or play counts where a data set has no times (default time)")
-    group.add_argument("--checkpoint-seconds", type=number(0), default=60.0,
-                       help="least time between checkpoints within an epoch (default 60)")
+                       help="order of playlists: by time, or by play count for data without times (default time)")
+    group.add_argument("--checkpoint-seconds", type=cli.number(0), default=60.0, metavar="FLOAT",
+                       help="least time between checkpoints within an epoch, in seconds; 0 for one after every step "
+                            "(default 60)")
     cli.recommender_flags(parser, device=True)
     return parser
 
 
 def model_flags(group):
     group.add_argument("--rating", choices=("product", "concat"), default="product",
-                       help="concat is the source's, which ranks alike for everybody (default product)")
-    group.add_argument("--hidden", type=cli.positive, nargs="+", default=[512, 64], metavar="N",
-                       help="hidden layers of the two MLPs (default 512 64)")
-    group.add_argument("--size", type=cli.positive, default=32, help="of the embeddings (default 32)")
-    group.add_argument("--lstm-size", type=cli.positive, default=256, help="(default 256)")
-    group.add_argument("--lstm-layers", type=cli.positive, default=2, help="(default 2)")
-    group.add_argument("--dropout", type=number(0, 1), default=0.3, help="in and after the LSTM (default 0.3)")
-    group.add_argument("--song-fields", type=words, metavar="A,B",
-                       help="columns of items.pqt (default: those of genres, artists, composers, language, styles, "
-                            "tags that are there)")
-    group.add_argument("--user-fields", type=words, metavar="A,B",
-                       help="columns of users.pqt (default: those of age, gender, city, country)")
+                       help="rating of a song: concat is the source's linear layer, which ranks alike for everybody; "
+                            "product adds the elementwise product of user and song to it (default product)")
+    group.add_argument("--hidden", type=cli.whole_number(1), nargs="+", default=[512, 64], metavar="N",
+                       help="sizes of the hidden layers of the two MLPs (default 512 64)")
+    group.add_argument("--size", type=cli.whole_number(1), default=32, metavar="N",
+                       help="embedding size of users and songs (default 32)")
+    group.add_argument("--lstm-size", type=cli.whole_number(1), default=256, metavar="N",
+                       help="units of an LSTM layer (default 256)")
+    group.add_argument("--lstm-layers", type=cli.whole_number(1), default=2, metavar="N",
+                       help="number of LSTM layers (default 2)")
+    group.add_argument("--dropout", type=cli.number(0, below=1), default=0.3, metavar="FLOAT",
+                       help="dropout probability in and after the LSTM, from 0 to below 1 (default 0.3)")
+    group.add_argument("--song-fields", type=field_names, metavar="A,B",
+                       help="metadata columns of items.pqt (default: those of genres, artists, composers, language, "
+                            "styles, tags that exist)")
+    group.add_argument("--user-fields", type=field_names, metavar="A,B",
+                       help="metadata columns of users.pqt (default: those of age, gender, city, country that exist)")
     for part, text in zip(PARTS, ("the static user", "the long-term playlist", "the short-term playlist",
                                   "the listening behaviour"), strict=True):
         group.add_argument(f"--no-{part}", action="store_true", help=f"ablation: leave out {text}")
@@ -133,12 +134,6 @@ def model_flags(group):
 
 def parse(argv):
     args = build_parser().parse_args(argv)
-    if args.lr == 0:
-        raise UsageError("--lr must be above 0, not 0")
-    if args.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {args.seed}")
-    if args.subset_size < 2:
-        raise UsageError("--subset-size counts the label and at least one negative, so at least 2, not 1")
     if args.short_term_len > args.long_term_len:
         raise UsageError(f"--short-term-len {args.short_term_len} is longer than --long-term-len "
                          f"{args.long_term_len}, whose end it is")
@@ -153,7 +148,7 @@ def parse(argv):
 
 def request_of(args, of_points):
     """Every argument that can change the result; what the KKBOX door takes is in the workspace's files instead."""
-    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory", *DOOR}
+    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory", *KKBOX_FLAGS}
     request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
     return request | {"min_playlist_len": None if of_points else args.min_playlist_len or 1}
 
@@ -165,7 +160,7 @@ def prepare(args):
     import importlib
     workdir = Path(args.workdir).expanduser() if args.workdir else None
     there = cli.workspace(args) if workdir is None or workdir.is_dir() else workdir.absolute()
-    asked = {name: getattr(args, name) for name in DOOR if getattr(args, name) is not None}
+    asked = {name: getattr(args, name) for name in KKBOX_FLAGS if getattr(args, name) is not None}
     split, points = ((there / name).exists() for name in ("data/train.pqt", "points.pqt"))
     if not args.reload and (split or points):
         if args.db:

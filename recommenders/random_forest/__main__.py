@@ -44,18 +44,21 @@ def build_parser():
                         help="runs or recommenders whose lists are the candidates "
                              "(default popularity content_knn itemknn)")
     parser.add_argument("--model", choices=tuple(DEFAULTS), default="forest",
-                        help="what learns to rank (default forest)")
-    parser.add_argument("--trees", type=cli.positive, default=100, help="trees (default 100)")
+                        help="model that learns to rank: a random forest, or LambdaMART of LightGBM (default forest)")
+    parser.add_argument("--trees", type=cli.whole_number(1), default=100, metavar="N",
+                        help="number of trees (default 100)")
     parser.add_argument("--min-leaf", type=cli.positive, metavar="N",
-                        help="least candidates in a leaf (default: forest 10, lambdarank 100)")
+                        help="smallest number of candidates in a leaf (default: forest 10, lambdarank 100)")
     parser.add_argument("--negatives", type=int, metavar="N",
                         help="wrong candidates of each user to learn from, at random; 0: all "
                              "(default: forest 15, lambdarank 0)")
-    parser.add_argument("--folds", type=cli.positive, default=5, help="of val's users, at least 2 (default 5)")
-    parser.add_argument("--max-features", type=float, metavar="X",
-                        help="forest: share of the features tried at a split (default 0.33)")
-    parser.add_argument("--leaves", type=cli.positive, metavar="N", help="lambdarank: leaves of a tree (default 15)")
-    parser.add_argument("--lr", type=float, metavar="X", help="lambdarank: learning rate (default 0.1)")
+    parser.add_argument("--folds", type=cli.whole_number(1), default=5, metavar="N",
+                        help="cross-validation folds of the users of val, at least 2 (default 5)")
+    parser.add_argument("--max-features", type=float, metavar="FLOAT",
+                        help="forest: share of the features tried at a split, above 0 and up to 1 (default 0.33)")
+    parser.add_argument("--leaves", type=cli.positive, metavar="N",
+                        help="lambdarank: leaves of a tree, at least 2 (default 15)")
+    parser.add_argument("--lr", type=float, metavar="FLOAT", help="lambdarank: learning rate (default 0.1)")
     cli.recommender_flags(parser)
     return parser
 

@@ -6,12 +6,13 @@
     python -m recommenders.sasrec --loss gbce --negatives 256      for catalogues of a million tracks
 
 Sources: Kang and McAuley, ICDM 2018 (arXiv 1808.09781); the loss gBCE: Petrov and Macdonald, RecSys 2023
-(arXiv 2308.07192). The model and its losses are in sasrec_model.py. A user is asked for with the latest max-seq-len
-tracks of train. ce is the cross-entropy over the whole catalogue, of which only blocks are held; sampled estimates it
-from sampled tracks; gbce is binary, with the overconfidence of sampling taken back. One draw of tracks serves a batch.
+(arXiv 2308.07192). The model and its losses are in model.py beside this file. At inference a user is the last
+max-seq-len tracks of train. ce is the cross-entropy over the whole catalogue, of which only blocks are held; sampled
+estimates it from sampled tracks; gbce is binary, with the overconfidence of sampling corrected. The sampled tracks are
+shared by a batch.
 
-The layers are those of the published code, but for a dropout on what attention gives instead of on its weights.
-Positions count from the end, as its left padding makes them.
+The layers are those of the published code, except that dropout is applied to the output of attention instead of to
+its weights. Positions count from the end of a sequence, as with the left padding of that code.
 """
 import argparse
 
@@ -30,35 +31,47 @@ PLATEAU = {"plateau_patience": 5, "plateau_factor": 0.1}  # epochs without a bet
 
 def build_parser():
     parser = cli.Parser(prog="recommenders.sasrec", description=__doc__)
-    text = "embedding of the workspace, or random: no content, item vectors that train (default random)"
-    parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=text)
+    text = ("embedding of the workspace, or random: ID embeddings of hidden-dim dimensions without content, which "
+            "always train")
+    parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="NAME",
+                        help=f"{text} (default random)")
     group = parser.add_argument_group("content")
-    group.add_argument("--model", default="random", metavar="X", help="the same as a flag")
-    group.add_argument("--item-freeze", type=int, choices=(0, 1), default=1,
-                       help="1 freezes an embedding's vectors, 0 trains them on (default 1)")
-    group.add_argument("--dynamic-item-freeze", type=int, choices=(0, 1), default=0,
-                       help="1 freezes until the first plateau of the validation loss, then trains (default 0)")
+    group.add_argument("--model", default="random", metavar="NAME", help=f"{text}; the same as a flag (default random)")
+    group.add_argument("--item-freeze", type=cli.flag01, default=1, metavar="{0,1}",
+                       help="1 freezes the item embeddings, 0 trains them (default 1)")
+    group.add_argument("--dynamic-item-freeze", type=cli.flag01, default=0, metavar="{0,1}",
+                       help="1 freezes the item embeddings until the first plateau of the validation loss and then "
+                            "trains them (default 0)")
     group = parser.add_argument_group("model")
-    group.add_argument("--max-seq-len", type=cli.positive, default=100,
-                       help="positions of a sequence; longer histories count with their latest part (default 100)")
-    group.add_argument("--hidden-dim", type=cli.positive, default=128,
-                       help="width; another than the embedding's adds a projection in and one out (default 128)")
-    group.add_argument("--layers", type=cli.positive, default=2, help="(default 2)")
-    group.add_argument("--heads", type=cli.positive, default=4, help="must divide the width (default 4)")
-    group.add_argument("--dropout", type=cli.number, default=0.2, help="(default 0.2)")
+    group.add_argument("--max-seq-len", type=cli.whole_number(1), default=100, metavar="N",
+                       help="positions of a sequence; of a longer history only the latest items are read (default 100)")
+    group.add_argument("--hidden-dim", type=cli.whole_number(1), default=128, metavar="N",
+                       help="width of the transformer; another width than the embedding's adds a learned projection in "
+                            "and one out (default 128)")
+    group.add_argument("--layers", type=cli.whole_number(1), default=2, metavar="N",
+                       help="number of transformer layers (default 2)")
+    group.add_argument("--heads", type=cli.whole_number(1), default=4, metavar="N",
+                       help="attention heads of a layer; must divide the width (default 4)")
+    group.add_argument("--dropout", type=cli.number(0, below=1), default=0.2, metavar="FLOAT",
+                       help="dropout probability, from 0 to below 1 (default 0.2)")
     group = parser.add_argument_group("training")
-    group.add_argument("--loss", choices=("ce", "sampled", "gbce"), default="ce", help="see above (default ce)")
-    group.add_argument("--negatives", type=cli.positive, default=None, metavar="N",
-                       help=f"sampled tracks of a batch, for sampled and gbce (default {NEGATIVES})")
-    group.add_argument("--gbce-t", type=cli.number, default=None, metavar="T",
-                       help=f"calibration of gbce, from 0 (plain BCE) to 1 (default {GBCE_T})")
-    group.add_argument("--batch-size", type=cli.positive, default=128, help="sequences per step (default 128)")
-    group.add_argument("--epochs", type=cli.positive, default=100, help="at most (default 100)")
-    group.add_argument("--patience", type=cli.positive, default=10,
-                       help="stop after so many epochs without a better validation loss (default 10)")
-    group.add_argument("--lr", type=cli.number, default=0.001, help="rate of Adam (default 0.001)")
-    group.add_argument("--l2", type=cli.number, default=0.0,
-                       help="penalty: this times the sum of squares of the trained parameters (default 0)")
+    group.add_argument("--loss", choices=("ce", "sampled", "gbce"), default="ce",
+                       help="training loss: cross-entropy over the whole catalogue, over sampled tracks, or gBCE "
+                            "(default ce)")
+    group.add_argument("--negatives", type=cli.whole_number(1), default=None, metavar="N",
+                       help=f"sampled tracks of a batch, for --loss sampled and gbce (default {NEGATIVES})")
+    group.add_argument("--gbce-t", type=cli.number(0), default=None, metavar="FLOAT",
+                       help=f"calibration t of --loss gbce, from 0 (plain BCE) to 1 (default {GBCE_T})")
+    group.add_argument("--batch-size", type=cli.whole_number(1), default=128, metavar="N",
+                       help="sequences per training step (default 128)")
+    group.add_argument("--epochs", type=cli.whole_number(1), default=100, metavar="N",
+                       help="largest number of epochs (default 100)")
+    group.add_argument("--patience", type=cli.whole_number(1), default=10, metavar="N",
+                       help="epochs without a better validation loss before training stops (default 10)")
+    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+                       help="learning rate of Adam (default 0.001)")
+    group.add_argument("--l2", type=cli.number(0), default=0.0, metavar="FLOAT",
+                       help="L2 penalty: this times the sum of squares of the trained parameters (default 0)")
     sequence_training.flags(group)
     cli.recommender_flags(parser, device=True)
     return parser
@@ -71,8 +84,6 @@ def parse(argv=None):
     if args.hidden_dim % args.heads:
         parser.error(f"{args.heads} heads cannot share a width of {args.hidden_dim}; give --hidden-dim a multiple of "
                      f"{args.heads} ({-(-args.hidden_dim // args.heads) * args.heads}, say)")
-    if args.dropout >= 1:
-        parser.error(f"--dropout must be below 1, not {args.dropout:g}")
     if args.loss == "ce" and args.negatives is not None:
         parser.error("--negatives is for --loss sampled and gbce; ce takes the whole catalogue")
     if args.loss != "gbce" and args.gbce_t is not None:

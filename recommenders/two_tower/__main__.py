@@ -16,7 +16,6 @@ A user's column of means never contains the item to be found: in training each p
 Training stops on NDCG@10 of val. The lists are ranked exactly; the index in model_embeddings/ is for serving, its
 recall against exact search is printed and recorded.
 """
-import argparse
 import math
 import sys
 import time
@@ -35,56 +34,56 @@ SHOWN = 10             # tracks that --listener prints
 
 # --------------------------------------------------------------------------- command line
 
-def number(low, high=math.inf, above=False):
-    def convert(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (low < value if above else low <= value) or not value < high:
-            bound = "above" if above else "of at least"
-            below = "" if math.isinf(high) else f" and below {high:g}"
-            raise argparse.ArgumentTypeError(f"must be a number {bound} {low}{below}, not {text}")
-        return value
-    return convert
-
-
 def build_parser():
     parser = cli.Parser(prog="recommenders.two_tower", description=__doc__)
-    group = parser.add_argument_group("what the towers read")
-    group.add_argument("--embedding", nargs="+", metavar="NAME", help="embeddings of the workspace, side by side")
+    group = parser.add_argument_group("features")
+    group.add_argument("--embedding", nargs="+", metavar="NAME",
+                       help="embeddings of the workspace that both towers read, side by side (needed)")
     group.add_argument("--fields", nargs="+", default=[], metavar="COLUMN",
-                       help="columns of items.pqt, tags or styles for example: their 200 commonest values")
+                       help="columns of items.pqt that both towers read, tags or styles for example: the 200 most "
+                            "frequent values of each (default none)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
-    group.add_argument("--shuffle", action="store_true", help="permute the embeddings' rows by --seed (the control)")
+    group.add_argument("--shuffle", action="store_true",
+                       help="permute the rows of the embeddings by --seed (the shuffled control)")
     group = parser.add_argument_group("training")
     group.add_argument("--logq", choices=("standard", "unbiased", "off"), default="standard",
-                       help="correction of the batch's popularity; unbiased leaves the positive as it is "
-                            "(default standard)")
-    group.add_argument("--temperature", type=number(0, above=True), default=0.05, metavar="X", help="(default 0.05)")
-    group.add_argument("--hide", type=number(0, 1), default=0.1, metavar="SHARE",
-                       help="of a batch's items whose counts are hidden (default 0.1)")
-    group.add_argument("--dropout", type=number(0, 1), default=0.1, metavar="SHARE", help="(default 0.1)")
-    group.add_argument("--lr", type=number(0, above=True), default=0.001, help="rate of AdamW (default 0.001)")
-    group.add_argument("--l2", type=number(0), default=0.01, help="weight decay of AdamW (default 0.01)")
-    group.add_argument("--batch-size", type=cli.positive, default=1024, help="pairs per step (default 1024)")
-    group.add_argument("--epochs", type=cli.positive, default=100, help="at most (default 100)")
-    group.add_argument("--patience", type=cli.positive, default=5,
-                       help="stop after so many epochs without a better NDCG@10 on val (default 5)")
+                       help="correction for the popularity of in-batch negatives; unbiased leaves the positive "
+                            "uncorrected (default standard)")
+    group.add_argument("--temperature", type=cli.number(0, above=True), default=0.05, metavar="FLOAT",
+                       help="temperature of the softmax over a batch (default 0.05)")
+    group.add_argument("--hide", type=cli.number(0, below=1), default=0.1, metavar="FLOAT",
+                       help="share of a batch's items whose play counts are hidden, from 0 to below 1 (default 0.1)")
+    group.add_argument("--dropout", type=cli.number(0, below=1), default=0.1, metavar="FLOAT",
+                       help="dropout probability of both towers, from 0 to below 1 (default 0.1)")
+    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+                       help="learning rate of AdamW (default 0.001)")
+    group.add_argument("--l2", type=cli.number(0), default=0.01, metavar="FLOAT",
+                       help="weight decay of AdamW (default 0.01)")
+    group.add_argument("--batch-size", type=cli.whole_number(1), default=1024, metavar="N",
+                       help="pairs per training step (default 1024)")
+    group.add_argument("--epochs", type=cli.whole_number(1), default=100, metavar="N",
+                       help="largest number of epochs (default 100)")
+    group.add_argument("--patience", type=cli.whole_number(1), default=5, metavar="N",
+                       help="epochs without a better NDCG@10 on val before training stops (default 5)")
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
-                       help="of the towers' products; auto is bf16 or fp16 on CUDA, fp32 elsewhere (default auto)")
-    group.add_argument("--checkpoint-seconds", type=number(0), default=30.0,
-                       help="least time between checkpoints within an epoch (default 30)")
+                       help="number format of the towers' matrix products; auto is bf16 or fp16 on CUDA and fp32 "
+                            "elsewhere (default auto)")
+    group.add_argument("--checkpoint-seconds", type=cli.number(0), default=30.0, metavar="FLOAT",
+                       help="least time between checkpoints within an epoch, in seconds; 0 for one after every step "
+                            "(default 30)")
     group = parser.add_argument_group("serving")
     group.add_argument("--index", choices=("flat", "ivf"), default="flat",
-                       help="flat is exact, ivf looks into some lists only (default flat)")
-    group.add_argument("--lists", type=cli.positive, help="of ivf (default: about the root of the tracks)")
-    group.add_argument("--probe", type=cli.positive, help="lists looked into (default: an eighth)")
+                       help="FAISS index: flat is exact, ivf searches some of its lists only (default flat)")
+    group.add_argument("--lists", type=cli.whole_number(1), metavar="N",
+                       help="number of lists of an ivf index (default: about the square root of the number of tracks)")
+    group.add_argument("--probe", type=cli.whole_number(1), metavar="N",
+                       help="lists of an ivf index that a search reads (default: an eighth of them)")
     group.add_argument("--listener", nargs="*", metavar="TRACK",
-                       help="print the tracks for somebody new who played these (ids or names), or none")
-    group.add_argument("--show", type=cli.positive, metavar="N",
-                       help=f"with --listener: how many (default {SHOWN})")
+                       help="print recommendations for a new user who played these tracks (ids or names); without any, "
+                            "for the average user")
+    group.add_argument("--show", type=cli.whole_number(1), metavar="N",
+                       help=f"number of tracks that --listener prints (default {SHOWN})")
     cli.recommender_flags(parser, device=True)
     return parser
 

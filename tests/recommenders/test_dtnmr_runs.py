@@ -241,7 +241,7 @@ def test_a_song_and_a_user_without_metadata_are_unknown_not_an_error(tmp_path):
     (["--test", "last"], 2, "--test is for the KKBOX files"),
     (["--song-fields", "genre"], 2, "--song-fields"),
     (["--user-fields", "sex"], 2, "--user-fields"),
-    (["--lr", "0"], 2, "--lr must be above 0"),
+    (["--lr", "0"], 2, "--lr: must be a number above 0, not 0"),
     (["--dropout", "1"], 2, "below 1"),
     (["--lr", "nan"], 2, "not nan"),
     (["--memory", "much"], 2, "--memory much"),
