@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import dataset
 import model
 import train
-from training import shallow
+from training import fused_cosine, shallow
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,13 +32,10 @@ def random_net(n_users=7, n_items=9, dim=5, hidden=6, seed=0):
     return net_of(*(rng.normal(size=(n, dim)).astype(np.float32) for n in (n_items, n_users)), hidden, seed)
 
 
-def plain_scores(net, anchor, anchors, candidates):
-    """The definition, with torch's own parts: every pair looked up, projected, compared."""
-    tables = net.user_embeddings, net.item_embeddings
-    tables = tables if anchor == "user" else tables[::-1]
-    pairs = zip(tables, (anchors, candidates), strict=True)
-    a, c = (torch.relu(F.linear(table[codes], net.weight, net.bias)) for table, codes in pairs)
-    return F.cosine_similarity(a.unsqueeze(1), c, dim=2)
+def by_definition(net, anchor, anchors, candidates):
+    """Scores (B, C) of the same pairs by `forward`, the plain form."""
+    pairs = (anchors[:, None], candidates) if anchor == "user" else (candidates, anchors[:, None])
+    return net(*pairs)
 
 
 # --------------------------------------------------------------------------- mathematics
@@ -51,7 +48,9 @@ def test_equals_the_published_scores_and_losses(shared):
         net.bias.copy_(golden["linear_bias"])
     users, items, close = golden["users"], golden["items"], {"atol": 1e-5, "rtol": 0}
     torch.testing.assert_close(net(users, items), golden["positive_scores"], **close)
+    torch.testing.assert_close(net(golden["negative_users"], items[:, None]), golden["negative_scores"], **close)
     scores = net.scores("item", items, torch.cat([users[:, None], golden["negative_users"]], 1))
+    torch.testing.assert_close(scores[:, 0], golden["positive_scores"], **close)
     torch.testing.assert_close(scores[:, 1:], golden["negative_scores"], **close)
     weight = model.confidence(golden["counts"].float())
     assert abs(model.hinge(scores) - golden["hinge_loss"]) < 1e-5
@@ -60,17 +59,31 @@ def test_equals_the_published_scores_and_losses(shared):
         torch.testing.assert_close(ours, golden[theirs], **close)
 
 
+def test_the_forward_pass_is_the_cosine_of_the_projected_pairs():
+    """Every pair looked up, projected and compared by torch's own parts; scores and gradients."""
+    net = random_net().double()
+    users, items = torch.tensor([[3], [6], [3], [0]]), torch.tensor([[1, 1, 4], [0, 6, 2], [4, 5, 1], [1, 0, 0]])
+    a, b = (torch.relu(F.linear(table[codes], net.weight, net.bias))
+            for table, codes in ((net.user_embeddings, users), (net.item_embeddings, items)))
+    expected = F.cosine_similarity(a, b, dim=2)
+    torch.testing.assert_close(net(users, items), expected)
+    mix = torch.linspace(-1, 2, 12, dtype=torch.float64).view(4, 3)
+    for ours, theirs in zip(*(torch.autograd.grad((scores * mix).sum(), list(net.parameters()))
+                              for scores in (net(users, items), expected)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("sparse_kernel", [True, False])
 @pytest.mark.parametrize("whole_table", [0.0, 0.5, 2.0])
-def test_scores_and_gradients_are_those_of_plain_autograd(monkeypatch, whole_table, sparse_kernel):
-    monkeypatch.setattr(model, "WHOLE_TABLE", whole_table)
+def test_the_fused_scores_and_gradients_are_those_of_the_forward_pass(monkeypatch, whole_table, sparse_kernel):
+    monkeypatch.setattr(fused_cosine, "WHOLE_TABLE", whole_table)
     if not sparse_kernel:
         monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-        monkeypatch.setitem(model.BLOCK_BYTES, "cpu", 100)
+        monkeypatch.setitem(fused_cosine.BLOCK_BYTES, "cpu", 100)
     for anchor in ("item", "user"):
         net = random_net().double()
         anchors, candidates = torch.tensor([3, 6, 3, 0]), torch.tensor([[1, 1, 4], [0, 6, 2], [4, 5, 1], [1, 0, 0]])
-        ours, plain = net.scores(anchor, anchors, candidates), plain_scores(net, anchor, anchors, candidates)
+        ours, plain = net.scores(anchor, anchors, candidates), by_definition(net, anchor, anchors, candidates)
         torch.testing.assert_close(ours, plain)
         mix = torch.linspace(-1, 2, 12, dtype=torch.float64).view(4, 3)
         for a, b in zip(torch.autograd.grad((ours * mix).sum(), list(net.parameters())),
@@ -79,25 +92,26 @@ def test_scores_and_gradients_are_those_of_plain_autograd(monkeypatch, whole_tab
 
 
 def test_each_distinct_row_is_projected_once(monkeypatch):
-    projected, project = [], model._unit
+    projected, project = [], fused_cosine._project
 
-    def counted(rows, *rest):
+    def counted(rows, *rest, **out):
         projected.append(len(rows))
-        return project(rows, *rest)
-    monkeypatch.setattr(model, "_unit", counted)
+        return project(rows, *rest, **out)
+    monkeypatch.setattr(fused_cosine, "_project", counted)
     net = random_net(n_users=100, n_items=100)
     net.scores("item", torch.tensor([5, 5, 5, 8]), torch.tensor([[1, 2], [2, 1], [1, 1], [3, 2]]))
     assert projected == [2, 3]  # items 5 and 8, users 1, 2 and 3
 
 
-def test_a_vector_emptied_by_the_relu_scores_zero_and_keeps_gradients_finite():
+@pytest.mark.parametrize("scores_of", [by_definition, model.ShallowEmbeddingModel.scores])
+def test_a_vector_emptied_by_the_relu_scores_zero_and_keeps_gradients_finite(scores_of):
     net = random_net()
     with torch.no_grad():
         net.item_embeddings[2] = 0
         net.user_embeddings.abs_()
         net.weight.abs_()
         net.bias.fill_(-1e-3)  # item 2 projects to nothing, users to something
-    scores = net.scores("user", torch.tensor([0, 1]), torch.tensor([[2, 3], [2, 2]]))
+    scores = scores_of(net, "user", torch.tensor([0, 1]), torch.tensor([[2, 3], [2, 2]]))
     assert scores[0, 0] == 0 and (scores[1] == 0).all()
     scores.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
@@ -140,7 +154,7 @@ def test_steps_are_plain_adam_on_the_plain_loss(sample_type):
         n = (40, 30) if sample_type == "item" else (30, 40)
         batch = (torch.randint(n[0], (50,), generator=draw), torch.randint(n[1], (50, 21), generator=draw),
                  torch.rand(50, generator=draw) + 1)
-        scores = plain_scores(plain, sample_type, *batch[:2])
+        scores = by_definition(plain, sample_type, *batch[:2])
         loss = ((0.2 - scores[:, :1] + scores[:, 1:]).clamp(min=0) * batch[2][:, None]).mean()
         loss = loss + 0.01 * sum((p ** 2).sum() for p in plain.parameters())
         adam.zero_grad()
