@@ -9,6 +9,16 @@ from pathlib import Path
 from harness.cli import pick_device
 
 
+def cores():
+    """Number of processor cores this process may use, at least 1: its affinity where the system tells, else all."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # AttributeError: macOS has no affinity
+        import psutil
+        return len(psutil.Process().cpu_affinity()) or 1
+    return os.cpu_count() or 1
+
+
 def peak_memory():
     """Peak resident memory of this process, bytes (and of the GPU, where one was used, if larger)."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as f:  # getrusage would count the parent's
@@ -23,7 +33,7 @@ def computed_on(name):
     """{"device", "threads"} of a finished run; name: its --device."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return {"device": "cpu", "threads": len(os.sched_getaffinity(0))}
+        return {"device": "cpu", "threads": cores()}
     device = pick_device(name)
     model = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {"device": f"{device}{model}", "threads": torch.get_num_threads()}
