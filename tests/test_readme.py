@@ -54,6 +54,7 @@ def demo(tmp_path_factory):
     return folder, make_demo(folder, folder.parent / "installed")
 
 
+@pytest.mark.trains
 def test_make_demo_ends_with_both_tables(demo):
     _, printed = demo
     for row in ("chance", "popularity", "(random|ID embeddings)", "mfcc", "musicnn", "shuffled musicnn", "oracle"):
@@ -61,6 +62,7 @@ def test_make_demo_ends_with_both_tables(demo):
     assert "### test" in printed and "### cold_test" in printed
 
 
+@pytest.mark.trains
 def test_a_second_make_demo_skips_everything(demo, tmp_path):
     folder, _ = demo
     before = {p: p.stat().st_mtime_ns for kind in ("preds", "embeddings", "data", "checkpoints")
@@ -75,6 +77,7 @@ def order(command):
     return next((i for i, stage in enumerate(stages) if stage in command), len(stages))
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("command", sorted((c for c in PYTHON if c not in TAGGED), key=order))
 def test_commands_run(command, demo, request):
     if "work/demo" not in command:      # these read the cross-check data, or what such a command made
@@ -114,6 +117,7 @@ def test_tagged_and_quoted_commands_parse(command):
     parse(argv)
 
 
+@pytest.mark.trains
 def test_the_small_demo_shows_what_holds_by_construction(demo):
     """Cold, the truth is clearly above the same vectors on the wrong tracks; hot, trained models are above chance."""
     def values(recommender, part, metric, **request):
@@ -190,6 +194,18 @@ def test_links_between_the_pages_resolve():
 
 def test_every_page_is_linked_from_the_readme():
     assert not [page for page in PAGES if page.startswith("docs/") and f"({page})" not in README]
+
+
+def test_name_version_and_licence_are_the_same_everywhere():
+    import tomllib
+
+    import yaml
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert README.startswith(f"# {project['name']}\n") and citation["title"].startswith(project["name"] + ":")
+    assert citation["version"] == project["version"] and citation["license"] == project["license"] == "MIT"
+    assert f"\n## {project['version']} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
 
 
 # --------------------------------------------------------------------------- the templates of docs/extending.md
