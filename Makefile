@@ -9,11 +9,14 @@ WORLD   ?=
 STAMP   := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test lint bench clean-demo
+.PHONY: help demo test test-quick lint bench clean-demo
 help:
-	@echo "make demo    the built-in world from sound to tables (about five minutes, into $(DEMO))"
-	@echo "make test    lint and all tests"
-	@echo "make bench   side-by-side measurements, quick sizes"
+	@echo "make demo        the built-in world from sound to tables (about five minutes, into $(DEMO))"
+	@echo "make test        lint and all tests (about 15 minutes on 2 cores); lists the twenty slowest"
+	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
+	@echo "make lint        ruff"
+	@echo "make bench       side-by-side measurements, quick sizes"
+	@echo "make clean-demo  remove $(DEMO)"
 
 $(STAMP): requirements.txt requirements/dev.txt requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
@@ -32,8 +35,11 @@ demo: $(STAMP)
 	$(PY) table.py --workdir $(DEMO) --k 10 50
 
 test: $(STAMP) lint
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slurm" $(TESTS)
+	$(PY) -m pytest -n 2 --dist loadfile --durations=20 -m "not slurm" $(TESTS)
 	$(PY) -m pytest -m slurm $(TESTS); status=$$?; test $$status -eq 5 || exit $$status
+
+test-quick: $(STAMP) lint
+	$(PY) -m pytest -n 2 --dist loadfile --durations=5 -m "not slurm and not trains" $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

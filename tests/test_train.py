@@ -59,6 +59,7 @@ def checkpoint(workdir, name, which="last"):
 
 # --------------------------------------------------------------------------- whole runs
 
+@pytest.mark.trains
 @pytest.mark.parametrize("flags", [["item"], ["user"], ["item", "--loss", "bpr"], ["user", "--loss", "infonce"],
                                    ["item", "--item-freeze", "0", "--exclude-positives", "--use-confidence", "1"]])
 def test_learns_the_planted_world_hot_and_cold(tmp_path, flags):
@@ -73,6 +74,7 @@ def test_learns_the_planted_world_hot_and_cold(tmp_path, flags):
         assert recall.mean() - half > 1.8 * 5 / size, part
 
 
+@pytest.mark.trains
 def test_cold_items_are_ranked_by_their_content_through_the_trained_projection(tiny):
     name, _ = main(tiny, *QUICK, "--item-freeze", "0")
     split = dataset.load(tiny)
@@ -84,12 +86,14 @@ def test_cold_items_are_ranked_by_their_content_through_the_trained_projection(t
     assert np.load(tiny / "model_embeddings" / f"{name}_users.npy").shape == (split.n_users, 8)
 
 
+@pytest.mark.trains
 def test_random_skips_the_cold_part_and_says_why(tiny):
     name, config = main(tiny, "random", *QUICK[1:], "--hidden-dim", "8")
     assert config["parts"] == ["test", "val"] and "no content" in config["left_out"]["cold_test"]
     assert not (tiny / "preds" / f"{name}_cold_test.pqt").exists()
 
 
+@pytest.mark.trains
 def test_zero_rows_in_the_embedding_give_finite_lists(tiny):
     matrix = np.load(tiny / "embeddings" / "content.npy")
     matrix[::3] = 0
@@ -99,6 +103,7 @@ def test_zero_rows_in_the_embedding_give_finite_lists(tiny):
         assert np.isfinite(pd.read_parquet(tiny / "preds" / f"{name}_{part}.pqt").score).all()
 
 
+@pytest.mark.trains
 def test_a_second_run_is_skipped_and_two_seeds_differ(tiny, capsys):
     name, _ = main(tiny, *QUICK)
     stamp = (tiny / "model_embeddings" / f"{name}_users.npy").stat().st_mtime_ns
@@ -110,6 +115,7 @@ def test_a_second_run_is_skipped_and_two_seeds_differ(tiny, capsys):
     assert not np.allclose(a, b, atol=1e-3)
 
 
+@pytest.mark.trains
 def test_without_val_all_epochs_are_trained_and_that_is_said(tiny, capsys):
     (tiny / "data" / "val.pqt").unlink()
     _, config = main(tiny, *QUICK, "--patience", "1")
@@ -118,6 +124,7 @@ def test_without_val_all_epochs_are_trained_and_that_is_said(tiny, capsys):
     assert "no val part" in refused(capsys, 2, *QUICK, "--dynamic-item-freeze", "1", "--workdir", tiny)
 
 
+@pytest.mark.trains
 def test_missing_rows_stop_and_the_mean_fills_them(tiny, capsys):
     matrix = np.load(tiny / "embeddings" / "content.npy")
     matrix[5:9] = np.nan
@@ -126,6 +133,7 @@ def test_missing_rows_stop_and_the_mean_fills_them(tiny, capsys):
     assert main(tiny, *QUICK, "--missing", "mean")[1]["status"] == "finished"
 
 
+@pytest.mark.trains
 def test_tensorboard_has_losses_metrics_and_hyperparameters(tiny):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     name, _ = main(tiny, *QUICK, "--eval-every", "2")
@@ -149,6 +157,7 @@ def test_an_anchor_without_any_negative_is_one_sentence(tiny, capsys):
     assert "1 items of train" in said and "leave the flag out" in said
 
 
+@pytest.mark.trains
 def test_released_items_move_and_a_resumed_run_keeps_them_released(tmp_path):
     flags = [*QUICK, "--dynamic-item-freeze", "1", "--plateau", "0", "--lr", "0.1", "--patience", "30"]
     workdirs = [tiny_workspace(tmp_path / x) for x in "ab"]
@@ -194,6 +203,7 @@ def assert_same_state(a, b):
             assert a[key] == b[key], key
 
 
+@pytest.mark.trains
 def test_killed_and_stopped_it_ends_with_the_same_bits(tmp_path):
     """kill -9 after some epoch, then a stop by a signal, then to the end: all as in a run left alone."""
     whole, workdir = (tiny_workspace(tmp_path / x, n_users=200) for x in ("whole", "cut"))
@@ -220,6 +230,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(tmp_path):
     assert [e.step for e in events.Scalars("Loss/val")] == list(range(1, 31))
 
 
+@pytest.mark.trains
 def test_epochs_lost_with_an_interrupt_are_not_counted_twice(tiny, monkeypatch):
     """Five epochs are recorded, none is in a checkpoint, the sixth is broken off: the next start is a fresh one."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -240,6 +251,7 @@ def test_epochs_lost_with_an_interrupt_are_not_counted_twice(tiny, monkeypatch):
     assert [e.step for e in EventAccumulator(str(tiny / "runs" / name)).Reload().Scalars("Loss/val")] == [*range(1, 9)]
 
 
+@pytest.mark.trains
 def test_logdir_and_last_epoch_continue_a_run_as_if_it_had_not_ended(tmp_path, capsys):
     workdirs = [tiny_workspace(tmp_path / x) for x in "ab"]
     whole, _ = main(workdirs[0], *QUICK, "--epochs", "6", "--lr", "0.003")
@@ -258,6 +270,7 @@ def test_logdir_and_last_epoch_continue_a_run_as_if_it_had_not_ended(tmp_path, c
 
 # --------------------------------------------------------------------------- the command line
 
+@pytest.mark.trains
 def test_the_published_call_runs_and_its_places_are_the_flags(tiny):
     published = ["content", "item", "20", "10000", "3", "1", "0", "baseline", "1", "0", "0", "0", "0.0"]
     name, config = main(tiny, *published, "--k", "10")
@@ -316,6 +329,7 @@ def test_a_diverging_training_is_one_sentence(tiny, capsys):
     assert "no longer a number" in refused(capsys, 1, *QUICK, "--workdir", tiny)
 
 
+@pytest.mark.trains
 def test_a_stop_within_an_epoch_loses_no_step(tmp_path, monkeypatch, capsys):
     """Signals come in the first epoch, before any checkpoint, and in a later one; the same bits come out."""
     from training import shallow

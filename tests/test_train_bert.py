@@ -148,6 +148,7 @@ def test_scores_are_the_dot_products_of_the_written_vectors(tiny):
         assert np.allclose(mine.sum(axis=1), lists.score, atol=1e-4)
 
 
+@pytest.mark.trains
 def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, tmp_path):
     """With plateau_patience 0 the first epoch without a better loss is the plateau; the rate stays as it was."""
     config = tmp_path / "c.yaml"
@@ -228,6 +229,7 @@ def test_unit_scale_makes_the_units_of_an_embedding_irrelevant(tiny):
     assert train_bert.parse(["--as-published"]).scale == "none" and train_bert.parse([]).scale == "unit"
 
 
+@pytest.mark.trains
 def test_l2_pulls_the_weights_towards_zero(tiny):
     size = []
     for l2 in (0.0, 1.0):
@@ -257,6 +259,7 @@ def test_data_without_times_asks_for_the_order(tmp_path):
     assert manifest["order"] == "count" and manifest["request"]["order"] == "count"
 
 
+@pytest.mark.trains
 def test_without_val_all_epochs_are_trained_and_the_run_says_so(tiny, capsys):
     (tiny / "data" / "val.pqt").unlink()
     name, manifest = train(tiny, "--patience", "1", "--epochs", "3")
@@ -266,6 +269,7 @@ def test_without_val_all_epochs_are_trained_and_the_run_says_so(tiny, capsys):
         train(tiny, "--dynamic-item-freeze", "1")
 
 
+@pytest.mark.trains
 def test_early_stopping_keeps_the_best_epoch(tiny):
     name, manifest = train(tiny, "--patience", "2", "--lr", "0.05", "--epochs", "60")
     assert manifest["epochs"] == manifest["best_epoch"] + 2 < 60
@@ -328,6 +332,7 @@ def never_stopped(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(("number", "status"), [("SIGKILL", -signal.SIGKILL), ("SIGUSR1", EXIT_RESUMABLE)])
 def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(never_stopped, tmp_path, number, status):
     """kill -9 loses the epoch under way, SIGUSR1 keeps its steps; both continue to the same bytes."""
@@ -379,6 +384,7 @@ def test_a_signal_inside_an_epoch_keeps_its_steps(tiny):
 
 # --------------------------------------------------------------------------- learning
 
+@pytest.mark.trains
 def test_learns_the_order_of_a_ring(tmp_path):
     """30 tracks: chance names the next step once in 22 (8 are hidden); the order alone gives it away."""
     workdir = ring(tmp_path / "ring")

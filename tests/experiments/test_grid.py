@@ -249,6 +249,7 @@ def test_a_run_records_its_own_command_line(tiny):
         assert config["command"] == ["knn.py", name.removesuffix("_cosine"), "--workdir", str(tiny)]
 
 
+@pytest.mark.trains
 def test_several_processes_make_the_same_lists(tiny, tmp_path):
     words = ["knn.py", "--names", "content", "noise", "nosuch", "--center", "on", "off", "--set", "k=10", "--local"]
     other = tiny_workspace(tmp_path / "other")
@@ -261,6 +262,7 @@ def test_several_processes_make_the_same_lists(tiny, tmp_path):
         assert path.read_bytes() == (other / "preds" / path.name).read_bytes()
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_signal_stops_the_grid_and_says_that_it_continues(tiny, jobs):
     process = call(["train.py", "--model", "content", "--seed", "1", "2", "3", "--workdir", tiny, "--local",
@@ -277,6 +279,7 @@ def test_a_signal_stops_the_grid_and_says_that_it_continues(tiny, jobs):
     assert len(runs.find_runs(tiny)) == jobs and not names_of(tiny)
 
 
+@pytest.mark.trains
 def test_extraction_and_grid_in_one_go(tmp_path):
     work, audio = tiny_workspace(tmp_path / "w", n_users=20, n_tracks=40, n_cold=6), tmp_path / "audio"
     audio.mkdir()

@@ -62,6 +62,7 @@ def made(tmp_path_factory):
     return get
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", NAMES)
 def test_lists_keep_the_contract(made, name):
     workdir, run_name, config = made(name)
@@ -80,6 +81,7 @@ def test_lists_keep_the_contract(made, name):
         assert len(pd.read_parquet(workdir / "metrics" / f"{run_name}_{part}.pqt")) == preds.user_id.nunique()
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_request_gives_the_same_bytes_in_another_workspace(made, name, tmp_path):
     workdir, run_name, _ = made(name)
@@ -91,6 +93,7 @@ def test_the_same_request_gives_the_same_bytes_in_another_workspace(made, name, 
         assert (workdir / file).read_bytes() == (other / file).read_bytes()
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", NAMES)
 def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, capsys):
     workdir, run_name, _ = made(name)
@@ -103,6 +106,7 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
     assert path.stat().st_mtime_ns > stamp and path.read_bytes() == before
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", [
     "knn", "train", "train_bert", "recommenders.chance", "recommenders.content_knn", "recommenders.sasrec",
     "recommenders.two_tower"])

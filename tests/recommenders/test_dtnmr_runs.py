@@ -41,6 +41,7 @@ def refused(capsys, *argv):
 
 # --------------------------------------------------------------------------- runs
 
+@pytest.mark.trains
 def test_it_learns_the_planted_taste_and_reports_the_accuracy_of_the_source(tmp_path):
     """Each user likes one of four styles: the label among 5 is found more often than by plays or by chance."""
     workdir = tiny_workspace(tmp_path / "w", n_users=150, n_tracks=120)
@@ -61,6 +62,7 @@ def test_it_learns_the_planted_taste_and_reports_the_accuracy_of_the_source(tmp_
     assert saved["vocabularies"]["songs"]["styles"] == [f"style {i}" for i in range(4)]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("flag", ["--no-static", "--no-long", "--no-short", "--no-behaviour"])
 def test_every_ablation_runs_and_is_a_run_of_its_own(tmp_path, flag):
     workdir = listening_world(tmp_path / "w")
@@ -95,6 +97,7 @@ def test_subsets_do_not_depend_on_how_training_is_batched(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("when", ["kill", "signal"])
 def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, when):
     """Killed within an epoch: the same command gives the lists of a run that was left alone."""
@@ -130,6 +133,7 @@ def test_a_checkpoint_of_other_columns_is_refused(tmp_path):
         training.load(state)
 
 
+@pytest.mark.trains
 def test_early_stopping_keeps_the_best_epoch(tmp_path):
     workdir = tiny_workspace(tmp_path / "w")
     dtnmr.main(["--workdir", str(workdir), *SMALL, "--epochs", "40", "--patience", "1", "--lr", "0.3", "--k", "5"])

@@ -262,6 +262,7 @@ def test_frozen_items_stay_and_free_ones_move(tiny):
     assert {"into.weight", "out.weight"} <= checkpoint(tiny, name, "best")["model"].keys()
 
 
+@pytest.mark.trains
 def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, monkeypatch):
     monkeypatch.setitem(sasrec.PLATEAU, "plateau_patience", 0)
     name, manifest = train(tiny, "content", "--dynamic-item-freeze", "1", "--epochs", "40", "--lr", "0.05")
@@ -373,6 +374,7 @@ LONG = ["content", "--epochs", "12", "--batch-size", "4", "--patience", "100", "
         "--item-freeze", "0"]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize(("number", "status", "loss"), [("SIGKILL", -signal.SIGKILL, "ce"),
                                                         ("SIGUSR1", EXIT_RESUMABLE, "gbce")])
 def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tmp_path, number, status, loss):
@@ -389,6 +391,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(tmp_path, numb
         assert preds(whole, name, part).equals(preds(cut, name, part))
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("loss", ["ce", "sampled", "gbce"])
 def test_learns_the_order_of_a_ring(tmp_path, loss):
     """30 tracks: chance names the next step once in 22 (8 are hidden); the order alone gives it away."""

@@ -165,6 +165,7 @@ def test_field_values_are_shared_by_the_lists_length_and_only_the_commonest_coun
     assert np.allclose(np.delete(block, code[3], axis=0), 1 / math.sqrt(2))
 
 
+@pytest.mark.trains
 def test_an_embedding_with_gaps_stops_or_is_filled(tiny, capsys):
     content = np.load(tiny / "embeddings/content.npy")
     content[5] = np.nan
@@ -184,6 +185,7 @@ def test_an_embedding_with_gaps_stops_or_is_filled(tiny, capsys):
 
 # --------------------------------------------------------------------------- runs
 
+@pytest.mark.trains
 def test_it_finds_the_planted_taste_hot_and_cold(tmp_path):
     """Against popularity on the hot test and chance on the cold one, paired over users."""
     from recommenders import chance, popularity
@@ -210,6 +212,7 @@ def test_it_finds_the_planted_taste_hot_and_cold(tmp_path):
     assert list((workdir / "runs" / names["two_tower"]).glob("events.out.tfevents.*"))
 
 
+@pytest.mark.trains
 def test_equal_content_gives_cold_items_one_vector_and_so_chance(tmp_path):
     workdir = tiny_workspace(tmp_path / "w", n_users=300, n_tracks=120, n_cold=40)
     write_embedding(workdir, "content", np.full((120, 8), 0.3, np.float32))
@@ -220,6 +223,7 @@ def test_equal_content_gives_cold_items_one_vector_and_so_chance(tmp_path):
     assert abs(values.mean() - 10 / (split.n_items - split.n_hot)) < 4 * values.std() / len(values) ** 0.5
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("how", ["kill", "signal"])
 def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, how):
     flags = [*SMALL, "--batch-size", "16", "--checkpoint-seconds", "0"]     # a checkpoint after every step
@@ -241,6 +245,7 @@ def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, how):
         assert (other / file.relative_to(first)).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.trains
 def test_early_stopping_keeps_the_best_epoch_and_no_val_trains_all(tiny, capsys):
     two_tower.main(["--workdir", str(tiny), *SMALL, "--epochs", "60", "--patience", "1", "--lr", "0.02"])
     name, config = finished(tiny)
@@ -263,6 +268,7 @@ def test_half_precision_gives_nearly_the_same_towers_where_the_machine_has_it(ti
     assert (found["fp32"] * found["bf16"]).sum(1).min() > 0.99
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("users,items", [(1, 5), (5, 1), (1, 1)])
 @pytest.mark.parametrize("index", ["flat", "ivf"])
 def test_one_user_or_one_item_is_no_special_case(tmp_path, users, items, index):
