@@ -26,7 +26,7 @@ from evaluation.render import Slot, Table
 from evaluation.results import Values, collect, departures, find
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_csv, write_text
+from harness.files import read_json, write_report_csv, write_text
 from harness.registry import capability, defaults
 from metrics import METRICS
 
@@ -290,8 +290,8 @@ def write_part(workdir, grid, part, columns, published_columns, reference):
     for recommender, stem in PUBLISHED.items():
         frame = published(workdir, grid, recommender, part, values, published_columns)
         if frame is not None:
-            write_csv(folder / f"{stem}{'' if part == 'test' else f'_{part}'}.csv", frame, index=False)
-    write_csv(folder / f"{part}.csv", typeset.frame(table), index=False)
+            write_report_csv(folder / f"{stem}{'' if part == 'test' else f'_{part}'}.csv", frame)
+    write_report_csv(folder / f"{part}.csv", typeset.frame(table))
     write_text(folder / f"{part}.tex", typeset.latex(table))
     write_text(folder / f"{part}.md", text)
     print(text, flush=True)

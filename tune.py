@@ -26,7 +26,7 @@ from pathlib import Path
 from experiments.spaces import Method, read_methods, settings
 from harness import cli, runs
 from harness.errors import UsageError
-from harness.files import checksum, read_json, write_csv, write_text
+from harness.files import checksum, read_json, write_report_csv, write_text
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
@@ -219,7 +219,7 @@ def write_trials(path, trials):
         old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
         old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
         rows = pd.concat([old, rows]).drop_duplicates(key, keep="last").sort_values(key, kind="stable")
-    write_csv(path, rows, index=False)
+    write_report_csv(path, rows)
 
 
 # --------------------------------------------------------------------------- command line

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -126,6 +127,26 @@ def write_parquet(path, frame):
 def write_csv(path, frame, index=True, **kwargs):
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=index, **kwargs)
+
+
+def write_report_csv(path, frame):
+    """Write a table that people open: the frame without its index, text of foreign names made harmless.
+
+    A spreadsheet runs a cell that begins with = + - @ as a formula, blanks before it left out; such a text, a header
+    included, gets an apostrophe before it, as spreadsheets themselves mark text. Numbers stay as they are. Line ends
+    and tabs within a text become spaces.
+    """
+    def harmless(value):
+        if not isinstance(value, str):
+            return value
+        text = re.sub(r"[\r\n\t]", " ", value)
+        number = re.fullmatch(r"[-+][0-9.]+(e[-+]?[0-9]+)?( ?[±%].*)?", text)
+        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not number else text
+    texts = [i for i, kind in enumerate(frame.dtypes) if kind.kind not in "iufbmM"]
+    frame = frame.copy()
+    for i in texts:
+        frame.isetitem(i, frame.iloc[:, i].map(harmless))
+    write_csv(path, frame.set_axis([harmless(c) for c in frame.columns], axis=1), index=False)
 
 
 def save_checkpoint(path, state):

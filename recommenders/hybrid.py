@@ -19,7 +19,7 @@ import itertools
 
 from harness import cli, runs
 from harness.errors import UsageError
-from harness.files import write_csv
+from harness.files import write_report_csv
 from harness.progress import Progress
 
 NEEDS = ()
@@ -147,8 +147,7 @@ def record(run, args, sources, grid, values):
     import pandas as pd
     words, best = [s.word for s in sources], int(values.argmax())
     alone = {word: float(values[grid[:, i] == 1][0]) for i, word in enumerate(words)}
-    write_csv(run.folder / "trials.csv", pd.DataFrame(grid, columns=words).assign(**{args.metric: values}),
-                   index=False)
+    write_report_csv(run.folder / "trials.csv", pd.DataFrame(grid, columns=words).assign(**{args.metric: values}))
     weights = dict(zip(words, grid[best].round(12).tolist(), strict=True))
     print(f"{run.name}: {args.metric} on val {values[best]:.4f}, best of {len(grid)} weightings")
     for source in sources:

@@ -25,7 +25,7 @@ Practical limit: about 3 k candidates a user and 4 bytes a feature of each.
 from evaluation.intervals import mean_and_half_width
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import atomic, write_csv
+from harness.files import atomic, write_report_csv
 from harness.progress import Progress
 
 NEEDS = ()
@@ -296,12 +296,12 @@ def found(pool):
 def write_reports(run, split, ranker, args):
     """Write importances.csv and .png, and plays.csv where there is a test part."""
     frame = ranker.importances(args.seed)
-    write_csv(run.folder / "importances.csv", frame, index=False)
+    write_report_csv(run.folder / "importances.csv", frame)
     plot(run.folder / "importances.png", frame, f"{args.model}: permutation importance")
     print(f"{run.name}: most important {', '.join(frame['feature'][:3])}")
     if "test" in split.parts:
         plays = plays_report(split, args)
-        write_csv(run.folder / "plays.csv", plays, index=False)
+        write_report_csv(run.folder / "plays.csv", plays)
         print(plays.to_string(index=False, float_format="{:.4g}".format))
 
 

@@ -1,14 +1,18 @@
 """harness/files.py: files that appear whole or not at all, and what killed writers leave behind."""
+import csv
 import errno
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from harness import files
+from harness.files import write_report_csv
 from tests.conftest import ROOT
 
 WRITER = """
@@ -103,3 +107,15 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         assert str(os.getpid()) in temporary.name and os.listdir(tmp_path) == [temporary.name]
         temporary.write_text("new")
     assert os.listdir(tmp_path) == ["table.csv"] and (tmp_path / "table.csv").read_text() == "new"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd|x", "@SUM(A1)", "\t=1", "\r=1", " =1", "=",
+                                  "-dash"])
+def test_what_a_spreadsheet_would_run_is_marked_as_text(tmp_path, text):
+    frame = pd.DataFrame({text: [1.5, -2.0], "name": [text, "plain"], "ok": ["-0.5", "+0.3 ±0.1"]})
+    write_report_csv(tmp_path / "t.csv", frame)
+    with open(tmp_path / "t.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.reader(f))
+    marked = "'" + re.sub(r"\s", " ", text)
+    assert rows == [[marked, "name", "ok"], ["1.5", marked, "-0.5"], ["-2.0", "plain", "+0.3 ±0.1"]]
+    assert frame.columns[0] == text and frame["name"][0] == text      # the caller's frame stays as it was
