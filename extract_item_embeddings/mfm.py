@@ -114,6 +114,9 @@ class MusicFM(pretrained.Pretrained):
                 raise WorkError(f"{self.files.weights} was made for another spectrogram: {key} differs from the "
                                      "Hann window of 2048 and the HTK filters of MusicFM")
 
+    def before_rounding(self):
+        self.model.fold()
+
     def place(self):
         self.model.place(self.device, self.dtype)
 

@@ -101,6 +101,9 @@ class MuQ(pretrained.Pretrained):
         del self.state
         return model
 
+    def before_rounding(self):
+        self.model.fold()
+
     def place(self):
         self.model.place(self.device, self.dtype)
         if self.args.mulan:

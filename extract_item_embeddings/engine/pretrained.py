@@ -133,6 +133,8 @@ class Pretrained(extraction.Backend):
             torch.set_num_threads(1)
             self.pool_of_threads = ThreadPoolExecutor(self.threads)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+        if dtype != torch.float32:
+            self.before_rounding()
         if self.device.type == "cpu" and dtype != torch.float32:
             self.place_checked(dtype)
         else:
@@ -161,6 +163,9 @@ class Pretrained(extraction.Backend):
 
     def place(self):
         self.model.to(self.device, self.dtype)
+
+    def before_rounding(self):
+        """In half precision, while the model is float32: join what would lose most by being rounded in between."""
 
     def prepare(self, samples):
         return cut(samples, self.size, least=round(audio.SHORTEST * self.SAMPLE_RATE))

@@ -77,5 +77,5 @@ class Tower(nn.Module):
         self.audio_to_latents = nn.Linear(dim, state["audio_to_latents.weight"].shape[0])
 
     def forward(self, frames):
-        x = self.transformer(self.proj(frames)).mean(dim=1)
+        x = self.transformer(self.proj(frames.to(self.proj.weight.dtype))).mean(dim=1)
         return F.normalize(self.audio_to_latents(x).float(), dim=-1)

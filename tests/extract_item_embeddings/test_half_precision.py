@@ -48,9 +48,9 @@ def grouped(groups):
 
 
 POSITIONS = "encoder.pos_conv_embed.conv"
-CONFORMER = [*(f"conformer.layers.{i}.conv_module.{kind}" for i in range(3)
-               for kind in ("depthwise_conv", "pointwise_conv1", "pointwise_conv2")),
-             *(f"conv.conv.{i}.conv{j}" for i in range(2) for j in (1, 2, 3))]
+CONFORMER = ["conv.conv.0.conv2", *(f"conv.conv.1.conv{j}" for j in (1, 2, 3)),  # 0.conv1 and 3 are always float32
+             *(f"conformer.layers.{i}.conv_module.{kind}" for i in range(3)
+               for kind in ("depthwise_conv", "pointwise_conv1", "pointwise_conv2"))]
 REACHED = {  # the convolutions of each tiny network that run in half precision; MuQ's positional one never runs
     "mert": [POSITIONS, *(f"feature_extractor.conv_layers.{i}.conv" for i in range(7))],
     "music2vec": [*(f"encoder.pos_conv_embed.layers.{i}.conv" for i in range(5)),
@@ -72,13 +72,13 @@ def test_wrong_convolutions_are_kept_in_float32(tmp_path, capfd, convolutions, n
     capfd.readouterr()
     folder = extract(module, tmp_path, checkpoint, *flags, "--precision", precision)
     assert (cosine(full, np.load(folder / f"{name}-{precision}.npy")) >= 0.999).all()
-    assert read_json(folder / f"{name}-{precision}.json")["kept_in_float32"] == REACHED[name]
+    assert read_json(folder / f"{name}-{precision}.json")["kept_in_float32"] == sorted(REACHED[name])
     assert "kept_in_float32" not in read_json(tmp_path / f"full/embeddings/{name}.json")
     said = [line for line in capfd.readouterr().err.splitlines() if "kept in float32" in line]
     assert len(said) == bool(REACHED[name])
     if said:
         more = f" and {len(REACHED[name]) - 1} more" if len(REACHED[name]) > 1 else ""
-        assert f"the convolution {REACHED[name][0]}{more} (relative error 1." in said[0]
+        assert f"the convolution {min(REACHED[name])}{more} (relative error 1." in said[0]
 
 
 @pytest.mark.parametrize("name", MAKERS)

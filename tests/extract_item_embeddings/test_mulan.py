@@ -8,9 +8,13 @@ from extract_item_embeddings.engine import extraction
 from harness import cli
 from harness.files import read_json
 from tests.worlds.checkpoints import (
+    built,
+    cosine,
     extract,
     golden_state,
+    mulan_checkpoint,
     mulan_folder,
+    music,
     save,
     single_thread,
     sounds,
@@ -43,6 +47,32 @@ def test_mulan_equals_its_own_code(tmp_path, shared):
         assert np.linalg.norm(values[0]) < 0.9999
     about = read_json(folder / "muq_mulan.json")
     assert (about["window"], about["pooling"], about["dim"]) == (1.0, "mean of unit vectors of clips", 24)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_close(tmp_path, precision):
+    sounds(tmp_path / "audio", 24000, a=4.0, b=0.5)
+    checkpoint = mulan_checkpoint(tmp_path / "w")
+    full = np.load(extract(muq, tmp_path, checkpoint, "--mulan", work="full") / "muq_mulan.npy")
+    half = np.load(extract(muq, tmp_path, checkpoint, "--mulan", "--precision", precision)
+                   / f"muq_mulan-{precision}.npy")
+    assert (cosine(full, half) >= 0.999).all() and not np.array_equal(full, half)
+
+
+def test_half_precision_stays_close_for_short_tones(tmp_path, shared):
+    """Few frames, over which no rounding averages out, and all energy in one band: the hardest sounds (.9980 once)."""
+    import torch
+    golden = shared / "golden" / "muq"
+    checkpoint = mulan_folder(tmp_path / "w", golden_state(golden / "weights.npz"),
+                              golden_state(golden / "mulan_weights.npz"), 10)
+    full, half = (built(muq.MuQ, checkpoint, "--mulan", "--precision", p) for p in ("fp32", "bf16"))
+    heard = [0.5 * np.sin(2 * np.pi * pitch * np.arange(seconds * 24000) / 24000)
+             for seconds in (0.1, 0.15, 0.3, 1) for pitch in (110, 440, 1000, 3000)]
+    heard += [music(seconds, 24000, seed) for seconds in (0.1, 1) for seed in (0, 1)]
+    with torch.inference_mode():
+        for samples in heard:
+            x = torch.from_numpy(np.float32(samples))[None]
+            assert cosine(full.describe(x).numpy(), half.describe(x).numpy()) >= 0.999
 
 
 @pytest.mark.parametrize("samples, clips", [
