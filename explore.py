@@ -53,7 +53,7 @@ def asked(argv=None):
         manifest = path / "dataset.json"
         if not (path / "items.pqt").exists():
             raise UsageError(f"--with {text} is no workspace with an items.pqt")
-        name = read_json(manifest).get("name", path.name) if manifest.exists() else path.name
+        name = read_json(manifest, {"name": str}).get("name", path.name) if manifest.exists() else path.name
         others[name if name not in others else str(path)] = path
     return args, workdir, list(others.items())
 

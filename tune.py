@@ -171,7 +171,8 @@ def controlled(method, best, args):
 
 
 def heading(args, where):
-    about = read_json(where / "dataset.json").get("name", "") if (where / "dataset.json").exists() else ""
+    manifest = where / "dataset.json"
+    about = read_json(manifest, {"name": str}).get("name", "") if manifest.exists() else ""
     train = checksum(where / "data" / "train.pqt")[:16]
     return [f"# Chosen by tune.py on val of {about or 'a data set'} by {args.metric}: {args.trials} trials of each",
             f"# line (all settings where there are fewer), seed {args.seed}, spaces of {Path(args.spaces).name}, "

@@ -100,7 +100,7 @@ class Shard:
                 entry = json.loads(line)
                 if entry["batch"] in mine:
                     self.entries[entry["batch"]] = entry
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         with open(rows, "rb") as f:
             for b, entry in list(self.entries.items()):

@@ -144,7 +144,7 @@ def get_plays(args, workdir):
                      "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
                      "versions": versions()})
     split = workdir / "data" / "split.json"
-    if split.exists() and read_json(split).get("request", {}).get("given split") != checksum(
+    if split.exists() and read_json(split, {"request": dict}).get("request", {}).get("given split") != checksum(
             workdir / "split.pqt"):
         print(f"beware: {split.parent} was split from other points; run 1_train_test_split.py --protocol given again")
 

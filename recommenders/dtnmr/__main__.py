@@ -199,7 +199,7 @@ def raw_files(args, workdir):
 def agreed(workdir, asked):
     """A UsageError where the workspace was made with other values of the flags that are asked for."""
     if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
-        told = read_json(workdir / "dataset.json").get("request", {})
+        told = read_json(workdir / "dataset.json", {"request": dict}).get("request", {})
         other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
         if other:
             values = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in other.items())
