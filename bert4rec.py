@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
+from harness.readers import read_yaml
 from training import dropout, sequences
 from training.softmax import blocked_logsumexp
 
@@ -52,11 +53,12 @@ def load_config(path=None, as_published=False):
 
 
 def _read_yaml(path):
-    import yaml
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UsageError(f"--config {path} cannot be read as YAML ({' '.join(str(e).split())})") from None
+        found = read_yaml(path) or {}
+    except OSError as e:
+        raise UsageError(f"--config {path} cannot be read as YAML ({e.strerror})") from None
+    except WorkError as e:
+        raise UsageError(f"--config {e}") from None
     if not isinstance(found, dict):
         raise UsageError(f"--config {path} must hold lines of the form key: value")
     unknown = sorted(map(str, set(found) - set(RANGES)))

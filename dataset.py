@@ -15,8 +15,8 @@ import numpy as np
 
 from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import read_json
 from harness.inputs import hashed, read_whole
+from harness.readers import parquet_schema, read_json, read_npy, read_parquet, reading
 
 PARTS = runs.PART_ORDER
 
@@ -140,14 +140,9 @@ def read_pairs(path):
     `count` defaults to 1 where the file has none; `timestamp` is None when absent or null throughout.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
-    missing = [c for c in ("user_id", "track_id") if c not in table.column_names]
-    if missing:
-        raise WorkError(f"{path} has no column {' or '.join(missing)}; it has {', '.join(table.column_names)}")
+    names = parquet_schema(path).names
+    wanted = ("user_id", "track_id", *(c for c in ("count", "timestamp") if c in names))
+    table = read_parquet(path, wanted)
     for column in ("user_id", "track_id"):
         kind = table.schema.field(column).type
         if not pa.types.is_integer(kind) or table[column].null_count:
@@ -160,8 +155,9 @@ def read_pairs(path):
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise WorkError(f"{path}: count must be numbers, but is {kind}")
         count = table["count"].to_numpy().astype(np.float32)
-    if not np.isfinite(count).all() or (count <= 0).any():
-        raise WorkError(f"{path}: {int((~(count > 0)).sum())} rows have a count that is not positive")
+    for bad, what in ((np.isnan(count), "not a number"), (np.isinf(count), "infinite"), (count <= 0, "not positive")):
+        if bad.any():
+            raise WorkError(f"{path}: {int(bad.sum())} rows have a count that is {what}")
     return user, track, count, _seconds(table, path)
 
 
@@ -191,10 +187,8 @@ def read_tracks(workdir):
 
 def _track_ids(path):
     import pandas as pd
-    try:
+    with reading(path, "a table", "run stage 0 again"):
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as e:  # pandas' own errors are ValueErrors
-        raise WorkError(f"{path} cannot be read as a table ({str(e).splitlines()[0]}); run stage 0 again") from None
     if list(frame.columns) != ["idx", "trackid"]:
         raise WorkError(f"{path} must have the columns idx,trackid, but has {','.join(frame.columns)}")
     ids = frame["trackid"].tolist()
@@ -229,7 +223,7 @@ def _read_split(workdir, inputs):
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
     manifest = folder / "split.json"  # a workspace whose parts were made elsewhere may have none
-    made = read_json(manifest) if manifest.exists() else {}
+    made = read_json(manifest, {"status": str, "track_checksum": str}) if manifest.exists() else {}
     if made.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that the split was interrupted; run preprocess/1_train_test_split.py again")
     if made.get("track_checksum", track_checksum) != track_checksum:
@@ -327,11 +321,7 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
     per track, made for this track list.
     """
     path = _existing(workdir, name)
-    try:
-        matrix = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as e:
-        reason = "it holds Python objects, not numbers" if "objects" in str(e) else str(e).splitlines()[0]
-        raise WorkError(f"{path} cannot be read as a .npy matrix: {reason}") from None
+    matrix = read_npy(path)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise WorkError(f"{path} must be a matrix (tracks, dimensions), but has shape {matrix.shape}")
     if matrix.dtype.kind != "f":
@@ -340,7 +330,7 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
         raise WorkError(f"{path} has {len(matrix)} rows, but trackid_sorted.csv has {n_tracks} tracks")
     provenance = path.with_suffix(".json")
     if track_checksum and provenance.exists():
-        made_for = read_json(provenance).get("track_checksum")
+        made_for = read_json(provenance, {"track_checksum": (str, type(None))}).get("track_checksum")
         if made_for and made_for != track_checksum:
             raise WorkError(f"{path} was made for another track list ({provenance.name} says so); extract it again")
     return matrix

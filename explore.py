@@ -19,9 +19,10 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError
-from harness.files import checksum, read_json, write_json, write_text
+from harness.files import checksum, write_json, write_text
 from harness.machine import versions
 from harness.progress import Progress
+from harness.readers import read_json
 
 ABOUT = ("source", "licence", "track_ids", "user_ids")   # of dataset.json, for the head of the report
 
@@ -53,7 +54,7 @@ def asked(argv=None):
         manifest = path / "dataset.json"
         if not (path / "items.pqt").exists():
             raise UsageError(f"--with {text} is no workspace with an items.pqt")
-        name = read_json(manifest).get("name", path.name) if manifest.exists() else path.name
+        name = read_json(manifest, {"name": str}).get("name", path.name) if manifest.exists() else path.name
         others[name if name not in others else str(path)] = path
     return args, workdir, list(others.items())
 

@@ -26,7 +26,8 @@ from evaluation.render import Slot, Table
 from evaluation.results import Values, collect, departures, find
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_report_csv, write_text
+from harness.files import write_report_csv, write_text
+from harness.readers import read_json
 from harness.registry import capability, defaults
 from metrics import METRICS
 

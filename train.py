@@ -14,8 +14,9 @@ from pathlib import Path
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import load_checkpoint, save_checkpoint, write_npy
+from harness.files import save_checkpoint, write_npy
 from harness.progress import Progress, stop_here
+from harness.readers import load_checkpoint
 
 NEEDS = ("embedding",)
 COLD = True

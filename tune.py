@@ -26,7 +26,8 @@ from pathlib import Path
 from experiments.spaces import Method, read_methods, settings
 from harness import cli, runs
 from harness.errors import UsageError
-from harness.files import checksum, read_json, write_report_csv, write_text
+from harness.files import checksum, write_report_csv, write_text
+from harness.readers import read_json
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
@@ -171,7 +172,8 @@ def controlled(method, best, args):
 
 
 def heading(args, where):
-    about = read_json(where / "dataset.json").get("name", "") if (where / "dataset.json").exists() else ""
+    manifest = where / "dataset.json"
+    about = read_json(manifest, {"name": str}).get("name", "") if manifest.exists() else ""
     train = checksum(where / "data" / "train.pqt")[:16]
     return [f"# Chosen by tune.py on val of {about or 'a data set'} by {args.metric}: {args.trials} trials of each",
             f"# line (all settings where there are fewer), seed {args.seed}, spaces of {Path(args.spaces).name}, "

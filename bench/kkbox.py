@@ -21,7 +21,8 @@ from pathlib import Path
 from bench._child import measured
 from harness import cli
 from harness.errors import WorkError
-from harness.files import read_json, write_parquet
+from harness.files import write_parquet
+from harness.readers import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = re.compile("[\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7a3\u0e00-\u0e7f]")

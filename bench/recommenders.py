@@ -23,7 +23,8 @@ from pathlib import Path
 from bench._child import measured
 from harness import cli, registry
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_csv, write_json, write_npy, write_parquet
+from harness.files import write_csv, write_json, write_npy, write_parquet
+from harness.readers import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"music4all": (21_018, 55_262, 5_400_000), "lastfm": (1_892, 17_632, 92_834), "quick": (400, 1_500, 20_000),

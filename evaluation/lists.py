@@ -10,6 +10,7 @@ import numpy as np
 
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.readers import parquet_schema, read_parquet, reading
 
 
 @dataclass
@@ -123,25 +124,21 @@ def read_frame(path, columns):
     UsageError when there is no such file, WorkError when it cannot be read or lacks a column.
     """
     import pandas as pd
-    import pyarrow.parquet as pq
     path = Path(path).expanduser()
     kind = path.suffix.lstrip(".") if path.suffix in (".csv", ".tsv") else "parquet"
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    try:
+    with reading(path, kind):
         if kind == "parquet":
-            there = pq.read_schema(path).names
+            names = parquet_schema(path).names
         else:
             separator = "," if kind == "csv" else "\t"
-            there = pd.read_csv(path, sep=separator, nrows=0).columns.tolist()
-        missing = [c for c in columns if c not in there]
-        if missing:
-            raise WorkError(f"{path} must have the columns {', '.join(columns)}, but has {', '.join(there) or 'none'}")
+            names = pd.read_csv(path, sep=separator, nrows=0).columns.tolist()
+        if any(c not in names for c in columns):
+            raise WorkError(f"{path} must have the columns {', '.join(columns)}, but has {', '.join(names) or 'none'}")
         if kind == "parquet":
-            return pq.read_table(path, columns=list(columns)).to_pandas()
+            return read_parquet(path, columns).to_pandas()
         return pd.read_csv(path, sep=separator, usecols=list(columns))
-    except (ValueError, OSError) as e:  # pyarrow's and pandas' own errors are among these
-        raise WorkError(f"{path} cannot be read as {kind} ({str(e).splitlines()[0]})") from None
 
 
 def saved_lists(workdir, names):

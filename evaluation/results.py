@@ -16,6 +16,7 @@ import numpy as np
 from evaluation.intervals import mean_and_half_width
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.readers import read_parquet, reading
 
 REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that tell repeats or representations apart
 
@@ -127,13 +128,11 @@ class Values:
         path = self.folder / f"{name}_{self.part}.pqt"
         if not (path.exists() and path.with_suffix(".csv").exists()):
             raise WorkError(f"{path} or its .csv is gone; python metrics.py {name} makes them again")
-        try:
-            frame = pd.read_parquet(path)
-            means = pd.read_csv(path.with_suffix(".csv"), index_col=0).loc["mean"]
+        again = f"python metrics.py {name} makes them again"
+        frame = read_parquet(path, remedy=again).to_pandas()
+        with reading(f"{path} or its .csv", "metrics", again):
+            means = pd.read_csv(path.with_suffix(".csv"), index_col=0).loc["mean"].astype(float)
             users = frame["user_id"].to_numpy()
-        except (ValueError, KeyError) as e:
-            raise WorkError(f"{path} or its .csv cannot be read ({str(e).splitlines()[0]}); "
-                            f"python metrics.py {name} makes them again") from None
         if self.users is None:
             self.users, self.first = users, name
         elif not np.array_equal(users, self.users):

@@ -7,8 +7,9 @@ import numpy as np
 
 import dataset
 from harness.errors import WorkError
-from harness.files import checksum, read_json
+from harness.files import checksum
 from harness.metadata import read_table
+from harness.readers import read_json
 from preprocess import protocols
 
 
@@ -103,7 +104,7 @@ def opened(workdir, memory, spill, **settings):
     ids, _ = dataset.read_tracks(workdir)
     plays, split_only = plays_of(workdir)
     manifest = workdir / "dataset.json"
-    about = read_json(manifest) if manifest.exists() else {}
+    about = read_json(manifest, {"status": str, "time": str, "name": str}) if manifest.exists() else {}
     if about.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that making plays.pqt was interrupted; run 0_get_plays_pqt.py again")
     columns, timed = protocols.inspect(plays)

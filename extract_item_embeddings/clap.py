@@ -22,7 +22,7 @@ import numpy as np
 from extract_item_embeddings.engine import audio, extraction, pretrained, weights
 from harness import cli
 from harness.errors import WorkError
-from harness.files import read_json
+from harness.readers import read_json
 
 # the commit is the one at which other public projects pin the weights
 SOURCE = weights.Source("laion/larger_clap_music", "a0b4534a14f58e20944452dff00a22a06ce629d1", "pytorch_model.bin",

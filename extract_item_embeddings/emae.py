@@ -20,7 +20,7 @@ import numpy as np
 from extract_item_embeddings.engine import extraction, pretrained, weights
 from harness import cli
 from harness.errors import WorkError
-from harness.files import read_json
+from harness.readers import read_json
 
 # no commit of these weights could be established, so the branch is named; the json records what it stood for
 SOURCE = weights.Source("lpepino/encodecmae-base", "main", "model.pt", "MIT")

@@ -19,7 +19,7 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 from extract_item_embeddings.engine import extraction, pretrained, weights
 from harness import cli
 from harness.errors import WorkError
-from harness.files import read_json
+from harness.readers import read_json
 
 # the commits are those at which other public projects pin the weights
 SOURCES = {

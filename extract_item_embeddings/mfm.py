@@ -23,7 +23,7 @@ import numpy as np
 from extract_item_embeddings.engine import extraction, pretrained, weights
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import read_json
+from harness.readers import read_json
 
 COMMIT = "546287d5e3e9ea5b42a4135d1dbca96ac12a0a9c"  # at which another public project pins the weights
 SOURCES = {

@@ -22,7 +22,7 @@ from extract_item_embeddings import mfm
 from extract_item_embeddings.engine import extraction, pretrained, weights
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import read_json
+from harness.readers import read_json
 
 # the commits are those at which other public projects pin the weights
 MUQ = weights.Source("OpenMuQ/MuQ-large-msd-iter", "0562a57814f6f8bbd9fdea0a25921a2fce1a841a", "model.safetensors",

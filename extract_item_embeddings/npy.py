@@ -21,9 +21,7 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
-import contextlib
 import csv
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +30,7 @@ from extract_item_embeddings.engine import aligned
 from harness import cli
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
+from harness.readers import read_npy, read_npz
 
 TABLES = (".parquet", ".pqt", ".csv", ".tsv")
 BLOCK = 4096  # rows
@@ -57,23 +56,6 @@ class Matrix:
         return {}
 
 
-@contextlib.contextmanager
-def reading(path):
-    """numpy's complaints about a file as one sentence."""
-    try:
-        yield
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
-        objects = "pickle" in str(e) or "Python objects" in str(e)
-        reason = "it holds Python objects, not numbers" if objects else (str(e).splitlines() or ["it is cut off"])[0]
-        raise WorkError(f"{path} cannot be read as numbers: {reason}") from None
-
-
-def loaded(path):
-    """An array or an NpzFile, nothing unpickled."""
-    with reading(path):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
 def as_ids(array, path):
     """Track ids out of an array of strings or whole numbers, list of str."""
     if array.ndim != 1 or array.dtype.kind not in "USiu":
@@ -87,7 +69,7 @@ def read_ids(path):
     if not path.is_file():
         raise UsageError(f"--ids {path} is not there")
     if path.suffix == ".npy":
-        return as_ids(loaded(path), path)
+        return as_ids(read_npy(path, kind="numbers"), path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
@@ -104,8 +86,7 @@ def read_ids(path):
 
 def open_npz(path):
     """A Matrix from an archive of arrays: ids beside a matrix, or a vector under each id."""
-    with reading(path), loaded(path) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    arrays = read_npz(path, kind="numbers")
     matrices = [n for n, a in arrays.items() if a.ndim == 2]
     if len(matrices) == 1 and len(arrays) == 2:
         (ids,) = arrays.keys() - matrices
@@ -128,7 +109,7 @@ def opener(args, path):
     if suffix not in TABLES and (args.id_column or args.keys):
         raise UsageError(f"--{'id-column' if args.id_column else 'keys'} is for tables; {path} has none of columns")
     if suffix == ".npy":
-        return lambda: Matrix(path, loaded(path), read_ids(args.ids))
+        return lambda: Matrix(path, read_npy(path, kind="numbers"), read_ids(args.ids))
     if suffix == ".npz":
         return lambda: open_npz(path)
     if suffix in TABLES:

@@ -65,7 +65,7 @@ def listed(name, mend):
     try:
         with urllib.request.urlopen(API, timeout=60) as response:
             files = {f["key"]: f["checksum"] for f in json.load(response)["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise WorkError(f"the checksum of {name} cannot be asked of {API} ({getattr(e, 'reason', e)}); a network "
                              f"is needed once, or {mend}") from None
     if name not in files:

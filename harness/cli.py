@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 def run(main, argv=None):
     """Run `main(argv)` as a script: exit status 0, 1 (work) or 2 (usage), one sentence on stderr."""
     prog = environment.program()
+    environment.print_anything()
     try:
         status = main(argv)
     except UsageError as e:
@@ -40,9 +41,12 @@ def run(main, argv=None):
     except MemoryError as e:
         status = _say(prog, f"out of memory{f': {e}' if str(e) else ''}", 1)
     except RuntimeError as e:
-        if not _is_memory(e):
+        if "home directory" in str(e):  # Path.expanduser
+            status = _say(prog, environment.unknown_home(sys.argv[1:] if argv is None else argv), 2)
+        elif _is_memory(e):
+            status = _say(prog, f"out of memory: {str(e).splitlines()[0]}", 1)
+        else:
             raise
-        status = _say(prog, f"out of memory: {str(e).splitlines()[0]}", 1)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

@@ -3,10 +3,14 @@
 Importing `harness` is enough. A script that imports a third-party package before anything of harness has the line
 `import harness.environment` above it, so that a missing package ends in one sentence there, too.
 """
+import codecs
+import os
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PLAIN = {"±": "+-", "–": "-", "…": "...", "≥": ">=", "≤": "<=", "×": "x"}   # what output in ASCII has instead
 
 
 def check_platform(platform=sys.platform):
@@ -43,6 +47,23 @@ def sentence(package):
         remedy = ("make the project's environment with `make .venv/.installed` and activate it with "
                   "`. .venv/bin/activate`")
     return f"{package} is not installed for {sys.executable}; {remedy}, in {ROOT}"
+
+
+def print_anything():
+    """Let output that cannot hold a character (ASCII has no ±) replace it instead of failing."""
+    codecs.register_error("plain", lambda e: ("".join(PLAIN.get(c, "?") for c in e.object[e.start:e.end]), e.end))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="plain")
+
+
+def unknown_home(words):
+    """The sentence about a path such as ~name/x, in an argument or the environment, whose user is not known here."""
+    places = [*words, *(f"{name}={value}" for name, value in os.environ.items())]
+    paths = [found[0] for word in places if (found := re.search(r"(?<![^=])~[^/]+.*", str(word), re.DOTALL))
+             and os.path.expanduser(found[0]) == found[0]]
+    what = f"{paths[0].partition('/')[0]} in {paths[0]} is" if paths else "the user whose home a path begins with is"
+    return f"{what} no user of this machine; write the path without ~"
 
 
 def _hook(kind, error, traceback):

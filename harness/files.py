@@ -1,4 +1,4 @@
-"""Files that appear only when complete, and are checked when they are opened."""
+"""Files that appear only when complete. What opens and checks them is in harness/readers.py."""
 import contextlib
 import errno
 import fcntl
@@ -10,7 +10,8 @@ import re
 import shutil
 from pathlib import Path
 
-from harness.errors import WorkError
+from harness.readers import load_checkpoint as load_checkpoint
+from harness.readers import read_json as read_json
 
 
 @contextlib.contextmanager
@@ -98,17 +99,6 @@ def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def read_json(path):
-    """The object in a json file, a dict; WorkError with the file's name when there is none."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as e:
-        raise WorkError(f"{path} is not readable as json ({e})") from None
-    if not isinstance(value, dict):
-        raise WorkError(f"{path} should hold a json object, but holds a {type(value).__name__}")
-    return value
-
-
 def write_npy(path, array):
     import numpy as np
     with atomic(path) as temporary, open(temporary, "wb") as f:  # given a name, np.save may add .npy to it
@@ -153,23 +143,6 @@ def save_checkpoint(path, state):
     import torch
     with atomic(path) as temporary:
         torch.save(state, temporary)
-
-
-def load_checkpoint(path, device="cpu", keys=()):
-    """The dict that `save_checkpoint` wrote; WorkError when the file is gone, damaged or lacks one of `keys`."""
-    import pickle
-
-    import torch
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise WorkError(f"checkpoint {path} is gone; use --overwrite to start again") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
-        raise WorkError(f"checkpoint {path} cannot be read ({type(e).__name__}); "
-                        "remove it or use --overwrite to start again") from None
-    if not isinstance(state, dict) or any(key not in state for key in keys):
-        raise WorkError(f"checkpoint {path} is of something else; remove it or use --overwrite to start again")
-    return state
 
 
 def checksum(path):

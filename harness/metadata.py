@@ -1,36 +1,51 @@
-"""What is told of the tracks of a workspace: items.pqt, their names in it, and the track that a name or an id means."""
+"""Track and user metadata: read and check items.pqt and users.pqt, put their rows in order, look up a track by name."""
 from harness.errors import UsageError, WorkError
+from harness.readers import read_parquet
 
-NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most telling first
+NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most specific first
 
 
-def read_table(path, key, n=None):
+def read_table(path, key, n=None, required=""):
     """A metadata file as an arrow table, with n in the order of its key 0..n-1; None where there is no such file.
 
-    With n, row i is all null where the file has no key i. WorkError in one sentence for a damaged file, a key that is
-    absent, has gaps or is of no integers and, with n, keys that stand twice or lie outside 0..n-1.
+    n: number of tracks or users; row i of the table is all null where the file has no key i
+    required: what needs the file; then its absence is a WorkError that ends in these words, and so is a file of no rows
+    WorkError in one sentence for a damaged file, a key that is absent, has nulls, is of no integers or stands twice,
+    and, with n, for keys outside 0..n-1.
     """
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
     if not path.exists():
+        if required:
+            raise WorkError(f"{path} is missing: {required}")
         return None
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+    table = read_parquet(path)
     if key not in table.column_names or not pa.types.is_integer(table.schema.field(key).type):
         raise WorkError(f"{path} has no column {key} of integers; it has {', '.join(table.column_names)}")
     if table[key].null_count:
         raise WorkError(f"{path}: {key} must be integers without gaps, but {table[key].null_count} rows have none")
-    if n is None:
-        return table
+    if required and not table.num_rows:
+        raise WorkError(f"{path} has no rows: {required}")
     ids = table[key].to_numpy()
-    if len(ids) and (ids.min() < 0 or ids.max() >= n or len(np.unique(ids)) < len(ids)):
-        raise WorkError(f"{path}: {key} must be distinct rows of trackid_sorted.csv, which has {n}")
-    row = np.full(n, -1, np.int64)
-    row[ids] = np.arange(len(ids))
-    return table.take(pa.array(row, mask=row < 0))
+    must = f"{path}: {key} must be distinct" + ("" if n is None else f" rows of trackid_sorted.csv, which has {n}")
+    if n is not None and len(ids) and (ids.min() < 0 or ids.max() >= n):
+        raise WorkError(f"{must}, but it runs from {ids.min()} to {ids.max()}")
+    if twice := len(ids) - len(np.unique(ids)):
+        raise WorkError(f"{must}, but {twice} are duplicates")
+    return table if n is None else in_order(table, key, np.arange(n))
+
+
+def in_order(table, key, ids):
+    """The rows of a metadata table in the order of `ids` (n,); a row of nulls for an id that it lacks."""
+    import numpy as np
+    import pyarrow as pa
+    known = table[key].to_numpy()
+    order = np.argsort(known, kind="stable")
+    row = np.zeros(len(ids), np.int64)
+    if len(known):
+        row = order[np.minimum(np.searchsorted(known[order], ids), len(known) - 1)]
+    absent = known[row] != ids if len(known) else np.ones(len(ids), bool)
+    return table.take(pa.array(row, mask=absent))
 
 
 def read_names(workdir, n_tracks):
@@ -49,7 +64,7 @@ def read_names(workdir, n_tracks):
 
 
 def find_track(track, ids, names):
-    """Row of the track of that id, or of that name (case apart); UsageError when there is none or several."""
+    """Row of the track of that id, or of that name (whatever its case); UsageError when there is none or several."""
     import difflib
     if track in ids:
         return ids.index(track)
@@ -61,6 +76,6 @@ def find_track(track, ids, names):
             raise UsageError(f"{len(rows)} tracks have the {column} {track!r}; name one by its id: {some}")
         if rows:
             return rows[0]
-    there = dict.fromkeys([*(n for c in names for n in names[c] if n), *ids])
-    near = difflib.get_close_matches(track, there, n=3, cutoff=0.6)
+    available = dict.fromkeys([*(n for c in names for n in names[c] if n), *ids])
+    near = difflib.get_close_matches(track, available, n=3, cutoff=0.6)
     raise UsageError(f"no track has the id or name {track!r}" + (f"; near it: {', '.join(near)}" if near else ""))

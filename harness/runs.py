@@ -6,6 +6,7 @@ TensorBoard events, and a lock keeps two processes from answering the same reque
 Layout and naming: README, "The workspace".
 """
 import fcntl
+import functools
 import hashlib
 import json
 import re
@@ -14,12 +15,18 @@ import time
 from pathlib import Path
 
 from harness.errors import WorkError
-from harness.files import read_json, write_json
+from harness.files import write_json
 from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
+from harness.readers import read_json
 
 PART_ORDER = ("val", "test", "cold_test")
+NULL = type(None)
+MANIFEST = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
+            "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
+            "versions": dict, "git": dict, "parts": list, "sources": dict,
+            "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
 
 
 def slug(text):
@@ -109,7 +116,7 @@ class Run:
         manifest = self.folder / "config.json"
         if not manifest.exists():
             return
-        old = read_json(manifest)
+        old = read_manifest(manifest)
         if old.get("request") != self.request:
             raise WorkError(f"run name {self.name} is taken by a different request; "
                             "choose another --comment")
@@ -197,9 +204,30 @@ class Run:
         return self._writer
 
 
+def read_manifest(path):
+    """The config.json of a run, a dict; WorkError where it is damaged or a field is of another type than runs write."""
+    manifest = read_json(path, MANIFEST)
+    for name in ("parts", "inputs", "sources"):
+        values = manifest.get(name, [])
+        if not all(isinstance(v, str) for v in (values.values() if isinstance(values, dict) else values)):
+            raise WorkError(f"{path}: {name} should hold texts only")
+    return manifest
+
+
 def find_runs(workdir):
-    """Manifests of all runs of a workspace, sorted by name: [(name, config dict)]."""
-    found = []
-    for manifest in sorted((Path(workdir) / "runs").glob("*/config.json")):
-        found.append((manifest.parent.name, read_json(manifest)))
-    return found
+    """Manifests of all runs of a workspace, sorted by name: [(name, config dict)].
+
+    A damaged manifest is named once on stderr, and its run is left out.
+    """
+    manifests = []
+    for path in sorted((Path(workdir) / "runs").glob("*/config.json")):
+        try:
+            manifests.append((path.parent.name, read_manifest(path)))
+        except (WorkError, OSError) as e:
+            _say_once(f"run {path.parent.name} is left out: {e}")
+    return manifests
+
+
+@functools.cache
+def _say_once(sentence):
+    print(sentence, file=sys.stderr)

@@ -24,9 +24,10 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json
+from harness.files import checksum
 from harness.machine import versions
 from harness.progress import Progress
+from harness.readers import read_json
 from preprocess import stage
 
 LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and what it does not count, beside the data

@@ -52,7 +52,7 @@ def print_stats(table):
 
 
 def write_stats(path, table):
-    with open(path, "w", newline="") as f:
+    with open(path, "w", encoding="utf-8", newline="") as f:
         rows = csv.writer(f, lineterminator="\n")
         rows.writerow(["", *COLUMNS])
         rows.writerows([name, *(row[c] for c in COLUMNS)] for name, row in table.items())

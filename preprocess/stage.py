@@ -19,8 +19,10 @@ import shutil
 from pathlib import Path
 
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json, write_json
+from harness.files import checksum, write_json
+from harness.readers import read_json
 
+FIELDS = {"request": dict, "bytes": dict, "status": str, "name": str}   # of a manifest, those that are looked into
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -52,7 +54,7 @@ class Together:
         self.manifest = manifest
         self.folder = manifest.parent
         self.hidden = self.folder / f".{manifest.stem}.new"
-        self.old = read_json(manifest) if manifest.exists() else None
+        self.old = read_json(manifest, FIELDS) if manifest.exists() else None
 
     def path(self, name):
         """Where to write the file that will be called `name`."""

@@ -10,8 +10,9 @@ tracks outside train NaN) for other recommenders.
 """
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_json, write_npy
+from harness.files import write_json, write_npy
 from harness.progress import Progress
+from harness.readers import read_json
 
 NEEDS = ()
 COLD = False

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from experiments.expand import Cell
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_json, write_text
+from harness.files import write_json, write_text
 from harness.progress import EXIT_RESUMABLE
+from harness.readers import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,8 @@ import pytest
 import dataset
 from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json, write_json, write_parquet
+from harness.files import checksum, write_json, write_parquet
+from harness.readers import read_json
 from tests.worlds.world import hidden_pairs, tiny_workspace, write_embedding, write_pairs
 
 

@@ -13,7 +13,8 @@ import pytest
 import explore
 from exploration import SECTIONS, sections, tracking
 from harness.errors import WorkError
-from harness.files import read_json, write_json, write_parquet, write_text
+from harness.files import write_json, write_parquet, write_text
+from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.worlds.explored import MONDAY, made, named_embedding, say, world, write_plays
 from tests.worlds.world import tiny_workspace, write_embedding, write_tracks

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from harness.files import read_json
+from harness.readers import read_json
 from preprocess import lastfm
 from preprocess.lastfm import audio as lastfm_audio
 from tests.worlds.hetrec import get_plays, say, table, vectors, write_raw

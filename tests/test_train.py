@@ -16,8 +16,8 @@ import torch.nn.functional as F
 import dataset
 import train
 from harness import cli, runs
-from harness.files import load_checkpoint
 from harness.progress import EXIT_RESUMABLE
+from harness.readers import load_checkpoint
 from tests.worlds.world import tiny_workspace, write_embedding
 from training import shallow
 

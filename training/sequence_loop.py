@@ -10,8 +10,9 @@ import time
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import load_checkpoint, save_checkpoint, write_npy
+from harness.files import save_checkpoint, write_npy
 from harness.progress import Progress, stop_here
+from harness.readers import load_checkpoint
 
 NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
 COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"

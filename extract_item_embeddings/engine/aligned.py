@@ -12,8 +12,9 @@ import dataset
 from extract_item_embeddings.engine import shards
 from extract_item_embeddings.engine.backend import library_versions
 from harness.errors import UsageError, WorkError
-from harness.files import atomic, checksum, read_json, write_json
+from harness.files import atomic, checksum, write_json
 from harness.machine import git_state
+from harness.readers import read_json
 
 INPUTS = ("source_checksum", *shards.INPUTS)  # a change of these is done again; of others, asked about
 NAMED = 20                                    # tracks named in the summary

@@ -16,9 +16,10 @@ from extract_item_embeddings.engine import aligned, audio, frames, pipeline, sha
 from extract_item_embeddings.engine.backend import Backend
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json
+from harness.files import checksum
 from harness.machine import cores
 from harness.progress import StopRequest, stop_here
+from harness.readers import read_json
 
 __all__ = ["Backend", "Task", "main", "make", "parser", "run"]
 

@@ -21,8 +21,9 @@ import zlib
 import numpy as np
 
 from harness.errors import UsageError, WorkError
-from harness.files import atomic, checksum, read_json, write_json
+from harness.files import atomic, checksum, write_json
 from harness.machine import git_state
+from harness.readers import read_json
 
 INPUTS = ("track_checksum", "n_tracks", "audio_checksum")  # a change of these is done again; of others, asked about
 
@@ -100,7 +101,7 @@ class Shard:
                 entry = json.loads(line)
                 if entry["batch"] in mine:
                     self.entries[entry["batch"]] = entry
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         with open(rows, "rb") as f:
             for b, entry in list(self.entries.items()):

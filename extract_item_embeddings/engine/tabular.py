@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.errors import UsageError, WorkError
 from harness.progress import Progress
+from harness.readers import parquet_batches, parquet_schema
 
 KEYS = ("trackid", "track_id", "id", "idx")   # names of the key column, in order of preference
 SAMPLE = 200                                  # rows that tell which columns hold numbers
@@ -142,7 +143,7 @@ class Table:
     # parquet --------------------------------------------------------------
     def look_parquet(self, key):
         import pyarrow as pa
-        schema = self.open_parquet().schema_arrow
+        schema = parquet_schema(self.path)
         self.key = self.pick_key(schema.names, key)
         kind = schema.field(self.key).type
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -157,30 +158,17 @@ class Table:
         self.left_out = [f.name for f in others if f.name not in self.columns]
         return pa.types.is_integer(kind)
 
-    def open_parquet(self):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        try:
-            return pq.ParquetFile(self.path)
-        except (pa.ArrowInvalid, OSError) as e:
-            raise WorkError(f"{self.path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
-
     def parquet_blocks(self):
-        import pyarrow as pa
-        file, rows = self.open_parquet(), 0
-        width = None
-        try:
-            for batch in file.iter_batches(batch_size=4096, columns=[self.key, *self.columns]):
-                keys = batch.column(batch.schema.get_field_index(self.key))
-                if keys.null_count:
-                    raise WorkError(f"{self.path}: {keys.null_count} rows from row {rows} on have no {self.key}")
-                keys = self.keys([str(k) for k in keys.to_pylist()])
-                parts = [batch.column(batch.schema.get_field_index(c)) for c in self.columns]
-                values = self.stacked(parts[0], width) if _is_list(parts[0].type) else _matrix(parts)
-                width, rows = values.shape[1], rows + len(values)
-                yield keys, values
-        except (pa.ArrowInvalid, OSError) as e:
-            raise WorkError(f"{self.path} is damaged ({str(e).splitlines()[0]})") from None
+        rows, width = 0, None
+        for batch in parquet_batches(self.path, [self.key, *self.columns], 4096):
+            keys = batch.column(self.key)
+            if keys.null_count:
+                raise WorkError(f"{self.path}: {keys.null_count} rows from row {rows} on have no {self.key}")
+            keys = self.keys([str(k) for k in keys.to_pylist()])
+            parts = [batch.column(c) for c in self.columns]
+            values = self.stacked(parts[0], width) if _is_list(parts[0].type) else _matrix(parts)
+            width, rows = values.shape[1], rows + len(values)
+            yield keys, values
 
     def stacked(self, lists, width):
         """A column of lists -> (n, D); WorkError when their lengths differ. A missing list is a row of NaN."""

@@ -18,6 +18,7 @@ into a log file, which is kept if the worker fails.
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -34,8 +36,12 @@ import numpy as np
 from extract_item_embeddings.engine import backend
 from harness import cli
 from harness.errors import UsageError, WorkError
+from harness.readers import npy_from_bytes, reason
 
 LONGEST = 1 << 32   # bytes of a message; a larger number is no length
+SPOKEN = 1 << 20    # bytes of a message that is no array, and of all that stands around an array's numbers
+BLOCK = 1 << 20     # bytes received at a time: memory is taken for what has come, not for what is claimed
+WORDS = 300         # characters of a worker's own words in a sentence
 PROBE = """
 import importlib.metadata, importlib.util, json, sys
 def version(name):
@@ -61,33 +67,42 @@ def send(channel, message):
     channel.sendall(struct.pack("<Q", len(data)) + data)
 
 
-def receive(channel):
-    """Read one message: an array or a dict; None when the other side has closed. ValueError for anything else."""
-    head = _exactly(channel, 8)
+def receive(channel, longest=LONGEST, seconds=None):
+    """Read one message: an array or a dict; None when the other side has closed. ValueError for anything else.
+
+    longest: bytes of the longest message that is expected
+    seconds: how long the whole message may take, then TimeoutError (None: the channel's timeout for each of its parts)
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    head = _exactly(channel, 8, end)
     if head is None:
         return None
     (length,) = struct.unpack("<Q", head)
-    if length > LONGEST:
-        raise ValueError(f"a message of {length} bytes")
-    data = _exactly(channel, length)
+    if length > longest:
+        raise ValueError(f"a message of {length} bytes, more than the {longest} expected")
+    data = _exactly(channel, length, end)
     if data is None:
         return None
     if data[:6] == b"\x93NUMPY":
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    message = json.loads(data)
+        return npy_from_bytes(data)
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"a message that is neither an array nor json: {reason(e)}") from None
     if not isinstance(message, dict):
         raise ValueError("a message that is neither an array nor an object")
     return message
 
 
-def _exactly(channel, count):
-    data = bytearray(count)
-    view = memoryview(data)
-    while view:
-        got = channel.recv_into(view)
-        if not got:
+def _exactly(channel, count, end=None):
+    data = bytearray()
+    while len(data) < count:
+        if end is not None:
+            channel.settimeout(max(end - time.monotonic(), 1e-3))
+        block = channel.recv(min(count - len(data), BLOCK))
+        if not block:
             return None
-        view = view[got:]
+        data += block
     return bytes(data)
 
 
@@ -118,6 +133,22 @@ def serve(start, descriptor):
 
 
 # --------------------------------------------------------------------------- our side
+
+def _named(message):
+    """A message in a sentence: float32 (3, 4), or the names of an object."""
+    if isinstance(message, np.ndarray):
+        return f"{message.dtype} {message.shape}"
+    return f"an object of {', '.join(sorted(message))[:WORDS] or 'nothing'}"
+
+
+def checked_probe(found, modules):
+    """What PROBE printed, {module: [whether it is there, version or None]}; ValueError for anything else."""
+    if not isinstance(found, dict) or not {*modules, "python"} <= found.keys() or not all(
+            isinstance(v, list) and len(v) == 2 and isinstance(v[0], bool) and isinstance(v[1], str | None)
+            for v in found.values()):
+        raise ValueError("the interpreter answers something else")
+    return found
+
 
 class Remote(backend.Backend):
     """A backend whose model runs in a worker. Subclasses add prepare, settings, weights_of, and `start` for serve."""
@@ -174,16 +205,16 @@ class Remote(backend.Backend):
         try:
             done = subprocess.run([python, "-c", PROBE, *self.MODULES], capture_output=True, text=True, timeout=120,
                                   env=self.environment())
-            found = json.loads(done.stdout)
+            probe = checked_probe(json.loads(done.stdout), self.MODULES)
         except OSError as e:
             raise WorkError(f"the interpreter {python} of {self.NAME} cannot be run: {e.strerror}; --python or "
                                  f"{self.variable()} names it") from None
-        except (ValueError, subprocess.TimeoutExpired):
+        except (ValueError, RecursionError, subprocess.TimeoutExpired):
             raise WorkError(f"{python} does not answer as a Python interpreter; --python or {self.variable()} "
                                  f"names the one of {self.REQUIREMENTS}") from None
-        if absent := [m for m in self.MODULES if not found[m][0]]:
+        if absent := [m for m in self.MODULES if not probe[m][0]]:
             raise WorkError(f"{python} has no {' and no '.join(absent)}; install {self.REQUIREMENTS} there")
-        return super().versions() | {"worker": {name: v for name, (_, v) in found.items()}}
+        return super().versions() | {"worker": {name: v for name, (_, v) in probe.items()}}
 
     def environment(self):
         """Environment variables of the worker: ours but for Python's own, and only the device asked for."""
@@ -208,9 +239,15 @@ class Remote(backend.Backend):
             self.process = subprocess.Popen(
                 [self.python(), script, "--worker", str(theirs.fileno())], pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(), start_new_session=True)
-        dim = self.ask(self.settings()).get("dim")
-        if dim != self.DIM:
-            self.give_up(f"has a model of {dim} values, not {self.DIM}")
+        self.greet()
+
+    def greet(self):
+        """Send the settings and wait until the model is loaded."""
+        answer = self.ask(self.settings(), SPOKEN)
+        if not isinstance(answer, dict) or answer.get("ready") is not True:
+            self.give_up(f"answered its settings with {_named(answer)}, not with ready and dim")
+        if type(dim := answer.get("dim")) is not int or dim != self.DIM:
+            self.give_up(f"has a model of {str(dim)[:WORDS]} values, not {self.DIM}")
 
     def unload(self):
         if self.channel is not None:
@@ -239,21 +276,25 @@ class Remote(backend.Backend):
         return self.silence[len(window)]
 
     def heard(self, windows):
-        values = self.ask(np.ascontiguousarray(windows, np.float32))
-        if not isinstance(values, np.ndarray) or values.shape != (len(windows), self.DIM) or values.dtype.kind != "f":
-            what = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else f"{sorted(values)}"
-            self.give_up(f"answered {len(windows)} windows with {what}, not with float32 {(len(windows), self.DIM)}")
+        shape = (len(windows), self.DIM)
+        values = self.ask(np.ascontiguousarray(windows, np.float32), SPOKEN + 16 * math.prod(shape))
+        if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype.kind != "f":
+            self.give_up(f"answered {len(windows)} windows with {_named(values)}, not with float32 {shape}")
         return values.astype(np.float32, copy=False)
 
-    def ask(self, message):
+    def ask(self, message, longest):
+        """The answer to a message, an array or a dict of at most `longest` bytes; anything else is a WorkError."""
+        early = self.early()
         try:
-            send(self.channel, message)
+            self.channel.settimeout(self.args.patience)
+            if not early:
+                send(self.channel, message)
         except TimeoutError:
             self.give_up(f"took nothing for {self.args.patience} s (--patience)")
         except OSError:
             pass  # it has gone; whatever it said last is still to be read
         try:
-            answer = receive(self.channel)
+            answer = receive(self.channel, longest, self.args.patience)
         except TimeoutError:
             self.give_up(f"gave no answer for {self.args.patience} s (--patience)")
         except OSError:
@@ -263,8 +304,18 @@ class Remote(backend.Backend):
         if answer is None:
             self.give_up(self.how_it_ended())
         if isinstance(answer, dict) and "error" in answer:
-            self.give_up(f"failed ({answer['error']})")
+            self.give_up(f"failed ({str(answer['error'])[:WORDS]})")
+        if early:  # an answer too many would be taken for that to the next windows
+            self.give_up(f"does not keep to the protocol ({_named(answer)} before anything was asked)")
         return answer
+
+    def early(self):
+        """Whether something has come that nobody asked for."""
+        self.channel.setblocking(False)
+        try:
+            return bool(self.channel.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def how_it_ended(self):
         try:

@@ -22,8 +22,9 @@ import numpy as np
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import atomic, checksum, read_json, write_json, write_npy, write_parquet, write_text
+from harness.files import atomic, checksum, write_json, write_npy, write_parquet, write_text
 from harness.machine import versions
+from harness.readers import read_json, read_npy
 from preprocess.demo import recordings, world
 
 HELP = "the built-in music world (makes its raw files first where they are not there)"
@@ -96,8 +97,8 @@ def _request(raw, given, overwrite):
             raise UsageError(f"{raw} holds files that are no demo world (no {MANIFEST}); "
                                   "name a new or an empty folder with --raw")
         return {**DEFAULTS, **given}, {}
-    old = read_json(raw / MANIFEST)
-    if not isinstance(old, dict) or old.get("world") != "demo" or "request" not in old:
+    old = read_json(raw / MANIFEST, {"request": dict})
+    if old.get("world") != "demo" or "request" not in old:
         raise WorkError(f"{raw / MANIFEST} is not the manifest of a demo world; name another folder with --raw")
     other = {k: v for k, v in given.items() if old["request"].get(k) != v}
     if other and not overwrite:
@@ -218,14 +219,17 @@ def write_users(raw, workdir):
 def write_oracle(raw, workdir):
     """embeddings/oracle.npy and .json: the latent traits, which only the oracle's rows of a table may use."""
     path = Path(workdir) / "embeddings" / "oracle.npy"
-    matrix = np.load(raw / ORACLE, allow_pickle=False)
+    matrix = read_npy(raw / ORACLE)
+    if matrix.ndim != 2:
+        raise WorkError(f"{raw / ORACLE} must be a matrix (tracks, traits), but has shape {matrix.shape}; "
+                        "make the world anew with --overwrite")
     provenance = {
         "backend": "oracle", "variant": "latent traits of the demo world: " + ", ".join(world.TRAITS),
         "dim": matrix.shape[1], "n_tracks": len(matrix), "weights": None,
         "track_checksum": checksum(Path(workdir) / TRACKS), "versions": versions(), "failed": {}}
     told = path.with_suffix(".json")
     if path.exists() and told.exists() and read_json(told) == provenance \
-            and np.array_equal(np.load(path, allow_pickle=False), matrix):
+            and np.array_equal(read_npy(path), matrix):
         return
     told.unlink(missing_ok=True)                         # a json that exists describes the matrix beside it
     write_npy(path, matrix)

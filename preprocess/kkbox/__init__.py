@@ -50,8 +50,9 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError
-from harness.files import checksum, read_json, write_parquet
+from harness.files import checksum, write_parquet
 from harness.machine import versions
+from harness.readers import read_json
 from preprocess import stage
 
 HELP = "WSDM-KKBOX (2018): plays in order with their context, metadata of songs and members, DTNMR's points"
@@ -145,7 +146,7 @@ def get_plays(args, workdir):
                      "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
                      "versions": versions()})
     split = workdir / "data" / "split.json"
-    if split.exists() and read_json(split).get("request", {}).get("given split") != checksum(
+    if split.exists() and read_json(split, {"request": dict}).get("request", {}).get("given split") != checksum(
             workdir / "split.pqt"):
         print(f"beware: {split.parent} was split from other points; run 1_train_test_split.py --protocol given again")
 

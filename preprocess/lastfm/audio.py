@@ -20,6 +20,7 @@ import numpy as np
 from harness import download
 from harness.errors import UsageError, WorkError
 from harness.progress import Progress
+from harness.readers import read_npy, reading
 from preprocess.delimited import read_table
 
 URL = "https://zenodo.org/records/15403972/files/lfm2k_mm_json.zip"
@@ -124,10 +125,7 @@ def _numbered(path, column, table):
 
 
 def _matrix(path, n):
-    try:
-        matrix = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as e:
-        raise WorkError(f"{path} cannot be read as a matrix ({str(e).splitlines()[0]})") from None
+    matrix = read_npy(path, mapped=False, kind="a matrix")
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or len(matrix) != n:
         raise WorkError(f"{path} must be a matrix of numbers with one row per row of artists.csv ({n}), "
                         f"but is {matrix.dtype} {matrix.shape}")
@@ -200,7 +198,8 @@ def _pool(pairs, keep):
     for artist, text in pairs:
         songs[artist] = songs.get(artist, 0) + 1
         if keep:
-            vector = np.array(json.loads(text), dtype=np.float64)
+            with reading(f"vector {text[:40]!r}", "a list of numbers"):
+                vector = np.array(json.loads(text), dtype=np.float64)
             lengths.add(len(vector))
             total[artist] = total[artist] + vector if artist in total else vector
         if len(lengths) > 1:

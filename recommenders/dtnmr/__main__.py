@@ -41,8 +41,9 @@ from pathlib import Path
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import load_checkpoint, read_json, save_checkpoint
+from harness.files import save_checkpoint
 from harness.progress import Progress, stop_here
+from harness.readers import load_checkpoint, read_json
 from preprocess import kkbox, stage
 
 NEEDS = ("features", "order")
@@ -194,7 +195,7 @@ def raw_files(args, workdir):
 def agreed(workdir, asked):
     """A UsageError where the workspace was made with other values of the flags that are asked for."""
     if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
-        told = read_json(workdir / "dataset.json").get("request", {})
+        told = read_json(workdir / "dataset.json", {"request": dict}).get("request", {})
         other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
         if other:
             values = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in other.items())

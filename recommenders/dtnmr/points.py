@@ -13,11 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import UsageError, WorkError
+from harness.metadata import in_order, read_table
+from harness.readers import read_parquet
 
 SONG_FIELDS = ("genres", "artists", "composers", "language", "styles", "tags")
 USER_FIELDS = ("age", "gender", "city", "country")
 NO_BEHAVIOUR = ("null", "settings")  # the source merges them with the missing value
 PARTS = ("train", "val", "test")
+METADATA = ("DTNMR describes songs and users by metadata; make the workspace with "
+            "preprocess/0_get_plays_pqt.py kkbox or demo, or write the file")
 
 
 # --------------------------------------------------------------------------- multi-hot vectors as lists
@@ -84,24 +88,6 @@ def bags_of(table, vocabularies):
 
 # --------------------------------------------------------------------------- metadata of a workspace
 
-def open_metadata(path, key):
-    """items.pqt or users.pqt as a pyarrow table that has the column `key`; WorkError in a sentence otherwise."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    if not path.exists():
-        raise WorkError(f"{path} is missing: DTNMR describes songs and users by metadata; make the workspace with "
-                        "preprocess/0_get_plays_pqt.py kkbox or demo, or write the file")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
-    if key not in table.column_names:
-        raise WorkError(f"{path} has no column {key}; it has {', '.join(table.column_names)}")
-    if not pa.types.is_integer(table[key].type) or table[key].null_count or not table.num_rows:
-        raise WorkError(f"{path}: {key} must be integers without gaps, in at least one row")
-    return table
-
-
 def fields_of(path, table, fields, default):
     """The metadata columns to use: those asked for, or with None those of `default` that are there."""
     flag, there = f"--{path.stem.replace('item', 'song').rstrip('s')}-fields", ", ".join(table.column_names)
@@ -113,15 +99,6 @@ def fields_of(path, table, fields, default):
         raise WorkError(f"{path} has none of the columns {', '.join(default)}; name others with {flag}; "
                         f"there: {there}")
     return used
-
-
-def rows_of(table, key, ids):
-    """The rows of a metadata table in the order of `ids`; a row of nulls for an id it lacks."""
-    import pyarrow as pa
-    known = table[key].to_numpy()
-    order = np.argsort(known, kind="stable")
-    place = order[np.minimum(np.searchsorted(known[order], ids), len(known) - 1)]
-    return table.take(pa.array(place, mask=known[place] != ids))
 
 
 @dataclass
@@ -145,12 +122,12 @@ def read_songs(workdir, ids, hot, fields=None):
     """
     import pyarrow.compute as pc
     path = Path(workdir) / "items.pqt"
-    table = open_metadata(path, "track_id")
+    table = read_table(path, "track_id", required=METADATA)
     used = fields_of(path, table, fields, SONG_FIELDS)
     if "kept" in table.column_names:
         hot = table["track_id"].to_numpy()[pc.fill_null(table["kept"], False).to_numpy()]
         ids = np.union1d(ids, hot)
-    table, catalogue = rows_of(table, "track_id", ids), np.isin(ids, hot)
+    table, catalogue = in_order(table, "track_id", ids), np.isin(ids, hot)
     vocabularies = {f: vocabulary_of(table[f], catalogue) for f in used}
     length, longest = np.zeros((len(ids), 0), np.float32), 0.0
     if "song_length" in table.column_names:
@@ -165,9 +142,9 @@ def read_songs(workdir, ids, hot, fields=None):
 def read_users(workdir, ids, fields=None):
     """(Bags of the users `ids`, {field: vocabulary}) from users.pqt; the vocabularies are those of these users."""
     path = Path(workdir) / "users.pqt"
-    table = open_metadata(path, "user_id")
+    table = read_table(path, "user_id", required=METADATA)
     used = fields_of(path, table, fields, USER_FIELDS)
-    table = rows_of(table, "user_id", ids)
+    table = in_order(table, "user_id", ids)
     vocabularies = {f: vocabulary_of(table[f]) for f in used}
     return bags_of(table, vocabularies), vocabularies
 
@@ -224,15 +201,15 @@ def playlists_of_points(path, users):
     the split (kkbox_filters.split_pairs has the same rule). What `target` says is behaviour and decides nothing.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+    table = read_parquet(path)
     missing = [c for c in ("user_id", "position", "track_id", "part") if c not in table.column_names]
     if missing:
         raise WorkError(f"{path} has no column {', '.join(missing)}; make it anew with "
                         "preprocess/0_get_plays_pqt.py kkbox --overwrite")
+    for name in ("user_id", "position", "track_id"):
+        if not pa.types.is_integer(table[name].type) or table[name].null_count:
+            raise WorkError(f"{path}: {name} must be integers without gaps, but is {table[name].type} "
+                            f"with {table[name].null_count} nulls")
     user_id, position, track = (table[c].to_numpy() for c in ("user_id", "position", "track_id"))
     order = np.lexsort((position, user_id))
     order = order[np.isin(user_id[order], users)]

@@ -9,7 +9,8 @@ import torch
 
 from evaluation.subset_accuracy import Negatives, first_wins
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json
+from harness.files import checksum
+from harness.readers import read_json
 from recommenders.dtnmr import points
 from recommenders.dtnmr.model import DTNMR, Data, batches_of
 
@@ -78,7 +79,7 @@ def agrees(workdir):
     given, manifest = workdir / "split.pqt", workdir / "data" / "split.json"
     if not (given.exists() and manifest.exists()):
         return
-    if read_json(manifest).get("request", {}).get("given split") != checksum(given):
+    if read_json(manifest, {"request": dict}).get("request", {}).get("given split") != checksum(given):
         raise WorkError(f"{manifest.parent} was not split by {given.name}, which was made with points.pqt, so train "
                         "may hold its test points; run preprocess/1_train_test_split.py --protocol given again")
 

@@ -6,7 +6,7 @@ import dataset
 from bench import _ease_inverse, recommenders
 from harness import registry
 from harness.errors import UsageError
-from harness.files import read_json
+from harness.readers import read_json
 
 
 def test_every_declared_recommender_is_measured_and_builders_come_last():

@@ -10,7 +10,8 @@ import tune
 from experiments import spaces as tune_spaces
 from harness import runs
 from harness.errors import UsageError
-from harness.files import read_json, write_parquet
+from harness.files import write_parquet
+from harness.readers import read_json
 from slurm import grid
 from tests.conftest import ROOT
 from tests.worlds.world import tiny_workspace

@@ -14,7 +14,8 @@ from extract_item_embeddings import mfm, muq
 from extract_item_embeddings.engine import extraction
 from harness import cli
 from harness.errors import WorkError
-from harness.files import checksum, read_json
+from harness.files import checksum
+from harness.readers import read_json
 from tests.worlds.checkpoints import (
     CONFORMER,
     STATS,

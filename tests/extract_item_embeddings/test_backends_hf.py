@@ -11,7 +11,8 @@ import soundfile
 
 from extract_item_embeddings import m2v, mert
 from extract_item_embeddings.engine import pretrained
-from harness.files import checksum, read_json
+from harness.files import checksum
+from harness.readers import read_json
 from tests.worlds.checkpoints import (
     command,
     cosine,

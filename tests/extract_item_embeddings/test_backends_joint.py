@@ -13,7 +13,7 @@ import soundfile
 from extract_item_embeddings import clap, emae
 from extract_item_embeddings.engine import weights
 from harness import cli
-from harness.files import read_json
+from harness.readers import read_json
 from tests.worlds.checkpoints import (
     CLAP_PROCESSOR,
     built,

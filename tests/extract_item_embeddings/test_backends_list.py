@@ -14,7 +14,7 @@ from extract_item_embeddings import mert, mfcc, musicnn
 from extract_item_embeddings.engine import audio, extraction
 from harness import cli
 from harness.errors import UsageError
-from harness.files import read_json
+from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.worlds.checkpoints import mert_checkpoint, music, single_thread
 

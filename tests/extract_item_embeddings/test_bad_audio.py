@@ -6,7 +6,8 @@ import pytest
 
 import dataset
 from extract_item_embeddings import mert, mfcc, musicnn
-from harness.files import read_json, write_text
+from harness.files import write_text
+from harness.readers import read_json
 from tests.extract_item_embeddings.test_audio import cut, tone, write
 from tests.worlds.checkpoints import mert_checkpoint, single_thread
 

@@ -14,8 +14,9 @@ import soundfile
 import dataset
 from extract_item_embeddings import mfcc
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json
+from harness.files import checksum
 from harness.progress import EXIT_RESUMABLE
+from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.extract_item_embeddings.test_audio import cut, tone, write
 

@@ -6,7 +6,7 @@ import soundfile
 from extract_item_embeddings import mert, muq, musicnn
 from extract_item_embeddings.engine import pretrained
 from harness.errors import UsageError, WorkError
-from harness.files import read_json
+from harness.readers import read_json
 from tests.worlds.checkpoints import (
     MAKERS,
     command,

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from extract_item_embeddings import mert
 from extract_item_embeddings.engine import half_precision
-from harness.files import read_json
+from harness.readers import read_json
 from tests.worlds.checkpoints import MAKERS, cosine, extract, mert_checkpoint, single_thread, sounds
 
 

@@ -6,7 +6,7 @@ import soundfile
 from extract_item_embeddings import muq
 from extract_item_embeddings.engine import extraction
 from harness import cli
-from harness.files import read_json
+from harness.readers import read_json
 from tests.worlds.checkpoints import (
     built,
     cosine,

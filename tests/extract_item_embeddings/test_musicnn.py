@@ -17,7 +17,7 @@ from extract_item_embeddings import musicnn
 from extract_item_embeddings.networks import tf_checkpoint
 from extract_item_embeddings.networks.musicnn_model import Network
 from harness.errors import UsageError, WorkError
-from harness.files import read_json
+from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.extract_item_embeddings.test_audio import tone, write
 

@@ -11,7 +11,8 @@ import pytest
 import dataset
 from extract_item_embeddings import npy
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json, write_text
+from harness.files import checksum, write_text
+from harness.readers import read_json
 from tests.conftest import ROOT
 
 IDS = ["alpha", "beta", "delta", "gamma", "omega"]

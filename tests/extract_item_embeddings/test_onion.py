@@ -17,7 +17,8 @@ from extract_item_embeddings import onion
 from extract_item_embeddings.engine import tabular
 from harness import download
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, read_json, write_text
+from harness.files import checksum, write_text
+from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.worlds.world import write_tracks
 

@@ -14,7 +14,7 @@ from bench._real_music import PACKAGES, pieces
 from bench.musicnn import load
 from extract_item_embeddings import mfcc, musicnn
 from extract_item_embeddings.engine import audio
-from harness.files import read_json
+from harness.readers import read_json
 from tests.worlds.checkpoints import single_thread
 
 

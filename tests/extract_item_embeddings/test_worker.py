@@ -12,7 +12,8 @@ import soundfile
 
 from extract_item_embeddings import jb, mule
 from extract_item_embeddings.engine import audio, extraction, worker
-from harness.files import checksum, read_json
+from harness.files import checksum
+from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.worlds.checkpoints import music
 

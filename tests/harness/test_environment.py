@@ -1,10 +1,13 @@
 """What every script says outside the environment, and on a system that is not supported."""
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+import knn
+import metrics
 from harness import environment
 from tests.conftest import ROOT
 
@@ -57,3 +60,27 @@ def test_windows_is_refused_in_one_sentence(capsys):
         environment.check_platform("win32")
     assert left.value.code == 2
     assert re.fullmatch(r"\S+: Windows is not supported; .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_tables_are_printed_in_any_encoding(tiny, encoding):
+    knn.main(["content", "--workdir", str(tiny)])
+    metrics.main(["--workdir", str(tiny)])
+    done = subprocess.run([sys.executable, "table.py", "--workdir", str(tiny)], cwd=ROOT, capture_output=True,
+                          env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=120)
+    assert done.returncode == 0 and done.stderr == b"", done.stderr
+    sign = "+-" if encoding == "ascii" else "±"
+    assert f"1.0000 {sign}0.0000".encode(encoding) in done.stdout
+
+
+@pytest.mark.parametrize("words, extra", [
+    (["knn.py", "content", "--workdir", "~nosuchuser/x"], {}), (["knn.py", "content", "--workdir=~nosuchuser/x"], {}),
+    (["metrics.py"], {"WORKDIR": "~nosuchuser/x"}),
+    (["preprocess/0_get_plays_pqt.py", "pairs", "--raw", "~nosuchuser/x", "--workdir", "."], {}),
+    (["extract_item_embeddings/npy.py", "e", "--file", "~nosuchuser/x", "--workdir", "."], {})])
+def test_the_home_of_an_unknown_user_is_a_usage_error(words, extra):
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                          env={**os.environ, **extra})
+    assert done.returncode == 2
+    assert done.stderr.endswith(": ~nosuchuser in ~nosuchuser/x is no user of this machine; "
+                                "write the path without ~\n") and done.stderr.count("\n") == 1

@@ -10,8 +10,9 @@ import pytest
 
 from harness import runs
 from harness.errors import WorkError
-from harness.files import atomic, checksum, load_checkpoint, write_text
+from harness.files import atomic, checksum, write_text
 from harness.progress import Progress, StopRequest
+from harness.readers import load_checkpoint
 from tests.conftest import ROOT
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.files import read_json
+from harness.readers import read_json
 from preprocess.kkbox import filters as kkbox_filters
 from preprocess.kkbox import generate as kkbox_generate
 from preprocess.kkbox import raw as kkbox_raw

@@ -8,7 +8,8 @@ import pytest
 
 import dataset
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_json
+from harness.files import write_json
+from harness.readers import read_json
 from preprocess.kkbox import raw as kkbox_raw
 from tests.conftest import ROOT
 from tests.worlds.kkbox import HEADERS, LOOSE, get, play, song, splitter, table, world, write

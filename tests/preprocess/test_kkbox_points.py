@@ -5,7 +5,8 @@ import pytest
 
 import dataset
 from harness.errors import WorkError
-from harness.files import read_json, write_parquet
+from harness.files import write_parquet
+from harness.readers import read_json
 from preprocess.kkbox import filters as kkbox_filters
 from preprocess.kkbox import generate as kkbox_generate
 from tests.worlds.kkbox import LOOSE, MANY, get, splitter, table, world, write

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from harness.files import checksum, read_json, write_json
+from harness.files import checksum, write_json
+from harness.readers import read_json
 from preprocess import lastfm
 from preprocess.lastfm import audio as lastfm_audio
 from preprocess.lastfm import features as lastfm_features

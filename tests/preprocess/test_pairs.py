@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from harness.files import read_json
+from harness.readers import read_json
 from recommenders import popularity
 from tests.worlds.hetrec import get_plays, say
 

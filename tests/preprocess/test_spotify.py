@@ -12,7 +12,8 @@ import pytest
 import dataset
 import knn
 from harness import runs
-from harness.files import checksum, read_json, write_json
+from harness.files import checksum, write_json
+from harness.readers import read_json
 from preprocess.lastfm.features import SPOTIFY
 from tests.worlds.hetrec import get_plays, say, table, vectors
 

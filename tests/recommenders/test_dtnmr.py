@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import dataset
 from evaluation import subset_accuracy
 from harness.errors import WorkError
-from harness.files import read_json, write_parquet
+from harness.files import write_parquet
+from harness.readers import read_json
 from recommenders.dtnmr import __main__ as dtnmr
 from recommenders.dtnmr import model as dtnmr_model
 from recommenders.dtnmr import points as dtnmr_points

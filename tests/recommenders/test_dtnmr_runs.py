@@ -15,8 +15,9 @@ import torch
 import dataset
 from harness import cli, runs
 from harness.errors import WorkError
-from harness.files import load_checkpoint, read_json, write_parquet
+from harness.files import write_parquet
 from harness.progress import EXIT_RESUMABLE
+from harness.readers import load_checkpoint, read_json
 from recommenders.dtnmr import __main__ as dtnmr
 from recommenders.dtnmr.training import Training, agrees, subset_metrics
 from tests.conftest import ROOT

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import dataset
 from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import read_json, write_json, write_parquet
+from harness.files import write_json, write_parquet
+from harness.readers import read_json
 from ranking import candidates, topk
 from ranking.save import write
 from recommenders import content_knn, hybrid, itemknn, popularity

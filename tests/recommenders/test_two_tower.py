@@ -13,8 +13,9 @@ import torch
 import dataset
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import load_checkpoint, read_json, write_parquet, write_text
+from harness.files import write_parquet, write_text
 from harness.progress import EXIT_RESUMABLE
+from harness.readers import load_checkpoint, read_json
 from recommenders.two_tower import __main__ as two_tower
 from recommenders.two_tower import index as serving
 from recommenders.two_tower.model import COUNTS, Data, Towers, Training, in_batch_softmax, item_columns, standardise

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from harness import cli
-from harness.files import read_json
+from harness.readers import read_json
 
 DOOR = importlib.import_module("preprocess.0_get_plays_pqt")
 
