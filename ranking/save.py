@@ -19,5 +19,5 @@ def write(run, split, k=100, seed=42, parts=None, ks=(5, 10, 20, 50), **ranker):
         preds = topk.recommend(split, part, k, seed, **how)
         write_parquet(run.preds(part), preds)
         results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
-                                       tuple(x for x in ks if x <= k) or (k,))
+                                       tuple(x for x in ks if x <= k) or (k,), split=split)
     return results
