@@ -94,7 +94,7 @@ def values_of(lists: Lists, truth: Truth, ks: Sequence[int]) -> pd.DataFrame:
     nth = places_of(user) + 1                                  # first, second, ... hit of its user
     n_true = np.bincount(truth.user, minlength=n)
     ideal = np.cumsum(1 / np.log2(np.arange(max(ks)) + 2))     # gain of 1, 2, ... hits at the top
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for k in ks:
         top = place < k
         u, p, h = user[top], place[top], nth[top]
@@ -119,8 +119,8 @@ def by_rs_metrics(lists: Lists, truth: Truth, ks: Sequence[int]) -> pd.DataFrame
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty list
         values = {f"{name}@{k}": scorer(true, pred, k=k, apply_mean=False) for name, scorer in scorers for k in ks}
-    values = pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64)
-    return values[[f"{name}@{k}" for k in ks for name in METRICS]].fillna(0.0)
+    frame = pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64)
+    return frame[[f"{name}@{k}" for k in ks for name in METRICS]].fillna(0.0)
 
 
 def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
@@ -191,7 +191,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs to evaluate (default: all with saved lists)")
     parser.add_argument("--k", type=cli.positive, nargs="+", default=list(KS), metavar="K",
                         help="list lengths (default 5 10 20 50); those beyond a run's lists are left out")
-    parser.add_argument("--subset-size", type=cli.positive, metavar="N",
+    parser.add_argument("--subset-size", type=cli.whole_number(2), metavar="N",
                         help="adds SubsetAccuracy@N: how often a held-out track ranks above N - 1 sampled tracks that "
                              "its user does not know; at least 2 (default: not computed)")
     parser.add_argument("--seed", type=cli.seed_number, metavar="N",
@@ -211,8 +211,6 @@ def build_parser() -> cli.Parser:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; UsageError for flags that do not go together."""
     args = build_parser().parse_args(argv)
-    if args.subset_size is not None and args.subset_size < 2:
-        raise UsageError("--subset-size counts the track and at least one other, so at least 2, not 1")
     if args.seed is not None and args.subset_size is None:
         raise UsageError("--seed is the seed of the tracks sampled for --subset-size; add --subset-size N")
     args.seed = 42 if args.seed is None else args.seed
@@ -292,7 +290,7 @@ def evaluate_files(args: argparse.Namespace) -> None:
     if lists.length.max() < max(ks):
         print(f"the longest list has {lists.length.max()} tracks; at a larger k the figures are of shorter lists",
               file=sys.stderr)
-    print_means(f"{Path(args.preds).name}, {len(pairs.users)} users", dict(zip(values, values.mean(), strict=True)))
+    print_means(f"{Path(args.preds).name}, {len(pairs.users)} users", values.mean().to_dict())
 
 
 def within(ks: Sequence[int], longest: int, name: str) -> tuple[int, ...]:
@@ -304,7 +302,7 @@ def within(ks: Sequence[int], longest: int, name: str) -> tuple[int, ...]:
     return used
 
 
-def print_means(title: str, means: Mapping[str, float]) -> None:
+def print_means(title: str, means: Mapping) -> None:
     """Print {`Metric@k`: mean} as a table with a row for each k."""
     columns = [column.rsplit("@", 1) for column in means if "@" in column]
     names = list(dict.fromkeys(name for name, _ in columns))

@@ -40,11 +40,12 @@ def beyond(lists: Lists, catalogue: np.ndarray, share: np.ndarray | None,
     if outside.any():
         raise WorkError(f"{len(np.unique(lists.track[outside]))} tracks of the lists are not in the catalogue of this "
                         "part; the lists were made on another split, make them again")
-    whole, each = {}, {}
+    whole: dict[str, float] = {}
+    each: dict[str, np.ndarray] = {}
     for k in ks:
         top = lists.place < k
         shown = np.bincount(row[top], minlength=len(catalogue))
-        whole[f"Coverage@{k}"] = np.count_nonzero(shown) / len(catalogue)
+        whole[f"Coverage@{k}"] = float(np.count_nonzero(shown) / len(catalogue))
         whole[f"Gini@{k}"] = gini(shown)
         if share is not None:
             total = np.bincount(lists.user[top], share[row[top]], minlength=len(lists.users))

@@ -42,7 +42,7 @@ def write_metrics(path: Path, values: pd.DataFrame, whole: dict[str, float] | No
         table = table.replace_schema_metadata({**table.schema.metadata, KEY: digest.encode()})
     write_parquet(path.with_suffix(".pqt"), table)
     write_csv(path, frame)
-    return frame.loc["mean"].to_dict()
+    return dict(zip(map(str, frame.columns), frame.to_numpy()[0].tolist(), strict=True))
 
 
 def read_metrics(path: Path, remedy: str) -> tuple[pd.DataFrame, pd.Series]:
@@ -56,7 +56,7 @@ def read_metrics(path: Path, remedy: str) -> tuple[pd.DataFrame, pd.Series]:
         raise WorkError(f"{values} or its .csv is gone; {remedy}")
     try:
         frame = pd.read_parquet(values)
-        means = pd.read_csv(path, index_col=0, float_precision="round_trip").loc["mean"]
+        means = pd.read_csv(path, index_col=0, float_precision="round_trip").T["mean"]
         frame["user_id"].to_numpy(np.int64)
     except (ValueError, KeyError, OSError) as e:
         raise WorkError(f"{values} or its .csv cannot be read ({str(e).splitlines()[0]}); {remedy}") from None
@@ -75,7 +75,7 @@ def columns_from_before(path: Path, values: pd.DataFrame, digest: str, made: re.
     """
     import pandas as pd
     import pyarrow.parquet as pq
-    nothing = pd.DataFrame(index=values.index), {}
+    nothing: tuple[pd.DataFrame, dict[str, float]] = pd.DataFrame(index=values.index), {}
     try:
         frame, means = read_metrics(path, "")
     except WorkError:
