@@ -99,7 +99,7 @@ class Split:
     def seen(self, part: str) -> csr_matrix:
         """What is hidden from the lists of a part, csr (U, n_hot): val hides train, test hides train and val.
 
-        The cold test ranks items nobody has seen, so its matrix is empty.
+        The cold test ranks items that no user of train has played, so its matrix is empty.
         """
         from scipy.sparse import csr_matrix
         self.part(part)
@@ -228,7 +228,7 @@ def load(workdir: str | Path) -> Split:
 
 
 def _files(workdir):
-    """The files a split is read from, those of the workspace that are there; data/split.json is no input of a run."""
+    """The files a split is read from, as far as the workspace has them; data/split.json is no input of a run."""
     paths = [workdir / "trackid_sorted.csv", *(workdir / "data" / f"{part}.pqt" for part in ("train", *PARTS))]
     return [path for path in paths if path.exists()]
 

@@ -143,7 +143,7 @@ def report(workdir: str | Path, run_name: str, part: str, preds: pd.DataFrame, t
     split:  adds Coverage, Gini and Popularity; the first two belong to all lists together and have no interval
     drawn:  adds SubsetAccuracy on these subsets of the part's pairs
     scorer: 'rs_metrics' has that library compute the values, too, and refuses to differ
-    With one user nothing has an interval: `conf` is empty. Columns that were there before and are not computed now
+    With one user nothing has an interval: `conf` is empty. Columns of an earlier call that this one does not compute
     stay where they are of the same lists. WorkError for a part without pairs and for lists that cannot be evaluated.
     """
     if not len(truth):

@@ -145,7 +145,7 @@ def combined(workdir, grid, part, values, columns):
 
 
 def slot_of(grid, row, group, part, values, marks):
-    """What stands in a row under a recommender; one without representation stands under each."""
+    """The slot of a row in a recommender's column; a row without representation is repeated in each column."""
     free = [cell for recommender, cell in row.cells.items() if recommender not in grid.groups]
     cell = row.cells.get(group, *free[:1]) if free else row.cells.get(group)
     if cell is None:
@@ -211,7 +211,7 @@ def add_tests(table, reference, part, values):
 
 
 def published(workdir, grid, recommender, part, values, columns):
-    """One recommender's figures as the publication has them, a row per backend; None where there are none."""
+    """One recommender's figures as the publication has them, a row per backend; None without any."""
     import pandas as pd
     rows = []
     for row in grid.rows:

@@ -1,7 +1,7 @@
 """Beyond accuracy: how much of the catalogue is shown, how popular it is, how unequally it is shown.
 
 Used by metrics.py, which adds these columns to metrics/{run}_{part}.csv (and Popularity to the .pqt):
-    Coverage@k    share of the part's catalogue that is in somebody's first k (rs_metrics.coverage)
+    Coverage@k    share of the part's catalogue that is in the first k of any user (rs_metrics.coverage)
     Gini@k        inequality of the tracks' appearances in the first k, over the whole catalogue:
                   0 when all appear equally often, (n - 1) / n when one has all (the usual coefficient)
     Popularity@k  mean over a user's first k of the share of train users who played the track
@@ -67,4 +67,4 @@ def catalogue_of(split: Split, part: str) -> tuple[np.ndarray, np.ndarray | None
     tracks = split.tracks[split.candidates(part)]
     if part == "cold_test":
         return tracks, None
-    return tracks, np.bincount(split.train.item, minlength=split.n_hot) / split.n_users   # a pair stands once in train
+    return tracks, np.bincount(split.train.item, minlength=split.n_hot) / split.n_users  # a pair of train is one row

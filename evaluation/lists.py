@@ -57,7 +57,7 @@ class Lists:
 def read_lists(preds: pd.DataFrame, users: np.ndarray) -> Lists:
     """Lists of `users` (int64 (U,), ascending) from a frame; lists of other users are left out.
 
-    Rows may stand in any order. A track that stands twice in a list keeps its first place, and what follows
+    Rows may be in any order. A track that a list contains twice keeps its first rank, and what follows
     moves up. WorkError unless the ranks of each user count 0, 1, 2, ... and track ids are at least 0.
     """
     user_id, track, rank = (whole_numbers(preds, c, "the lists") for c in ("user_id", "track_id", "rank"))

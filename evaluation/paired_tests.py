@@ -123,7 +123,7 @@ def mark_table(table, reference):
     """Give the figures of a render.Table their tests against those of one cell ({column: results.Figure}).
 
     Shuffled rows are not tested: their repeats are permutations, each one ranking for all users. A figure that
-    stands in several columns of the table is one hypothesis.
+    appears in several columns of the table is one hypothesis.
     """
     for column in table.columns:
         ours = reference[column]

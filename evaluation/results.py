@@ -18,7 +18,7 @@ from evaluation.intervals import mean_and_half_width
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
 
-REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that tell repeats or representations apart
+REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that differ between repeats or representations
 
 
 @dataclass
@@ -54,6 +54,7 @@ def collect(workdir):
     manifests, split, cells, left, latest = runs.find_runs(workdir), runs.split_checksums(workdir), {}, [], {}
     for _, config in sorted(manifests, key=lambda run: run[1].get("started", "")):
         latest.update(config.get("inputs", {}))
+    latest.update(split)   # the files themselves say more than any run
     for name, config in manifests:
         if "recommender" not in config:
             left.append((name, "its config.json names no recommender"))
@@ -93,7 +94,7 @@ def cell_named(cells, left, text):
 
 
 def unlike_defaults(cell):
-    """Arguments of a cell that are not its script's defaults, {} where nobody knows these: {name: value}.
+    """Arguments of a cell that are not its script's defaults, {} where these are not known: {name: value}.
 
     Its runs recorded them when they started; for runs of earlier versions the script's present defaults are read.
     """

@@ -1,10 +1,10 @@
-"""The measure of the DTNMR source for every recommender: does a test song stand above N - 1 sampled others?
+"""The measure of the DTNMR source for every recommender: is a test song ranked above N - 1 sampled others?
 
     python metrics.py --subset-size 5 --workdir W                               every run with saved lists
     python table.py --k 5 --metrics SubsetAccuracy PointAccuracy
 
-SubsetAccuracy@N, N being --subset-size, is the share of a user's held-out pairs whose song stands in the user's list
-above N - 1 songs of the part's catalogue, drawn uniformly and never known to the user from any part. The subsets are
+SubsetAccuracy@N, N being --subset-size, is the share of a user's held-out pairs whose song is ranked in the user's list
+above N - 1 songs of the part's catalogue, drawn uniformly among those the user knows from no part. The subsets are
 the same for every run. A list is whole where its run was asked for --k of the catalogue's size; in a shorter one the
 songs beyond its end tie, a tie of n counts 1 / n, and the share of subsets decided so is printed.
 
@@ -47,7 +47,7 @@ class Negatives:
     def enough(self, users, size, what):
         """Which of `users` (b,) have size - 1 songs left, bool (b,); the others are counted on stderr.
 
-        what: the name of the b points. Raises WorkError where nobody is left.
+        what: the name of the b points. Raises WorkError where no user has.
         """
         left = self.left(users)
         enough = left >= size - 1

@@ -55,8 +55,8 @@ def tables(workdir, *words, part="test"):
 
 def row_of(text, label, panel=0):
     """Cells of a row of a Markdown panel."""
-    found = [line for line in text.splitlines() if re.match(rf"\| {re.escape(label)} +\|", line)]
-    return [cell.strip() for cell in found[panel].strip("|").split("|")][1:]
+    rows = [line for line in text.splitlines() if re.match(rf"\| {re.escape(label)} +\|", line)]
+    return [cell.strip() for cell in rows[panel].strip("|").split("|")][1:]
 
 
 # --------------------------------------------------------------------------- figures
@@ -244,6 +244,34 @@ def test_a_part_that_the_split_has_lost_or_gained_makes_it_another(tiny):
     assert not collect(tiny)[1]
     shutil.rmtree(tiny / "data")           # metrics alone were brought here: there is nothing to compare with
     assert not collect(tiny)[1]
+
+
+def test_a_run_of_the_present_split_counts_although_a_later_one_was_made_on_another(tiny):
+    knn.main(["content", "--workdir", str(tiny), "--k", "5"])
+    first = (tiny / "data/test.pqt").read_bytes()
+    write_parquet(tiny / "data/test.pqt", pd.read_parquet(tiny / "data/test.pqt").iloc[1:])
+    chance.main(["--workdir", str(tiny), "--k", "5"])
+    (tiny / "data/test.pqt").write_bytes(first)
+    cells, left = collect(tiny)
+    assert [cell.recommender for cell in cells if cell.runs] == ["knn"]
+    assert [(name[:6], why) for name, why in left] == [("chance", "data/test.pqt changed since")]
+
+
+def test_what_a_run_measured_itself_is_joined_to_that_run_alone(tmp_path):
+    """metrics/x_cold_test_points.csv is of the part test of x_cold, which lists it, not of the cold test of x."""
+    for name, embedding, part in (("x", "mfcc", "cold_test"), ("x_cold", "mert", "test")):
+        frame = pd.DataFrame({"Recall@2": [0.1, 0.3]}, index=pd.Index([1, 2], name="user_id"))
+        write_metrics(tmp_path / "metrics" / f"{name}_{part}.csv", frame)
+        write_json(tmp_path / "runs" / name / "config.json", {
+            "status": "finished", "recommender": "dtnmr", "embedding": embedding, "request": {}, "parts": [part],
+            "outputs": ["metrics/x_cold_test_points.csv"] if name == "x_cold" else []})
+    points = pd.DataFrame({"PointAccuracy@2": [0.5, np.nan, 1]}, index=pd.Index([1, 2, 9], name="user_id"))
+    write_metrics(tmp_path / "metrics" / "x_cold_test_points.csv", points)
+    cells = {cell.runs[0][0]: cell for cell in collect(tmp_path)[0]}
+    columns = ["PointAccuracy@2", "Recall@2"]
+    joined = results.Values(tmp_path, "test", columns).of(cells["x_cold"])
+    assert joined["PointAccuracy@2"].mean == 0.5 and joined["Recall@2"].mean == pytest.approx(0.2)   # user 9 is no user
+    assert list(results.Values(tmp_path, "cold_test", columns).of(cells["x"])) == ["Recall@2"]
 
 
 def test_runs_record_their_departures_and_the_table_asks_no_script(tiny, monkeypatch):
