@@ -1,15 +1,18 @@
-"""Splits and embeddings: the instrument that reads what stages 1 and 2 wrote.
+"""Splits and embeddings: read and check what stages 1 and 2 wrote.
 
-Files speak in `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender sees
-dense codes: user u of `Split.users`, item i of `Split.tracks`. Items of train come first (the hot
+Files identify users and tracks by `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender
+sees dense codes: user u of `Split.users`, item i of `Split.tracks`. Items of train come first (the hot
 catalogue), tracks that appear only in the cold test follow. Every file is checked before it is used.
 
     split = dataset.load(workdir)
     vectors = dataset.load_embedding(split, "musicnn")     # (n_items, D), row i = item i
 """
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +21,14 @@ from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
 from harness.readers import parquet_schema, read_json, read_npy, read_parquet, reading
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+
+    from harness.inputs import Input
+
 PARTS = runs.PART_ORDER
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]   # user_id, track_id, count, seconds
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Interactions:
     count: np.ndarray
     time: np.ndarray | None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.user)
 
 
@@ -45,25 +55,25 @@ class Split:
     tracks: np.ndarray         # int64 (n_items,) track_id of each item code
     n_hot: int                 # items 0..n_hot-1 are the tracks of train, the rest are cold
     train: Interactions
-    others: dict               # part name -> Interactions
+    others: dict[str, Interactions]              # by the name of the held-out part
     n_tracks: int              # rows of trackid_sorted.csv, and so of every embedding
     track_checksum: str        # sha256 of trackid_sorted.csv
     time: str                  # "real", "ordinal" or "none"
-    inputs: list = field(default_factory=list)   # [Input]: the files it was read from
+    inputs: list[Input] = field(default_factory=list)   # [Input]: the files it was read from
 
     @property
-    def n_users(self):
+    def n_users(self) -> int:
         return len(self.users)
 
     @property
-    def n_items(self):
+    def n_items(self) -> int:
         return len(self.tracks)
 
     @property
-    def parts(self):
+    def parts(self) -> tuple[str, ...]:
         return tuple(p for p in PARTS if p in self.others)
 
-    def part(self, name):
+    def part(self, name: str) -> Interactions:
         """Interactions of 'train' or of a held-out part; UsageError if the split has none such."""
         if name == "train":
             return self.train
@@ -72,12 +82,12 @@ class Split:
         return self.others[name]
 
     @cached_property
-    def _counts(self):
+    def _counts(self) -> csr_matrix:
         from scipy.sparse import csr_matrix
         indptr = np.searchsorted(self.train.user, np.arange(self.n_users + 1))
         return csr_matrix((self.train.count, self.train.item, indptr), shape=(self.n_users, self.n_hot))
 
-    def matrix(self, values="binary"):
+    def matrix(self, values: str = "binary") -> csr_matrix:
         """Train as csr float32 (U, n_hot): 1 per pair, or its plays with values='count'."""
         matrix = self._counts.copy()
         if values == "binary":
@@ -86,10 +96,10 @@ class Split:
             raise ValueError(f"values is 'binary' or 'count', not {values!r}")
         return matrix
 
-    def seen(self, part):
+    def seen(self, part: str) -> csr_matrix:
         """What is hidden from the lists of a part, csr (U, n_hot): val hides train, test hides train and val.
 
-        The cold test ranks items nobody has seen, so its matrix is empty.
+        The cold test ranks items that no user of train has played, so its matrix is empty.
         """
         from scipy.sparse import csr_matrix
         self.part(part)
@@ -101,21 +111,21 @@ class Split:
             hidden = hidden + csr_matrix((np.ones(len(val), np.float32), (val.user, val.item)), shape=hidden.shape)
         return hidden.tocsr()
 
-    def eval_users(self, part):
+    def eval_users(self, part: str) -> np.ndarray:
         """User codes with at least one pair in the part, ascending, int64."""
         return np.unique(self.part(part).user)
 
-    def truth(self, part):
+    def truth(self, part: str) -> pd.DataFrame:
         """The pairs of a part as a frame `user_id, track_id`."""
         import pandas as pd
         pairs = self.part(part)
         return pd.DataFrame({"user_id": self.users[pairs.user], "track_id": self.tracks[pairs.item]})
 
-    def candidates(self, part):
+    def candidates(self, part: str) -> slice:
         """Slice of item codes that the part ranks: the hot catalogue, or the cold items only."""
         return slice(self.n_hot, self.n_items) if part == "cold_test" else slice(0, self.n_hot)
 
-    def sequences(self, order=None):
+    def sequences(self, order: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Train items of every user, oldest first.
 
         order: None follows the time (ties by item code); 'count' puts the most played last and is the
@@ -124,17 +134,17 @@ class Split:
         """
         if order not in (None, "time", "count"):
             raise UsageError(f"--order is time or count, not {order!r}")
-        if order != "count" and (self.time == "none" or self.train.time is None):
+        key = self.train.count if order == "count" else self.train.time
+        if key is None or order != "count" and self.time == "none":
             raise UsageError("this data set has no times, so its plays have no order; "
                              "--order count uses the play counts (most played last) and records that")
-        key = self.train.count if order == "count" else self.train.time
         rows = np.lexsort((self.train.item, key, self.train.user))
         return np.searchsorted(self.train.user, np.arange(self.n_users + 1)), self.train.item[rows]
 
 
 # --------------------------------------------------------------------------- reading
 
-def read_pairs(path):
+def read_pairs(path: str | Path) -> Columns:
     """Read a split part as columns user_id, track_id, count, timestamp (numpy), checked.
 
     `count` defaults to 1 where the file has none; `timestamp` is None when absent or null throughout.
@@ -172,7 +182,7 @@ def _seconds(table, path):
     return column.to_numpy().astype("datetime64[s]").astype(np.int64)
 
 
-def read_tracks(workdir):
+def read_tracks(workdir: str | Path) -> tuple[list[str], str]:
     """Track ids of a workspace in row order (list of str) and the checksum of their file.
 
     Refused where dataset.json says that making the data set was interrupted: the list may be of other plays.
@@ -199,7 +209,7 @@ def _track_ids(path):
     return ids
 
 
-def load(workdir):
+def load(workdir: str | Path) -> Split:
     """Load and check the split of a workspace.
 
     Users and hot items are those of train; every user of a held-out part must be in train, every track
@@ -212,7 +222,7 @@ def load(workdir):
 
 
 def _files(workdir):
-    """The files a split is read from, those of the workspace that are there; data/split.json is no input of a run."""
+    """The files a split is read from, as far as the workspace has them; data/split.json is no input of a run."""
     paths = [workdir / "trackid_sorted.csv", *(workdir / "data" / f"{part}.pqt" for part in ("train", *PARTS))]
     return [path for path in paths if path.exists()]
 
@@ -267,41 +277,42 @@ def _encode(raw, users, code, n_hot, part, path):
     rows, item = rows[order], item[order]
     twice = int(((np.diff(rows) == 0) & (np.diff(item) == 0)).sum())
     if twice:
-        raise WorkError(f"{path}: {twice} (user, track) pairs stand in it twice")
+        raise WorkError(f"{path} contains {twice} duplicate (user_id, track_id) pairs")
     return Interactions(rows, item, count[order], None if time is None else time[order])
 
 
-def about(workdir):
-    """dataset.json of a workspace, {} where it has none; WorkError where it tells of an interrupted stage."""
+def about(workdir: str | Path) -> dict:
+    """dataset.json of a workspace, {} where it has none; WorkError where it was written by an interrupted stage 0."""
     manifest = Path(workdir) / "dataset.json"
-    told = read_json(manifest) if manifest.exists() else {}
-    if told.get("status", "finished") != "finished":
+    info = read_json(manifest) if manifest.exists() else {}
+    if info.get("status", "finished") != "finished":
         raise WorkError(f"{manifest} says that making the data set was interrupted; "
                         "run preprocess/0_get_plays_pqt.py again")
-    return told
+    return info
 
 
 def _time(workdir, seconds):
-    told = about(workdir).get("time")
-    if told not in (None, "real", "ordinal", "none"):
-        raise WorkError(f"{workdir / 'dataset.json'}: time is real, ordinal or none, not {told!r}")
-    return "none" if seconds is None else told or "real"
+    kind = about(workdir).get("time")
+    if kind not in (None, "real", "ordinal", "none"):
+        raise WorkError(f"{workdir / 'dataset.json'}: time is real, ordinal or none, not {kind!r}")
+    return "none" if seconds is None else kind or "real"
 
 
 # --------------------------------------------------------------------------- embeddings
 
-def embedding_path(workdir, name):
+def embedding_path(workdir: str | Path, name: str) -> Path:
+    """embeddings/{name}.npy of a workspace; UsageError unless the name is a plain file name."""
     if not name or Path(name).name != name or name.startswith("."):
         raise UsageError(f"an embedding is named by a plain word, not {name!r}; it lies in the workspace's embeddings/")
     return Path(workdir) / "embeddings" / f"{name}.npy"
 
 
-def embedding_names(workdir):
+def embedding_names(workdir: str | Path) -> list[str]:
     """Names of the workspace's embeddings, sorted."""
     return sorted(p.stem for p in (Path(workdir) / "embeddings").glob("*.npy") if not p.name.startswith("."))
 
 
-def embedding_inputs(workdir, name):
+def embedding_inputs(workdir: str | Path, name: str) -> list[Input]:
     """The files an embedding's values depend on, [Input], for a run's manifest; unknown names are a usage error."""
     return [hashed(_existing(workdir, name))]
 
@@ -314,7 +325,8 @@ def _existing(workdir, name):
     return path
 
 
-def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
+def open_embedding(workdir: str | Path, name: str, n_tracks: int | None = None,
+                   track_checksum: str | None = None) -> np.memmap:
     """Memory-map an embedding (n_tracks, D) and check its form; rows of NaN are allowed here.
 
     Raises UsageError for an unknown name and WorkError for anything but a float matrix with one row
@@ -336,7 +348,8 @@ def open_embedding(workdir, name, n_tracks=None, track_checksum=None):
     return matrix
 
 
-def load_embedding(split, name, missing="fail", shuffle=None, scale="none"):
+def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int | None = None,
+                   scale: str = "none") -> np.ndarray:
     """Embedding of the split's items, float32 (n_items, D), row i = item i.
 
     missing: 'fail' stops when a needed track has no finite row; 'mean' fills with the mean of the others.
@@ -359,7 +372,7 @@ def load_embedding(split, name, missing="fail", shuffle=None, scale="none"):
     return unit_scale(vectors, split.n_hot) if scale == "unit" else vectors
 
 
-def unit_scale(vectors, n_hot):
+def unit_scale(vectors: np.ndarray, n_hot: int) -> np.ndarray:
     """Vectors (n_items, D) centred on the first n_hot and divided by one number: those have a mean square length of 1.
 
     Directions and ratios of distances stay. Without it the units of an embedding set the temperature of a softmax,
@@ -371,7 +384,7 @@ def unit_scale(vectors, n_hot):
     return (centred / (length if length > 0 else 1.0)).astype(np.float32)
 
 
-def embedding_info(workdir, name):
+def embedding_info(workdir: str | Path, name: str) -> dict:
     """Provenance json of an embedding, {} where it has none."""
     path = embedding_path(workdir, name).with_suffix(".json")
     return read_json(path) if path.exists() else {}

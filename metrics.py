@@ -3,10 +3,13 @@
     python metrics.py                                  every run of the workspace
     python metrics.py musicnn_cosine --k 10 50         one run
     python metrics.py musicnn_cosine --scorer rs_metrics
+    python metrics.py --subset-size 5                  with SubsetAccuracy@5, the measure of the DTNMR source
     python metrics.py --preds FILE --truth FILE --k 5 10 --out FILE.csv
 
 Writes metrics/{run}_{part}.csv (rows `mean` and `conf`, the half-width of the 95 % interval over users) and
-metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth).
+metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth). A column that was not computed this
+time (SubsetAccuracy of an earlier call) stays as long as it is of the same lists. Runs made from another split than
+the one in the workspace are skipped and named.
 
 Values are those of rs_metrics (github.com/Darel13712/rs_metrics), user by user. With L the first k tracks of a
 user's list, T the user's true tracks and h_j = 1 where the j-th track of L (from 1) is in T:
@@ -19,11 +22,17 @@ user's list, T the user's true tracks and h_j = 1 where the j-th track of L (fro
 Precision divides by the length of the list, not by k: a short list is not punished for what it leaves out.
 Edges, made safe: a track twice in a list counts once, at its first place, and what follows moves up; a pair
 twice in the truth counts once; a user of the truth without a list counts zero everywhere; lists of users
-outside the truth are ignored. Coverage, Gini and Popularity are described in beyond.py.
+outside the truth are ignored. Coverage, Gini and Popularity: evaluation/beyond_accuracy.py; SubsetAccuracy:
+evaluation/subset_accuracy.py.
 """
+from __future__ import annotations
+
+import re
 import sys
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
@@ -31,42 +40,61 @@ import harness.environment  # noqa: F401 (a missing package ends in one sentence
 import numpy as np
 
 from evaluation.beyond_accuracy import beyond, catalogue_of
-from evaluation.files import write_metrics
-from evaluation.lists import places_of, read_frame, read_lists, read_truth, saved_lists, whole_numbers
+from evaluation.files import columns_from_before, write_metrics
+from evaluation.lists import (
+    Lists,
+    Truth,
+    digest_of,
+    places_of,
+    read_frame,
+    read_lists,
+    read_truth,
+    saved_lists,
+    whole_numbers,
+)
+from evaluation.subset_accuracy import Subsets, accuracy, subsets
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 
+if TYPE_CHECKING:
+    import argparse
+
+    import pandas as pd
+
+    from dataset import Split
+
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
+MADE = re.compile(rf"(?:{'|'.join((*METRICS, 'Coverage', 'Gini', 'Popularity'))})@([0-9]+)")  # columns of every call
 KS = (5, 10, 20, 50)
-LONGEST = 1_000_000  # places of a list
+LONGEST = 1_000_000  # ranks of a list
 TOLERANCE = 1e-9  # between our values and those of rs_metrics
 
 
 # --------------------------------------------------------------------------- values
 
-def evaluate(preds, truth, ks=KS):
+def evaluate(preds: pd.DataFrame, truth: pd.DataFrame, ks: Sequence[int] = KS) -> pd.DataFrame:
     """Values of every user of the truth: frame with index user_id, ascending, and columns `HitRate@5` ...
 
     preds: frame `user_id, track_id, rank` (rank from 0); truth: frame `user_id, track_id`
     ks:    list lengths, whole numbers of at least 1; columns go by k, then METRICS
     An empty truth gives an empty frame. Formulas and edges: the head of this file.
     """
-    truth = read_truth(truth)
-    return values_of(read_lists(preds, truth.users), truth, check_ks(ks))
+    pairs = read_truth(truth)
+    return values_of(read_lists(preds, pairs.users), pairs, check_ks(ks))
 
 
-def values_of(lists, truth, ks):
+def values_of(lists: Lists, truth: Truth, ks: Sequence[int]) -> pd.DataFrame:
     """`evaluate` on lists.Lists and lists.Truth of the same users."""
     import pandas as pd
     n = len(truth.users)
-    place = lists.find(truth.user, truth.track)
+    place = lists.ranks_of(truth.user, truth.track)
     user, place = truth.user[place >= 0], place[place >= 0]
     order = np.lexsort((place, user))
     user, place = user[order], place[order]                    # the hits, user by user, from the top of the list
     nth = places_of(user) + 1                                  # first, second, ... hit of its user
     n_true = np.bincount(truth.user, minlength=n)
     ideal = np.cumsum(1 / np.log2(np.arange(max(ks)) + 2))     # gain of 1, 2, ... hits at the top
-    columns = {}
+    columns: dict[str, np.ndarray] = {}
     for k in ks:
         top = place < k
         u, p, h = user[top], place[top], nth[top]
@@ -80,7 +108,7 @@ def values_of(lists, truth, ks):
     return pd.DataFrame(columns, index=pd.Index(truth.users, name="user_id"))
 
 
-def by_rs_metrics(lists, truth, ks):
+def by_rs_metrics(lists: Lists, truth: Truth, ks: Sequence[int]) -> pd.DataFrame:
     """The same frame computed by rs_metrics itself; its NaN for a missing list becomes 0."""
     import pandas as pd
     import rs_metrics
@@ -91,11 +119,11 @@ def by_rs_metrics(lists, truth, ks):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty list
         values = {f"{name}@{k}": scorer(true, pred, k=k, apply_mean=False) for name, scorer in scorers for k in ks}
-    values = pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64)
-    return values[[f"{name}@{k}" for k in ks for name in METRICS]].fillna(0.0)
+    frame = pd.DataFrame(values, index=pd.Index(truth.users, name="user_id"), dtype=np.float64)
+    return frame[[f"{name}@{k}" for k in ks for name in METRICS]].fillna(0.0)
 
 
-def check_ks(ks):
+def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
     """List lengths as a tuple without repeats; UsageError when one is not a whole number of at least 1."""
     for k in ks:
         if isinstance(k, bool) or k != int(k) or not 1 <= k <= LONGEST:
@@ -107,83 +135,140 @@ def check_ks(ks):
 
 # --------------------------------------------------------------------------- files
 
-def report(workdir, run_name, part, preds, truth, ks=KS, scorer=None):
+def report(workdir: str | Path, run_name: str, part: str, preds: pd.DataFrame, truth: pd.DataFrame,
+           ks: Sequence[int] = KS, scorer: str | None = None, split: Split | None = None,
+           drawn: Subsets | None = None) -> dict[str, float]:
     """Evaluate the lists of one part, write metrics/{run}_{part}.pqt and .csv, return {column: mean}.
 
-    Coverage, Gini and Popularity are added where the workspace has its split; the first two belong to all
-    lists together and have no interval. With one user nothing has: `conf` is empty.
-    scorer: 'rs_metrics' has that library compute the values, too, and refuses to differ.
+    split:  adds Coverage, Gini and Popularity; the first two belong to all lists together and have no interval
+    drawn:  adds SubsetAccuracy on these subsets of the part's pairs
+    scorer: 'rs_metrics' has that library compute the values, too, and refuses to differ
+    With one user nothing has an interval: `conf` is empty. Columns of an earlier call that this one does not compute
+    stay where they are of the same lists. WorkError for a part without pairs and for lists that cannot be evaluated.
     """
     if not len(truth):
         raise WorkError(f"part {part} has no pairs to evaluate {run_name} on")
-    ks, truth = check_ks(ks), read_truth(truth)
-    lists = read_lists(preds, truth.users)
-    values, whole = values_of(lists, truth, ks), {}
+    ks, pairs = check_ks(ks), read_truth(truth)
+    lists = read_lists(preds, pairs.users)
     if scorer == "rs_metrics":
-        cross_check(values, by_rs_metrics(lists, truth, ks), f"{run_name}, {part}")
-    catalogue = catalogue_of(workdir, part)
-    if catalogue is not None:
-        whole, each = beyond(lists, *catalogue, ks)
-        values = values.join(each)
-    return write_metrics(Path(workdir) / "metrics" / f"{run_name}_{part}.csv", values, whole)
+        cross_check(values_of(lists, pairs, ks), by_rs_metrics(lists, pairs, ks), f"{run_name}, {part}")
+    values, whole = figures(lists, pairs, ks, split, part)
+    if drawn is not None:
+        values[drawn.column], tied = accuracy(lists, drawn)
+        if tied:
+            print(f"{run_name}, {part}: {tied:.1%} of the subsets of {drawn.column} lie beyond the lists' ends and "
+                  "are ties", file=sys.stderr)
+    path = Path(workdir) / "metrics" / f"{run_name}_{part}.csv"
+    digest = digest_of(lists, pairs, [i.digest for i in split.inputs] if split else ())
+    more, more_whole = columns_from_before(path, values, digest, MADE,
+                                           lambda lengths: figures(lists, pairs, lengths, split, part))
+    return write_metrics(path, values.join(more), whole | more_whole, digest)
 
 
-def cross_check(ours, theirs, what):
-    """Say how far two frames of values are apart; WorkError when further than TOLERANCE."""
-    apart = (ours - theirs).abs().max()
-    print(f"{what}: {len(ours)} users, largest difference to rs_metrics {apart.max():.1e} ({apart.idxmax()})")
-    if not apart.max() <= TOLERANCE:
-        raise WorkError(f"{what}: {apart.idxmax()} differs from rs_metrics by {apart.max():.3g}, "
+def figures(lists: Lists, truth: Truth, ks: Sequence[int], split: Split | None,
+            part: str) -> tuple[pd.DataFrame, dict[str, float]]:
+    """What is computed at every call: values of users (U rows, index user_id), and of all lists together."""
+    values = values_of(lists, truth, ks)
+    if split is None:
+        return values, {}
+    whole, each = beyond(lists, *catalogue_of(split, part), ks)
+    return values.join(each), whole
+
+
+def cross_check(ours: pd.DataFrame, theirs: pd.DataFrame, what: str) -> None:
+    """Print the largest difference of two frames of values; WorkError when it is above TOLERANCE."""
+    largest = (ours - theirs).abs().max()
+    print(f"{what}: {len(ours)} users, largest difference to rs_metrics {largest.max():.1e} ({largest.idxmax()})")
+    if not largest.max() <= TOLERANCE:
+        raise WorkError(f"{what}: {largest.idxmax()} differs from rs_metrics by {largest.max():.3g}, "
                         f"more than {TOLERANCE:g}; nothing was written")
 
 
 # --------------------------------------------------------------------------- command line
 
-def build_parser():
+def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="metrics.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="RUN", help="runs to evaluate (default: all with saved lists)")
     parser.add_argument("--k", type=cli.positive, nargs="+", default=list(KS), metavar="K",
                         help="list lengths (default 5 10 20 50); those beyond a run's lists are left out")
+    parser.add_argument("--subset-size", type=cli.whole_number(2), metavar="N",
+                        help="adds SubsetAccuracy@N: how often a held-out track ranks above N - 1 sampled tracks that "
+                             "its user does not know; at least 2 (default: not computed)")
+    parser.add_argument("--seed", type=cli.seed_number, metavar="N",
+                        help="seed of the tracks sampled for --subset-size (default 42)")
     parser.add_argument("--scorer", choices=("rs_metrics",), default=None,
-                        help="compute with this library, too, and fail where it differs")
-    parser.add_argument("--preds", metavar="FILE", help="lists: user_id, track_id, rank (parquet, csv or tsv)")
-    parser.add_argument("--truth", metavar="FILE", help="what is true of them: user_id, track_id")
-    parser.add_argument("--out", metavar="FILE.csv", help="where to write; values per user go beside it as .pqt")
+                        help="compute with this library, too, and fail where its values differ (default: none)")
+    parser.add_argument("--preds", metavar="FILE",
+                        help="evaluate this file instead of runs: user_id, track_id, rank (parquet, csv or tsv)")
+    parser.add_argument("--truth", metavar="FILE",
+                        help="held-out interactions (ground truth) for --preds: user_id, track_id")
+    parser.add_argument("--out", metavar="FILE.csv",
+                        help="csv to write for --preds, with values per user beside it as .pqt (default: only print)")
     cli.common_flags(parser, seed=False, overwrite=False)
     return parser
 
 
-def main(argv=None):
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; UsageError for flags that do not go together."""
     args = build_parser().parse_args(argv)
-    if args.preds or args.truth or args.out:
+    if args.seed is not None and args.subset_size is None:
+        raise UsageError("--seed is the seed of the tracks sampled for --subset-size; add --subset-size N")
+    args.seed = 42 if args.seed is None else args.seed
+    files = args.preds or args.truth or args.out
+    if files and args.subset_size is not None:
+        raise UsageError("--subset-size samples tracks of a workspace's split; it is for runs, not for --preds")
+    if files and (args.names or not (args.preds and args.truth)):
+        raise UsageError("a pair of files is evaluated with --preds FILE --truth FILE [--out FILE.csv], without runs")
+    if args.out and Path(args.out).suffix != ".csv":
+        raise UsageError(f"--out must end in .csv, not {Path(args.out).name}; values per user go beside it as .pqt")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    if args.preds:
         return evaluate_files(args)
     workdir = cli.workspace(args)
     jobs = saved_lists(workdir, args.names)
     import dataset
-    split = dataset.load(workdir)
-    asked = {name: config.get("request", {}).get("k") for name, config in runs.find_runs(workdir)}
-    for name, part, path in jobs:
-        if part not in split.parts:
-            why = f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}"
-            if args.names:
-                raise WorkError(why)
-            print(f"{why}; skipped", file=sys.stderr)
-            continue
+    split, manifests = dataset.load(workdir), dict(runs.find_runs(workdir))
+    drawn: dict[str, Subsets] = {}
+    for name, part, path in current(jobs, split, manifests):
         preds = read_frame(path, ("user_id", "track_id", "rank"))
         try:
-            longest = asked.get(name) or int(whole_numbers(preds, "rank", "the lists").max(initial=0)) + 1
-            means = report(workdir, name, part, preds, split.truth(part), within(args.k, longest, name), args.scorer)
+            if args.subset_size and part not in drawn:
+                drawn[part] = subsets(split, part, args.subset_size, args.seed)
+            longest = (manifests.get(name, {}).get("request", {}).get("k")
+                       or int(whole_numbers(preds, "rank", "the lists").max(initial=0)) + 1)
+            means = report(workdir, name, part, preds, split.truth(part), within(args.k, longest, name), args.scorer,
+                           split, drawn.get(part))
         except WorkError as e:
             raise WorkError(f"{path}: {e}") from None
         print_means(f"{name}, {part}", means)
 
 
-def evaluate_files(args):
+def current(jobs: Iterable[tuple[str, str, Path]], split: Split,
+            manifests: Mapping[str, dict]) -> list[tuple[str, str, Path]]:
+    """The jobs whose lists are of this split; the others are named on stderr. WorkError where none is left."""
+    checksums = {str(i.path.relative_to(split.workdir)): i.digest for i in split.inputs}
+    usable, reasons = [], []
+    for name, part, path in jobs:
+        if changed := runs.changed_since(manifests.get(name, {}), checksums):
+            reasons.append(f"{name} was made on another split ({', '.join(changed)} changed since); run it again")
+        elif part not in split.parts:
+            reasons.append(f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}")
+        else:
+            usable.append((name, part, path))
+    reasons = list(dict.fromkeys(reasons))
+    if not usable:
+        raise WorkError("; ".join(reasons[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""))
+    for reason in reasons:
+        print(f"skipped: {reason}", file=sys.stderr)
+    return usable
+
+
+def evaluate_files(args: argparse.Namespace) -> None:
     """--preds and --truth: any pair of files."""
-    if args.names or not (args.preds and args.truth):
-        raise UsageError("a pair of files is evaluated with --preds FILE --truth FILE [--out FILE.csv], without runs")
-    if args.out and Path(args.out).suffix != ".csv":
-        raise UsageError(f"--out must end in .csv, not {Path(args.out).name}; values per user go beside it as .pqt")
     if args.out:
         for written in (Path(args.out), Path(args.out).with_suffix(".pqt")):
             if any(written.expanduser().resolve() == Path(p).expanduser().resolve() for p in (args.preds, args.truth)):
@@ -193,36 +278,39 @@ def evaluate_files(args):
     ids = [whole_numbers(frame, "track_id", name) for frame, name in ((truth, args.truth), (preds, args.preds))]
     known = np.unique(np.concatenate(ids))  # any numbers will do here, not only rows of a track list
     truth, preds = (f.assign(track_id=np.searchsorted(known, x)) for f, x in zip((truth, preds), ids, strict=True))
-    truth, ks = read_truth(truth), check_ks(args.k)
-    if not len(truth.users):
-        raise WorkError(f"{args.truth} has no rows, so there is nobody to evaluate")
-    lists = read_lists(preds, truth.users)
-    values = values_of(lists, truth, ks)
+    pairs, ks = read_truth(truth), check_ks(args.k)
+    if not len(pairs.users):
+        raise WorkError(f"{args.truth} has no rows, so no user to evaluate")
+    lists = read_lists(preds, pairs.users)
+    values = values_of(lists, pairs, ks)
     if args.scorer:
-        cross_check(values, by_rs_metrics(lists, truth, ks), Path(args.preds).name)
+        cross_check(values, by_rs_metrics(lists, pairs, ks), Path(args.preds).name)
     if args.out:
         write_metrics(Path(args.out).expanduser(), values)
     if lists.length.max() < max(ks):
         print(f"the longest list has {lists.length.max()} tracks; at a larger k the figures are of shorter lists",
               file=sys.stderr)
-    print_means(f"{Path(args.preds).name}, {len(truth.users)} users", dict(zip(values, values.mean(), strict=True)))
+    print_means(f"{Path(args.preds).name}, {len(pairs.users)} users", values.mean().to_dict())
 
 
-def within(ks, longest, name):
-    """The list lengths up to `longest`, or `longest` itself where all are above; says what is left out."""
-    kept = tuple(k for k in ks if k <= longest) or (longest,)
-    left = [str(k) for k in ks if k not in kept]
+def within(ks: Sequence[int], longest: int, name: str) -> tuple[int, ...]:
+    """The list lengths up to `longest`, or `longest` itself where all are above; the others are named on stderr."""
+    used = tuple(k for k in ks if k <= longest) or (longest,)
+    left = [str(k) for k in ks if k not in used]
     if left:
         print(f"{name}: its lists have {longest} places, so k = {', '.join(left)} is left out", file=sys.stderr)
-    return kept
+    return used
 
 
-def print_means(title, means):
+def print_means(title: str, means: Mapping) -> None:
     """Print {`Metric@k`: mean} as a table with a row for each k."""
-    names = list(dict.fromkeys(column.rsplit("@", 1)[0] for column in means))
-    print(f"{title}\n  {'k':>4}" + "".join(f"{name:>12}" for name in names))
-    for k in dict.fromkeys(column.rsplit("@", 1)[1] for column in means):
-        print(f"  {k:>4}" + "".join(f"{means.get(f'{name}@{k}', np.nan):12.4f}" for name in names), flush=True)
+    columns = [column.rsplit("@", 1) for column in means if "@" in column]
+    names = list(dict.fromkeys(name for name, _ in columns))
+    width = [max(12, len(name) + 2) for name in names]
+    print(f"{title}\n  {'k':>4}" + "".join(f"{name:>{w}}" for name, w in zip(names, width, strict=True)))
+    for k in dict.fromkeys(k for _, k in columns):
+        print(f"  {k:>4}" + "".join(f"{means.get(f'{name}@{k}', np.nan):{w}.4f}"
+                                     for name, w in zip(names, width, strict=True)), flush=True)
 
 
 if __name__ == "__main__":

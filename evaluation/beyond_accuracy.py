@@ -1,21 +1,30 @@
 """Beyond accuracy: how much of the catalogue is shown, how popular it is, how unequally it is shown.
 
 Used by metrics.py, which adds these columns to metrics/{run}_{part}.csv (and Popularity to the .pqt):
-    Coverage@k    share of the part's catalogue that is in somebody's first k (rs_metrics.coverage)
+    Coverage@k    share of the part's catalogue that is in the first k of any user (rs_metrics.coverage)
     Gini@k        inequality of the tracks' appearances in the first k, over the whole catalogue:
                   0 when all appear equally often, (n - 1) / n when one has all (the usual coefficient)
     Popularity@k  mean over a user's first k of the share of train users who played the track
                   (rs_metrics.popularity); cold tracks have none, so the cold test has no such column
 """
-import functools
-from pathlib import Path
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.errors import WorkError
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def beyond(lists, catalogue, share, ks):
+    from dataset import Split
+    from evaluation.lists import Lists
+
+
+def beyond(lists: Lists, catalogue: np.ndarray, share: np.ndarray | None,
+           ks: Iterable[int]) -> tuple[dict[str, float], pd.DataFrame]:
     """Values of all lists together and of each.
 
     lists:     lists.Lists of U users
@@ -26,16 +35,17 @@ def beyond(lists, catalogue, share, ks):
     """
     import pandas as pd
     row = np.searchsorted(catalogue, lists.track)
-    strange = row >= len(catalogue)
-    strange[~strange] = catalogue[row[~strange]] != lists.track[~strange]
-    if strange.any():
-        raise WorkError(f"{len(np.unique(lists.track[strange]))} tracks of the lists are not in the catalogue of this "
+    outside = row >= len(catalogue)
+    outside[~outside] = catalogue[row[~outside]] != lists.track[~outside]
+    if outside.any():
+        raise WorkError(f"{len(np.unique(lists.track[outside]))} tracks of the lists are not in the catalogue of this "
                         "part; the lists were made on another split, make them again")
-    whole, each = {}, {}
+    whole: dict[str, float] = {}
+    each: dict[str, np.ndarray] = {}
     for k in ks:
         top = lists.place < k
         shown = np.bincount(row[top], minlength=len(catalogue))
-        whole[f"Coverage@{k}"] = np.count_nonzero(shown) / len(catalogue)
+        whole[f"Coverage@{k}"] = float(np.count_nonzero(shown) / len(catalogue))
         whole[f"Gini@{k}"] = gini(shown)
         if share is not None:
             total = np.bincount(lists.user[top], share[row[top]], minlength=len(lists.users))
@@ -44,7 +54,7 @@ def beyond(lists, catalogue, share, ks):
     return whole, pd.DataFrame(each, index=pd.Index(lists.users, name="user_id"))
 
 
-def gini(counts):
+def gini(counts: np.ndarray) -> float:
     """Gini coefficient of counts (n,), NaN when all are 0."""
     n, total = len(counts), counts.sum()
     if total == 0:
@@ -52,18 +62,9 @@ def gini(counts):
     return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(counts) / (n * total))
 
 
-def catalogue_of(workdir, part):
-    """Tracks a part ranks, int64 (n,) ascending, and the share of train users who played each (None: cold).
-
-    None instead of both where the workspace has no split.
-    """
-    path = Path(workdir) / "data" / ("cold_test.pqt" if part == "cold_test" else "train.pqt")
-    return _catalogue(path, path.stat().st_mtime_ns, part == "cold_test") if path.exists() else None
-
-
-@functools.lru_cache(maxsize=2)  # hot and cold: the parts of a run, and the runs of a session, share them
-def _catalogue(path, changed, cold):
-    import dataset
-    user, track, _, _ = dataset.read_pairs(path)
-    tracks, players = np.unique(track, return_counts=True)  # a pair stands once in a split file
-    return tracks, None if cold else players / len(np.unique(user))
+def catalogue_of(split: Split, part: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Tracks a part ranks, int64 (n,) ascending, and the share of train users who played each (None: cold)."""
+    tracks = split.tracks[split.candidates(part)]
+    if part == "cold_test":
+        return tracks, None
+    return tracks, np.bincount(split.train.item, minlength=split.n_hot) / split.n_users  # a pair of train is one row

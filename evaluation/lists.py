@@ -1,16 +1,24 @@
-"""Recommendation lists and what was truly played, read and checked: the ground under metrics.py.
+"""Recommendation lists and held-out interactions, read and validated for metrics.py.
 
 A frame of lists has the columns `user_id, track_id, rank` (rank from 0), a truth `user_id, track_id`;
 both are whole numbers. `read_frame` takes either from a parquet or csv file.
 """
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.readers import parquet_schema, read_parquet, reading
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -37,8 +45,8 @@ class Lists:
     tracks: int          # room for track ids and for places in `packed`
     places: int
 
-    def find(self, user, track):
-        """Place of each track in the list of its user (row of `users`), -1 where it is not there; int64."""
+    def ranks_of(self, user: np.ndarray, track: np.ndarray) -> np.ndarray:
+        """Rank (from 0) of each track in the list of its user (row of `users`), -1 where it is not listed; int64."""
         if not len(self.packed):
             return np.full(len(user), -1)
         key = (user * self.tracks + track) * self.places
@@ -47,10 +55,10 @@ class Lists:
         return np.where((track < self.tracks) & (place >= 0) & (place < self.places), place, -1)
 
 
-def read_lists(preds, users):
-    """Lists of `users` (int64, ascending) from a frame; lists of anybody else are left out.
+def read_lists(preds: pd.DataFrame, users: np.ndarray) -> Lists:
+    """Lists of `users` (int64 (U,), ascending) from a frame; lists of other users are left out.
 
-    Rows may stand in any order. A track that stands twice in a list keeps its first place, and what follows
+    Rows may be in any order. A track that a list contains twice keeps its first rank, and what follows
     moves up. WorkError unless the ranks of each user count 0, 1, 2, ... and track ids are at least 0.
     """
     user_id, track, rank = (whole_numbers(preds, c, "the lists") for c in ("user_id", "track_id", "rank"))
@@ -81,8 +89,8 @@ def read_lists(preds, users):
     return Lists(users, user, track, rank, np.bincount(user, minlength=len(users)), packed, tracks, places)
 
 
-def read_truth(truth):
-    """Truth from a frame; a pair that stands in it twice counts once."""
+def read_truth(truth: pd.DataFrame) -> Truth:
+    """Truth from a frame; a pair that it contains twice counts once. WorkError for track ids below 0."""
     user_id, track = (whole_numbers(truth, c, "the truth") for c in ("user_id", "track_id"))
     same = user_id[1:] == user_id[:-1]
     if ((user_id[1:] < user_id[:-1]) | same & (track[1:] < track[:-1])).any():
@@ -97,7 +105,19 @@ def read_truth(truth):
     return Truth(users, user, track[first])
 
 
-def places_of(user):
+def digest_of(lists: Lists, truth: Truth, files: Iterable[str] = ()) -> str:
+    """sha256 (hex) of lists and of the truth they are evaluated on: metrics of one digest belong together.
+
+    files: digests of the files of the split
+    """
+    digest = hashlib.sha256(" ".join(files).encode())
+    for column in (truth.users, truth.user, truth.track, lists.user, lists.track):
+        digest.update(len(column).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def places_of(user: np.ndarray) -> np.ndarray:
     """0, 1, 2, ... within each stretch of equal values; int64, the shape of `user`."""
     row = np.arange(len(user))
     first = np.ones(len(user), bool)
@@ -105,7 +125,7 @@ def places_of(user):
     return row - np.maximum.accumulate(np.where(first, row, 0))
 
 
-def whole_numbers(frame, column, where):
+def whole_numbers(frame: pd.DataFrame, column: str, where: str | Path) -> np.ndarray:
     """A column as int64 (N,); WorkError when it is absent, has gaps or is not of integers."""
     if column not in frame.columns:
         raise WorkError(f"{where} must have a column {column}, but have {', '.join(map(str, frame.columns))}")
@@ -118,7 +138,7 @@ def whole_numbers(frame, column, where):
     return values.to_numpy(np.int64)
 
 
-def read_frame(path, columns):
+def read_frame(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
     """The named columns of a parquet, .csv or .tsv file as a frame.
 
     UsageError when there is no such file, WorkError when it cannot be read or lacks a column.
@@ -141,7 +161,7 @@ def read_frame(path, columns):
         return pd.read_csv(path, sep=separator, usecols=list(columns))
 
 
-def saved_lists(workdir, names):
+def saved_lists(workdir: Path, names: Iterable[str]) -> list[tuple[str, str, Path]]:
     """Saved lists of the named runs, or of all: [(run, part, path)] in order of run and part.
 
     A file's name is {run}_{part}: x_cold_test is the cold test of x, unless there is a run x_cold.
@@ -153,15 +173,15 @@ def saved_lists(workdir, names):
                 if path.stem.endswith(f"_{part}") and not path.name.startswith(".")]
         if ways:
             jobs.append((*next((way for way in ways if way[0] in known), ways[0]), path))
-    there = sorted({run for run, _, _ in jobs})
-    if not there:
+    names, saved = list(names), sorted({run for run, _, _ in jobs})
+    if not saved:
         raise UsageError(f"no saved recommendations in {workdir / 'preds'}; run a recommender first, "
                          "or name two files with --preds and --truth")
-    unknown = [name for name in names if name not in there]
+    unknown = [name for name in names if name not in saved]
     if unknown:
         import difflib
-        near = difflib.get_close_matches(unknown[0], there, n=3, cutoff=0.4) or there[:3]
-        raise UsageError(f"no saved recommendations of a run {unknown[0]!r}; there are {len(there)} runs, "
+        near = difflib.get_close_matches(unknown[0], saved, n=3, cutoff=0.4) or saved[:3]
+        raise UsageError(f"no saved recommendations of a run {unknown[0]!r}; there are {len(saved)} runs, "
                          f"among them {', '.join(near)}")
     return sorted((job for job in jobs if not names or job[0] in names),
                   key=lambda job: (job[0], runs.PART_ORDER.index(job[1])))

@@ -1,16 +1,16 @@
-"""Is a row of a table better than one run, or only on these users? Paired tests over users, for table.py.
+"""Paired tests over users for table.py --against: is the difference to one run more than chance among these users?
 
-Both were asked for the same users, so a test looks at the differences d_u of each user's two values (a mean over
-the repeats where there are several), and at nothing but them:
+Both have values of the same users, so a test looks at the differences d_u of each user's two values (a mean over
+the repeats where there are several) alone:
 
     t          mean(d) / (sd(d) / sqrt(U)) against Student's t with U - 1 degrees of freedom, two-sided
     bootstrap  RESAMPLES draws of U users with replacement, the same draws for every row: the percentile interval
                of mean(d), and p = (1 + #{|m* - mean(d)| >= |mean(d)|}) / (RESAMPLES + 1)
     effect     Cohen's d of paired samples, mean(d) / sd(d): what a larger sample does not make larger
 
-p values are Holm's over all rows tested in one metric of a table, so that many rows do not make a finding. A row is
-marked where both tests stay below LEVEL. Signed-rank and sign tests are left out on purpose: at thousands of users
-they find what is too small to matter, and not in the mean that the table shows.
+p values are corrected by Holm over all rows tested in one metric of a table, as many rows are many tests. A row is
+marked where both tests stay below LEVEL. Signed-rank and sign tests are left out on purpose: with thousands of users
+they detect differences too small to matter, and not in the mean that the table shows.
 
 Sources: Smucker, Allan and Carterette, "A Comparison of Statistical Significance Tests for Information Retrieval
 Evaluation", CIKM 2007; Holm, Scand. J. Statist. 6, 1979; Davison and Hinkley, "Bootstrap Methods and their
@@ -30,7 +30,7 @@ BLOCK = 1 << 22   # draws of users held at once
 
 @dataclass
 class Paired:
-    """What a row has more than the reference, and whether it is so. p values are corrected for the rows beside it."""
+    """A row's difference to the reference and its tests. p values are corrected for the rows beside it."""
     difference: float
     low: float        # 95 % interval of the difference, bootstrap
     high: float
@@ -40,7 +40,7 @@ class Paired:
 
     @property
     def mark(self):
-        """'↑' or '↓' where both tests find the row above or below the reference, '' where not."""
+        """'↑' or '↓' where the row is above or below the reference in both tests, '' where not."""
         if not max(self.p_t, self.p_bootstrap) < LEVEL:
             return ""
         return "↑" if self.difference > 0 else "↓"
@@ -77,14 +77,20 @@ def compare(values, reference, resamples=RESAMPLES, seed=SEED):
 
 
 def t_test(each):
-    """Mean, effect size and two-sided p of paired differences (R, U), each (R,); not corrected."""
-    from scipy.special import stdtr
-    n = each.shape[1]
+    """Mean, effect size and two-sided p of paired differences (R, U), each (R,); not corrected.
+
+    The test is scipy's, except where differences are constant up to rounding: there it warns, and equal rows get NaN.
+    """
+    from scipy.stats import ttest_1samp
     mean, sd = each.mean(axis=1), each.std(axis=1, ddof=1)
-    sd[sd < 1e-12 * np.abs(each).max(axis=1)] = 0.0   # a constant difference, but for rounding
+    constant = sd <= 1e-12 * np.abs(each).max(axis=1)
+    sd[constant] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.where(mean == 0, 0.0, mean / sd)
-    return mean, effect, np.minimum(1.0, 2 * stdtr(n - 1, -np.abs(effect) * np.sqrt(n)))
+    p = np.where(mean == 0, 1.0, 0.0)
+    if not constant.all():
+        p[~constant] = ttest_1samp(each[~constant], 0.0, axis=1).pvalue
+    return mean, effect, p
 
 
 def bootstrap(each, resamples=RESAMPLES, seed=SEED):
@@ -114,10 +120,10 @@ def holm(p):
 
 
 def mark_table(table, reference):
-    """Give the figures of a typeset.Table their tests against those of one cell ({column: cells.Figure}).
+    """Give the figures of a render.Table their tests against those of one cell ({column: results.Figure}).
 
     Shuffled rows are not tested: their repeats are permutations, each one ranking for all users. A figure that
-    stands in several columns of the table is one hypothesis.
+    appears in several columns of the table is one hypothesis.
     """
     for column in table.columns:
         ours = reference[column]

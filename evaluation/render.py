@@ -1,4 +1,4 @@
-"""A table of figures as Markdown, LaTeX and csv: used by table.py, knows nothing of runs.
+"""A table of figures as Markdown, LaTeX and csv, for table.py; independent of runs and files.
 
 Markdown and LaTeX show a panel for each metric, with a column for each recommender: the mean with its interval
 over users, and beside it the interval over seeds. The csv has all metrics in one row, as plain numbers.
@@ -18,7 +18,7 @@ RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  #
 
 @dataclass
 class Slot:
-    """One place of the table: figures by column (cells.Figure), or why there are none; '' where none is due."""
+    """One place of the table: figures by column (results.Figure), or why there are none; '' where none is expected."""
     figures: dict = field(default_factory=dict)
     why: str = ""
     mark: str = ""            # of a note on this place
@@ -36,7 +36,7 @@ class Table:
 
 
 def best(table, column, group):
-    """The largest mean of the candidates of a column; NaN where nothing sets them apart or more is not better."""
+    """The largest mean of the candidates of a column; NaN where all are equal or larger is not better."""
     means = [slots[group].figures[column].mean for _, slots in table.rows
              if slots[group].candidate and column in slots[group].figures]
     contest = column.split("@")[0] in RISING and len(set(means)) > 1
@@ -103,7 +103,11 @@ def markdown(table):
 
 
 def latex(table):
-    """The table as a LaTeX tabular (booktabs), a panel for each metric; notes as comments."""
+    """The table as a LaTeX tabular (booktabs), a panel for each metric; notes as comments.
+
+    Written here, as pandas' Styler would make the interval bold with the mean, leave ± < > and the arrows as they are
+    (pdflatex stops at an arrow), need \\multirow instead of panels, and end them with a line below the last.
+    """
     lines, wide = ["% " + " ".join(line.split()) for line in [table.title, *table.notes]], 0
     for column in table.columns:
         header, rows = panel(table, column, (r"\textbf{", "}"), escape_latex)
@@ -118,7 +122,7 @@ def latex(table):
 def frame(table):
     """The table as numbers: for each recommender and metric the mean and the half-widths over users and seeds.
 
-    Where figures were tested (paired.py), the difference to the reference, its interval, both corrected p and
+    Where figures were tested (paired_tests.py), the difference to the reference, its interval, both corrected p and
     the effect size follow.
     """
     import pandas as pd

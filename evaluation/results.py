@@ -1,9 +1,9 @@
-"""Which runs make up one figure: the ground under table.py.
+"""Group finished runs into result cells (mean over seeds) for table.py.
 
 A cell is a request without its seed: one recommender, one representation, one set of arguments. Runs that
 differ by the seed alone are its repeats and are averaged; runs that differ in anything else are different
 cells and are never averaged. Shuffled runs (the control) are repeats of each other in the same way: every
-seed is one permutation. All is read from runs/*/config.json and metrics/.
+seed is one permutation. All is read from runs/*/config.json and metrics/; of the split only the checksums.
 """
 import difflib
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.files import read_metrics
 from evaluation.intervals import mean_and_half_width
-from harness import runs
+from harness import registry, runs
 from harness.errors import UsageError, WorkError
-from harness.readers import read_parquet, reading
 
-REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that tell repeats or representations apart
+REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that differ between repeats or representations
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Cell:
     shuffled: bool
     request: dict                                  # the arguments all its runs share
     runs: list = field(default_factory=list)       # [(name, config)] of the finished ones
+    departures: dict | None = None                 # arguments unlike the script's defaults; None: not recorded
     missing: str = ""                              # why there is none
 
 
@@ -47,13 +48,14 @@ class Figure:
 def collect(workdir):
     """Cells of all runs of a workspace, and the runs left out of them: ([Cell], [(name, reason)]).
 
-    A run is left out when it is unfinished, or when another run has since been made from a newer version of
-    one of its inputs (the split, the embedding).
+    A run is left out when it is unfinished, when the split in the workspace is not the one it was made from, or when
+    another run has since been made from a newer version of one of its inputs (the embedding).
     """
-    found, cells, left, latest = runs.find_runs(workdir), {}, [], {}
-    for _, config in sorted(found, key=lambda run: run[1].get("started", "")):
+    manifests, split, cells, left, latest = runs.find_runs(workdir), runs.split_checksums(workdir), {}, [], {}
+    for _, config in sorted(manifests, key=lambda run: run[1].get("started", "")):
         latest.update(config.get("inputs", {}))
-    for name, config in found:
+    latest.update(split)   # the files themselves say more than any run
+    for name, config in manifests:
         if "recommender" not in config:
             left.append((name, "its config.json names no recommender"))
             continue
@@ -63,7 +65,10 @@ def collect(workdir):
         shared = {k: v for k, v in sorted(request.items()) if k not in REPEATS}
         key = (config["recommender"], config.get("embedding") or "", shuffled, json.dumps(shared))
         cell = cells.setdefault(key, Cell(key[0], config.get("embedding"), shuffled, shared))
-        changed = [p for p, checksum in config.get("inputs", {}).items() if latest[p] != checksum]
+        if "departures" in config:
+            cell.departures = {k: v for k, v in config["departures"].items() if k not in REPEATS}
+        changed = runs.changed_since(config, split) or [
+            p for p, checksum in config.get("inputs", {}).items() if latest[p] != checksum]
         if config.get("status") == "finished" and not changed:
             cell.runs.append((name, config))
             continue
@@ -72,20 +77,31 @@ def collect(workdir):
     return [cells[key] for key in sorted(cells)], left
 
 
-def find(cells, left, text):
+def cell_named(cells, left, text):
     """The cell that a run's name, or a beginning of names, points at; UsageError when it is none or several."""
     named = [(name, cell) for cell in cells for name, _ in cell.runs]
-    found = [pair for pair in named if pair[0] == text] or [pair for pair in named if pair[0].startswith(text)]
-    if len({id(cell) for _, cell in found}) == 1:
-        return found[0][1]
-    if found:
-        some = ", ".join(name for name, _ in found[:3]) + (", ..." if len(found) > 3 else "")
+    matches = [pair for pair in named if pair[0] == text] or [pair for pair in named if pair[0].startswith(text)]
+    if len({id(cell) for _, cell in matches}) == 1:
+        return matches[0][1]
+    if matches:
+        some = ", ".join(name for name, _ in matches[:3]) + (", ..." if len(matches) > 3 else "")
         raise UsageError(f"{text!r} begins the names of runs of different requests ({some}); name one of them")
     if text in dict(left):
         raise UsageError(f"run {text} is left out of the tables ({dict(left)[text]}); run it again")
-    there = [name for name, _ in named]
-    near = difflib.get_close_matches(text, there, n=3, cutoff=0.4) or there[:3]
-    raise UsageError(f"no finished run {text!r}; there are {len(there)}, among them {', '.join(near)}")
+    names = [name for name, _ in named]
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
+    raise UsageError(f"no finished run {text!r}; there are {len(names)}, among them {', '.join(near)}")
+
+
+def unlike_defaults(cell):
+    """Arguments of a cell that are not its script's defaults, {} where these are not known: {name: value}.
+
+    Its runs recorded them when they started; for runs of earlier versions the script's present defaults are read.
+    """
+    if cell.departures is not None:
+        return cell.departures
+    usual = registry.defaults(cell.recommender)
+    return runs.departures(cell.request, usual) if usual else {}
 
 
 class Values:
@@ -105,7 +121,7 @@ class Values:
         Raises WorkError when its users are not those of the cells before, or a file is gone.
         """
         if id(cell) not in self.known:
-            self.known[id(cell)] = self._figures([self._read(name) for name, _ in cell.runs])
+            self.known[id(cell)] = self._figures([self._read(name, config) for name, config in cell.runs])
         return self.known[id(cell)]
 
     def _figures(self, repeats):
@@ -123,33 +139,22 @@ class Values:
             figures[column] = Figure(float(mean), float(of_users), float(of_seeds), len(repeats), each)
         return figures
 
-    def _read(self, name):
-        import pandas as pd
-        path = self.folder / f"{name}_{self.part}.pqt"
-        if not (path.exists() and path.with_suffix(".csv").exists()):
-            raise WorkError(f"{path} or its .csv is gone; python metrics.py {name} makes them again")
-        again = f"python metrics.py {name} makes them again"
-        frame = read_parquet(path, remedy=again).to_pandas()
-        with reading(f"{path} or its .csv", "metrics", again):
-            means = pd.read_csv(path.with_suffix(".csv"), index_col=0).loc["mean"].astype(float)
-            users = frame["user_id"].to_numpy()
+    def _read(self, name, config):
+        """Values of the users of one run (frame), and the means: its metrics, joined with what it measured itself."""
+        frame, means = read_metrics(self.folder / f"{name}_{self.part}.csv",
+                                    f"python metrics.py {name} makes them again")
+        own = self.folder / f"{name}_{self.part}_points.csv"
+        if f"{self.folder.name}/{own.name}" in config.get("outputs", ()):   # else it is another run's
+            more, their_means = read_metrics(own, f"run {config['recommender']} again, which makes them")
+            more = more[more["user_id"].isin(frame["user_id"])]
+            frame = frame[[c for c in frame if c == "user_id" or c not in more]].merge(more, how="left", on="user_id")
+            means = their_means.combine_first(means)
+        users = frame["user_id"].to_numpy()
         if self.users is None:
             self.users, self.first = users, name
         elif not np.array_equal(users, self.users):
             raise WorkError(f"{self.part}: {name} was evaluated on {len(users)} users and {self.first} on "
                             f"{len(self.users)}, {len(np.intersect1d(users, self.users))} of them the same; a table "
                             "needs the same users in every row, so evaluate all runs again with python metrics.py")
-        self.lengths.update(int(found[1]) for column in frame if (found := re.fullmatch(r"\w+@([0-9]+)", column)))
+        self.lengths.update(int(match[1]) for column in frame if (match := re.fullmatch(r"\w+@([0-9]+)", column)))
         return frame, means
-
-
-def departures(request, reference):
-    """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}.
-
-    Those of a configuration within it count one by one.
-    """
-    def flat(arguments):
-        inner = [v for v in arguments.values() if isinstance(v, dict)]
-        return {k: v for part in [arguments, *inner] for k, v in part.items() if not isinstance(v, dict)}
-    request, reference = flat(request), flat(reference)
-    return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}

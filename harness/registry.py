@@ -12,6 +12,7 @@ import ast
 import contextlib
 import importlib
 import io
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,28 +62,40 @@ def scripts():
 
 def recommenders():
     """Every recommender by its name: {name: Recommender}, the scripts of the root first."""
+    every = (_recommender(module, path) for module, path in scripts().items())
+    return {r.name: r for r in every if r is not None}
+
+
+def recommender(name):
+    """The Recommender of that name, None where there is none; reads its file alone."""
+    script = SCRIPTS.get(name, name)
+    every = scripts()
+    places = (script, f"recommenders.{script}", f"recommenders.{script}.__main__")
+    candidates = (_recommender(module, every[module]) for module in places if module in every)
+    return next((r for r in candidates if r is not None and r.name == name), None)
+
+
+def _recommender(module, path):
+    """The Recommender that a script is, None where it declares none."""
+    if (values := declared(path)) is None:
+        return None
     words = {script: name for name, script in SCRIPTS.items()}
-    found = {}
-    for module, path in scripts().items():
-        if (values := declared(path)) is not None:
-            inside = module.startswith("recommenders.")
-            script = module.removesuffix(".__main__")
-            name = script.removeprefix("recommenders.") if inside else words.get(script, script)
-            command = f"python -m {script}" if inside else f"python {script}.py"
-            found[name] = Recommender(name, module, command, **values)
-    return found
+    inside = module.startswith("recommenders.")
+    script = module.removesuffix(".__main__")
+    name = script.removeprefix("recommenders.") if inside else words.get(script, script)
+    return Recommender(name, module, f"python -m {script}" if inside else f"python {script}.py", **values)
 
 
 def command(name):
     """The command line of a recommender by its name, None for a name that is none."""
-    found = recommenders().get(name)
-    return found.command if found else None
+    known = recommender(name)
+    return known.command if known else None
 
 
 def capability(name):
     """(NEEDS, COLD) of a recommender by its name, read without running it; ((), True) where it declares none."""
-    found = recommenders().get(name)
-    return (found.needs, found.cold) if found else ((), True)
+    known = recommender(name)
+    return (known.needs, known.cold) if known else ((), True)
 
 
 def module_name(script):
@@ -105,16 +118,18 @@ def load(script):
 
 
 def defaults(name):
-    """Default arguments of a recommender's script, {} where it is not one of ours or has none for some."""
-    found = recommenders().get(name)
-    if found is None:
+    """Default arguments of a recommender's script as json has them, {} where it is not one of ours or has none."""
+    known = recommender(name)
+    if known is None:
         return {}
     try:
-        module = importlib.import_module(found.module)
+        module = importlib.import_module(known.module)
         if hasattr(module, "defaults"):
-            return module.defaults()
-        parse = getattr(module, "parse", None) or module.build_parser().parse_args
-        with contextlib.redirect_stderr(io.StringIO()):
-            return vars(parse([]))
-    except (ImportError, AttributeError, SystemExit):
+            values = module.defaults()
+        else:
+            parse = getattr(module, "parse", None) or module.build_parser().parse_args
+            with contextlib.redirect_stderr(io.StringIO()):
+                values = vars(parse([]))
+    except (ImportError, AttributeError, SystemExit, UsageError):
         return {}
+    return json.loads(json.dumps(values, default=str))

@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+from harness import registry
 from harness.errors import WorkError
-from harness.files import write_json
+from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
@@ -25,8 +26,9 @@ PART_ORDER = ("val", "test", "cold_test")
 NULL = type(None)
 MANIFEST = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
-            "versions": dict, "git": dict, "parts": list, "sources": dict,
+            "versions": dict, "git": dict, "parts": list, "outputs": list, "sources": dict,
             "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
+SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *PART_ORDER)))
 
 
 def slug(text):
@@ -85,6 +87,10 @@ class Run:
     def metrics(self, part, suffix="csv"):
         return self.workdir / "metrics" / f"{self.name}_{part}.{suffix}"
 
+    def points(self, part, suffix="csv"):
+        """Path of what the run itself measured of a part and its saved lists cannot give (DTNMR's PointAccuracy)."""
+        return self.workdir / "metrics" / f"{self.name}_{part}_points.{suffix}"
+
     def checkpoint(self, which):
         """Path of the 'best' or 'last' checkpoint."""
         return self.workdir / "checkpoints" / (self.embedding or self.recommender) / f"{self.name}_{which}.pt"
@@ -109,6 +115,9 @@ class Run:
         self.started = time.time()
         self._decide()
         if not self.finished:
+            usual = registry.defaults(self.recommender)
+            if usual:
+                self.info["departures"] = departures(self.request, usual)
             self._write("running")
         return self
 
@@ -136,7 +145,10 @@ class Run:
             self.resume = True
 
     def _made(self, manifest):
-        return self.outputs + [path(part) for part in manifest.get("parts", []) for path in (self.preds, self.metrics)]
+        """Files without which a finished run is done again; what its manifest does not list was not made then."""
+        listed = [self.workdir / p for p in manifest.get("outputs", [])]
+        return [*self.outputs, *listed,
+                *(path(part) for part in manifest.get("parts", []) for path in (self.preds, self.metrics))]
 
     def _clean(self):
         for which in ("best", "last"):
@@ -152,9 +164,10 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
-    def finish(self, **results):
+    def finish(self, outputs=(), **results):
         """Mark the run finished; keyword values (parts, epochs, val metrics ...) go into the manifest.
 
+        outputs: files of this run's own making, without which it will be done again; they go into the manifest, too.
         Lists and metrics of parts that an earlier split had are removed. WorkError, and the run stays unfinished,
         where an input has changed since it was read.
         """
@@ -164,6 +177,10 @@ class Run:
         for part in set(PART_ORDER) - set(results.get("parts", PART_ORDER)):
             for path in (self.preds(part), self.metrics(part), self.metrics(part, "pqt")):
                 path.unlink(missing_ok=True)
+        for path in {self.points(part, s) for part in PART_ORDER for s in ("csv", "pqt")} - set(outputs):
+            path.unlink(missing_ok=True)
+        if outputs:
+            results["outputs"] = sorted(self._relative(path) for path in outputs)
         self._write("finished", wall_seconds=round(time.time() - self.started, 3),
                     peak_memory_bytes=peak_memory(), **computed_on(getattr(self.args, "device", "cpu")), **results)
 
@@ -207,7 +224,7 @@ class Run:
 def read_manifest(path):
     """The config.json of a run, a dict; WorkError where it is damaged or a field is of another type than runs write."""
     manifest = read_json(path, MANIFEST)
-    for name in ("parts", "inputs", "sources"):
+    for name in ("parts", "outputs", "inputs", "sources"):
         values = manifest.get(name, [])
         if not all(isinstance(v, str) for v in (values.values() if isinstance(values, dict) else values)):
             raise WorkError(f"{path}: {name} should hold texts only")
@@ -231,3 +248,31 @@ def find_runs(workdir):
 @functools.cache
 def _say_once(sentence):
     print(sentence, file=sys.stderr)
+
+
+def departures(request, reference):
+    """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}.
+
+    Those of a configuration within it count one by one.
+    """
+    def flat(arguments):
+        inner = [v for v in arguments.values() if isinstance(v, dict)]
+        return {k: v for part in [arguments, *inner] for k, v in part.items() if not isinstance(v, dict)}
+    request, reference = flat(request), flat(reference)
+    return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}
+
+
+def split_checksums(workdir):
+    """{file: sha256} of the split that a workspace holds now, by the names that manifests use."""
+    return {name: checksum(path) for name in SPLIT_FILES if (path := Path(workdir) / name).exists()}
+
+
+def changed_since(config, split):
+    """Files of the split that are not those a run was made from, sorted; split: `split_checksums` of now.
+
+    Empty where the run recorded none or the workspace holds no split any more: there is nothing to compare.
+    """
+    recorded = {name: digest for name, digest in config.get("inputs", {}).items() if name in SPLIT_FILES}
+    if not recorded or "data/train.pqt" not in split:
+        return []
+    return sorted(name for name in SPLIT_FILES if recorded.get(name) != split.get(name))

@@ -1,22 +1,33 @@
 """Lists that finished runs have saved, as candidates: how one recommender builds on others without their code.
 
-    sources = candidates.find(split, ["popularity", "content_knn", "itemknn"])
-    pool = candidates.pool(split, "val", sources, seed=42)      # every (user, item) that stands in some list
+    sources = candidates.find_runs(split, ["popularity", "content_knn", "itemknn"])
+    pool = candidates.pool(split, "val", sources, seed=42)      # every (user, item) of any of their lists
 
 A word names a run, or a recommender: then its best run on val is taken, out of the finished runs that were
 made on this very split (checksums decide). Controls on shuffled embeddings, runs on the embedding `oracle` (the truth
-of a generated world) and what was built on either are never taken for the real thing: they are named in full.
+of a generated world) and what was built on either are controls: they are never selected automatically; pass their full
+run name.
 A list of val was made by a fit of train alone, but for what val decided: when a trained recommender stopped (those that
 stop early keep the epoch best on val), a hybrid's weights, and a forest's labels, of other users than the list's own.
 """
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluation.intervals import mean_and_half_width
 from evaluation.lists import places_of, read_frame, whole_numbers
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dataset import Split
 
 RRF = 60  # constant of the reciprocal rank fusion
 
@@ -26,11 +37,11 @@ class Source:
     """A run whose lists are read. word: as asked for; among: how many runs the word stood for."""
     word: str
     run: str
-    parts: tuple
+    parts: tuple[str, ...]
     among: int
     workdir: Path
 
-    def path(self, part):
+    def path(self, part: str) -> Path:
         return self.workdir / "preds" / f"{self.run}_{part}.pqt"
 
 
@@ -41,31 +52,31 @@ class Pool:
     user, item: int64 (N,) dense codes of the split
     score: float64 (N, R), NaN where the pair is not in that run's list; place: int64 (N, R) from 0, -1 likewise
     """
-    split: object
+    split: Split
     part: str
     user: np.ndarray
     item: np.ndarray
     score: np.ndarray
     place: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.user)
 
-    def starts(self):
+    def starts(self) -> np.ndarray:
         """First row of each user who has any; int64, strictly ascending, [] for an empty pool."""
         return np.flatnonzero(np.diff(self.user, prepend=-1))
 
-    def hits(self):
+    def hits(self) -> np.ndarray:
         """Whether each pair is among the part's true ones; bool (N,)."""
         pairs, n = self.split.part(self.part), self.split.n_items
         return np.isin(self.user * n + self.item, pairs.user * n + pairs.item)
 
-    def rows_of(self, users):
+    def rows_of(self, users: np.ndarray) -> Pool:
         """The rows of some users as a pool of their own; users: int64 codes."""
         kept = np.isin(self.user, users)
         return Pool(self.split, self.part, self.user[kept], self.item[kept], self.score[kept], self.place[kept])
 
-    def best(self, values, k):
+    def best(self, values: np.ndarray, k: int) -> pd.DataFrame:
         """The k best pairs of each user by `values` (N,), -inf never, as a frame like topk.recommend's."""
         import pandas as pd
         values = np.asarray(values, np.float32)
@@ -76,7 +87,7 @@ class Pool:
         return pd.DataFrame({"user_id": self.split.users[self.user[order]],
                              "track_id": self.split.tracks[self.item[order]], "rank": place, "score": values[order]})
 
-    def scorer(self, values):
+    def scorer(self, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """`values` (N,) as a function of user codes (b,) for topk: dense (b, candidates), -inf outside the pool."""
         candidates = self.split.candidates(self.part)
         values, ends = np.asarray(values, np.float32), np.searchsorted(self.user, np.arange(self.split.n_users + 1))
@@ -91,7 +102,7 @@ class Pool:
         return scores
 
 
-def normalised(pool, how="minmax"):
+def normalised(pool: Pool, how: str = "minmax") -> np.ndarray:
     """Scores of each run on one scale for each user, float64 (N, R); a pair outside a run's list has 0.
 
     minmax: (s - low) / (high - low) over the user's list (CombSUM of Fox and Shaw, TREC-2 1994): the list's end has
@@ -112,8 +123,8 @@ def normalised(pool, how="minmax"):
 
 # --------------------------------------------------------------------------- which runs
 
-def find(split, words, metric="NDCG@10"):
-    """The run each word stands for, [Source]; UsageError for a word that means nothing, WorkError for a run not made.
+def find_runs(split: Split, words: Sequence[str], metric: str = "NDCG@10") -> list[Source]:
+    """The run each word stands for; UsageError for a word that names nothing, WorkError for a run that is not made.
 
     A recommender's word takes its best run by the mean of `metric` on val; of equals the one with longer lists.
     """
@@ -122,32 +133,32 @@ def find(split, words, metric="NDCG@10"):
         raise UsageError(f"{twice[0]} is asked for twice; a second run of one recommender is named by its run's name")
     if "val" not in split.parts:
         raise WorkError("this split has no val part to choose or learn on; split again with a --val-share above 0")
-    found = dict(runs.find_runs(split.workdir))
+    manifests = dict(runs.find_runs(split.workdir))
     current = {str(i.path.relative_to(split.workdir)): i.digest for i in split.inputs}
-    return [_find(split, word, found, current, metric) for word in words]
+    return [_run_of(split, word, manifests, current, metric) for word in words]
 
 
-def _find(split, word, found, current, metric):
-    named = {word: found[word]} if word in found else {
-        name: config for name, config in found.items()
-        if config.get("recommender") == word and not _is_control(name, found)}
+def _run_of(split, word, manifests, current, metric):
+    named = {word: manifests[word]} if word in manifests else {
+        name: config for name, config in manifests.items()
+        if config.get("recommender") == word and not _is_control(name, manifests)}
     usable, why = {}, ""
     for name, config in named.items():
         reason = _unusable(split, name, config, current)
         usable, why = (usable, reason) if reason else ({**usable, name: config}, why)
     if not usable:
-        raise _missing(split, word, found, why)
+        raise _missing(split, word, manifests, why)
     best = max(sorted(usable), key=lambda name: (_on_val(split, name, metric) if len(usable) > 1 else 0,
                                                  usable[name].get("request", {}).get("k") or 0))
     return Source(word, best, tuple(usable[best]["parts"]), len(usable), Path(split.workdir))
 
 
-def _is_control(name, found):
+def _is_control(name, manifests):
     """Whether a run, or one of those it was built on, has a shuffled embedding or the oracle's."""
     waiting, seen = [name], set()
     while waiting:
         name = waiting.pop()
-        config = found.get(name, {})
+        config = manifests.get(name, {})
         shuffled = config.get("request", {}).get("shuffle") not in (None, False)
         if shuffled or "oracle" in str(config.get("embedding")).split("+"):
             return True
@@ -168,28 +179,37 @@ def _unusable(split, name, config, current):
     return ""
 
 
-def _missing(split, word, found, why):
+def _missing(split, word, manifests, why):
     """The error for a word without a usable run: one sentence with the command that makes it."""
-    recommender = found[word].get("recommender", "") if word in found else word
+    recommender = manifests[word].get("recommender", "") if word in manifests else word
     command = registry.command(recommender)
     if command is None:
-        there = ", ".join(sorted({c["recommender"] for c in found.values() if c.get("recommender")})) or "none"
-        return UsageError(f"{word!r} is no run of {split.workdir} and no recommender; there are runs of: {there}")
-    there = any(config.get("recommender") == word for config in found.values())
-    apart = " but on shuffled embeddings or the oracle" if there else ""
-    return WorkError(f"{why or f'there is no run of {word} in {split.workdir}{apart}'}; "
+        known = ", ".join(sorted({c["recommender"] for c in manifests.values() if c.get("recommender")})) or "none"
+        return UsageError(f"{word!r} is no run of {split.workdir} and no recommender; there are runs of: {known}")
+    controls = any(config.get("recommender") == word for config in manifests.values())
+    but = " but on shuffled embeddings or the oracle" if controls else ""
+    return WorkError(f"{why or f'there is no run of {word} in {split.workdir}{but}'}; "
                      f"make it first: {command} --workdir {split.workdir}")
 
 
 def _on_val(split, name, metric):
+    """Mean of a metric on val, as the run's metrics have it; evaluated from its lists where they do not."""
     import metrics
+    from evaluation.files import read_metrics
+    try:
+        _, means = read_metrics(split.workdir / "metrics" / f"{name}_val.csv", "")
+        if metric in means:
+            return float(means[metric])
+    except WorkError:
+        pass   # gone or damaged, but the lists are what counts
     preds = read_frame(split.workdir / "preds" / f"{name}_val.pqt", ("user_id", "track_id", "rank"))
-    return metrics.evaluate(preds, split.truth("val"), (int(metric.split("@")[1]),))[metric].mean()
+    values = metrics.evaluate(preds, split.truth("val"), (int(metric.split("@")[1]),))[metric]
+    return float(mean_and_half_width(values)[0])
 
 
 # --------------------------------------------------------------------------- their lists
 
-def pool(split, part, sources, seed=42):
+def pool(split: Split, part: str, sources: Sequence[Source], seed: int = 42) -> Pool:
     """The lists of the sources for one part as a Pool. Users outside the part are left out.
 
     seed: of the order of ties, the one that topk ranks with. WorkError when a file is damaged or names tracks that

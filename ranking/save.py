@@ -1,10 +1,20 @@
-"""The lists of a run and their metrics, written for every part: how each recommender ends."""
+"""Write the lists of a run and their metrics for every part: the last step of each recommender."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import metrics
 from harness.files import write_parquet
 from ranking import topk
 
+if TYPE_CHECKING:
+    from dataset import Split
+    from harness.runs import Run
 
-def write(run, split, k=100, seed=42, parts=None, ks=(5, 10, 20, 50), **ranker):
+
+def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[str] | None = None,
+          ks: Sequence[int] = (5, 10, 20, 50), **ranker: Any) -> dict[str, dict[str, float]]:
     """Recommend for each part, write preds/ and metrics/ of a run, return {part: {metric: mean}}.
 
     parts:  names, default all of the split; ks: list lengths of the metrics, those above k are left out
@@ -19,5 +29,5 @@ def write(run, split, k=100, seed=42, parts=None, ks=(5, 10, 20, 50), **ranker):
         preds = topk.recommend(split, part, k, seed, **how)
         write_parquet(run.preds(part), preds)
         results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
-                                       tuple(x for x in ks if x <= k) or (k,))
+                                       tuple(x for x in ks if x <= k) or (k,), split=split)
     return results

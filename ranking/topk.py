@@ -1,19 +1,35 @@
-"""Hide and rank: the only place that hides history and ranks.
+"""Hide and rank: the one module that hides history and ranks.
 
 Exact top-k over the whole catalogue in blocks of users, so memory is one block of scores whatever the
-number of users. Ties are broken by a seeded order of each user's own, so a constant scorer gives the
+number of users. Ties are broken by a seeded order that differs between users, so a constant scorer gives the
 figures of chance; tracks with equal vectors are scored once, so equal vectors do tie exactly. A score
 of -inf means "never recommend".
 """
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from harness.errors import WorkError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from dataset import Split
+
+    Array = np.ndarray | torch.Tensor
+    Scorer = Callable[[np.ndarray], Array]   # of user codes (b,): a row for each
 
 BLOCK_BYTES = 64 << 20  # float32 scores of one block of users
 TILE = 2048             # columns of one product on a processor, so that its operands and result fit the cache
 
 
-def recommend(split, part, k, seed=42, users=None, items=None, scores=None, device="cpu", block_bytes=BLOCK_BYTES):
+def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Scorer | None = None,
+              items: Array | None = None, scores: Scorer | None = None, device: str | torch.device = "cpu",
+              block_bytes: int = BLOCK_BYTES) -> pd.DataFrame:
     """Best k items of each user of a part, as a frame `user_id, track_id, rank, score`.
 
     users:  (U, D) vectors, or a function of user codes (b,) giving (b, D); with
@@ -30,7 +46,9 @@ def recommend(split, part, k, seed=42, users=None, items=None, scores=None, devi
     candidates, hidden, codes = split.candidates(part), split.seen(part), split.eval_users(part)
     n = candidates.stop - candidates.start
     fresh = scores is None  # a product of ours may be written to; a scorer's matrix may be its own
-    if fresh:
+    if scores is None:
+        if users is None or items is None:
+            raise ValueError("recommend takes users and items, or scores")
         scores = _dot_scorer(users, items[candidates], device)
     tracks = torch.as_tensor(split.tracks[candidates], device=device)
     rows = max(1, block_bytes // (4 * max(n, 1)))
@@ -43,11 +61,11 @@ def recommend(split, part, k, seed=42, users=None, items=None, scores=None, devi
                 raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
             matrix = _hide(matrix if fresh else matrix.clone(), hidden[block])
             ids = torch.as_tensor(split.users[block], device=device)
-            value, item = top(matrix, min(k, n), ids, tracks, seed)
-            if torch.isnan(value).any():
-                raise WorkError(f"{part}: scores are not numbers for {int(torch.isnan(value).any(1).sum())} users; "
+            best, column = top(matrix, min(k, n), ids, tracks, seed)
+            if torch.isnan(best).any():
+                raise WorkError(f"{part}: scores are not numbers for {int(torch.isnan(best).any(1).sum())} users; "
                                 "the model has diverged or an embedding is broken")
-            parts.append((ids.cpu().numpy(), value.cpu().numpy(), item.cpu().numpy()))
+            parts.append((ids.cpu().numpy(), best.cpu().numpy(), column.cpu().numpy()))
     user = np.concatenate([p[0] for p in parts]) if parts else np.zeros(0, np.int64)
     value = np.concatenate([p[1] for p in parts]) if parts else np.zeros((0, 1), np.float32)
     item = np.concatenate([p[2] for p in parts]) if parts else np.zeros((0, 1), np.int64)
@@ -110,7 +128,8 @@ def _hide(matrix, hidden):
     return matrix
 
 
-def top(matrix, k, users, tracks, seed):
+def top(matrix: torch.Tensor, k: int, users: torch.Tensor, tracks: torch.Tensor,
+        seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Exact top k of each row with ties in a seeded order of each user's own.
 
     matrix: float32 (b, n); users: int64 (b,) user ids; tracks: int64 (n,) track ids
@@ -175,7 +194,7 @@ def _fill_ties(matrix, value, column, users, tracks, seed):
     return column
 
 
-def tie_key(users, tracks, seed):
+def tie_key(users: torch.Tensor, tracks: torch.Tensor, seed: int) -> torch.Tensor:
     """Pseudo-random int64 >= 0 of (seed, user id, track id); broadcasts, depends on nothing else."""
     return _mix(_mix(users * 2 + 1 + _mix_int(seed)) ^ (tracks * -7046029254386353131)) & 0x7FFFFFFFFFFFFFFF
 

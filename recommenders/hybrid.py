@@ -124,7 +124,7 @@ def main(argv=None):
     import dataset
     from ranking import candidates
     split = dataset.load(workdir)
-    sources = candidates.find(split, args.sources, args.metric)
+    sources = candidates.find_runs(split, args.sources, args.metric)
     request = {"sources": args.sources, "steps": args.steps, "metric": args.metric, "normalise": args.normalise,
                "k": args.k, "seed": args.seed, "comment": args.comment}
     inputs = split.inputs + [s.path(part) for s in sources for part in s.parts]

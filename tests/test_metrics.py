@@ -1,5 +1,6 @@
 """Metrics against arithmetic, against the golden values and against rs_metrics itself, and the command line."""
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dataset
 import knn
 import metrics
 from evaluation import beyond_accuracy as beyond
@@ -19,7 +21,6 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
 from tests.conftest import ROOT
-from tests.worlds.world import write_pairs
 
 
 def frame_of(lists):
@@ -307,12 +308,38 @@ def test_lists_of_another_split_are_refused(tiny):
         metrics.main(["x", "--workdir", str(tiny)])
 
 
-def test_popularity_of_train_is_read_again_when_the_split_changes(tiny):
+def test_runs_of_another_split_are_skipped_and_named_and_the_others_evaluated(tiny, capsys):
+    """Of two runs the first in order is stale: the second is evaluated, and nothing of the first changes."""
+    knn.main(["content", "--workdir", str(tiny), "--k", "5"])
+    before = {p.name: p.read_bytes() for p in (tiny / "metrics").iterdir()}
+    test = pd.read_parquet(tiny / "data/test.pqt")
+    write_parquet(tiny / "data/test.pqt", test.iloc[1:])
+    capsys.readouterr()
+    with pytest.raises(WorkError, match=r"content_cosine_\S+ was made on another split "
+                                        r"\(data/test.pqt changed since\); run it again"):
+        metrics.main(["--workdir", str(tiny)])
+    knn.main(["noise", "--workdir", str(tiny), "--k", "5"])
+    for path in (tiny / "metrics").glob("noise*"):
+        path.unlink()
+    capsys.readouterr()
+    metrics.main(["--workdir", str(tiny)])
+    said = capsys.readouterr()
+    assert re.fullmatch(r"skipped: content_cosine_\S+ was made on another split .*; run it again",
+                        said.err.splitlines()[0]) and said.err.count("content_cosine") == 1
+    assert said.out.count("noise_cosine") == 3 and "content_cosine" not in said.out
+    after = {p.name: p.read_bytes() for p in (tiny / "metrics").iterdir()}
+    assert {name: after[name] for name in before} == before and len([n for n in after if "noise" in n]) == 6
+
+
+def test_popularity_is_the_share_of_train_users_of_this_split(tiny):
     truth = truth_of({3: [5]})
-    preds = frame_of({3: [int(pd.read_parquet(tiny / "data/train.pqt").track_id.iloc[0])]})
-    first = metrics.report(tiny, "x", "test", preds, truth, ks=(1,))["Popularity@1"]
-    write_pairs(tiny, "train", [3, 13], [preds.track_id[0]] * 2)
-    assert metrics.report(tiny, "x", "test", preds, truth, ks=(1,))["Popularity@1"] == 1 > first
+    train = pd.read_parquet(tiny / "data/train.pqt")
+    track = int(train.track_id.iloc[0])
+    preds = frame_of({3: [track]})
+    means = metrics.report(tiny, "x", "test", preds, truth, ks=(1,), split=dataset.load(tiny))
+    assert means["Popularity@1"] == pytest.approx((train.track_id == track).sum() / train.user_id.nunique())
+    assert means["Coverage@1"] == pytest.approx(1 / train.track_id.nunique())
+    assert "Popularity@1" not in metrics.report(tiny, "y", "test", preds, truth, ks=(1,))
 
 
 def test_a_pair_of_files_may_have_any_whole_numbers_as_tracks(tmp_path, capsys):

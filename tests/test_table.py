@@ -12,13 +12,13 @@ import pytest
 import knn
 import table
 import train_bert
-from evaluation import render as typeset
+from evaluation import render, results
 from evaluation.files import write_metrics
 from evaluation.render import Slot, Table
 from evaluation.results import Figure, collect
 from harness import runs
 from harness.errors import WorkError
-from harness.files import write_json
+from harness.files import write_json, write_parquet
 from harness.registry import capability, defaults
 from recommenders import chance, popularity
 from tests.conftest import ROOT
@@ -55,8 +55,8 @@ def tables(workdir, *words, part="test"):
 
 def row_of(text, label, panel=0):
     """Cells of a row of a Markdown panel."""
-    found = [line for line in text.splitlines() if re.match(rf"\| {re.escape(label)} +\|", line)]
-    return [cell.strip() for cell in found[panel].strip("|").split("|")][1:]
+    rows = [line for line in text.splitlines() if re.match(rf"\| {re.escape(label)} +\|", line)]
+    return [cell.strip() for cell in rows[panel].strip("|").split("|")][1:]
 
 
 # --------------------------------------------------------------------------- figures
@@ -159,8 +159,8 @@ def test_rows_stand_between_their_controls(tmp_path):
     make_run(tmp_path, "sasrec", None, [0.1] * 4)
     make_run(tmp_path, "sasrec", "mfcc", [0.1] * 4)
     numbers, text = tables(tmp_path)
-    assert numbers.index.tolist() == ["chance", "popularity", "ease", "none", "random", "a_b", "mfcc", "shuffled mfcc",
-                                      "oracle"]
+    assert numbers.index.tolist() == ["chance", "popularity", "ease", "none", "ID embeddings", "a_b", "mfcc",
+                                      "shuffled mfcc", "oracle"]
     assert row_of(text, "chance") == ["0.1000 ±0.0000"] * 2, "the same under each recommender"
     assert row_of(text, "none") == ["", "0.1000 ±0.0000"]
 
@@ -186,7 +186,7 @@ def test_the_best_is_bold_and_controls_are_no_candidates(tmp_path):
     latex = (tmp_path / "tables/test.tex").read_text()
     assert latex.count(r"\textbf{") == 1 and r"musicnn & \textbf{0.3000} $\pm$0.0000 & no run \\" in latex
     slots = [Slot({"Gini@2": Figure(v, 0, 0, 1)}, candidate=True) for v in (0.1, 0.2)]
-    assert "**" not in typeset.markdown(Table("t", ["KNN"], ["Gini@2"], [("a", slots[:1]), ("b", slots[1:])], []))
+    assert "**" not in render.markdown(Table("t", ["KNN"], ["Gini@2"], [("a", slots[:1]), ("b", slots[1:])], []))
 
 
 # --------------------------------------------------------------------------- reasons
@@ -199,12 +199,12 @@ def test_missing_cells_say_why(tmp_path):
     make_run(tmp_path, "shallow", "mert", [0.1] * 4, k=9, parts=("test", "cold_test"), epochs=3)
     make_run(tmp_path, "popularity", None, [0.1] * 4)
     numbers, text = tables(tmp_path)
-    assert row_of(text, "random") == ["needs an embedding", "0.1000 ±0.0000"]
+    assert row_of(text, "ID embeddings") == ["needs an embedding", "0.1000 ±0.0000"]
     assert row_of(text, "musicnn") == ["no run", "unfinished"]
     assert row_of(text, "mert") == ["no run", "no @2"]
     assert numbers.loc["musicnn", "missing"] == "KNN: no run; Shallow Net: unfinished"
     cold = tables(tmp_path, part="cold_test")[1]
-    assert row_of(cold, "random") == row_of(cold, "popularity") == ["cannot rank cold items"] * 2
+    assert row_of(cold, "ID embeddings") == row_of(cold, "popularity") == ["cannot rank cold items"] * 2
 
 
 def test_runs_on_older_inputs_are_left_out_and_named(tmp_path, capsys):
@@ -213,6 +213,89 @@ def test_runs_on_older_inputs_are_left_out_and_named(tmp_path, capsys):
     text = tables(tmp_path)[1]
     assert row_of(text, "mfcc") == ["data/train.pqt changed since"]
     assert re.fullmatch(r"left out: knn_mfcc_s1_\w+ \(data/train.pqt changed since\)\n", capsys.readouterr().err)
+
+
+def test_when_only_runs_of_an_earlier_split_are_left_they_are_named_and_not_shown(tiny, capsys):
+    knn.main(["content", "--workdir", str(tiny), "--k", "5"])
+    (name, _), = runs.find_runs(tiny)
+    chance.main(["--workdir", str(tiny), "--k", "5"])
+    table.main(["--workdir", str(tiny), "--k", "5"])
+    test = pd.read_parquet(tiny / "data/test.pqt")
+    write_parquet(tiny / "data/test.pqt", test.iloc[1:])
+    shutil.rmtree(tiny / "tables")
+    with pytest.raises(WorkError, match=rf"none of the 2 requests in .*{name} \(data/test.pqt changed since\).*"
+                                        "; run them again"):
+        table.main(["--workdir", str(tiny), "--k", "5"])
+    assert not (tiny / "tables").exists()
+    chance.main(["--workdir", str(tiny), "--k", "5"])
+    capsys.readouterr()
+    table.main(["--workdir", str(tiny), "--k", "5"])
+    said = capsys.readouterr()
+    assert said.err == f"left out: {name} (data/test.pqt changed since)\n"
+    assert row_of(said.out, "content") == ["data/test.pqt changed since"] and row_of(said.out, "chance")[0][0] == "0"
+
+
+def test_a_part_that_the_split_has_lost_or_gained_makes_it_another(tiny):
+    knn.main(["content", "--workdir", str(tiny), "--k", "5"])
+    val = (tiny / "data/val.pqt").read_bytes()
+    (tiny / "data/val.pqt").unlink()
+    assert collect(tiny)[1][0][1] == "data/val.pqt changed since"
+    (tiny / "data/val.pqt").write_bytes(val)
+    assert not collect(tiny)[1]
+    shutil.rmtree(tiny / "data")           # metrics alone were brought here: there is nothing to compare with
+    assert not collect(tiny)[1]
+
+
+def test_a_run_of_the_present_split_counts_although_a_later_one_was_made_on_another(tiny):
+    knn.main(["content", "--workdir", str(tiny), "--k", "5"])
+    first = (tiny / "data/test.pqt").read_bytes()
+    write_parquet(tiny / "data/test.pqt", pd.read_parquet(tiny / "data/test.pqt").iloc[1:])
+    chance.main(["--workdir", str(tiny), "--k", "5"])
+    (tiny / "data/test.pqt").write_bytes(first)
+    cells, left = collect(tiny)
+    assert [cell.recommender for cell in cells if cell.runs] == ["knn"]
+    assert [(name[:6], why) for name, why in left] == [("chance", "data/test.pqt changed since")]
+
+
+def test_what_a_run_measured_itself_is_joined_to_that_run_alone(tmp_path):
+    """metrics/x_cold_test_points.csv is of the part test of x_cold, which lists it, not of the cold test of x."""
+    for name, embedding, part in (("x", "mfcc", "cold_test"), ("x_cold", "mert", "test")):
+        frame = pd.DataFrame({"Recall@2": [0.1, 0.3]}, index=pd.Index([1, 2], name="user_id"))
+        write_metrics(tmp_path / "metrics" / f"{name}_{part}.csv", frame)
+        write_json(tmp_path / "runs" / name / "config.json", {
+            "status": "finished", "recommender": "dtnmr", "embedding": embedding, "request": {}, "parts": [part],
+            "outputs": ["metrics/x_cold_test_points.csv"] if name == "x_cold" else []})
+    points = pd.DataFrame({"PointAccuracy@2": [0.5, np.nan, 1]}, index=pd.Index([1, 2, 9], name="user_id"))
+    write_metrics(tmp_path / "metrics" / "x_cold_test_points.csv", points)
+    cells = {cell.runs[0][0]: cell for cell in collect(tmp_path)[0]}
+    columns = ["PointAccuracy@2", "Recall@2"]
+    joined = results.Values(tmp_path, "test", columns).of(cells["x_cold"])
+    assert joined["PointAccuracy@2"].mean == 0.5 and joined["Recall@2"].mean == pytest.approx(0.2)   # user 9 is no user
+    assert list(results.Values(tmp_path, "cold_test", columns).of(cells["x"])) == ["Recall@2"]
+
+
+def test_runs_record_their_departures_and_the_table_asks_no_script(tiny, monkeypatch):
+    knn.main(["content", "--center", "--workdir", str(tiny), "--k", "5"])
+    ((_, config),) = runs.find_runs(tiny)
+    assert config["departures"] == {"embedding": "content", "center": True, "k": 5}
+    for function in ("defaults", "recommenders"):
+        monkeypatch.setattr(results.registry, function, lambda *_: pytest.fail("a script was read"))
+    table.main(["--workdir", str(tiny), "--k", "5"])
+    assert "- KNN was run with k 5, center\n" in (tiny / "tables/test.md").read_text()
+
+
+def test_departures_are_recorded_when_a_run_starts_and_for_old_manifests_taken_from_the_script(tmp_path):
+    request = {"seed": 1, "comment": "", "k": 20, "by": "users", "shrink": 3}
+    with pytest.raises(KeyboardInterrupt), runs.Run(tmp_path, "popularity", request):
+        raise KeyboardInterrupt                             # its manifest has them all the same
+    ((_, config),) = runs.find_runs(tmp_path)
+    assert config["status"] == "running"
+    assert config["departures"] == {"seed": 1, "k": 20, "shrink": 3}
+    cell = results.Cell("popularity", None, False, {"k": 20, "by": "users"})
+    assert results.unlike_defaults(cell) == {"k": 20}
+    with runs.Run(tmp_path, "somebody elses", request):
+        pass
+    assert [c.get("departures") for _, c in runs.find_runs(tmp_path)][1] is None
 
 
 def test_unfinished_repeats_do_not_count(tmp_path, capsys):

@@ -27,10 +27,11 @@ Ours and the source differ:
   training    the source: --optimizer sgd --lr 0.1 --batch-size 16 --run-len 1 --epochs 1. Ours batches runs of a
               playlist's neighbouring points (--run-len), which share their sums and LSTM windows.
 
-Evaluated by lists of all songs (topk.py), and by the source's measure on val and test points, the column
-PointAccuracy@N of metrics/, N being --subset-size; dtnmr_subsets.py asks that of any recommender's lists. The column
-has a value for the users of the metrics, who have a new song in the part: those whose points are all plays of songs
-they knew are left out of it and counted, and are in the accuracy over all points that is printed.
+Evaluated by lists of all songs (ranking/topk.py), and by the source's measure on val and test points: PointAccuracy@N
+in metrics/{run}_{part}_points.csv and .pqt, N being --subset-size. `python metrics.py --subset-size N` computes the
+like from the lists of any recommender (evaluation/subset_accuracy.py). There is a value for the users of the metrics,
+who have a new song in the part: those whose points are all plays of songs they knew are left out of it and counted,
+and are in the accuracy over all points that is printed.
 
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
@@ -268,12 +269,34 @@ def rank(run, model, world, args):
     return results
 
 
+def measure(run, model, world, args, parts):
+    """The source's accuracy on val and test points: {part: figures}, and the files of PointAccuracy written."""
+    from evaluation.files import write_metrics
+    from recommenders.dtnmr.training import subset_metrics, user_means
+    accuracy, outputs, name = {}, [], f"PointAccuracy@{args.subset_size}"
+    for part in ("val", "test"):
+        if not (figures := subset_metrics(model, world, part, args)):
+            continue
+        accuracy[part], hits = figures, figures.pop("hits")
+        if part in parts:
+            means, users = user_means(world, part, hits), world.split.users[world.split.eval_users(part)]
+            write_metrics(run.points(part), means.reindex(users).rename_axis("user_id").to_frame(name))
+            outputs += [run.points(part, suffix) for suffix in ("csv", "pqt")]
+            figures["users_of_repeats"] = int((~means.index.isin(users)).sum())
+            if figures["users_of_repeats"]:
+                print(f"{part}: {name} leaves out {figures['users_of_repeats']} of {len(means)} users, whose points "
+                      "are all plays of songs they knew")
+        print(f"{part}: the label among {args.subset_size}: {figures['Accuracy']:.4f} +- {figures['conf']:.4f} "
+              f"(plays {figures['Accuracy of popularity']:.4f}, chance {figures['chance']:.4f}) "
+              f"over {figures['points']} points")
+    return accuracy, outputs
+
+
 def main(argv=None):
     args = parse(argv)
     workdir = prepare(args)
     import dataset
-    from evaluation.subset_accuracy import add_column
-    from recommenders.dtnmr.training import Training, World, subset_metrics, user_means
+    from recommenders.dtnmr.training import Training, World
     device, split = cli.pick_device(args.device), dataset.load(workdir)
     files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
     world = World(split, args, device)
@@ -288,22 +311,9 @@ def main(argv=None):
         training = Training(world, args)
         fit(run, training, args)
         results = rank(run, training.model, world, args)
-        accuracy = {part: told for part in ("val", "test")
-                    if (told := subset_metrics(training.model, world, part, args))}
-        for part, told in accuracy.items():
-            hits, name = told.pop("hits"), f"PointAccuracy@{args.subset_size}"
-            if part in results:
-                means = user_means(world, part, hits)
-                told["users_of_repeats"] = int((~means.index.isin(split.users[split.eval_users(part)])).sum())
-                add_column(workdir, run.name, part, name, means)
-                if told["users_of_repeats"]:
-                    print(f"{part}: {name} leaves out {told['users_of_repeats']} of {len(means)} users, whose points "
-                          "are all plays of songs they knew")
-            print(f"{part}: the label among {args.subset_size}: {told['Accuracy']:.4f} +- {told['conf']:.4f} "
-                  f"(plays {told['Accuracy of popularity']:.4f}, chance {told['chance']:.4f}) "
-                  f"over {told['points']} points")
-        run.finish(parts=sorted(results), epochs=training.epoch, best_epoch=training.best_epoch, points=points,
-                   subset_accuracy=accuracy, order=args.order)
+        accuracy, outputs = measure(run, training.model, world, args, results)
+        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch, best_epoch=training.best_epoch,
+                   points=points, subset_accuracy=accuracy, order=args.order)
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def main(argv=None):
     from ranking import candidates, save
     from recommenders.random_forest.features import pool_features
     split = dataset.load(workdir)
-    sources = candidates.find(split, args.sources, METRIC)
+    sources = candidates.find_runs(split, args.sources, METRIC)
     parts = [p for p in split.parts if p != "cold_test" and all(p in s.parts for s in sources)]
     request = {"sources": args.sources, "model": args.model, "trees": args.trees, "folds": args.folds,
                **{name: getattr(args, name) for name in DEFAULTS[args.model]}, "k": args.k, "seed": args.seed,

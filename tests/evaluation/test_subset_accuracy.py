@@ -1,12 +1,15 @@
 """The accuracy of a test song among sampled others, for any recommender's lists."""
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 
 import dataset
 import metrics
-from evaluation import subset_accuracy as dtnmr_subsets
+from evaluation import subset_accuracy
+from evaluation.lists import read_lists
 from harness import cli, runs
-from harness.errors import WorkError
 from harness.files import write_parquet
 from recommenders import chance, popularity
 from tests.worlds.world import tiny_workspace
@@ -20,6 +23,17 @@ def lists_of(split, part, order):
     return pd.DataFrame(rows, columns=["user_id", "track_id", "rank"])
 
 
+def values_of(lists, drawn):
+    """Values by user of a frame of lists, and the share of subsets beyond their ends."""
+    users = np.unique(drawn.user_id)
+    values, tied = subset_accuracy.accuracy(read_lists(lists, users), drawn)
+    return pd.Series(values, users), tied
+
+
+def pairs_of(frame):
+    return {*zip(frame.user_id, frame.track_id, strict=True)}
+
+
 @pytest.fixture
 def split(tmp_path):
     return dataset.load(tiny_workspace(tmp_path / "w"))
@@ -27,31 +41,32 @@ def split(tmp_path):
 
 @pytest.mark.parametrize("part", ["val", "test", "cold_test"])
 def test_the_truth_wins_always_and_its_reverse_never(split, part):
-    subsets = dtnmr_subsets.subsets(split, part, 4, 0)
+    drawn = subset_accuracy.subsets(split, part, 4, 0)
     true = {*split.truth(part).itertuples(index=False, name=None)}
     for sign, value in ((-1, 1), (1, 0)):
         lists = lists_of(split, part, lambda u, t, sign=sign: (sign * ((u, t) in true), t))
-        values, lost = dtnmr_subsets.accuracy(lists, split, part, *subsets)
-        assert (values == value).all() and lost == 0 and values.index.tolist() == split.users[
+        values, tied = values_of(lists, drawn)
+        assert (values == value).all() and tied == 0 and values.index.tolist() == split.users[
             split.eval_users(part)].tolist()
 
 
 def test_subsets_hold_no_song_that_the_user_knows(split):
-    pairs = split.part("test")
-    rows, songs = dtnmr_subsets.subsets(split, "test", 6, 1)
-    assert rows.tolist() == list(range(len(pairs))) and (songs[:, 0] == pairs.item).all() and songs.max() < split.n_hot
-    known = {(u, i) for p in (split.train, *split.others.values()) for u, i in zip(p.user, p.item, strict=True)}
-    assert not known & {(u, i) for u, row in zip(pairs.user, songs[:, 1:], strict=True) for i in row}
-    assert all(len(set(row)) == 6 for row in songs.tolist())
+    files = {p: pd.read_parquet(split.workdir / "data" / f"{p}.pqt") for p in ("train", *split.parts)}
+    drawn = subset_accuracy.subsets(split, "test", 6, 1)
+    assert {*zip(drawn.user_id, drawn.track[:, 0], strict=True)} == pairs_of(files["test"])
+    known = set().union(*map(pairs_of, files.values()))
+    assert not known & {(u, t) for u, row in zip(drawn.user_id, drawn.track[:, 1:], strict=True) for t in row}
+    assert all(len(set(row)) == 6 for row in drawn.track.tolist())
+    assert set(drawn.track.flat) <= set(files["train"].track_id)
 
 
 def test_beyond_the_end_of_a_list_songs_tie(split):
     """Lists of one song, the first of the truth: its subset is won, the user's others are shared by four."""
     first = split.truth("test").drop_duplicates("user_id").assign(rank=0)
-    values, lost = dtnmr_subsets.accuracy(first, split, "test", *dtnmr_subsets.subsets(split, "test", 4, 0))
+    values, tied = values_of(first, subset_accuracy.subsets(split, "test", 4, 0))
     n = split.truth("test").groupby("user_id").size()
     assert values.to_dict() == pytest.approx(((1 + (n - 1) / 4) / n).to_dict())
-    assert lost == pytest.approx(1 - len(n) / n.sum()) and lost > 0
+    assert tied == pytest.approx(1 - len(n) / n.sum()) and tied > 0
 
 
 def test_a_user_who_knows_the_whole_catalogue_has_no_value(tmp_path, capsys):
@@ -67,12 +82,18 @@ def test_a_user_who_knows_the_whole_catalogue_has_no_value(tmp_path, capsys):
                        pd.concat([train[train.user_id != user], rest])[train.columns].astype(train.dtypes))
     popularity.main(["--workdir", str(workdir), "--k", "5"])
     capsys.readouterr()
-    dtnmr_subsets.main(["--workdir", str(workdir)])
-    told = capsys.readouterr()
-    assert "test pairs left out, because their 1 users have fewer than 4" in told.err and "SubsetAccuracy" in told.out
+    metrics.main(["--workdir", str(workdir), "--subset-size", "5"])
+    said = capsys.readouterr()
+    assert "test pairs left out, because their 1 users have fewer than 4" in said.err and "SubsetAccuracy" in said.out
     (name, _), = runs.find_runs(workdir)
     values = pd.read_parquet(workdir / "metrics" / f"{name}_test.pqt").set_index("user_id")["SubsetAccuracy@5"]
     assert values.isna().sum() == 1 and pd.isna(values[user])
+
+
+def saved(workdir, name, part="test"):
+    """Means and intervals, and values by user, of a run's metrics."""
+    path = workdir / "metrics" / f"{name}_{part}.csv"
+    return pd.read_csv(path, index_col=0), pd.read_parquet(path.with_suffix(".pqt")).set_index("user_id")
 
 
 def test_columns_join_the_metrics_of_every_run_and_chance_is_chance(tmp_path, capsys):
@@ -80,34 +101,57 @@ def test_columns_join_the_metrics_of_every_run_and_chance_is_chance(tmp_path, ca
     chance.main(["--workdir", str(workdir), "--k", "100"])
     popularity.main(["--workdir", str(workdir), "--k", "10"])
     names = [name for name, _ in runs.find_runs(workdir)]
-    before = pd.read_csv(workdir / "metrics" / f"{names[0]}_test.csv", index_col=0)
-    dtnmr_subsets.main(["--workdir", str(workdir)])
-    out = capsys.readouterr().out
-    assert out.count("SubsetAccuracy@5") == 5 and out.count("beyond the lists' ends") == 2    # popularity's two parts
-    after = pd.read_csv(workdir / "metrics" / f"{names[0]}_test.csv", index_col=0)
+    before = saved(workdir, names[0])[0]
+    metrics.main(["--workdir", str(workdir), "--subset-size", "5"])
+    said = capsys.readouterr()
+    assert said.out.count("SubsetAccuracy") == 5 and said.err.count("beyond the lists' ends") == 2  # popularity's parts
+    after, users = saved(workdir, names[0])
     pd.testing.assert_frame_equal(after.drop(columns="SubsetAccuracy@5")[before.columns], before)
     mean, conf = after["SubsetAccuracy@5"]
     assert abs(mean - 0.2) < 2 * conf < 0.1
-    users = pd.read_parquet(workdir / "metrics" / f"{names[0]}_test.pqt")
     assert users["SubsetAccuracy@5"].mean() == pytest.approx(mean)
-    dtnmr_subsets.main(["--workdir", str(workdir), names[0], "--subset-size", "3"])
-    metrics.main(["--workdir", str(workdir), names[1]])
-    assert "SubsetAccuracy@3" in pd.read_csv(workdir / "metrics" / f"{names[0]}_test.csv").columns
+
+
+def test_a_later_call_keeps_what_it_does_not_compute_as_long_as_the_lists_are_the_same(tiny, capsys):
+    """SubsetAccuracy of another size or an earlier call stays; where it is of other lists it goes and is named."""
+    chance.main(["--workdir", str(tiny), "--k", "30"])
+    (name, _), = runs.find_runs(tiny)
+    metrics.main(["--workdir", str(tiny), "--subset-size", "5"])
+    means, users = saved(tiny, name)
+    for words in ([], ["--subset-size", "3"], ["--k", "7"]):
+        metrics.main(["--workdir", str(tiny), *words])
+    later, of_users = saved(tiny, name)
+    assert {c.split("@")[1] for c in later if c.startswith("Recall")} == {"7"}
+    assert later["SubsetAccuracy@5"].equals(means["SubsetAccuracy@5"]) and "SubsetAccuracy@3" in later
+    assert of_users["SubsetAccuracy@5"].equals(users["SubsetAccuracy@5"])
+    metrics.main(["--workdir", str(tiny), "--subset-size", "5", "--seed", "7"])
+    assert not saved(tiny, name)[1]["SubsetAccuracy@5"].equals(users["SubsetAccuracy@5"])
+    path = tiny / "preds" / f"{name}_test.pqt"
+    lists = pd.read_parquet(path)
+    lists["rank"] = 29 - lists["rank"]
+    write_parquet(path, lists.sort_values(["user_id", "rank"]))
+    capsys.readouterr()
+    metrics.main(["--workdir", str(tiny)])
+    said = capsys.readouterr().err
+    assert re.fullmatch(f"{name}_test: SubsetAccuracy@., SubsetAccuracy@. of other lists dropped", said.strip())
+    assert not [c for c in saved(tiny, name)[0] if "Subset" in c] and "SubsetAccuracy@5" in saved(tiny, name, "val")[0]
 
 
 @pytest.mark.parametrize("flags, status, words", [
     (["--subset-size", "1"], 2, "at least 2"), (["--subset-size", "90"], 1, "use at most"),
-    (["--seed", "-1"], 2, "--seed"), (["no_such_run"], 2, "no saved recommendations of a run 'no_such_run'")])
-def test_requests_that_cannot_be_meant_are_one_sentence(tiny, capsys, flags, status, words):
+    (["--subset-size", "5", "--seed", "-1"], 2, "--seed"), (["--seed", "1"], 2, "add --subset-size N"),
+    (["--subset-size", "5", "--preds", "a.csv", "--truth", "b.csv"], 2, "it is for runs, not for --preds"),
+    (["no_such_run", "--subset-size", "5"], 2, "no saved recommendations of a run 'no_such_run'")])
+def test_impossible_requests_are_one_sentence(tiny, capsys, flags, status, words):
     chance.main(["--workdir", str(tiny), "--k", "5"])
     with pytest.raises(SystemExit) as e:
-        cli.run(dtnmr_subsets.main, ["--workdir", str(tiny), *flags])
+        cli.run(metrics.main, ["--workdir", str(tiny), *flags])
     assert e.value.code == status and words in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_metrics_that_are_gone_are_named(tiny):
+def test_metrics_that_are_gone_are_made_again(tiny):
     chance.main(["--workdir", str(tiny), "--k", "5"])
     (path,) = (tiny / "metrics").glob("*_val.csv")
     path.unlink()
-    with pytest.raises(WorkError, match="_val.csv or its .pqt is gone; python metrics.py"):
-        dtnmr_subsets.main(["--workdir", str(tiny)])
+    metrics.main(["--workdir", str(tiny), "--subset-size", "5"])
+    assert "SubsetAccuracy@5" in pd.read_csv(path, index_col=0)

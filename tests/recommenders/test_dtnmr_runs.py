@@ -13,6 +13,9 @@ import pytest
 import torch
 
 import dataset
+import metrics
+import table
+from evaluation.intervals import mean_and_half_width
 from harness import cli, runs
 from harness.errors import WorkError
 from harness.files import write_parquet
@@ -52,8 +55,9 @@ def test_it_learns_the_planted_taste_and_reports_the_accuracy_of_the_source(tmp_
     told = config["subset_accuracy"]["test"]
     assert told["chance"] == 0.2 and told["points"] == config["points"]["test"]
     assert told["Accuracy"] > max(told["Accuracy of popularity"], 0.2) + 2 * told["conf"]
-    users = pd.read_parquet(workdir / "metrics" / f"{name}_test.pqt")["PointAccuracy@5"]     # four points each
-    assert users.mean() == pytest.approx(told["Accuracy"]) and users.min() < users.max()
+    users = pd.read_parquet(workdir / "metrics" / f"{name}_test_points.pqt")["PointAccuracy@5"]
+    points = pd.read_parquet(workdir / "data" / "test.pqt").groupby("user_id").size()
+    assert np.average(users, weights=points) == pytest.approx(told["Accuracy"]) and users.min() < users.max()
     means = pd.read_csv(workdir / "metrics" / f"{name}_cold_test.csv", index_col=0)
     split = dataset.load(workdir)
     assert means.loc["mean", "Recall@5"] > 5 / (split.n_items - split.n_hot)   # songs nobody has played
@@ -82,10 +86,70 @@ def test_users_who_only_play_again_what_they_knew_are_counted(tmp_path, capsys):
     dtnmr.main(["--workdir", str(workdir), "--k", "5", *SMALL])
     name, config = finished(workdir)
     told = config["subset_accuracy"]["test"]
-    values = pd.read_parquet(workdir / "metrics" / f"{name}_test.pqt").set_index("user_id")["PointAccuracy@5"]
+    values = pd.read_parquet(workdir / "metrics" / f"{name}_test_points.pqt").set_index("user_id")["PointAccuracy@5"]
     n = told["points"] - values.notna().sum()   # a point for each user
     assert told["points"] == before and n >= 2 and told["users_of_repeats"] == n and not set(gone) & set(values.index)
     assert f"test: PointAccuracy@5 leaves out {n} of {before} users, whose points" in capsys.readouterr().out
+
+
+def accuracy_of_points(workdir, *parts):
+    """The row of dtnmr in the tables that show PointAccuracy@5, as written by table.py."""
+    table.main(["--workdir", str(workdir), "--k", "5", "--metrics", "PointAccuracy", "Recall", "--parts", *parts])
+    return [pd.read_csv(workdir / "tables" / f"{part}.csv").set_index("representation").loc["dtnmr"] for part in parts]
+
+
+def test_metrics_py_leaves_the_accuracy_of_points_in_the_table(tmp_path):
+    """Only training can measure it, so it stands in files of its own that metrics.py does not write."""
+    workdir = listening_world(tmp_path / "w")
+    dtnmr.main(["--workdir", str(workdir), "--k", "5", *SMALL])
+    name, config = finished(workdir)
+    before = accuracy_of_points(workdir, "val", "test")
+    metrics.main(["--workdir", str(workdir)])
+    for part, old, new in zip(("val", "test"), before, accuracy_of_points(workdir, "val", "test"), strict=True):
+        pd.testing.assert_series_equal(old, new)
+        values = pd.read_parquet(workdir / "metrics" / f"{name}_{part}_points.pqt")["PointAccuracy@5"].dropna()
+        mean, half = mean_and_half_width(values)
+        assert new["value PointAccuracy@5"] == pytest.approx(mean) and np.isfinite(mean)
+        assert new["value PointAccuracy@5 users"] == pytest.approx(half, nan_ok=True)
+    assert config["outputs"] == sorted(f"metrics/{name}_{part}_points.{suffix}" for part in ("val", "test")
+                                       for suffix in ("csv", "pqt"))
+
+
+def test_a_finished_run_without_its_accuracy_of_points_is_done_again_from_its_checkpoint(tmp_path, capsys):
+    workdir = listening_world(tmp_path / "w")
+    command = ["--workdir", str(workdir), "--k", "5", *SMALL]
+    dtnmr.main(command)
+    name, _ = finished(workdir)
+    path = workdir / "metrics" / f"{name}_test_points.pqt"
+    checkpoint = workdir / "checkpoints" / "dtnmr" / f"{name}_last.pt"
+    before, stamp = pd.read_parquet(path), checkpoint.stat().st_mtime_ns
+    path.unlink()
+    capsys.readouterr()
+    dtnmr.main(command)
+    assert "skipped" not in capsys.readouterr().err and checkpoint.stat().st_mtime_ns == stamp
+    pd.testing.assert_frame_equal(pd.read_parquet(path), before)
+    dtnmr.main(command)
+    assert "skipped" in capsys.readouterr().err
+
+
+def test_the_accuracy_of_points_of_an_earlier_version_stays_in_its_metrics(tmp_path):
+    """It was a column of the run's metrics then: metrics.py keeps it while the lists are those it was written with."""
+    workdir = tmp_path / "w"
+    shutil.copytree(ROOT / "tests" / "worlds" / "finished_before", workdir)
+    (name,) = [n for n, c in runs.find_runs(workdir) if c["recommender"] == "dtnmr"]
+    path = workdir / "metrics" / f"{name}_test.pqt"
+    before = pd.read_parquet(path)["PointAccuracy@5"]
+    shown = accuracy_of_points(workdir, "test")[0]
+    for _ in range(2):                                   # the second call finds the digest that the first one wrote
+        metrics.main(["--workdir", str(workdir), name])
+        pd.testing.assert_series_equal(pd.read_parquet(path)["PointAccuracy@5"], before)
+        pd.testing.assert_series_equal(accuracy_of_points(workdir, "test")[0], shown)
+    shutil.copy(ROOT / "tests" / "worlds" / "finished_before" / "metrics" / path.name, path)
+    lists = pd.read_parquet(workdir / "preds" / path.name)
+    last = lists["rank"].max()
+    write_parquet(workdir / "preds" / path.name, lists.assign(rank=last - lists["rank"]))
+    metrics.main(["--workdir", str(workdir), name])
+    assert "PointAccuracy@5" not in pd.read_parquet(path)
 
 
 def test_subsets_do_not_depend_on_how_training_is_batched(tmp_path):

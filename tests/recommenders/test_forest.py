@@ -39,7 +39,7 @@ def forest(workdir, *flags, trees="10", k="10"):
 def ranker_of(workdir, *flags):
     args = random_forest.parse(["--trees", "10", *flags])
     split = dataset.load(workdir)
-    pool = candidates.pool(split, "val", candidates.find(split, list(PARTS)), args.seed)
+    pool = candidates.pool(split, "val", candidates.find_runs(split, list(PARTS)), args.seed)
     return random_forest.Ranker(args, *pool_features(pool, PARTS), pool)
 
 
@@ -104,7 +104,7 @@ def permuted(workdir, part, seed):
 
 def all_features(workdir, part):
     split = dataset.load(workdir)
-    pool = candidates.pool(split, part, candidates.find(split, list(PARTS)))
+    pool = candidates.pool(split, part, candidates.find_runs(split, list(PARTS)))
     return {(u, i): tuple(row) for u, i, row in zip(pool.user, pool.item, pool_features(pool, PARTS)[1].tolist(),
                                                     strict=True)}
 
@@ -158,7 +158,7 @@ def test_it_learns_a_planted_rule(world, model, flags):
     """One column says which candidates are right: they come first in val, and nothing else is important."""
     args = random_forest.parse(["--model", model, "--trees", "20", "--min-leaf", "2", *flags])
     split = dataset.load(world)
-    pool = candidates.pool(split, "val", candidates.find(split, list(PARTS)))
+    pool = candidates.pool(split, "val", candidates.find_runs(split, list(PARTS)))
     noise = np.random.default_rng(0).random(len(pool))
     x = np.stack([noise, pool.hits() + noise / 2, np.zeros(len(pool))], axis=1).astype(np.float32)
     ranker = random_forest.Ranker(args, ["noise", "rule", "constant"], x, pool)
@@ -187,7 +187,7 @@ def test_the_list_is_a_choice_of_the_candidates(world):
     preds = forest(world)
     split = dataset.load(world)
     for part, frame in preds.items():
-        pool = candidates.pool(split, part, candidates.find(split, list(PARTS)))
+        pool = candidates.pool(split, part, candidates.find_runs(split, list(PARTS)))
         there = {*zip(split.users[pool.user], split.tracks[pool.item], strict=True)}
         assert {*zip(frame.user_id, frame.track_id, strict=True)} <= there
     name, config = made(world)
@@ -273,7 +273,7 @@ def test_users_without_candidates_get_empty_lists(tmp_path):
     three_runs(workdir)
     split = dataset.load(workdir)
     gone = split.users[split.eval_users("val")[0]], split.users[split.eval_users("test")[0]]
-    for source in candidates.find(split, list(PARTS)):
+    for source in candidates.find_runs(split, list(PARTS)):
         for part in ("val", "test"):
             frame = pd.read_parquet(source.path(part))
             write_parquet(source.path(part), frame[~frame.user_id.isin(gone)])

@@ -88,7 +88,7 @@ def test_the_best_of_a_pool_are_the_lists_of_topk(tmp_path_factory, seed, levels
         save(split, "a", {p: np.random.default_rng(1).random((60, split.n_hot)) for p in ("val", "test")}, k=20)
     split, generator = dataset.load(workdir), np.random.default_rng(seed)
     for part in ("val", "test"):
-        pool = candidates.pool(split, part, candidates.find(split, ["a"]), seed)
+        pool = candidates.pool(split, part, candidates.find_runs(split, ["a"]), seed)
         values = generator.integers(levels, size=len(pool)).astype(float)
         values[generator.random(len(pool)) < 0.1] = -np.inf
         expected = topk.recommend(split, part, k, seed, scores=pool.scorer(values))
@@ -137,7 +137,7 @@ def test_on_val_no_part_alone_is_better_and_the_figures_are_those_of_metrics(tin
 def test_all_weight_on_one_part_gives_its_own_lists(tiny):
     three_runs(tiny)
     split = dataset.load(tiny)
-    sources = candidates.find(split, list(PARTS))
+    sources = candidates.find_runs(split, list(PARTS))
     for part in ("val", "test"):
         pool = candidates.pool(split, part, sources)
         for i, source in enumerate(sources):
@@ -194,16 +194,16 @@ def test_a_recommenders_best_run_on_val_is_taken_and_named_runs_as_they_are(tiny
     three_runs(tiny)
     split = dataset.load(tiny)
     worse = save(split, "itemknn", {p: np.zeros((60, split.n_hot)) for p in ("val", "test")}, comment="constant")
-    source, = candidates.find(split, ["itemknn"])
+    source, = candidates.find_runs(split, ["itemknn"])
     assert source.among == 2 and source.run != worse
-    assert candidates.find(split, [worse])[0].run == worse
+    assert candidates.find_runs(split, [worse])[0].run == worse
 
 
 def test_of_equally_good_runs_the_one_with_longer_lists_is_taken(four):
     scores = {"val": np.array([[0, 0, 1, 2, 9, 5], [7, 1, 0, 0, 0, 0.]])}
     save(four, "a", scores, k=3)
     longer = save(four, "a", scores, k=4)
-    assert candidates.find(four, ["a"])[0].run == longer
+    assert candidates.find_runs(four, ["a"])[0].run == longer
 
 
 def test_a_shuffled_control_is_never_taken_for_the_real_thing(tiny):
@@ -211,27 +211,27 @@ def test_a_shuffled_control_is_never_taken_for_the_real_thing(tiny):
     split = dataset.load(tiny)
     with pytest.raises(WorkError, match="there is no run of content_knn in .*make it first: python -m "
                                              "recommenders.content_knn --workdir"):
-        candidates.find(split, ["content_knn"])
+        candidates.find_runs(split, ["content_knn"])
     (name, _), = runs.find_runs(tiny)
-    assert candidates.find(split, [name])[0].run == name  # asked for by its name, it is what is wanted
+    assert candidates.find_runs(split, [name])[0].run == name  # asked for by its name, it is what is wanted
 
 
 def test_neither_the_oracle_nor_what_was_built_on_it_stands_for_a_recommender(tiny):
     three_runs(tiny)
     split = dataset.load(tiny)
-    honest = candidates.find(split, ["content_knn"])[0].run
+    honest = candidates.find_runs(split, ["content_knn"])[0].run
     direction = np.array([int(s[0][6:]) for s in pd.read_parquet(tiny / "items.pqt").styles])
     write_embedding(tiny, "oracle", np.eye(4, dtype=np.float32)[direction])
     content_knn.main(["oracle", "--workdir", str(tiny), "--k", "10", "--neighbours", "5"])
     (oracle,) = [name for name, config in runs.find_runs(tiny) if config["embedding"] == "oracle"]
-    source, = candidates.find(split, ["content_knn"])
+    source, = candidates.find_runs(split, ["content_knn"])
     assert (source.run, source.among) == (honest, 1)
-    assert candidates.find(split, [oracle])[0].run == oracle
+    assert candidates.find_runs(split, [oracle])[0].run == oracle
     hybrid.main([oracle, "popularity", "--workdir", str(tiny), "--k", "10"])
     built, _ = made(tiny)
     with pytest.raises(WorkError, match="no run of hybrid in .* but on shuffled embeddings or the oracle; make"):
-        candidates.find(split, ["hybrid"])
-    assert candidates.find(split, [built])[0].run == built
+        candidates.find_runs(split, ["hybrid"])
+    assert candidates.find_runs(split, [built])[0].run == built
     two = {"embedding": "content+oracle", "recommender": "two_tower"}
     assert candidates._is_control("a", {"a": two}) and not candidates._is_control("a", {"a": {"sources": {"a": "a"}}})
 
@@ -249,17 +249,17 @@ def test_missing_runs_are_one_sentence_with_the_command(tiny):
 def test_runs_of_another_split_unfinished_ones_and_lost_lists(tiny):
     three_runs(tiny)
     split = dataset.load(tiny)
-    name = candidates.find(split, ["itemknn"])[0].run
+    name = candidates.find_runs(split, ["itemknn"])[0].run
     path = tiny / "preds" / f"{name}_val.pqt"
     saved = path.read_bytes()
     path.unlink()
     with pytest.raises(WorkError, match=f"run {name} has no saved lists of val; make it first: python -m"):
-        candidates.find(split, ["itemknn"])
+        candidates.find_runs(split, ["itemknn"])
     path.write_bytes(saved)
     config = read_json(tiny / "runs" / name / "config.json")
     write_json(tiny / "runs" / name / "config.json", {**config, "status": "running"})
     with pytest.raises(WorkError, match=f"run {name} has not finished"):
-        candidates.find(split, [name])
+        candidates.find_runs(split, [name])
     write_json(tiny / "runs" / name / "config.json", config)
     write_pairs(tiny, "val", [3], [int(split.tracks[0])])
     with pytest.raises(WorkError, match=f"run {name} was made on another split; make it first"):
@@ -288,7 +288,7 @@ def test_a_split_without_val_has_nothing_to_choose_on(tiny):
 def test_lists_of_tracks_that_the_part_does_not_rank(tiny):
     three_runs(tiny)
     split = dataset.load(tiny)
-    source, = candidates.find(split, ["itemknn"])
+    source, = candidates.find_runs(split, ["itemknn"])
     frame = pd.read_parquet(source.path("val"))
     frame.loc[0, "track_id"] = 0  # in no part
     write_parquet(source.path("val"), frame)
