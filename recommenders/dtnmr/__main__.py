@@ -34,16 +34,15 @@ they knew are left out of it and counted, and are in the accuracy over all point
 
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
-import math
 import sys
-import time
 from pathlib import Path
 
 from harness import cli, runs
-from harness.errors import UsageError, WorkError
-from harness.files import load_checkpoint, read_json, save_checkpoint
-from harness.progress import Progress, stop_here
+from harness.errors import UsageError
+from harness.files import read_json
+from harness.progress import Progress
 from preprocess import kkbox, stage
+from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
 NEEDS = ("features", "order")
 COLD = True
@@ -207,42 +206,29 @@ def agreed(workdir, asked):
 # --------------------------------------------------------------------------- training and lists
 
 def fit(run, training, args):
-    """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
-    if run.resume and run.checkpoint("last").exists():
-        training.load(load_checkpoint(run.checkpoint("last")))
+    """Train until done, from the last checkpoint where there is one; the best epoch's weights are loaded at the end."""
     from recommenders.dtnmr.training import subset_metrics
-    world, stop, saved = training.world, run.stop, time.monotonic()
-    points = len(world.rows["train"])
-    writer = run.writer(purge_step=training.epoch + 1)
-
-    def save(which):
-        save_checkpoint(run.checkpoint(which), training.state())
-
+    world = training.world
+    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    checkpoints.resume()
+    note_missing_val(run.name, world.split, args.epochs)
+    points, writer = len(world.rows["train"]), run.writer(purge_step=training.epoch + 1)
     with Progress(args.epochs * points, run.name, "points", initial=training.epoch * points) as progress:
         while not training.done:
             for rows in training.batches():
                 training.learn(rows)
                 progress.update(len(rows), epoch=training.epoch + 1)
-                if not math.isfinite(training.total):
-                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch + 1}; try a smaller --lr")
-                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
-                    save("last")
-                    saved = time.monotonic()
-                if stop.requested:
-                    stop_here(run.name)
-            values = {"Loss/train": training.total / points}
-            if len(world.rows["val"]):
-                values |= {f"{k}/val": v for k, v in subset_metrics(training.model, world, "val", args).items()
-                           if k in ("Loss", "Accuracy")}
-            if not math.isfinite(values.get("Loss/val", 0.0)):
-                raise WorkError(f"the loss on val is no number after epoch {training.epoch + 1}; try a smaller --lr")
-            if training.close_epoch({"val": values["Loss/val"]} if "Loss/val" in values else {}):
-                save("best")
-            for name, value in values.items():
-                writer.add_scalar(name, value, training.epoch)
-            save("last")
-            saved = time.monotonic()
-    training.model.load_state_dict(load_checkpoint(run.checkpoint("best"), world.device)["model"])
+                check_loss(training.epoch + 1, training.total)
+                checkpoints.after_step()
+            loss = training.close_epoch()
+            val = subset_metrics(training.model, world, "val", args)   # {} without points of val
+            check_loss(training.epoch, val.get("Loss", 0.0))
+            better = training.stopping.update(training.epoch, {"loss": val["Loss"]} if val else {})
+            writer.add_scalar("Loss/train", loss, training.epoch)
+            for name in ("Loss", "Accuracy") if val else ():
+                writer.add_scalar(f"{name}/val", val[name], training.epoch)
+            checkpoints.after_epoch(better)
+    training.model.load_state_dict(checkpoints.best(world.device)["model"])
 
 
 def rank(run, model, world, args):
@@ -301,7 +287,7 @@ def main(argv=None):
             print(f"{part}: the label among {args.subset_size}: {told['Accuracy']:.4f} +- {told['conf']:.4f} "
                   f"(plays {told['Accuracy of popularity']:.4f}, chance {told['chance']:.4f}) "
                   f"over {told['points']} points")
-        run.finish(parts=sorted(results), epochs=training.epoch, best_epoch=training.best_epoch, points=points,
+        run.finish(parts=sorted(results), epochs=training.epoch, best_epoch=training.stopping.best_epoch, points=points,
                    subset_accuracy=accuracy, order=args.order)
 
 
