@@ -123,8 +123,8 @@ def check(parser, args):
 
 def request_of(args):
     """Every argument that can change the result."""
-    apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "logdir", "last_epoch"}
-    request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "logdir", "last_epoch"}
+    request = {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
     return request | ({"missing": "fail"} if args.model == "random" else {})  # nothing to fill
 
 

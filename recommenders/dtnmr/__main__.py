@@ -145,10 +145,14 @@ def parse(argv):
     return args
 
 
-def request_of(args, of_points):
-    """Every argument that can change the result; what the KKBOX door takes is in the workspace's files instead."""
-    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory", *KKBOX_FLAGS}
-    request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+def request_of(args, of_points=False):
+    """Every argument that can change the result; what the reader of KKBOX takes is in the workspace's files instead.
+
+    of_points: whether the workspace has points.pqt, whose playlists have a length already
+    """
+    excluded = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory",
+                *KKBOX_FLAGS}
+    request = {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
     return request | {"min_playlist_len": None if of_points else args.min_playlist_len or 1}
 
 

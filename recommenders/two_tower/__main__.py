@@ -97,8 +97,8 @@ def parse(argv=None):
 
 def request_of(args):
     """Every argument that can change the result."""
-    apart = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
-    return {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
+    return {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
 
 
 # --------------------------------------------------------------------------- training
