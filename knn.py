@@ -52,13 +52,18 @@ def unit(vectors):
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0, casting="same_kind")
 
 
+def request_of(args, name):
+    """Every argument that can change the result with the embedding `name`."""
+    return {"embedding": name, "k": args.k, "center": args.center, "unit": args.unit, "weight": args.weight,
+            "shuffle": args.shuffle, "missing": args.missing, "comment": args.comment,
+            "as_published": args.as_published, "seed": args.seed}
+
+
 def recommend_with(name, split, args, workdir):
     """One embedding: the run `{name}_cosine` (other words follow where the request is not the default)."""
     import dataset
     from ranking import save
-    request = {"embedding": name, "k": args.k, "center": args.center, "unit": args.unit, "weight": args.weight,
-               "shuffle": args.shuffle, "missing": args.missing, "comment": args.comment,
-               "as_published": args.as_published, "seed": args.seed}
+    request = request_of(args, name)
     inputs = split.inputs + dataset.embedding_inputs(workdir, name)
     with runs.Run(workdir, "knn", request, embedding=name, inputs=inputs, args=args,
                   name=run_name(name, request)) as run:

@@ -8,15 +8,15 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 (RecSys '24), section 3.2.
 """
 import math
-import sys
-import time
 from pathlib import Path
 
 from harness import cli, runs
-from harness.errors import UsageError, WorkError
-from harness.files import save_checkpoint, write_npy
-from harness.progress import Progress, stop_here
+from harness.errors import UsageError
+from harness.files import write_npy
+from harness.progress import Progress
 from harness.readers import load_checkpoint
+from training.checkpoints import Checkpoints, check_loss, note_missing_val
+from training.early_stopping import check_release
 
 NEEDS = ("embedding",)
 COLD = True
@@ -124,69 +124,52 @@ def check(parser, args):
 
 def request_of(args):
     """Every argument that can change the result."""
-    apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "logdir", "last_epoch"}
-    request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "logdir", "last_epoch"}
+    request = {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
     return request | ({"missing": "fail"} if args.model == "random" else {})  # nothing to fill
 
 
 # --------------------------------------------------------------------------- the run
 
 def fit(run, training, split, args, device, origin=None):
-    """Train until done, from the run's last checkpoint where there is one; the best state is loaded at the end."""
-    import copy
+    """Train until done, from the run's last checkpoint where there is one; the best epoch's state is loaded at the end.
 
+    origin: of `origin_of`, the run to continue. returns: the best epoch
+    """
     from training import shallow
     pairs = shallow.pairs_of("train", split, args, device)
     val = shallow.pairs_of("val", split, args, device) if "val" in split.parts else None
-    best = begin(run, training, args, origin)
-    if val is None:
-        print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last "
-              "one counts", file=sys.stderr)
-    stop, saved = run.stop, time.monotonic()
+    checkpoints = Checkpoints(run, training, args.checkpoint_seconds or math.inf, args.checkpoint_seconds)
+    begin(checkpoints, training, origin)
+    note_missing_val(run.name, split, args.epochs)
     writer = run.writer(purge_step=training.epoch + 1)
     initial = training.epoch * len(pairs) + training.step * args.batch_size
-
-    def save():
-        if best is not None:
-            save_checkpoint(run.checkpoint("best"), best)
-        save_checkpoint(run.checkpoint("last"), training.state())
-        return time.monotonic()
-
     with Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
         while not training.done:
             for batch in training.batches(pairs):
                 shallow.step(training, batch)
                 progress.update(len(batch[0]), epoch=training.epoch + 1)
-                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds > 0:
-                    saved = save()
-                if stop.requested:
-                    stop_here(run.name)
+                checkpoints.after_step()
             losses = {"train": training.close_epoch(len(pairs))}
             if val is not None:
                 losses["val"] = shallow.validation_loss(training.model, val, args)
-            if not all(math.isfinite(x) for x in losses.values()):
-                raise WorkError(f"the loss is no longer a number in epoch {training.epoch}; try a smaller --lr")
-            if val is None:
-                best = training.state()
-            elif training.judge(losses["val"]):
-                best = copy.deepcopy(training.state())
+            check_loss(training.epoch, *losses.values())
+            better = training.stopping.update(training.epoch, {"loss": losses["val"]} if val is not None else {})
             record(writer, training, losses, split, args, device)
-            if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
-                writer.flush()
-                saved = save()
+            checkpoints.after_epoch(better)
+    best = checkpoints.best()
     training.model.load_state_dict(best["model"])
     return best["epoch"]
 
 
-def begin(run, training, args, origin):
-    """Bring the training to where its checkpoints are; the best state so far, None for a fresh start."""
-    if run.resume and run.checkpoint("last").exists() and (origin is None or origin["name"] != run.name):
-        training.load(load_checkpoint(run.checkpoint("last"), keys=training.state()))
-        return load_checkpoint(run.checkpoint("best"), keys=["model", "epoch"]) if training.epoch else None
-    if origin is None or (origin["name"] == run.name and not run.resume):
-        return None
-    training.load(origin["state"], continued=origin["name"] != run.name)
-    return origin["best"]
+def begin(checkpoints, training, origin):
+    """Bring the training to where the run's own checkpoints are, or else to the run that it continues."""
+    run = checkpoints.run
+    itself = origin is not None and origin["name"] == run.name
+    if (not itself and checkpoints.resume()) or origin is None or (itself and not run.resume):
+        return
+    training.load(origin["state"], continued=not itself)
+    checkpoints.unwritten = origin["best"]
 
 
 def origin_of(workdir, args):
@@ -194,24 +177,24 @@ def origin_of(workdir, args):
     if args.logdir is None:
         return None
     name = Path(args.logdir).name
-    there = {n: c for n, c in runs.find_runs(workdir) if c.get("recommender") == "shallow"}
-    if name not in there:
-        raise UsageError(f"no Shallow Net run {name!r} in {workdir / 'runs'}; there: {', '.join(there) or 'none'}")
-    folder = workdir / "checkpoints" / there[name]["embedding"]
+    manifests = {n: c for n, c in runs.find_runs(workdir) if c.get("recommender") == "shallow"}
+    if name not in manifests:
+        raise UsageError(f"no Shallow Net run {name!r} in {workdir / 'runs'}; there: {', '.join(manifests) or 'none'}")
+    folder = workdir / "checkpoints" / manifests[name]["embedding"]
     states = {which: load_checkpoint(folder / f"{name}_{which}.pt", keys=["model", "epoch", "step"])
               for which in ("best", "last") if (folder / f"{name}_{which}.pt").exists()}
-    found = {state["epoch"]: state for state in states.values() if not state["step"]}
-    if args.last_epoch not in found:
-        kept = " and ".join(map(str, sorted(found))) or "none"
+    whole = {state["epoch"]: state for state in states.values() if not state["step"]}
+    if args.last_epoch not in whole:
+        kept = " and ".join(map(str, sorted(whole))) or "none"
         raise UsageError(f"run {name} has checkpoints after epoch {kept}, not {args.last_epoch}")
-    return {"name": name, "state": found[args.last_epoch], "best": states.get("best", found[args.last_epoch])}
+    return {"name": name, "state": whole[args.last_epoch], "best": states.get("best", whole[args.last_epoch])}
 
 
 def record(writer, training, losses, split, args, device):
-    """Losses, rate and, every few epochs, metrics on val, to TensorBoard; the step is the number of epochs done."""
+    """Losses, learning rate and, every few epochs, metrics on val, to TensorBoard; the step is the epochs done."""
     for name, value in losses.items():
         writer.add_scalar(f"Loss/{name}", value, training.epoch)
-    writer.add_scalar("lr", training.rate(), training.epoch)
+    writer.add_scalar("lr", training.stopping.learning_rate(), training.epoch)
     if "val" in losses and (training.done or training.epoch % args.eval_every == 0):
         for name, value in validation_metrics(training.model, split, args, device).items():
             writer.add_scalar(f"Val/{name}", value, training.epoch)
@@ -256,8 +239,7 @@ def main(argv=None):
     from training import shallow
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
     split, device = dataset.load(workdir), cli.pick_device(args.device)
-    if args.dynamic_item_freeze and "val" not in split.parts:
-        raise UsageError("dynamic_item_freeze waits for a plateau on val, but this split has no val part")
+    check_release(split, args.dynamic_item_freeze)
     origin, request = origin_of(workdir, args), request_of(args)
     if origin and origin["name"] != runs.run_name("shallow", args.model, request, args.seed, args.comment):
         request["continues"] = [origin["name"], args.last_epoch]
@@ -271,7 +253,7 @@ def main(argv=None):
         frozen = sorted(n for n, p in model.named_parameters() if not p.requires_grad)
         best = fit(run, training, split, args, device, origin)
         finish(run, training, cold, split, args, device, best_epoch=best, frozen_at_first=frozen,
-               best_val_loss=training.best_loss if "val" in split.parts else None)
+               best_val_loss=training.stopping.best if "val" in split.parts else None)
 
 
 if __name__ == "__main__":

@@ -78,18 +78,21 @@ def parse(argv=None):
     return args
 
 
-def request_of(args, config):
-    """Every argument that can change the result; what is recorded only stands in the manifest's arguments."""
-    apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "config", "lr", "patience"}
-    apart |= {*RECORDED}
+def request_of(args, config=None):
+    """Every argument that can change the result; what is recorded only stands in the manifest's arguments.
+
+    config: of `settings`, by default that of `args`; it has the values of --config, --lr and --patience
+    """
+    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "config", "lr", "patience"}
+    excluded |= {*RECORDED}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
-    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | no_content | {"config": config}
+    request = {k: v for k, v in sorted(vars(args).items()) if k not in excluded}
+    return request | no_content | {"config": config or settings(args)}
 
 
 def defaults():
     """The request of the bare call: what the tables compare other requests with."""
-    args = parse([])
-    return request_of(args, settings(args))
+    return request_of(parse([]))
 
 
 def settings(args):

@@ -137,11 +137,9 @@ class Ours:
 
     def epoch(self):
         """Train one epoch; its seconds."""
-        from types import SimpleNamespace
-
         from training.sequence_loop import train_epoch
         begin = time.perf_counter()
-        train_epoch(self.training, self.sequences, BATCH, SimpleNamespace(requested=False), Progress(0, "ours"))
+        train_epoch(self.training, self.sequences, BATCH, Progress(0, "ours"))
         return time.perf_counter() - begin
 
     def lists(self):

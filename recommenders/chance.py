@@ -17,6 +17,11 @@ def build_parser():
     return parser
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir = cli.workspace(args)
@@ -25,7 +30,7 @@ def main(argv=None):
     import dataset
     from ranking import save
     split = dataset.load(workdir)
-    request = {"k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     with runs.Run(workdir, "chance", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return

@@ -112,13 +112,17 @@ def history_of(split, values):
     return history
 
 
+def request_of(args, name):
+    """Every argument that can change the result with the embedding `name`."""
+    return {"embedding": name, "neighbours": args.neighbours, "scale": args.scale, "values": args.values,
+            "shuffle": args.shuffle, "missing": args.missing, "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def recommend_with(name, split, args, workdir):
     """One embedding: one run."""
     import dataset
     from ranking import save
-    request = {"embedding": name, "neighbours": args.neighbours, "scale": args.scale, "values": args.values,
-               "shuffle": args.shuffle, "missing": args.missing, "k": args.k, "seed": args.seed,
-               "comment": args.comment}
+    request = request_of(args, name)
     inputs = split.inputs + dataset.embedding_inputs(workdir, name)
     with runs.Run(workdir, "content_knn", request, embedding=name, inputs=inputs, args=args) as run:
         if run.finished:

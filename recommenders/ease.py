@@ -120,6 +120,11 @@ def check_memory(shape, limit_gb=None):
                              f"{need / 1e9:.1f} GB, but {have / 1e9:.1f} GB are allowed; use recommenders.elsa instead")
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"l2": args.l2, "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if not 0 < args.l2 < math.inf:
@@ -130,7 +135,7 @@ def main(argv=None):
     import dataset
     from ranking import save
     split = dataset.load(workdir)
-    request = {"l2": args.l2, "k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     with runs.Run(workdir, "ease", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return

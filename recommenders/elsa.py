@@ -118,6 +118,12 @@ def write_embedding(split, path, vectors, run):
     write_npy(path, matrix)
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"factors": args.factors, "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr,
+            "embedding": args.embedding, "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.lr == 0:
@@ -129,8 +135,7 @@ def main(argv=None):
     import dataset
     from ranking import save
     split = dataset.load(workdir)
-    request = {"factors": args.factors, "epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr,
-               "embedding": args.embedding, "k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     run = runs.Run(workdir, "elsa", request, inputs=split.inputs, args=args)
     if args.embedding:
         path = dataset.embedding_path(workdir, args.embedding)

@@ -117,6 +117,12 @@ def write_lists(run, split, sources, weights, args):
     return results
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"sources": args.sources, "steps": args.steps, "metric": args.metric, "normalise": args.normalise,
+            "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     check(args)
@@ -125,8 +131,7 @@ def main(argv=None):
     from ranking import candidates
     split = dataset.load(workdir)
     sources = candidates.find_runs(split, args.sources, args.metric)
-    request = {"sources": args.sources, "steps": args.steps, "metric": args.metric, "normalise": args.normalise,
-               "k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     inputs = split.inputs + [s.path(part) for s in sources for part in s.parts]
     run = runs.Run(workdir, "hybrid", request, inputs=inputs, args=args)
     run.outputs.append(run.folder / "trials.csv")

@@ -48,6 +48,13 @@ def factorise(matrix, args):
     return model.user_factors, model.item_factors
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"factors": args.factors, "regularization": args.regularization, "alpha": args.alpha,
+            "values": args.values, "iterations": args.iterations, "k": args.k, "seed": args.seed,
+            "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.alpha == 0:
@@ -58,9 +65,7 @@ def main(argv=None):
     import dataset
     from ranking import save
     split = dataset.load(workdir)
-    request = {"factors": args.factors, "regularization": args.regularization, "alpha": args.alpha,
-               "values": args.values, "iterations": args.iterations,
-               "k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     with runs.Run(workdir, "ials", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return

@@ -77,14 +77,19 @@ def best(value, n):
     return np.flatnonzero((value >= least) & (value > 0))
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink,
+            "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir = cli.workspace(args)
     import dataset
     from ranking import save
     split = dataset.load(workdir)
-    request = {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink,
-               "k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     with runs.Run(workdir, "itemknn", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return

@@ -33,6 +33,11 @@ def item_scores(train, n_items, by="users", half_life=0.0):
     return np.bincount(train.item, weight, minlength=n_items).astype(np.float32)
 
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"by": args.by, "half_life": args.half_life, "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if not 0 <= args.half_life < float("inf"):
@@ -45,7 +50,7 @@ def main(argv=None):
     split = dataset.load(workdir)
     if args.half_life and split.time != "real":
         raise UsageError(f"--half-life needs times, but time is {split.time!r} in this workspace")
-    request = {"by": args.by, "half_life": args.half_life, "k": args.k, "seed": args.seed, "comment": args.comment}
+    request = request_of(args)
     with runs.Run(workdir, "popularity", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return

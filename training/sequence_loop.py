@@ -5,14 +5,13 @@ A model is one of sequences.Asking that also has `loss(*batch)`, whose batch end
 dynamic_item_freeze; `config` has learning_rate, patience, plateau_patience and plateau_factor.
 """
 import math
-import sys
-import time
 
 from harness import cli
-from harness.errors import UsageError, WorkError
-from harness.files import save_checkpoint, write_npy
-from harness.progress import Progress, stop_here
-from harness.readers import load_checkpoint
+from harness.errors import UsageError
+from harness.files import write_npy
+from harness.progress import Progress
+from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
+from training.early_stopping import EarlyStopping, check_release
 
 NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
 COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
@@ -52,8 +51,7 @@ def settle(parser, args, scale="unit"):
 def check(split, args, device):
     """Refuse before anything is written what cannot work with this workspace or device."""
     from training.softmax import native_bf16
-    if args.dynamic_item_freeze and "val" not in split.parts:
-        raise UsageError("dynamic_item_freeze waits for a plateau on val, but this split has no val part")
+    check_release(split, args.dynamic_item_freeze)
     if args.precision == "bf16" and not native_bf16(device):
         raise UsageError(f"--precision bf16: this {device.type} has no bf16 arithmetic and would be slower; use fp32")
 
@@ -86,19 +84,19 @@ class Training:
     Every step draws from a generator seeded by (seed, epoch, step), so its place is all there is to remember.
     whole: the item table can train, so that checkpoints hold it; else it is an input of the run
     """
-    PLACE = ("epoch", "step", "waited", "best_epoch", "count", "best_loss", "released")
+    COUNTERS = ("epoch", "step", "count")
 
     def __init__(self, model, args, config, whole=True, betas=(0.9, 0.999)):
         import torch
         self.model, self.args, self.config, self.whole = model, args, config, whole
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"],
                                           weight_decay=2 * args.l2, betas=betas, fused=True)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=config["plateau_factor"], patience=config["plateau_patience"])
-        self.epoch = self.waited = self.best_epoch = 0              # epochs done
+        self.stopping = EarlyStopping(
+            "loss", args.epochs, config["patience"], self.optimizer, config["plateau_patience"],
+            config["plateau_factor"], (lambda: model.freeze_item_embs(False)) if args.dynamic_item_freeze else None)
+        self.epoch = 0                                              # epochs done
         self.step, self.count = 0, 0                                # of the epoch under way: steps, masked items
         self.total = torch.zeros((), dtype=torch.float64, device=model.items.device)  # and their summed loss
-        self.best_loss, self.released = math.inf, False
 
     def batch(self, sequences, users, draw):
         """What `model.loss` takes, targets last, of the users' histories; None where they hold no target."""
@@ -106,7 +104,7 @@ class Training:
 
     @property
     def done(self):
-        return self.epoch >= self.args.epochs or self.waited >= self.config["patience"]
+        return self.stopping.done(self.epoch)
 
     def weights(self):
         return {k: v.detach().clone() for k, v in self.model.state_dict().items() if self.whole or k != "items"}
@@ -116,43 +114,26 @@ class Training:
 
     def state(self):
         return {"model": self.weights(), "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(), "total": self.total, "device": self.total.device.type,
-                **{name: getattr(self, name) for name in self.PLACE}}
+                "total": self.total, "device": self.total.device.type, **self.stopping.state(),
+                **{name: getattr(self, name) for name in self.COUNTERS}}
+
+    def best_state(self):
+        """What is kept of the best epoch; its loss is None without a val part."""
+        loss = self.stopping.best
+        return {"model": self.weights(), "epoch": self.epoch, "loss": loss if math.isfinite(loss) else None}
 
     def load(self, state):
-        if state["device"] != self.total.device.type:
-            raise UsageError(f"this training began on {state['device']} and continues there only; "
-                             f"use --device {state['device']}, or --overwrite to start again")
+        check_device(state, self.total.device)
         self.load_weights(state["model"])
-        if state["released"]:
-            self.model.freeze_item_embs(False)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        self.stopping.load(state)
         self.total.copy_(state["total"])
-        for name in self.PLACE:
+        for name in self.COUNTERS:
             setattr(self, name, state[name])
 
-    def rate(self):
-        return self.optimizer.param_groups[0]["lr"]
 
-    def judge(self, loss):
-        """Take note of an epoch's validation loss; True when it is the best so far."""
-        before = self.rate()
-        self.scheduler.step(loss)
-        if self.args.dynamic_item_freeze and not self.released and self.rate() < before:
-            for group in self.optimizer.param_groups:
-                group["lr"] = before
-            self.released, self.waited = True, 0
-            self.model.freeze_item_embs(False)
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch, self.waited = loss, self.epoch, 0
-            return True
-        self.waited += 1
-        return False
-
-
-def train_epoch(training, sequences, batch_size, stop, progress):
-    """Bring the epoch under way to its end; its mean loss, or None where a signal came first."""
+def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
+    """Train the epoch under way to its end; its mean loss. After every step `checkpoints` may save or stop."""
     import torch
 
     from training.sequences import generator_of
@@ -160,8 +141,6 @@ def train_epoch(training, sequences, batch_size, stop, progress):
     batches = sequences.epoch(batch_size, generator_of(seed, 1, epoch))
     model.train()
     for users in batches[training.step:]:
-        if stop.requested:
-            return None
         draw = generator_of(seed, 2, epoch, training.step)
         torch.random.default_generator.manual_seed(draw.initial_seed())  # of dropout
         if sequences.device.type == "cuda":
@@ -169,14 +148,15 @@ def train_epoch(training, sequences, batch_size, stop, progress):
         batch = training.batch(sequences, users, draw)
         training.step += 1
         progress.update(len(users), epoch=epoch + 1)
-        if batch is None:
-            continue
-        loss = model.loss(*batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        training.total += loss.detach() * len(batch[-1])
-        training.count += len(batch[-1])
+        if batch is not None:
+            loss = model.loss(*batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            training.total += loss.detach() * len(batch[-1])
+            training.count += len(batch[-1])
+        if checkpoints is not None:
+            checkpoints.after_step()
     mean = float(training.total) / max(training.count, 1)
     training.epoch, training.step, training.count = epoch + 1, 0, 0
     training.total.zero_()
@@ -186,45 +166,34 @@ def train_epoch(training, sequences, batch_size, stop, progress):
 # --------------------------------------------------------------------------- the run
 
 def fit(run, training, sequences, asking, batch_size):
-    """Train until done, from the run's last checkpoint where there is one; the best weights are loaded at the end."""
-    args, best = training.args, None
-    validated = "val" in asking.split.parts
-    if run.resume and run.checkpoint("last").exists():
-        training.load(load_checkpoint(run.checkpoint("last")))
-        if training.epoch:
-            best = load_checkpoint(run.checkpoint("best"))
-    if not validated:
-        print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
-              file=sys.stderr)
-    stop, saved = run.stop, time.monotonic()
+    """Train until done, from the run's last checkpoint where there is one; the best weights are loaded at the end.
+
+    returns: the best epoch
+    """
+    args, split = training.args, asking.split
+    checkpoints = Checkpoints(run, training, epoch_seconds=args.checkpoint_seconds)
+    checkpoints.resume()
+    note_missing_val(run.name, split, args.epochs)
     writer, users = run.writer(purge_step=training.epoch + 1), len(sequences.lengths)
     with Progress(args.epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
         while not training.done:
-            losses = {"train": train_epoch(training, sequences, batch_size, stop, progress)}
-            if losses["train"] is not None:
-                if validated:
-                    losses["val"] = asking.loss()
-                if not all(math.isfinite(x) for x in losses.values()):
-                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch}; try a smaller --lr")
-                if not validated or training.judge(losses["val"]):
-                    best = {"model": training.weights(), "epoch": training.epoch, "loss": losses.get("val")}
-                record(writer, training, losses, asking)
-            if training.done or stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
-                if best is not None:
-                    save_checkpoint(run.checkpoint("best"), best)
-                save_checkpoint(run.checkpoint("last"), training.state())
-                saved = time.monotonic()
-            if stop.requested and not training.done:
-                stop_here(run.name)
+            losses = {"train": train_epoch(training, sequences, batch_size, progress, checkpoints)}
+            if "val" in split.parts:
+                losses["val"] = asking.loss()
+            check_loss(training.epoch, *losses.values())
+            better = training.stopping.update(training.epoch, {"loss": losses["val"]} if "val" in losses else {})
+            record(writer, training, losses, asking)
+            checkpoints.after_epoch(better)
+    best = checkpoints.best()
     training.load_weights(best["model"])
     return best["epoch"]
 
 
 def record(writer, training, losses, asking):
-    """Losses, rate and, every few epochs, metrics on val, to TensorBoard; the step is the number of epochs done."""
+    """Losses, learning rate and, every few epochs, metrics on val, to TensorBoard; the step is the epochs done."""
     for name, value in losses.items():
         writer.add_scalar(f"Loss/{name}", value, training.epoch)
-    writer.add_scalar("lr", training.rate(), training.epoch)
+    writer.add_scalar("lr", training.stopping.learning_rate(), training.epoch)
     if "val" in losses and (training.done or training.epoch % training.args.eval_every == 0):
         for name, value in asking.metrics(training.args.seed).items():
             writer.add_scalar(f"Val/{name}", value, training.epoch)
@@ -249,6 +218,6 @@ def finish(run, training, asking, split, **results):
     run.writer().add_hparams({k: v for k, v in asked.items() if k != "config"}, flat, run_name=".",
                              global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(training.model.items.shape[1]),
-               order=args.order, items_released=training.released,
-               best_val_loss=training.best_loss if "val" in split.parts else None, **results)
+               order=args.order, items_released=training.stopping.released,
+               best_val_loss=training.stopping.best if "val" in split.parts else None, **results)
     print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")

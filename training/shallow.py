@@ -3,14 +3,14 @@
 train.py is the command line; `args` here is its parsed form. Data stay in tensors throughout: a batch is
 a few index operations, negatives are drawn on the device.
 """
-import math
-
 import numpy as np
 import torch
 
 import dataset
 from harness.errors import UsageError, WorkError
 from model import LOSSES, ShallowEmbeddingModel, confidence
+from training.checkpoints import check_device
+from training.early_stopping import EarlyStopping
 
 RANDOM_DIM = 64           # dimensions of `random` where hidden_dim is 0, as published
 PUBLISHED_USERS = 17_052  # the published code draws negative users from the first so many codes
@@ -139,27 +139,31 @@ def pairs_of(part, split, args, device):
 
 class Training:
     """All that a step changes; `state` and `load` carry it through a checkpoint, bit for bit."""
-    PLACE = ("epoch", "step", "waited", "best_loss", "best_epoch", "released")
+    COUNTERS = ("epoch", "step")
 
     def __init__(self, model, args, device):
         self.model, self.args = model, args
         self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, patience=args.plateau)
+        release = (lambda: model.freeze_item_embs(False)) if args.dynamic_item_freeze else None
+        self.stopping = EarlyStopping("loss", args.epochs, args.patience, self.optimizer, args.plateau, release=release)
         self.draw = generator(args.seed, 1, device)
-        self.epoch, self.waited, self.best_loss, self.best_epoch = 0, 0, math.inf, 0
-        self.released = False
+        self.epoch = 0                      # epochs done
         self.step, self.opening = 0, None   # of the epoch under way: steps, and the state of `draw` before them
         self.total = torch.zeros((), dtype=torch.float64, device=device)   # and their summed loss
 
     @property
     def done(self):
-        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
+        return self.stopping.done(self.epoch)
 
     def state(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(), "draw": self.draw.get_state(),
-                "opening": self.opening, "total": self.total, "device": self.draw.device.type,
-                "seed": self.args.seed, "lr": self.args.lr, **{k: getattr(self, k) for k in self.PLACE}}
+                "draw": self.draw.get_state(), "opening": self.opening, "total": self.total,
+                "device": self.draw.device.type, "seed": self.args.seed, "lr": self.args.lr,
+                **self.stopping.state(), **{name: getattr(self, name) for name in self.COUNTERS}}
+
+    def best_state(self):
+        """What is kept of the best epoch: all of the state, so that a run can be continued from there."""
+        return self.state()
 
     def load(self, state, continued=False):
         """Take over a checkpoint; `continued` by a run of another request, whose own arguments then count."""
@@ -168,26 +172,18 @@ class Training:
         if ours != theirs:
             raise UsageError(f"the run to continue has tables {theirs}, this request {ours}; "
                              "model, hidden_dim and split must be the same")
-        if state["device"] != self.draw.device.type:
-            raise UsageError(f"this training began on {state['device']} and continues there only; "
-                             f"use --device {state['device']}, or --overwrite to start again")
+        check_device(state, self.draw.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        for name in self.PLACE:
+        self.stopping.load(state, continued)
+        for name in self.COUNTERS:
             setattr(self, name, state[name])
         self.total.copy_(state["total"])
         self.opening = None if state["opening"] is None else state["opening"].cpu()
         if not continued or state["seed"] == self.args.seed:
             self.draw.set_state(state["draw"].cpu())
-        if continued:
-            self.scheduler.patience = self.args.plateau
-            if self.waited >= self.args.patience:  # it had stopped early, and is asked to go on
-                self.waited = 0
-            if state["lr"] != self.args.lr:
-                self.set_rate(self.args.lr)
-        if self.released and self.args.dynamic_item_freeze:
-            self.model.freeze_item_embs(False)
+        if continued and state["lr"] != self.args.lr:
+            self.stopping.set_learning_rate(self.args.lr)
 
     def batches(self, pairs):
         """The batches of this epoch that are not over yet."""
@@ -204,27 +200,6 @@ class Training:
         self.epoch, self.step, self.opening = self.epoch + 1, 0, None
         self.total.zero_()
         return mean
-
-    def rate(self):
-        return self.optimizer.param_groups[0]["lr"]
-
-    def set_rate(self, lr):
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def judge(self, loss):
-        """Take note of an epoch's validation loss; True when it is the best so far."""
-        before = self.rate()
-        self.scheduler.step(loss)
-        if self.args.dynamic_item_freeze and not self.released and self.rate() < before:
-            self.set_rate(before)
-            self.released, self.waited = True, 0
-            self.model.freeze_item_embs(False)
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch, self.waited = loss, self.epoch, 0
-            return True
-        self.waited += 1
-        return False
 
 
 def loss_of(model, batch, args, penalty=True):

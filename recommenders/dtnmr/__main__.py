@@ -35,17 +35,15 @@ and are in the accuracy over all points that is printed.
 
 Practical limits: catalogue x 33 floats and (columns of songs, of users) x 512 floats thrice (Adam) in memory.
 """
-import math
 import sys
-import time
 from pathlib import Path
 
 from harness import cli, runs
-from harness.errors import UsageError, WorkError
-from harness.files import save_checkpoint
-from harness.progress import Progress, stop_here
-from harness.readers import load_checkpoint, read_json
+from harness.errors import UsageError
+from harness.progress import Progress
+from harness.readers import read_json
 from preprocess import kkbox, stage
+from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
 NEEDS = ("features", "order")
 COLD = True
@@ -148,10 +146,14 @@ def parse(argv):
     return args
 
 
-def request_of(args, of_points):
-    """Every argument that can change the result; what the KKBOX door takes is in the workspace's files instead."""
-    apart = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory", *KKBOX_FLAGS}
-    request = {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+def request_of(args, of_points=False):
+    """Every argument that can change the result; what the reader of KKBOX takes is in the workspace's files instead.
+
+    of_points: whether the workspace has points.pqt, whose playlists have a length already
+    """
+    excluded = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory",
+                *KKBOX_FLAGS}
+    request = {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
     return request | {"min_playlist_len": None if of_points else args.min_playlist_len or 1}
 
 
@@ -209,42 +211,29 @@ def agreed(workdir, asked):
 # --------------------------------------------------------------------------- training and lists
 
 def fit(run, training, args):
-    """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
-    if run.resume and run.checkpoint("last").exists():
-        training.load(load_checkpoint(run.checkpoint("last")))
+    """Train until done, from the last checkpoint where there is one; the best epoch's weights are loaded at the end."""
     from recommenders.dtnmr.training import subset_metrics
-    world, stop, saved = training.world, run.stop, time.monotonic()
-    points = len(world.rows["train"])
-    writer = run.writer(purge_step=training.epoch + 1)
-
-    def save(which):
-        save_checkpoint(run.checkpoint(which), training.state())
-
+    world = training.world
+    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    checkpoints.resume()
+    note_missing_val(run.name, world.split, args.epochs)
+    points, writer = len(world.rows["train"]), run.writer(purge_step=training.epoch + 1)
     with Progress(args.epochs * points, run.name, "points", initial=training.epoch * points) as progress:
         while not training.done:
             for rows in training.batches():
                 training.learn(rows)
                 progress.update(len(rows), epoch=training.epoch + 1)
-                if not math.isfinite(training.total):
-                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch + 1}; try a smaller --lr")
-                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
-                    save("last")
-                    saved = time.monotonic()
-                if stop.requested:
-                    stop_here(run.name)
-            values = {"Loss/train": training.total / points}
-            if len(world.rows["val"]):
-                values |= {f"{k}/val": v for k, v in subset_metrics(training.model, world, "val", args).items()
-                           if k in ("Loss", "Accuracy")}
-            if not math.isfinite(values.get("Loss/val", 0.0)):
-                raise WorkError(f"the loss on val is no number after epoch {training.epoch + 1}; try a smaller --lr")
-            if training.close_epoch({"val": values["Loss/val"]} if "Loss/val" in values else {}):
-                save("best")
-            for name, value in values.items():
-                writer.add_scalar(name, value, training.epoch)
-            save("last")
-            saved = time.monotonic()
-    training.model.load_state_dict(load_checkpoint(run.checkpoint("best"), world.device)["model"])
+                check_loss(training.epoch + 1, training.total)
+                checkpoints.after_step()
+            loss = training.close_epoch()
+            val = subset_metrics(training.model, world, "val", args)   # {} without points of val
+            check_loss(training.epoch, val.get("Loss", 0.0))
+            better = training.stopping.update(training.epoch, {"loss": val["Loss"]} if val else {})
+            writer.add_scalar("Loss/train", loss, training.epoch)
+            for name in ("Loss", "Accuracy") if val else ():
+                writer.add_scalar(f"{name}/val", val[name], training.epoch)
+            checkpoints.after_epoch(better)
+    training.model.load_state_dict(checkpoints.best(world.device)["model"])
 
 
 def rank(run, model, world, args):
@@ -312,7 +301,7 @@ def main(argv=None):
         fit(run, training, args)
         results = rank(run, training.model, world, args)
         accuracy, outputs = measure(run, training.model, world, args, results)
-        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch, best_epoch=training.best_epoch,
+        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch, best_epoch=training.stopping.best_epoch,
                    points=points, subset_accuracy=accuracy, order=args.order)
 
 

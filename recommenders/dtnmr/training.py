@@ -2,8 +2,6 @@
 
 recommenders/dtnmr.py is the command line; `args` here is its parsed form.
 """
-import math
-
 import numpy as np
 import torch
 
@@ -13,6 +11,8 @@ from harness.files import checksum
 from harness.readers import read_json
 from recommenders.dtnmr import points
 from recommenders.dtnmr.model import DTNMR, Data, batches_of
+from training.checkpoints import check_device
+from training.early_stopping import EarlyStopping
 
 RUN = 64   # neighbouring points of a playlist in one batch, where nothing is trained
 
@@ -88,32 +88,36 @@ def agrees(workdir):
 
 class Training:
     """Everything a checkpoint carries: network, optimiser, and where in which epoch it stands."""
+    COUNTERS = ("epoch", "step", "total")
 
     def __init__(self, world, args):
         self.world, self.args, self.model = world, args, world.network(args)
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[args.optimizer]
         self.optimizer = kind(self.model.parameters(), lr=args.lr, fused=True)
-        self.epoch = self.step = self.waited = self.best_epoch = 0
-        self.total, self.best_loss = 0.0, math.inf
+        self.stopping = EarlyStopping("loss", args.epochs, args.patience)
+        self.epoch, self.step, self.total = 0, 0, 0.0   # epochs done; of the one under way: steps, summed loss
 
     @property
     def done(self):
-        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
+        return self.stopping.done(self.epoch)
 
     def state(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "vocabularies": self.world.vocabularies(), "device": self.world.device.type,
-                **{k: getattr(self, k) for k in ("epoch", "step", "total", "waited", "best_epoch", "best_loss")}}
+                **self.stopping.state(), **{name: getattr(self, name) for name in self.COUNTERS}}
+
+    def best_state(self):
+        """What is kept of the best epoch."""
+        return self.state()
 
     def load(self, state):
         if state["vocabularies"] != self.world.vocabularies():
             raise WorkError("the checkpoint was made with other vocabularies; use --overwrite to start again")
-        if state["device"] != self.world.device.type:
-            raise UsageError(f"this training began on {state['device']} and continues there only; "
-                             f"use --device {state['device']}, or --overwrite to start again")
+        check_device(state, self.world.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "step", "total", "waited", "best_epoch", "best_loss"):
+        self.stopping.load(state)
+        for name in self.COUNTERS:
             setattr(self, name, state[name])
 
     def batches(self):
@@ -136,14 +140,11 @@ class Training:
         self.step += 1
         self.total += float(loss.detach()) * len(rows)
 
-    def close_epoch(self, losses):
-        """Count the epoch; True when its val loss is the best so far (or there is no val)."""
+    def close_epoch(self):
+        """Count the epoch; the mean loss over its points."""
+        mean = self.total / len(self.world.rows["train"])
         self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
-        if losses.get("val", -math.inf) < self.best_loss:
-            self.best_loss, self.best_epoch, self.waited = losses.get("val", math.inf), self.epoch, 0
-            return True
-        self.waited += 1
-        return False
+        return mean
 
 
 # --------------------------------------------------------------------------- accuracy

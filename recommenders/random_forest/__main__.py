@@ -258,6 +258,13 @@ def plays_report(split, args):
 
 # --------------------------------------------------------------------------- command line
 
+def request_of(args):
+    """Every argument that can change the result."""
+    return {"sources": args.sources, "model": args.model, "trees": args.trees, "folds": args.folds,
+            **{name: getattr(args, name) for name in DEFAULTS[args.model]}, "k": args.k, "seed": args.seed,
+            "comment": args.comment}
+
+
 def main(argv=None):
     args = parse(argv)
     workdir = cli.workspace(args)
@@ -267,9 +274,7 @@ def main(argv=None):
     split = dataset.load(workdir)
     sources = candidates.find_runs(split, args.sources, METRIC)
     parts = [p for p in split.parts if p != "cold_test" and all(p in s.parts for s in sources)]
-    request = {"sources": args.sources, "model": args.model, "trees": args.trees, "folds": args.folds,
-               **{name: getattr(args, name) for name in DEFAULTS[args.model]}, "k": args.k, "seed": args.seed,
-               "comment": args.comment}
+    request = request_of(args)
     inputs = split.inputs + [s.path(part) for s in sources for part in parts]
     run = runs.Run(workdir, "random_forest", request, inputs=inputs, args=args)
     run.outputs += [run.folder / "importances.csv", run.folder / "importances.png"]

@@ -101,9 +101,9 @@ def parse(argv=None):
 
 def request_of(args):
     """Every argument that can change the result."""
-    apart = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds"}
+    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds"}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
-    return {k: v for k, v in sorted(vars(args).items()) if k not in apart} | no_content
+    return {k: v for k, v in sorted(vars(args).items()) if k not in excluded} | no_content
 
 
 def defaults():

@@ -16,19 +16,16 @@ A user's column of means never contains the item to be found: in training each p
 Training stops on NDCG@10 of val. The lists are ranked exactly; the index in model_embeddings/ is for serving, its
 recall against exact search is printed and recorded.
 """
-import math
-import sys
-import time
-
 from harness import cli, runs
-from harness.errors import UsageError, WorkError
-from harness.files import save_checkpoint, write_npy
-from harness.progress import Progress, stop_here
+from harness.errors import UsageError
+from harness.files import write_npy
+from harness.progress import Progress
 from harness.readers import load_checkpoint
+from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
 NEEDS = ("embedding",)
 COLD = True
-STOP_ON = 10           # NDCG at this k on val
+VAL_K = 10             # length of the lists that are evaluated on val
 RECALL_AT = (10, 100)  # of the index
 SHOWN = 10             # tracks that --listener prints
 
@@ -101,8 +98,8 @@ def parse(argv=None):
 
 def request_of(args):
     """Every argument that can change the result."""
-    apart = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
-    return {name: value for name, value in sorted(vars(args).items()) if name not in apart}
+    excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
+    return {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
 
 
 # --------------------------------------------------------------------------- training
@@ -114,42 +111,32 @@ def val_metrics(training, split):
     if "val" not in split.parts:
         return {}
     users, items = training.towers.vectors(training.data)
-    preds = topk.recommend(split, "val", STOP_ON, training.args.seed, users=users, items=items,
+    preds = topk.recommend(split, "val", VAL_K, training.args.seed, users=users, items=items,
                            device=training.data.device)
-    return metrics.evaluate(preds, split.truth("val"), (STOP_ON,)).mean().to_dict()
+    return metrics.evaluate(preds, split.truth("val"), (VAL_K,)).mean().to_dict()
 
 
 def fit(run, training, split):
-    """Train until done, from the last checkpoint where there is one; the best epoch is loaded at the end."""
-    args, device = training.args, training.data.device
-    if run.resume and run.checkpoint("last").exists():
-        training.load(load_checkpoint(run.checkpoint("last"), device))
-    stop, saved, pairs = run.stop, time.monotonic(), len(training.data.user)
+    """Train until done, from the last checkpoint where there is one; the best epoch's towers are loaded at the end."""
+    args, device, pairs = training.args, training.data.device, len(training.data.user)
+    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    checkpoints.resume(device)
+    note_missing_val(run.name, split, args.epochs)
     writer = run.writer(purge_step=training.epoch + 1)
-    if "val" not in split.parts:
-        print(f"{run.name}: this split has no val part, so all {args.epochs} epochs are trained and the last counts",
-              file=sys.stderr)
     with Progress(args.epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
         while not training.done:
             for batch in training.batches():
                 training.learn(batch)
                 progress.update(len(batch), epoch=training.epoch + 1)
-                if not math.isfinite(training.total):
-                    raise WorkError(f"the loss is no longer a number in epoch {training.epoch + 1}; try a smaller --lr")
-                if stop.requested or time.monotonic() - saved >= args.checkpoint_seconds:
-                    save_checkpoint(run.checkpoint("last"), training.state())
-                    saved = time.monotonic()
-                if stop.requested:
-                    stop_here(run.name)
-            values = {"Loss/train": training.total / pairs}
-            values |= {f"Val/{name}": value for name, value in val_metrics(training, split).items()}
-            if training.close_epoch(values.get(f"Val/NDCG@{STOP_ON}")):
-                save_checkpoint(run.checkpoint("best"), training.state())
+                check_loss(training.epoch + 1, training.total)
+                checkpoints.after_step()
+            loss, values = training.close_epoch(), val_metrics(training, split)
+            better = training.stopping.update(training.epoch, values)
+            writer.add_scalar("Loss/train", loss, training.epoch)
             for name, value in values.items():
-                writer.add_scalar(name, value, training.epoch)
-            save_checkpoint(run.checkpoint("last"), training.state())
-            saved = time.monotonic()
-    training.towers.load_state_dict(load_checkpoint(run.checkpoint("best"), device)["towers"])
+                writer.add_scalar(f"Val/{name}", value, training.epoch)
+            checkpoints.after_epoch(better)
+    training.towers.load_state_dict(checkpoints.best(device)["towers"])
 
 
 # --------------------------------------------------------------------------- lists and serving
@@ -170,8 +157,8 @@ def finish(run, training, split, shape, **results):
     print(f"{run.name}: index of {len(vectors)} tracks, {told}: "
           + ", ".join(f"recall@{k} {value:.4f}" for k, value in recall.items()) + " against exact search")
     means = save.write(run, split, args.k, args.seed, users=users, items=items, device=training.data.device)
-    run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.best_epoch, dim=vectors.shape[1],
-               precision=training.precision, **results,
+    run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.stopping.best_epoch,
+               dim=vectors.shape[1], precision=training.precision, **results,
                index={"kind": args.index, "lists": shape.lists, "probe": shape.probe, "file": index_path(run).name,
                       "recall": {f"@{k}": value for k, value in recall.items()}})
 

@@ -16,11 +16,14 @@ from torch import nn
 import dataset
 from harness.errors import UsageError, WorkError
 from harness.metadata import read_table
+from training.checkpoints import check_device
+from training.early_stopping import EarlyStopping
 from training.softmax import native_bf16
 
 COUNTS = 2           # first columns of an item and of a user: what train counts
 FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
 HIDDEN, SIZE = (256, 128), 128
+WATCHED = "NDCG@10"  # on val, for early stopping
 
 
 # --------------------------------------------------------------------------- features
@@ -221,7 +224,7 @@ def pick_precision(name, device):
 
 class Training:
     """Everything a checkpoint carries: towers, optimiser, scaler, and where in which epoch it stands."""
-    PLACE = ("epoch", "step", "total", "waited", "best_epoch", "best")
+    COUNTERS = ("epoch", "step", "total")
 
     def __init__(self, data, args):
         self.data, self.args = data, args
@@ -230,26 +233,29 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.towers.parameters(), lr=args.lr, weight_decay=args.l2)
         self.precision = pick_precision(args.precision, data.device)
         self.scaler = torch.amp.GradScaler(data.device.type, enabled=self.precision == "fp16")
-        self.epoch = self.step = self.waited = self.best_epoch = 0
-        self.total, self.best = 0.0, -math.inf
+        self.stopping = EarlyStopping(WATCHED, args.epochs, args.patience)
+        self.epoch, self.step, self.total = 0, 0, 0.0   # epochs done; of the one under way: steps, summed loss
 
     @property
     def done(self):
-        return self.epoch >= self.args.epochs or self.waited >= self.args.patience
+        return self.stopping.done(self.epoch)
 
     def state(self):
         return {"towers": self.towers.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(), "device": self.data.device.type, "precision": self.precision,
-                **{name: getattr(self, name) for name in self.PLACE}}
+                **self.stopping.state(), **{name: getattr(self, name) for name in self.COUNTERS}}
+
+    def best_state(self):
+        """What is kept of the best epoch."""
+        return self.state()
 
     def load(self, state):
-        if (state["device"], state["precision"]) != (self.data.device.type, self.precision):
-            raise UsageError(f"this training began on {state['device']} in {state['precision']} and continues so only; "
-                             f"use --device {state['device']}, or --overwrite to start again")
+        check_device(state, self.data.device, self.precision)
         self.towers.load_state_dict(state["towers"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        for name in self.PLACE:
+        self.stopping.load(state)
+        for name in self.COUNTERS:
             setattr(self, name, state[name])
 
     def batches(self):
@@ -280,11 +286,8 @@ class Training:
         self.step += 1
         self.total += float(loss.detach()) * len(pairs)
 
-    def close_epoch(self, value):
-        """Count the epoch; True when its value on val is the best so far (or there is no val: None)."""
+    def close_epoch(self):
+        """Count the epoch; the mean loss over its pairs."""
+        mean = self.total / len(self.data.user)
         self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
-        if value is None or value > self.best:
-            self.best, self.best_epoch, self.waited = -math.inf if value is None else value, self.epoch, 0
-            return True
-        self.waited += 1
-        return False
+        return mean

@@ -1,5 +1,6 @@
 """One contract for every recommender, found by looking: same users as asked, nothing seen, no duplicates,
 k respected, deterministic under a seed, a finished request skipped, constant input at chance."""
+import json
 import pkgutil
 
 import numpy as np
@@ -82,6 +83,17 @@ def test_lists_keep_the_contract(made, name):
 
 
 @pytest.mark.trains
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_is_made_under_the_request_of_its_command_line(made, name):
+    """So what test_request_names.py says of `request_of` holds for the run."""
+    workdir, _, config = made(name)
+    module = module_of(name)
+    read = getattr(module, "parse", None) or module.build_parser().parse_args
+    args = read([*QUICK.get(name, []), "--workdir", str(workdir), "--k", "10"])
+    request = module.request_of(args, *getattr(args, "names", [])[:1])
+    assert json.loads(json.dumps(request)) == config["request"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_request_gives_the_same_bytes_in_another_workspace(made, name, tmp_path):
     workdir, run_name, _ = made(name)

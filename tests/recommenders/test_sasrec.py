@@ -364,7 +364,7 @@ def test_a_track_never_seen_in_train_is_refused_in_the_hot_test_and_an_unknown_e
 
 
 def test_a_diverging_loss_stops_with_a_sentence(tiny):
-    with pytest.raises(WorkError, match="no longer a number in epoch .*smaller --lr"):
+    with pytest.raises(WorkError, match="loss is NaN or infinite in epoch .*smaller --lr"):
         train(tiny, "--lr", "1e30")
 
 

@@ -271,39 +271,16 @@ def test_known_positives_are_drawn_unless_excluded(tiny):
             assert all((hits[name] == 0) == (name in excluded) for name in hits)
 
 
-# --------------------------------------------------------------------------- when to stop, what to release
+# --------------------------------------------------------------------------- the plateau, the penalty, the scale
 
-def training_of(*flags):
-    return shallow.Training(random_net(), train.parse(["content", *flags]), "cpu")
-
-
-def judge(training, losses):
-    for loss in losses:
-        training.epoch += 1
-        training.judge(loss)
-
-
-def test_stops_after_16_epochs_without_a_better_loss_and_the_rate_falls_after_5():
-    training = training_of()
-    judge(training, [1.0, 0.5, *[0.6] * 5])
-    assert training.rate() == 0.001 and not training.done
-    judge(training, [0.6])
-    assert training.rate() == pytest.approx(0.0001)
-    judge(training, [0.6] * 9)
-    assert not training.done and training.best_epoch == 2
-    judge(training, [0.6])
-    assert training.done and training.best_loss == 0.5
-
-
-def test_the_first_plateau_releases_the_items_and_the_second_lowers_the_rate():
-    training = training_of("--dynamic-item-freeze", "1")
+def test_the_first_plateau_releases_the_items_and_the_second_lowers_the_learning_rate():
+    training = shallow.Training(random_net(), train.parse(["content", "--dynamic-item-freeze", "1"]), "cpu")
     training.model.freeze_item_embs(True)
-    judge(training, [0.5] * 6)
-    assert not training.model.item_embeddings.requires_grad
-    judge(training, [0.5])
-    assert training.released and training.model.item_embeddings.requires_grad and training.rate() == 0.001
-    judge(training, [0.5] * 6)
-    assert training.rate() == pytest.approx(0.0001)
+    frozen = []
+    for epoch in range(1, 14):
+        training.stopping.update(epoch, {"loss": 0.5})
+        frozen.append((not training.model.item_embeddings.requires_grad, training.stopping.learning_rate()))
+    assert frozen == [(True, 0.001)] * 6 + [(False, 0.001)] * 6 + [(False, pytest.approx(0.0001))]
 
 
 def test_the_penalty_is_trained_on_and_enters_the_validation_loss_only_as_published(tiny):
