@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import sequences
-from training.softmax import blocked_logsumexp, summed_logsumexp
+from training.softmax import blocked_logsumexp, cross_entropy
 
 NEVER = -1e30  # score of a sampled item that is the target: finite, so that a row of nothing else has no NaN gradient
 
@@ -157,8 +157,7 @@ class SASRec(nn.Module):
         vectors = self.vectors(ids, inside, inside)
         if self.objective != "ce":
             return self.sampled(vectors, targets, negatives).mean()
-        own = (vectors * F.embedding(targets, self.items)).sum()
-        return (summed_logsumexp(vectors, self.items, self.dtype) - own) / len(targets)
+        return cross_entropy(vectors, self.items, targets, self.dtype)
 
 
 # --------------------------------------------------------------------------- sequences
