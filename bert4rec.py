@@ -20,7 +20,7 @@ from torch import nn
 
 from harness.errors import UsageError, WorkError
 from harness.readers import read_yaml
-from training import dropout, sequences
+from training import sequences
 from training.softmax import blocked_logsumexp
 
 DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
@@ -115,7 +115,6 @@ class BERT4Rec(nn.Module):
         self.transformer_model = BertModel(BertConfig(
             vocab_size=2, hidden_size=width, max_position_embeddings=max_seq_len, attn_implementation="sdpa",
             **{key: config[key] for key in BERT_KEYS}), add_pooling_layer=False)
-        dropout.replace(self.transformer_model)
         self.into = nn.Linear(dim, width) if width != dim else nn.Identity()
         self.out = nn.Linear(width, dim) if width != dim else nn.Identity()
         self.whole_softmax, self.norm, self.positions = whole_softmax, config["norm"], config["positions"]

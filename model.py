@@ -61,9 +61,9 @@ class ShallowEmbeddingModel(nn.Module):
         """
         user_rows, user = users.unique(return_inverse=True)
         item_rows, item = items.unique(return_inverse=True)
-        user_units = self.unit(self.user_embeddings[user_rows])
-        item_units = self.unit(self.item_embeddings[item_rows])
-        return (user_units[user] * item_units[item]).sum(-1)
+        user_units = self.unit(F.embedding(user_rows, self.user_embeddings))
+        item_units = self.unit(F.embedding(item_rows, self.item_embeddings))
+        return torch.einsum("...h,...h->...", F.embedding(user, user_units), F.embedding(item, item_units))
 
     def scores(self, anchor, anchors, candidates):
         """Cosines (B, C) of anchors (B,) with their candidates (B, C), as `forward` but faster (bench/shallow.py).

@@ -38,16 +38,12 @@ class Pairs:
         self.weight = None if weight is None else weight[order]
         self.n_others, self.drawn = n_others, min(drawn or n_others, n_others)
         self.known = None if known is None else torch.unique(known[0] * n_others + known[1])
-        if known is not None:  # most codes miss this table, and only those that hit it are looked for among the known
-            self.bits = (8 * len(self.known)).bit_length()
-            self.filter = torch.zeros(1 << self.bits, dtype=torch.bool, device=anchors.device)
-            self.filter[self._mixed(self.known)] = True
 
     def __len__(self):
         return len(self.anchors)
 
     def without_negatives(self):
-        """Number of anchors whose known positives are all that could be drawn; `negatives` would never end."""
+        """Number of anchors without an eligible negative; `negatives` would never end for them."""
         if self.known is None:
             return 0
         taken = self.known[self.known % self.n_others < self.drawn] // self.n_others
@@ -72,27 +68,21 @@ class Pairs:
 
     def negatives(self, anchors, n, draw):
         """Uniform codes (b, n); known positives among them are drawn again until none is left."""
-        found = torch.randint(self.drawn, (len(anchors), n), generator=draw, device=anchors.device)
+        codes = torch.randint(self.drawn, (len(anchors), n), generator=draw, device=anchors.device)
         if self.known is None:
-            return found
-        flat = found.view(-1)
+            return codes
+        flat = codes.view(-1)
         wrong = self._positives(anchors.repeat_interleave(n), flat)
         while len(wrong):
             flat[wrong] = torch.randint(self.drawn, (len(wrong),), generator=draw, device=anchors.device)
             wrong = wrong[self._positives(anchors[wrong.div(n, rounding_mode="floor")], flat[wrong])]
-        return found
+        return codes
 
     def _positives(self, anchors, others):
-        """Places of the known pairs among the pairs of anchors (m,) and others (m,)."""
+        """Indices of the known pairs among the pairs of anchors (m,) and others (m,)."""
         keys = anchors * self.n_others + others
-        perhaps = self.filter[self._mixed(keys)].nonzero().squeeze(1)
-        keys = keys[perhaps]
         place = torch.searchsorted(self.known, keys).clamp_(max=len(self.known) - 1)
-        return perhaps[self.known[place] == keys]
-
-    def _mixed(self, keys):
-        """Fibonacci hashing of int64 keys to `bits` bits (Knuth, vol. 3, section 6.4)."""
-        return (keys * -7046029254386353131 >> (64 - self.bits)) & ((1 << self.bits) - 1)
+        return (self.known[place] == keys).nonzero().squeeze(1)
 
 
 # --------------------------------------------------------------------------- what is trained on what

@@ -1,9 +1,10 @@
-"""The softmax over a catalogue that is never held whole: an instrument of every model with a big output layer.
+"""The softmax over a catalogue whose scores are never held all at once, for models with a large output layer.
 
 Letters: M rows to be scored, V items of the table, D dimensions. A loss of scores h . w_v needs the log of the
 softmax's denominator and its gradient, not the scores (M, V) themselves; block after block of the table gives both.
 """
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 
@@ -17,6 +18,11 @@ def block_rows(m, device):
     return max(256, budget(device) // max(m, 1))
 
 
+def chunk_rows(v, device):
+    """Rows per chunk of scores (rows, v) in torch's linear_cross_entropy; fewer than 128 make its products slow."""
+    return max(128, budget(device) // max(v, 1))
+
+
 class BlockedLogSumExp(torch.autograd.Function):
     """log sum_v exp(h . w_v) of each row of hidden (M, D) against a table (V, D), never holding (M, V).
 
@@ -25,6 +31,8 @@ class BlockedLogSumExp(torch.autograd.Function):
     is that gradient: a frozen table then costs two products and no backward at all. A trained table has its
     scores computed again in backward, block by block: four products. The gradients are exact.
     Under bf16 the products are bf16; maximum, sums and gradients of the table stay float32.
+    It stays because torch's linear_cross_entropy takes 1.1 to 1.3 times its time on a frozen table in float32, about
+    twice in bf16, and has no log-normaliser for validation (bench/softmax.py).
     """
 
     @staticmethod
@@ -81,53 +89,17 @@ def blocked_logsumexp(hidden, table, dtype=None, rows=None):
     return BlockedLogSumExp.apply(hidden, table, dtype or hidden.dtype, rows)
 
 
-class SummedLogSumExp(torch.autograd.Function):
-    """Sum over the rows of hidden (M, D) of log sum_v exp(h . w_v) against a table (V, D), in blocks of rows.
+def cross_entropy(hidden, table, targets, dtype=None):
+    """Mean over the rows of hidden (M, D) of log sum_v exp(h . w_v) - h . w_target, a scalar, M at least 1.
 
-    As all rows have the same weight, both gradients are known but for one factor while a block's scores are at hand:
-    three products where BlockedLogSumExp takes four, and two where the table is frozen. A block is (rows, V).
-    Under bf16 the products are bf16; maximum, sums and gradients stay float32.
+    table: (V, D); targets: int64 (M,); dtype: of the products, default hidden's
+    A table that trains in hidden's own dtype is torch's case: three products where BlockedLogSumExp takes four. Frozen
+    or in bf16 the blocks are faster, and torch would round the loss to bf16 (bench/softmax.py).
     """
-
-    @staticmethod
-    def forward(ctx, hidden, table, dtype, rows):
-        narrow, wide = table.to(dtype), hidden.dtype
-        grad_hidden = torch.empty_like(hidden)
-        grad_table = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
-        summed = hidden.new_zeros(())
-        buffer = narrow.new_empty(min(rows, len(hidden)) * len(table))
-        for h, out in zip(hidden.split(rows), grad_hidden.split(rows), strict=True):
-            scores = torch.mm(h.to(dtype), narrow.T, out=buffer[:len(h) * len(table)].view(len(h), -1)).to(wide)
-            top = scores.amax(1, keepdim=True)
-            total = scores.sub_(top).exp_().sum(1, keepdim=True)
-            summed += (top + total.log()).sum()
-            weights = scores.to(dtype)
-            out.copy_(weights @ narrow).div_(total)
-            if grad_table is None:
-                continue
-            if dtype == wide:
-                grad_table.addmm_(weights.T, h / total)
-            else:
-                grad_table += weights.T @ (h / total).to(dtype)
-        ctx.save_for_backward(grad_hidden, grad_table)
-        return summed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        return *(None if x is None else x * grad for x in ctx.saved_tensors), None, None
-
-
-def summed_logsumexp(hidden, table, dtype=None, rows=None):
-    """Sum over m of log sum_v exp(h_m . w_v), a scalar, for hidden (M, D) and table (V, D); see SummedLogSumExp.
-
-    dtype: of the products, default hidden's; rows: of a block, default what fits the cache but at least 64. A table
-    of which 64 rows of scores are too many is taken in blocks of items instead.
-    """
-    dtype, most = dtype or hidden.dtype, budget(hidden.device)
-    if rows is None and 64 * len(table) > 16 * most:
-        return blocked_logsumexp(hidden, table, dtype).sum()
-    return SummedLogSumExp.apply(hidden, table, dtype, rows or max(64, most // max(len(table), 1)))
+    if table.requires_grad and dtype in (None, hidden.dtype):
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_rows(len(table), hidden.device))
+        return F.linear_cross_entropy(hidden, table, targets, options=options)
+    return (blocked_logsumexp(hidden, table, dtype) - (hidden * F.embedding(targets, table)).sum(1)).mean()
 
 
 def native_bf16(device):

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from training import sequences
-from training.dropout import dropout
-from training.softmax import blocked_logsumexp, summed_logsumexp
+from training.softmax import blocked_logsumexp, cross_entropy
 
 NEVER = -1e30  # score of a sampled item that is the target: finite, so that a row of nothing else has no NaN gradient
 
@@ -75,7 +74,7 @@ class Block(nn.Module):
     def forward(self, x):
         """(B, L, H) -> (B, L, H); a position sees itself and what stands before it."""
         def drop(y):
-            return dropout(y, self.dropout, self.training)
+            return F.dropout(y, self.dropout, self.training)
 
         def heads(y):
             return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)                                 # (B, h, L, .)
@@ -133,7 +132,7 @@ class SASRec(nn.Module):
         with torch.autocast(self.items.device.type, torch.bfloat16, enabled=self.dtype is not None):
             x = F.embedding(ids.clamp(max=len(self.items) - 1), self.items) * self.items.shape[1] ** 0.5
             x = (self.into(x) + F.embedding(place, self.positions)) * inside[..., None]
-            x = dropout(x, self.dropout, self.training)
+            x = F.dropout(x, self.dropout, self.training)
             for block in self.blocks:
                 x = block(x)
             return self.out(self.norm(x)).to(self.items.dtype)
@@ -158,8 +157,7 @@ class SASRec(nn.Module):
         vectors = self.vectors(ids, inside, inside)
         if self.objective != "ce":
             return self.sampled(vectors, targets, negatives).mean()
-        own = (vectors * F.embedding(targets, self.items)).sum()
-        return (summed_logsumexp(vectors, self.items, self.dtype) - own) / len(targets)
+        return cross_entropy(vectors, self.items, targets, self.dtype)
 
 
 # --------------------------------------------------------------------------- sequences

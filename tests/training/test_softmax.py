@@ -1,9 +1,9 @@
 """The softmax in blocks against the dense one."""
 import pytest
 import torch
+import torch.nn.functional as F
 
-from training import softmax
-from training.softmax import blocked_logsumexp, summed_logsumexp
+from training.softmax import blocked_logsumexp, cross_entropy
 
 
 @pytest.mark.parametrize("rows", [1, 7, 23, 1000])
@@ -24,38 +24,46 @@ def test_blocked_logsumexp_of_huge_scores():
     assert hidden.grad.squeeze().tolist() == [1e4, -1e4]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 1000, None])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_summed_logsumexp_has_exact_gradients(rows, frozen):
+def test_cross_entropy_has_exact_gradients(frozen):
+    """Also over several chunks of rows: 300 rows make three of at least 128."""
     torch.manual_seed(0)
-    hidden = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    table = torch.randn(23, 6, dtype=torch.float64, requires_grad=not frozen)
-    assert torch.allclose(summed_logsumexp(hidden, table, rows=rows), (hidden @ table.T).logsumexp(1).sum())
-    assert torch.autograd.gradcheck(lambda h, w: 3 * summed_logsumexp(h, w, rows=rows), (hidden, table))
+    for rows in (5, 300):
+        hidden = torch.randn(rows, 6, dtype=torch.float64, requires_grad=True)
+        table = torch.randn(9000, 6, dtype=torch.float64, requires_grad=not frozen)
+        targets, wanted = torch.randint(9000, (rows,)), [hidden] if frozen else [hidden, table]
+        ours, dense = cross_entropy(hidden, table, targets), F.cross_entropy(hidden @ table.T, targets)
+        assert torch.allclose(ours, dense)
+        for a, b in zip(*(torch.autograd.grad(3 * loss, wanted) for loss in (ours, dense)), strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
 
 
-def test_summed_logsumexp_of_huge_scores():
+@pytest.mark.parametrize("frozen", [True, False])
+def test_cross_entropy_never_holds_all_scores(frozen):
+    """2,048 x 9,000 scores, a block of 1 << 20 of them: no allocation is above an eighth of all."""
+    hidden = torch.randn(2048, 4, requires_grad=True)
+    table, targets = torch.randn(9000, 4, requires_grad=not frozen), torch.randint(9000, (2048,))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        cross_entropy(hidden, table, targets).backward()
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 4 << 20 <= largest <= 4 * 2048 * 9000 / 8   # bytes; the block itself is seen
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_cross_entropy_of_huge_scores(frozen):
     hidden = torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    value = summed_logsumexp(hidden, torch.tensor([[1e4], [-1e4], [0.0], [5e3]]), rows=1)
+    table = torch.tensor([[1e4], [-1e4], [0.0], [5e3]], requires_grad=not frozen)
+    value = cross_entropy(hidden, table, torch.tensor([0, 2]))
     value.backward()
-    assert value == 2e4 and hidden.grad.squeeze().tolist() == [1e4, -1e4]
+    assert value == (0 + 1e4) / 2 and hidden.grad.squeeze().tolist() == [0, -5e3]
 
 
-def test_summed_logsumexp_of_a_table_too_large_for_rows_of_scores(monkeypatch):
-    """The road by blocks of items gives the same sum and gradients."""
+@pytest.mark.parametrize("frozen", [True, False])
+def test_cross_entropy_in_bf16_is_close_and_not_rounded_to_bf16(frozen):
     torch.manual_seed(0)
-    hidden, table = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (5, 600))
-    expected = torch.autograd.grad(summed_logsumexp(hidden, table), (hidden, table))
-    monkeypatch.setattr(softmax, "budget", lambda device: 64)
-    monkeypatch.setattr(softmax.SummedLogSumExp, "apply", None)
-    found = torch.autograd.grad(summed_logsumexp(hidden, table), (hidden, table))
-    assert all(torch.allclose(a, b) for a, b in zip(expected, found, strict=True))
-
-
-def test_summed_logsumexp_in_bf16_is_close():
-    torch.manual_seed(0)
-    hidden, table = (torch.randn(n, 16, requires_grad=True) for n in (40, 90))
-    exact, narrow = (torch.autograd.grad(summed_logsumexp(hidden, table, dtype), (hidden, table))
-                     for dtype in (torch.float32, torch.bfloat16))
-    for a, b in zip(exact, narrow, strict=True):
+    hidden, table = (torch.randn(n, 16, requires_grad=g) for n, g in ((40, True), (90, not frozen)))
+    targets, wanted = torch.randint(90, (40,)), [hidden] if frozen else [hidden, table]
+    losses = [cross_entropy(hidden, table, targets, dtype) for dtype in (torch.float32, torch.bfloat16)]
+    assert losses[1].dtype == torch.float32 and 0 < abs(losses[0] - losses[1]) < 0.02 * losses[0]
+    for a, b in zip(*(torch.autograd.grad(loss, wanted) for loss in losses), strict=True):
         assert b.dtype == torch.float32 and 0 < (a - b).abs().max() < 0.03 * a.abs().max()
