@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from harness.errors import WorkError
+from harness.errors import UsageError, WorkError
 
 
 @contextlib.contextmanager
@@ -52,6 +52,27 @@ def read_json(path):
     if not isinstance(value, dict):
         raise WorkError(f"{path} should hold a json object, but holds a {type(value).__name__}")
     return value
+
+
+def read_yaml(path):
+    """What a YAML file holds, as plain Python values; UsageError with the file's name when it cannot be read."""
+    import yaml
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UsageError(f"{path} cannot be read ({e.strerror})") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as e:  # `!!int x`, 2020-13-45
+        raise UsageError(f"{path} is not readable as yaml ({e})") from None
+    except RecursionError:
+        raise UsageError(f"{path} is not readable as yaml (nested too deeply)") from None
+
+
+def expanded(path):
+    """Path of a text that a user gave, with ~ and ~user resolved; UsageError for a user that does not exist."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise UsageError(f"{path}: {e}") from None
 
 
 def write_npy(path, array):
