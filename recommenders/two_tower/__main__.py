@@ -28,6 +28,15 @@ from harness.progress import Progress, stop_here
 
 NEEDS = ("embedding",)
 COLD = True
+SEARCH_SPACE = {
+    "logq": ["standard", "unbiased"],
+    "temperature": {"log": [0.02, 0.3]},
+    "batch_size": [256, 512, 1024, 2048],
+    "dropout": [0.0, 0.1, 0.3],
+    "hide": [0.0, 0.1, 0.3],
+    "lr": {"log": [0.0003, 0.005]},
+    "l2": {"log": [0.001, 0.3]},
+}
 STOP_ON = 10           # NDCG at this k on val
 RECALL_AT = (10, 100)  # of the index
 SHOWN = 10             # tracks that --listener prints
