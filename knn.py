@@ -13,6 +13,7 @@ from harness.errors import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
+SEARCH_SPACE = {"center": [True, False], "unit": [True, False], "weight": ["binary", "count"]}
 
 
 def build_parser():

@@ -20,6 +20,14 @@ from training.early_stopping import check_release
 
 NEEDS = ("embedding",)
 COLD = True
+SEARCH_SPACE = {
+    "loss": ["hinge", "bpr", "infonce"],
+    "neg_samples": [20, 50, 100],
+    "hidden_dim": [64, 128, 256],
+    "item_freeze": [0, 1],
+    "lr": {"log": [0.0005, 0.02]},
+    "l2": {"log": [1e-08, 1e-05]},
+}
 COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
 
 

@@ -14,6 +14,13 @@ from training import sequence_loop as sequence_training
 
 NEEDS = ("embedding", "order")
 COLD = True
+SEARCH_SPACE = {
+    "hidden_dim": [64, 128],
+    "batch_size": [32, 64, 128],
+    "item_freeze": [0, 1],
+    "lr": {"log": [0.0003, 0.005]},
+    "l2": [0, 1e-06, 1e-05],
+}
 RECORDED = ("sample_type", "user_freeze", "user_init", "use_confidence")
 PUBLISHED_BATCH, PUBLISHED_WINDOW = 128, 50  # the published code trains and predicts with these, whatever is asked
 

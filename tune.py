@@ -1,12 +1,14 @@
-"""Tune every method on val with the same number of trials, and write what was chosen as a grid to run on test.
+"""Tune every method on val with the same number of trials, and write the selected settings as a grid to run on test.
 
-    python tune.py --workdir work/lastfm                                         10 trials of each line of tune.yaml
+    python tune.py --workdir work/lastfm                                         10 trials of every method
     python tune.py ease elsa --trials 20 --workdir work/lastfm --out slurm/grids/lastfm-tuned.yaml
-    python slurm/grid.py --file slurm/grids/lastfm-tuned.yaml --workdir work/lastfm --local      the chosen, on test
+    python slurm/grid.py --file slurm/grids/lastfm-tuned.yaml --workdir work/lastfm --local      the selected, on test
 
-Settings are drawn at random from the spaces of a file (tune.yaml explains itself), by method and seed, so more
-trials go on from fewer; a finite space smaller than the trials is searched whole. Each representation of a method
-gets the same settings and is chosen for by itself. The best mean of --metric on val wins, the earlier of equals.
+A recommender declares its search space in its own file (SEARCH_SPACE); tune.yaml says what else holds for its trials,
+and may override the space. Settings are drawn at random by method and seed, so that more trials begin with those of
+fewer; a finite space smaller than the number of trials is searched whole. Each representation of a method gets the
+same settings and is tuned by itself. The trial with the best mean of --metric on val is selected; ties go to the
+earlier trial.
 
 Trials run in WORKDIR/tuning: a workspace of links to train, val, embeddings and metadata in which there is no test
 part, so no figure of test is made, let alone read. A finished trial is skipped like any finished run, which is how
@@ -26,25 +28,26 @@ from pathlib import Path
 from experiments.spaces import Method, read_methods, settings
 from harness import cli, runs
 from harness.errors import UsageError
-from harness.files import checksum, write_report_csv, write_text
+from harness.files import checksum, expanded, write_report_csv, write_text
 from harness.readers import read_json
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
+DEFAULTS = Path(__file__).with_name("tune.yaml")
 LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)
-APART = {"workdir", "device", "overwrite"}   # arguments that do not make a request
+UNRELATED = {"workdir", "device", "overwrite"}  # arguments that are no part of a request
 
 
 # --------------------------------------------------------------------------- trials
 
 @dataclass
 class Trial:
-    """One setting of a method for one representation, and what came of it."""
+    """One setting of a method for one representation, and its result."""
     method: Method
     number: int
-    which: dict            # the representation, of `each`
-    setting: dict          # drawn from `space`
-    cell: object
+    which: dict            # the representation: a value for each flag of the method's `each`
+    setting: dict          # drawn from the method's `space`
+    job: object            # of experiments/expand.py
     value: float = math.nan
     conf: float = math.nan
     seconds: float = math.nan
@@ -68,16 +71,16 @@ def trials_of(method, args, where):
     """Every trial of a method, its command line checked by its script; none where nothing is to be tuned."""
     if not method.space:
         return []
-    return [Trial(method, number, which, setting, cell_of(
+    return [Trial(method, number, which, setting, job_of(
         method, {**setting, **which, "seed": args.seed, "k": int(args.metric.split("@")[1])}, where))
         for which in representations(method, args.embeddings, where)
         for number, setting in enumerate(settings(method, args.trials, args.seed), 1)]
 
 
-def cell_of(method, values, workdir):
-    from experiments.expand import Block, cells
-    (cell,) = cells(Block(method.script, {}, {**method.set, **values}), workdir)
-    return cell
+def job_of(method, values, workdir):
+    from experiments.expand import Block, jobs_of
+    (job,) = jobs_of(Block(method.script, {}, {**method.set, **values}), workdir)
+    return job
 
 
 def link_workspace(workdir):
@@ -104,25 +107,27 @@ def link_workspace(workdir):
 def run_trials(trials, where, args):
     """Run what is not finished yet, and read every trial's figure into it."""
     from experiments import local
-    reasons = {t.cell: local.impossible(t.cell, where) for t in trials}
-    failed = dict(local.run_stage(list(dict.fromkeys(t.cell for t in trials if not reasons[t.cell])), args.jobs))
-    found = [(name, config) for name, config in runs.find_runs(where) if config.get("status") == "finished"]
+    reasons = {t.job: local.impossible(t.job, where) for t in trials}
+    failed, elsewhere = local.run_stage(list(dict.fromkeys(t.job for t in trials if not reasons[t.job])), args.jobs)
+    reasons |= dict(failed + elsewhere)
+    finished = [(name, config) for name, config in runs.find_runs(where) if config.get("status") == "finished"]
     for trial in trials:
-        trial.reason = reasons[trial.cell] or failed.get(trial.cell, "")
+        trial.reason = reasons[trial.job]
         if not trial.reason:
-            read_figure(trial, found, where, args.metric)
+            read_figure(trial, finished, where, args.metric)
 
 
-def read_figure(trial, found, where, metric):
-    """Value, interval, time and run of a finished trial, out of its metrics on val; its arguments tell the run."""
+def read_figure(trial, finished, where, metric):
+    """Value, interval, time and run of a finished trial, from its metrics on val; its arguments identify the run."""
     import pandas as pd
 
     from harness import registry
-    asked = arguments_of(trial.cell)
-    mine_is = {name for name, r in registry.recommenders().items() if r.module == trial.cell.module}
-    for name, config in found:
-        mine = config["recommender"] in mine_is and "val" in config.get("parts", [])
-        if mine and all(config["arguments"].get(k) == v for k, v in asked.items()):
+    wanted = arguments_of(trial.job)
+    module = registry.module_name(trial.job.script)
+    recommender = {name for name, r in registry.recommenders().items() if r.module == module}
+    for name, config in finished:
+        same = config["recommender"] in recommender and "val" in config.get("parts", [])
+        if same and all(config["arguments"].get(k) == v for k, v in wanted.items()):
             figures = pd.read_csv(where / "metrics" / f"{name}_val.csv", index_col=0)
             trial.run, trial.seconds = name, config["wall_seconds"]
             trial.value, trial.conf = (float(figures.loc[row, metric]) for row in ("mean", "conf"))
@@ -130,13 +135,13 @@ def read_figure(trial, found, where, metric):
     trial.reason = "it ended without lists of val"
 
 
-def arguments_of(cell):
-    """What the script reads from a cell's words, as its manifest has it."""
+def arguments_of(job):
+    """A job's arguments as its script parses them and the manifest of its run has them: {name: value}."""
     from experiments.expand import parse
-    return {k: v for k, v in json.loads(json.dumps(vars(parse(cell)), default=str)).items() if k not in APART}
+    return {k: v for k, v in json.loads(json.dumps(vars(parse(job)), default=str)).items() if k not in UNRELATED}
 
 
-# --------------------------------------------------------------------------- what was chosen
+# --------------------------------------------------------------------------- the selected settings
 
 def chosen_of(trials):
     """The best trial of each method and representation, [(best or None, all its trials)], in order."""
@@ -148,7 +153,7 @@ def chosen_of(trials):
 
 
 def grid_of(methods, chosen, where, args):
-    """Text of a grid file: what was chosen, over each method's seeds, and the controls of it."""
+    """Text of a grid file: the selected settings over each method's seeds, and their controls."""
     blocks = []
     for method in methods:
         if not method.space:
@@ -156,7 +161,7 @@ def grid_of(methods, chosen, where, args):
                 block_of(method, {**method.set, **which}, method.seeds)
                 for which in representations(method, args.embeddings, where))]
         for best, group in [c for c in chosen if c[1][0].method is method]:
-            blocks.append(f"  # {told(best, group)}")
+            blocks.append(f"  # {cli.one_line(summary(best, group))}")
             if best is None:
                 continue
             values = {**method.set, **best.which, **best.setting}
@@ -167,7 +172,7 @@ def grid_of(methods, chosen, where, args):
 
 
 def controlled(method, best, args):
-    """Whether the chosen of a line has a control asked for."""
+    """Whether a selected trial gets a control."""
     return method.control and (not args.controls or not best.which or set(best.which.values()) & {*args.controls})
 
 
@@ -175,14 +180,16 @@ def heading(args, where):
     manifest = where / "dataset.json"
     about = read_json(manifest, {"name": str}).get("name", "") if manifest.exists() else ""
     train = checksum(where / "data" / "train.pqt")[:16]
-    return [f"# Chosen by tune.py on val of {about or 'a data set'} by {args.metric}: {args.trials} trials of each",
-            f"# line (all settings where there are fewer), seed {args.seed}, spaces of {Path(args.spaces).name}, "
-            f"train with sha256", f"# {train}. No test part was there while it chose. To run:",
+    file = Path(args.spaces or DEFAULTS).name
+    return [cli.one_line(f"# Chosen by tune.py on val of {about or 'a data set'} by {args.metric}: {args.trials} "
+                         "trials of each"),
+            cli.one_line(f"# line (all settings where there are fewer), seed {args.seed}, spaces of {file}, "
+                         "train with sha256"), f"# {train}. No test part was there while it chose. To run:",
             "#   python slurm/grid.py --file THIS --workdir WORKDIR --local"]
 
 
-def told(best, group):
-    """What came of the trials of one line, in words."""
+def summary(best, group):
+    """The result of the trials of one method and representation, in a line."""
     label = " ".join([group[0].method.name, *map(str, group[0].which.values())])
     values = [t.value for t in group if not t.reason]
     if best is None:
@@ -202,7 +209,7 @@ def block_of(method, values, seeds):
 def takes(method, values, workdir):
     """Whether the script accepts these values (no content has nothing to shuffle, for example)."""
     try:
-        return bool(cell_of(method, values, workdir))
+        return bool(job_of(method, values, workdir))
     except UsageError:
         return False
 
@@ -228,8 +235,8 @@ def write_trials(path, trials):
 
 def metric(text):
     from metrics import METRICS
-    found = re.fullmatch(r"(\w+)@([1-9]\d*)", text)
-    if not found or found[1] not in METRICS or int(found[2]) not in LENGTHS:
+    match = re.fullmatch(r"(\w+)@([1-9][0-9]{0,3})", text)
+    if not match or match[1] not in METRICS or int(match[2]) not in LENGTHS:
         raise UsageError(f"--metric is NAME@K with a NAME of {', '.join(METRICS)} and a K of 1 to 5, 10, 20 or 50, "
                          f"not {text}")
     return text
@@ -237,18 +244,22 @@ def metric(text):
 
 def build_parser():
     parser = cli.Parser(prog="tune.py", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="METHOD", help="entries of the file of spaces (default: all)")
-    parser.add_argument("--spaces", default=str(Path(__file__).with_name("tune.yaml")), metavar="YAML",
-                        help="methods, their representations and their spaces (default tune.yaml)")
+    parser.add_argument("names", nargs="*", metavar="METHOD", help="methods to tune (default: all)")
+    parser.add_argument("--spaces", metavar="YAML",
+                        help="file of methods, with their representations, fixed flags and search spaces: only its "
+                             "methods are tuned (default: tune.yaml and every recommender that declares a space)")
     parser.add_argument("--trials", type=cli.positive, default=10, metavar="N",
-                        help="of each method and representation (default 10)")
-    parser.add_argument("--metric", default="NDCG@10", metavar="NAME@K", help="of val (default NDCG@10)")
+                        help="number of trials of each method and representation (default 10)")
+    parser.add_argument("--metric", default="NDCG@10", metavar="NAME@K",
+                        help="metric on val by which a trial is selected (default NDCG@10)")
     parser.add_argument("--embeddings", nargs="+", default=[], metavar="NAME",
-                        help="what `all` stands for in the file (default: every embedding of the workspace)")
+                        help="embeddings that `all` stands for (default: every embedding of the workspace)")
     parser.add_argument("--controls", nargs="+", default=[], metavar="NAME",
-                        help="embeddings whose controls are to be run with what was chosen (default: all)")
-    parser.add_argument("--out", metavar="YAML", help="where the chosen go (default: tuning/chosen.yaml)")
-    parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N", help="processes (default 1)")
+                        help="embeddings that also get a shuffled control (default: all)")
+    parser.add_argument("--out", metavar="YAML",
+                        help="grid file to write with the selected settings (default: WORKDIR/tuning/chosen.yaml)")
+    parser.add_argument("--jobs", type=cli.positive, default=1, metavar="N",
+                        help="number of trials run at the same time (default 1)")
     parser.add_argument("--print", action="store_true", dest="only_print", help="print the trials, run none")
     cli.common_flags(parser, overwrite=False)
     return parser
@@ -259,19 +270,19 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     args.metric = metric(args.metric)
     workdir = cli.workspace(args)
-    methods = read_methods(args.spaces, args.names)
+    methods = read_methods(args.spaces or DEFAULTS, args.names, declared=args.spaces is None)
     where = link_workspace(workdir)
     trials = [trial for method in methods for trial in trials_of(method, args, where)]
     if args.only_print:
-        print("\n".join(t.cell.line for t in trials))
+        print("\n".join(t.job.line for t in trials))
         return 0
     run_trials(trials, where, args)
     write_trials(where / "trials.csv", trials)
     chosen = chosen_of(trials)
-    out = Path(args.out).expanduser() if args.out else where / "chosen.yaml"
+    out = expanded(args.out) if args.out else where / "chosen.yaml"
     write_text(out, grid_of(methods, chosen, where, args))
     for best, group in chosen:
-        print(told(best, group) + (f": {best.cell}" if best else ""))
+        print(summary(best, group) + (f": {best.job}" if best else ""))
     print(f"chosen: {out}")
     return int(any(best is None for best, _ in chosen))
 

@@ -1,38 +1,47 @@
-"""Cells of a grid: lists of flags become exact command lines, each checked by the script it is for.
+"""Jobs of a grid: lists of flags become exact command lines, each checked by the script it is for.
 
-    cells(Block("train.py", {"model": ["mfcc", "musicnn"], "seed": [1, 2]}), workdir)     4 cells
+    jobs_of(Block("train.py", {"model": ["mfcc", "musicnn"], "seed": [1, 2]}), workdir)     4 jobs
 
 Nothing here runs anything; slurm/grid.py does.
 """
 import contextlib
 import io
 import itertools
+import math
+import reprlib
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.cli import control_character
 from harness.errors import UsageError
 from harness.readers import read_json
-from harness.registry import load, module_name
+from harness.registry import load, script_of
 
 TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 EMBEDDING_FLAGS = ("model", "names", "embedding")  # what scripts that need an embedding call it
+MOST_JOBS = 100_000                                # of one block: more is a slip, and would fill the memory
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run: a script of the project (train.py, recommenders.popularity) and its words."""
+class Job:
+    """One run to be made: a script of the project (train.py, recommenders.popularity) and its arguments.
+
+    UsageError where an argument holds a control character: a job is one line of a list and of a log.
+    """
     script: str
     argv: tuple
 
-    @property
-    def module(self):
-        return module_name(self.script)
+    def __post_init__(self):
+        for word in self.argv:
+            if found := control_character(word):
+                raise UsageError(f"{self.script}: the argument {reprlib.repr(word)} holds the control character "
+                                 f"{found}; remove it")
 
     @property
     def words(self):
-        called = [self.script] if self.script.endswith(".py") else ["-m", self.script]
-        return ["python", *called, *self.argv]
+        """The command, word by word: ["python", "train.py", ...]."""
+        return ["python", *script_of(self.script), *self.argv]
 
     @property
     def line(self):
@@ -40,7 +49,7 @@ class Cell:
         return shlex.join(self.words)
 
     def __str__(self):
-        """As `line`, without what all cells share."""
+        """As `line`, without what all jobs share."""
         words = self.words[1:]
         if "--workdir" in words:
             at = words.index("--workdir")
@@ -50,7 +59,7 @@ class Cell:
 
 @dataclass
 class Block:
-    """A product: every combination of the lists in `grid`, all with `fixed` and the words `places`."""
+    """A product: every combination of the lists in `grid`, all with `fixed` and the positional arguments `places`."""
     script: str
     grid: dict
     fixed: dict = field(default_factory=dict)
@@ -82,7 +91,7 @@ def action_of(parser, flag):
 
 
 def argv_of(parser, places, values):
-    """Words for a script: {flag: value}; a switch takes on or off, a flag of several words a list or 'a b'.
+    """Arguments for a script: {flag: value}; a switch takes on or off, a flag of several words a list or 'a b'.
 
     parser: the script's, or None where it shows none; then flags are taken as they come.
     """
@@ -107,47 +116,50 @@ def argv_of(parser, places, values):
             flags += [f"--{flag}={words[0]}"]
         else:
             flags += [f"--{flag}", *words]
+    if any(word.startswith("-") for word in first):  # an embedding named -x is no flag
+        return [*flags, "--", *first]
     return first + flags
 
 
-def parse(cell):
-    """The cell's own reading of its words, a Namespace, or None where the script shows no parser.
+def parse(job):
+    """The script's own reading of a job's arguments, a Namespace, or None where the script shows no parser.
 
     UsageError with the script's sentence when it would refuse them.
     """
-    module = load(cell.script)
+    module = load(job.script)
     reader = getattr(module, "parse", None) or (module.build_parser().parse_args
                                                 if hasattr(module, "build_parser") else None)
     if reader is None:
         return None
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return reader(list(cell.argv))
+        with contextlib.redirect_stderr(stderr):
+            return reader(list(job.argv))
     except SystemExit:
-        sentence = said.getvalue().strip().partition(": ")
-        raise UsageError(f"{cell}: {sentence[2] or sentence[0]}") from None
+        sentence = stderr.getvalue().strip().partition(": ")
+        raise UsageError(f"{job}: {sentence[2] or sentence[0]}") from None
     except UsageError as e:
-        raise UsageError(f"{cell}: {e}") from None
+        raise UsageError(f"{job}: {e}") from None
 
 
-def cells(block, workdir):
-    """All cells of a block, checked; the last list of the grid varies fastest."""
-    if block.script.endswith(".py") and "/" in block.script:
-        block.script = block.script.removeprefix("./")
+def jobs_of(block, workdir):
+    """All jobs of a block, checked; the last list of the grid varies fastest."""
     module = load(block.script)
     parser = module.build_parser() if hasattr(module, "build_parser") else None
     lists = {name: spread(name, value, workdir) for name, value in block.grid.items()}
     empty = [name for name, values in lists.items() if not values]
     if empty:
         raise UsageError(f"--{empty[0]} has no values")
-    made = []
+    if (number := math.prod(map(len, lists.values()))) > MOST_JOBS:
+        raise UsageError(f"{block.script}: the lists multiply to {number} runs, more than {MOST_JOBS}; "
+                         "shorten one, or make several grids")
+    jobs = []
     for combination in itertools.product(*lists.values()):
         values = {**dict(zip(lists, combination, strict=True)), **block.fixed, "workdir": str(workdir)}
-        cell = Cell(block.script, tuple(argv_of(parser, block.places, values)))
-        parse(cell)
-        made.append(cell)
-    return made
+        job = Job(block.script, tuple(argv_of(parser, block.places, values)))
+        parse(job)
+        jobs.append(job)
+    return jobs
 
 
 def spread(name, value, workdir):
@@ -155,10 +167,10 @@ def spread(name, value, workdir):
     values = list(value) if isinstance(value, (list, tuple)) else [value]
     if str(name).lstrip("-") not in EMBEDDING_FLAGS or "all" not in values:
         return values
-    there = embeddings_in(workdir)
-    if not there:
+    available = embeddings_in(workdir)
+    if not available:
         raise UsageError(f"--{name} all: there are no embeddings in {Path(workdir) / 'embeddings'} yet; name them")
-    return [v for value in values for v in (there if value == "all" else [value])]
+    return [v for value in values for v in (available if value == "all" else [value])]
 
 
 # --------------------------------------------------------------------------- what a workspace can serve
@@ -167,21 +179,22 @@ def embeddings_in(workdir):
     return sorted(p.stem for p in (Path(workdir) / "embeddings").glob("*.npy") if not p.name.startswith("."))
 
 
-def impossible(cell, workdir):
-    """Why the workspace cannot serve a cell, one clause, or None. Read from the recommender's NEEDS."""
-    needs = getattr(load(cell.script), "NEEDS", None)
+def impossible(job, workdir):
+    """Why the workspace cannot serve a job, one clause, or None. Read from the recommender's NEEDS."""
+    needs = getattr(load(job.script), "NEEDS", None)
     if needs is None:
         return None
     workdir = Path(workdir)
     if not (workdir / "data" / "train.pqt").exists():
         return f"{workdir} has no split yet (preprocess/1_train_test_split.py makes it)"
-    args = parse(cell)
+    args = parse(job)
     if "embedding" in needs:
-        asked = [n for f in EMBEDDING_FLAGS for n in words_of(getattr(args, f, None) or []) if n != "random"]
-        there = embeddings_in(workdir)
-        lacking = [n for n in asked if n not in there]
-        if lacking or (not asked and not there and "random" not in words_of(getattr(args, "model", ""))):
-            return f"no embedding {' '.join(lacking)} here; there are {', '.join(there) or 'none'}".replace("  ", " ")
+        wanted = [n for f in EMBEDDING_FLAGS for n in words_of(getattr(args, f, None) or []) if n != "random"]
+        available = embeddings_in(workdir)
+        lacking = [n for n in wanted if n not in available]
+        if lacking or (not wanted and not available and "random" not in words_of(getattr(args, "model", ""))):
+            names = f" {', '.join(lacking)}" if lacking else ""
+            return f"no embedding{names} here; there are {', '.join(available) or 'none'}"
     about = workdir / "dataset.json"
     if "order" in needs and getattr(args, "order", "time") == "time" and about.exists():
         if read_json(about).get("time") == "none":

@@ -1,171 +1,239 @@
-"""Run the cells of a grid on this machine: in one process, or side by side in a few.
+"""Run the jobs of a grid on this machine, each in a process of its own, one after another or side by side.
 
-One process imports torch once for all cells; a cell that fails says why in a line and the next one begins.
-slurm/grid.py --local is the door.
+A run that fails or crashes says why in a line, and the next one begins. slurm/grid.py --local calls this.
 """
+import collections
 import contextlib
-import ctypes
-import gc
 import itertools
 import os
+import re
+import selectors
+import signal
+import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 
-from experiments.expand import impossible, load
-from harness.errors import UsageError, WorkError
+from experiments import watchdog
+from experiments.expand import impossible
+from harness.cli import one_line
+from harness.errors import RunInProgress, UsageError
 from harness.machine import cores
 from harness.progress import EXIT_RESUMABLE, StopRequest, stop_here
 
+ROOT = Path(__file__).resolve().parents[1]
+TAIL = 50  # last lines of stderr that are kept to say why a run failed
+
 
 def say(text):
-    print(f"grid: {text}", file=sys.stderr, flush=True)
+    print(f"grid: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def possible(made, workdir):
-    """The cells that the workspace can serve; the others are named with the reason."""
-    reasons = {cell: impossible(cell, workdir) for cell in made}
-    for reason, group in itertools.groupby(sorted((c for c in made if reasons[c]), key=lambda c: reasons[c]),
-                                           key=lambda c: reasons[c]):
+def possible(jobs, workdir):
+    """The jobs that the workspace can serve; the others are named with the reason."""
+    reasons = {job: impossible(job, workdir) for job in jobs}
+    lacking = sorted((job for job in jobs if reasons[job]), key=reasons.get)
+    for reason, group in itertools.groupby(lacking, key=reasons.get):
         group = list(group)
-        say(f"{len(group)} of {len(made)} cells left out: {reason}")
-        for cell in group[:5]:
-            say(f"  {cell}")
+        say(f"{len(group)} of {len(jobs)} runs left out: {reason}")
+        for job in group[:5]:
+            say(f"  {job}")
         if len(group) > 5:
             say(f"  and {len(group) - 5} more")
-    rest = [c for c in made if not reasons[c]]
+    rest = [job for job in jobs if not reasons[job]]
     if not rest:
-        raise UsageError(f"no cell of {len(made)} can run in {workdir}; the reasons are above")
+        raise UsageError(f"no run of {len(jobs)} can be made in {workdir}; the reasons are above")
     return rest
 
 
-def run_cell(cell):
-    """Run one cell in this process. Returns (exit status, sentence)."""
-    called = sys.argv
-    sys.argv = [cell.script, *cell.argv]  # what the run records
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # peak memory is this cell's, not that of a cell before
-    try:
-        status = load(cell.script).main(list(cell.argv))
-        return (status or 0, f"ended with status {status}" if status else "")
-    except SystemExit as e:
-        return (e.code if isinstance(e.code, int) else int(bool(e.code)), f"ended with status {e.code}")
-    except UsageError as e:
-        return 2, " ".join(str(e).split())
-    except (WorkError, MemoryError, OSError) as e:
-        return 1, " ".join(str(e).split()) or type(e).__name__
-    except Exception as e:
-        at = traceback.extract_tb(e.__traceback__)[-1]
-        return 1, f"{type(e).__name__}: {' '.join(str(e).split())} ({Path(at.filename).name}:{at.lineno})"
-    finally:
-        sys.argv = called
-        gc.collect()
-        give_back()
+# --------------------------------------------------------------------------- one run, one process
+
+class Guard:
+    """The process group of the runs, led by experiments/watchdog.py, which ends them when this process is gone."""
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, "-I", "-S", watchdog.__file__], stdin=subprocess.PIPE,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
+        return self
+
+    @property
+    def group(self):
+        return self.process.pid
+
+    def __exit__(self, *_):
+        os.killpg(self.group, signal.SIGKILL)  # the watchdog, and whatever a run has left behind
+        self.process.communicate()
 
 
-def give_back():
-    """Freed memory back to the system: glibc keeps it, and without this a grid grows by 50 MB a cell."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+class Running:
+    """A job at work: its process, its output handed on in whole lines, the last of stderr kept."""
 
+    def __init__(self, job, group, threads, selector):
+        self.job, self.selector, self.begun = job, selector, time.monotonic()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", RunInProgress.VARIABLE: str(RunInProgress.STATUS)}
+        if threads:
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [sys.executable, *job.words[1:]], cwd=ROOT, env=environment, process_group=group,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.rest = {self.process.stdout: b"", self.process.stderr: b""}
+        self.tail = collections.deque(maxlen=TAIL)
+        for stream in self.rest:
+            os.set_blocking(stream.fileno(), False)
+            selector.register(stream, selectors.EVENT_READ, self)
 
-def one_by_one(made, stop):
-    """Yield (cell, status, sentence, seconds) as the cells end, all in this process: torch is imported once."""
-    for cell in made:
-        start = time.monotonic()
-        say(str(cell))
-        status, sentence = run_cell(cell)
-        if status == EXIT_RESUMABLE or stop.requested:
-            stop_here("grid")
-        yield cell, status, sentence, time.monotonic() - start
-
-
-class Lines:
-    """A stream that several processes share: whole lines only, and no bar that is drawn over another's."""
-
-    def __init__(self, stream):
-        self.stream, self.text = stream, ""
-
-    def write(self, text):
-        *lines, self.text = (self.text + text).split("\n")
+    def forward(self, stream):
+        """Hand on what has arrived on a stream, up to its last line's end; True while there may be more."""
+        try:
+            data = os.read(stream.fileno(), 1 << 16)
+        except BlockingIOError:
+            return False
+        *lines, self.rest[stream] = (self.rest[stream] + data).split(b"\n")
+        if not data:
+            lines = [last] if (last := self.close(stream)) else []
+        lines = [line.decode(errors="replace") for line in lines]
+        if stream is self.process.stderr:
+            self.tail.extend(line for line in lines if line.strip())
+        target = sys.stderr if stream is self.process.stderr else sys.stdout
         if lines:
-            self.stream.write("".join(f"{line}\n" for line in lines))
-            self.stream.flush()
+            target.write("".join(f"{line}\n" for line in lines))
+            target.flush()
+        return bool(data)
 
-    def flush(self):
-        self.stream.flush()
+    def close(self, stream):
+        """Read a stream no more; what it had of a last line."""
+        self.selector.unregister(stream)
+        stream.close()
+        return self.rest.pop(stream)
 
-    def isatty(self):
-        return False
+    def over(self):
+        """Whether the process has ended; then all of its output has been handed on and its pipes are closed."""
+        if self.process.poll() is None:
+            return False
+        for stream in list(self.rest):
+            while self.forward(stream):
+                pass
+            if stream in self.rest:  # a child of the run still holds the pipe
+                self.close(stream)
+        return True
 
-
-def begin_worker():
-    """In a worker: print whole lines, and end when the grid is gone, however it went."""
-    import threading
-    sys.stdout, sys.stderr, parent = Lines(sys.stdout), Lines(sys.stderr), os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def side_by_side(made, stop, jobs):
-    """As `one_by_one`, in `jobs` processes that share the processors; yields in the order in which cells end."""
-    import multiprocessing
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-    threads = str(max(1, cores() // jobs))
-    os.environ.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
-    waiting, at_work, begun = list(reversed(made)), {}, time.monotonic()
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker) as pool:
-        while waiting or at_work:
-            while waiting and len(at_work) < jobs:  # no more than can begin: what waits in the pool cannot be recalled
-                cell = waiting.pop()
-                at_work[pool.submit(run_cell, cell)] = cell
-            ended, _ = wait(at_work, timeout=1, return_when=FIRST_COMPLETED)
-            if stop.requested:
-                for child in multiprocessing.active_children():
-                    child.terminate()  # SIGTERM: the cells save and end
-                pool.shutdown()
-                stop_here("grid")
-            for future in ended:
-                try:
-                    status, sentence = future.result()
-                except Exception as e:  # the process itself died
-                    status, sentence = 1, f"its process died ({type(e).__name__})"
-                yield at_work.pop(future), status, sentence, time.monotonic() - begun
+    def result(self):
+        """(exit status, why it failed in a sentence) of a run that is over; a signal's status is negative."""
+        status = self.process.returncode
+        return status, "" if status == 0 else sentence(status, list(self.tail), self.job.script)
 
 
-def run_stage(made, jobs):
-    """Run cells, count aloud. Returns the failed ones with their sentences."""
-    failed, begun, stop = [], time.monotonic(), StopRequest()
-    ended = one_by_one(made, stop) if jobs == 1 else side_by_side(made, stop, jobs)
+def sentence(status, tail, script):
+    """Why a run failed, from its exit status and the last lines of its stderr."""
+    if status < 0:
+        hint = "; the system does so when memory runs out" if -status == signal.SIGKILL else ""
+        return f"its process was killed by signal {-status} ({signal.strsignal(-status)}){hint}"
+    if not tail:
+        return f"ended with status {status}"
+    stem = Path(script).stem if script.endswith(".py") else script.rpartition(".")[2]
+    last = re.sub(rf"^({re.escape(script)}|{re.escape(stem)}(\.py)?): ", "", tail[-1].strip())
+    places = [found for line in tail if (found := re.match(r' *File "(.*)", line (\d+)', line))]
+    if places and any(line.startswith("Traceback (most recent") for line in tail):
+        return f"{last} ({Path(places[-1][1]).name}:{places[-1][2]})"
+    return last
+
+
+# --------------------------------------------------------------------------- many runs
+
+def share(at_once):
+    """Threads of each of several runs, None for a run that is alone: it decides as if it were called by hand."""
+    if at_once == 1:
+        return None
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    most = max(1, cores() // at_once)
+    return min(most, int(wanted)) if re.fullmatch("[1-9][0-9]{0,5}", wanted) else most
+
+
+def run_all(jobs, stop, at_once):
+    """Run jobs, `at_once` at a time. Yields (job, status, sentence, seconds) in the order in which they end.
+
+    A stop request goes to the runs, which save and end; so does a run that was itself asked to stop (status 85).
+    Then the grid ends with that status. However this ends, no run stays behind.
+    """
+    waiting, working, stopping, threads = collections.deque(jobs), [], False, share(at_once)
+    with selectors.DefaultSelector() as selector, Guard() as guard:
+        try:
+            while waiting or working:
+                while waiting and len(working) < at_once and not stopping:
+                    say(str(waiting[0]))
+                    working.append(Running(waiting.popleft(), guard.group, threads, selector))
+                for key, _ in selector.select(0.1):
+                    key.data.forward(key.fileobj)
+                ended = [run for run in working if run.over()]
+                working = [run for run in working if run not in ended]
+                if not stopping and (stop.requested or any(r.process.returncode == EXIT_RESUMABLE for r in ended)):
+                    stopping = True
+                    waiting.clear()
+                    send(working, signal.SIGTERM)
+                if stopping and not working:
+                    stop_here("grid")
+                for run in [] if stopping else ended:
+                    yield run.job, *run.result(), time.monotonic() - run.begun
+        except KeyboardInterrupt:
+            send(working, signal.SIGINT)
+            wait(working)
+            raise
+        finally:
+            send(working, signal.SIGTERM)
+            wait(working)
+
+
+def send(working, number):
+    for run in working:
+        with contextlib.suppress(ProcessLookupError):
+            run.process.send_signal(number)
+
+
+def wait(working):
+    """Wait until runs have ended, forwarding what they say; after the watchdog's patience they are killed."""
+    end = time.monotonic() + watchdog.PATIENCE
+    while working := [run for run in working if not run.over()]:
+        for key, _ in working[0].selector.select(0.1):
+            key.data.forward(key.fileobj)
+        if time.monotonic() > end:
+            send(working, signal.SIGKILL)
+
+
+def run_stage(jobs, at_once):
+    """Run jobs, count aloud. Returns ([(job, sentence)] of those that failed, the same of those made elsewhere)."""
+    failed, elsewhere, begun, stop = [], [], time.monotonic(), StopRequest()
     try:
-        for n, (cell, status, sentence, seconds) in enumerate(ended, 1):
-            if status:
-                failed.append((cell, sentence))
-                say(f"FAILED {cell}: {sentence}")
+        for n, (job, status, why, seconds) in enumerate(run_all(jobs, stop, at_once), 1):
+            if status == RunInProgress.STATUS:
+                elsewhere.append((job, "being made elsewhere"))
+                say(f"being made elsewhere: {job}")
+            elif status:
+                failed.append((job, why))
+                say(f"FAILED {job}: {why}")
             spent = time.monotonic() - begun
-            say(f"{n} of {len(made)} cells over, {len(failed)} failed, after {seconds:.1f} s; "
-                f"about {spent / n * (len(made) - n):.0f} s left")
+            say(f"{n} of {len(jobs)} runs over, {counts(failed, elsewhere)}, the last after {seconds:.1f} s; "
+                f"about {spent / n * (len(jobs) - n):.0f} s left")
     finally:
         stop.restore()
-    return failed
+    return failed, elsewhere
 
 
-def run_here(stages, workdir, jobs):
-    """Run the stages in order; 1 if any cell failed. A failed split ends it, a failed extraction does not."""
-    failed, count = [], 0
+def counts(failed, elsewhere):
+    return f"{len(failed)} failed" + (f", {len(elsewhere)} being made elsewhere" if elsewhere else "")
+
+
+def run_here(stages, workdir, at_once):
+    """Run the stages in order; 1 if any run failed. A failed split ends it, a failed extraction does not."""
+    failed, elsewhere, count = [], [], 0
     for stage in stages:
-        made = possible(stage.cells, workdir) if stage.name == "grid" else stage.cells
-        count += len(made)
-        mine = run_stage(made, jobs if stage.name == "grid" or stage.extract else 1)
-        failed += mine
-        if mine and stage.name == "split":
+        jobs = possible(stage.jobs, workdir) if stage.name == "grid" else stage.jobs
+        count += len(jobs)
+        results = run_stage(jobs, at_once if stage.name == "grid" or stage.extract else 1)
+        failed += results[0]
+        elsewhere += results[1]
+        if results[0] and stage.name == "split":
             break
-    say(f"{count - len(failed)} of {count} cells are done, {len(failed)} failed")
-    for cell, sentence in failed:
-        say(f"  {cell}: {sentence}")
+    say(f"{count - len(failed) - len(elsewhere)} of {count} runs are done, {counts(failed, elsewhere)}")
+    for job, why in failed + elsewhere:
+        say(f"  {job}: {why}")
     return 1 if failed else 0

@@ -6,12 +6,14 @@ import os
 import re
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from harness import environment
 from harness.errors import UsageError, WorkError
+from harness.files import expanded
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +25,30 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {one_line(message)}\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse; no argument may hold a control character: arguments enter job lists, logs and file names."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(parsed).items():
+            for text in value if isinstance(value, (list, tuple)) else [value]:
+                if found := isinstance(text, (str, Path)) and control_character(text):
+                    self.error(f"argument {name.replace('_', '-')} holds the control character {found}; remove it")
+        return parsed, rest
+
+
+def control_character(text):
+    """The first character of a text that is no text ("U+000A", a newline), None without one.
+
+    Control characters, separators of lines and paragraphs, and bytes that are not UTF-8 (lone surrogates).
+    """
+    bad = (c for c in str(text) if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp"))
+    return next((f"U+{ord(c):04X}" for c in bad), None)
+
+
+def one_line(text):
+    """A text for a terminal and a log: white space made single spaces, control characters written as U+001B."""
+    return "".join(control_character(c) or c for c in " ".join(str(text).split()))
 
 
 def run(main, argv=None):
@@ -35,7 +60,7 @@ def run(main, argv=None):
     except UsageError as e:
         status = _say(prog, e, 2)
     except WorkError as e:
-        status = _say(prog, e, 1)
+        status = _say(prog, e, e.status)
     except KeyboardInterrupt:
         status = _say(prog, "interrupted; the same command continues where it stopped", 130)
     except MemoryError as e:
@@ -56,7 +81,7 @@ def run(main, argv=None):
 
 
 def _say(prog, message, status):
-    print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{prog}: {one_line(message)}", file=sys.stderr)
     return status
 
 
@@ -224,7 +249,9 @@ def settings(kind, args, **values):
 
 def workspace(args, create=False):
     """The workspace folder of a parsed command line, as an absolute Path."""
-    path = Path(args.workdir or os.environ.get("WORKDIR") or ".").expanduser().absolute()
+    path = expanded(args.workdir or os.environ.get("WORKDIR") or ".").absolute()
+    if found := control_character(path):
+        raise UsageError(f"workspace {path} holds the control character {found}; rename the folder")
     if create:
         path.mkdir(parents=True, exist_ok=True)
     elif not path.is_dir():

@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.readers import load_checkpoint as load_checkpoint
 from harness.readers import read_json as read_json
 
@@ -97,6 +98,14 @@ def write_text(path, text):
 
 def write_json(path, value):
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def expanded(path):
+    """Path of a text that a user gave, with ~ and ~user resolved; UsageError for a user that does not exist."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as e:
+        raise UsageError(f"{path}: {e}") from None
 
 
 def write_npy(path, array):

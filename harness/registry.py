@@ -6,10 +6,16 @@ __main__.py (sasrec/). It declares what it needs and whether it can rank cold it
     NEEDS = ("embedding", "order")     out of embedding, order (of a user's plays), features (items.pqt, users.pqt)
     COLD = True
 
-They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints them.
+and, where it has something to tune, the settings that tune.py draws (experiments/spaces.py has the form):
+
+    SEARCH_SPACE = {"factors": [64, 128, 256], "lr": {"log": [0.001, 0.1]}}
+
+They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints the
+first two.
 """
 import ast
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -21,33 +27,44 @@ from harness import environment
 from harness.errors import UsageError, WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
+DECLARED = ("NEEDS", "COLD", "SEARCH_SPACE")
+STAGES = ("preprocess/0_get_plays_pqt.py", "preprocess/1_train_test_split.py", "metrics.py", "table.py")
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose script is not named like them
 
 
 @dataclass(frozen=True)
 class Recommender:
     """name: its word in run names and tables; module: what to import; command: how to run it from the project's folder;
-    needs, cold: as declared; about: first line of its docstring."""
+    needs, cold, space: as declared, space None where it is not; about: first line of its docstring."""
     name: str
     module: str
     command: str
     needs: tuple
     cold: bool
     about: str
+    space: dict | None = None
+
+    @property
+    def script(self):
+        """What a grid calls it: train.py, recommenders.ease."""
+        return self.command.split()[-1]
 
 
 def declared(path):
-    """What a file declares: {"needs": tuple, "cold": bool, "about": first line of its docstring}, or None."""
+    """What a file declares, or None: {"needs": tuple, "cold": bool, "about": first line of its docstring,
+    "space": dict, None where there is no SEARCH_SPACE}."""
     try:
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
         values = {target.id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
-                  for target in node.targets if isinstance(target, ast.Name) and target.id in ("NEEDS", "COLD")}
+                  for target in node.targets if isinstance(target, ast.Name) and target.id in DECLARED}
     except (SyntaxError, ValueError) as e:
-        raise WorkError(f"{path} cannot be read as Python with plain NEEDS and COLD ({e})") from None
-    if values.keys() != {"NEEDS", "COLD"}:
+        raise WorkError(f"{path} cannot be read as Python with plain {', '.join(DECLARED)} ({e})") from None
+    if not values.keys() >= {"NEEDS", "COLD"}:
         return None
+    if not isinstance(space := values.get("SEARCH_SPACE"), (dict, type(None))):
+        raise WorkError(f"{path}: SEARCH_SPACE should be {{flag: values}}, but is a {type(space).__name__}")
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about}
+    return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space}
 
 
 def scripts():
@@ -100,20 +117,38 @@ def capability(name):
 
 def module_name(script):
     """What to import for a script: train.py -> train, preprocess/x.py -> preprocess.x, a folder -> its __main__."""
-    name = script.removesuffix(".py").replace("/", ".")
+    name = script.removesuffix(".py").removeprefix("./").replace("/", ".")
     return f"{name}.__main__" if (ROOT / name.replace(".", "/") / "__main__.py").is_file() else name
 
 
+@functools.cache
+def runnable():
+    """What a grid may name as its script: {module: words that run it after `python`}; recommenders and stages."""
+    words = {r.module: tuple(r.command.split()[1:]) for r in recommenders().values()}
+    words |= {module_name(script): (script,) for script in STAGES}
+    backends = sorted((ROOT / "extract_item_embeddings").glob("[a-z]*.py"))
+    return words | {f"extract_item_embeddings.{p.stem}": (f"extract_item_embeddings/{p.name}",) for p in backends}
+
+
+def script_of(script):
+    """The words after `python` that run a script of the project, a tuple; UsageError for any other text.
+
+    Only the registry's recommenders and the stages pass: nothing else is ever imported or run for a grid.
+    """
+    words = runnable().get(module_name(script)) if re.fullmatch(r"[\w./]+", script) else None
+    if words is None:
+        known = sorted(r.script for r in recommenders().values())
+        raise UsageError(f"the project has no script {script[:60]!r} for a grid; it has {' '.join(known)}")
+    return words
+
+
 def load(script):
-    """The module of a script of the project; UsageError where there is none."""
+    """The module of a script that a grid may name; UsageError, before any import, for anything else."""
+    script_of(script)
     name = module_name(script)
-    if not re.fullmatch(r"\w+(\.\w+)*", name):
-        raise UsageError(f"{script!r} is no script of the project; expected train.py or recommenders.NAME")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
-        if e.name and (name == e.name or name.startswith(e.name + ".")):
-            raise UsageError(f"the project has no script {script}") from None
         raise UsageError(f"{script} needs more: {environment.sentence(e.name)}") from None
 
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from harness import registry
-from harness.errors import WorkError
+from harness.errors import RunInProgress, WorkError
 from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
@@ -110,8 +110,8 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise WorkError(f"run {self.name} is being made by another process right now; "
-                            "wait for it, or change the request") from None
+            raise RunInProgress(f"run {self.name} is being made by another process right now; "
+                                "wait for it, or change the request") from None
         self.started = time.time()
         self._decide()
         if not self.finished:

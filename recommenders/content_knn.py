@@ -23,6 +23,11 @@ from harness.errors import UsageError, WorkError
 
 NEEDS = ("embedding",)
 COLD = True
+SEARCH_SPACE = {
+    "neighbours": {"log": [5, 500]},
+    "scale": ["standard", "center", "none"],
+    "values": ["binary", "count", "log"],
+}
 SHOWN = 10   # tracks that --like prints
 FLAT = 1e-6  # relative: what float32 cannot tell from nothing
 

@@ -18,6 +18,7 @@ from harness.machine import free_memory
 
 NEEDS = ()
 COLD = False
+SEARCH_SPACE = {"l2": {"log": [5.0, 5000.0]}}
 FLOAT64_ROWS = 12_000
 
 

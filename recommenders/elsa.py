@@ -16,6 +16,12 @@ from harness.readers import read_json
 
 NEEDS = ()
 COLD = False
+SEARCH_SPACE = {
+    "factors": [64, 128, 256, 512],
+    "epochs": [10, 20, 40],
+    "lr": {"log": [0.001, 0.1]},
+    "batch_size": [64, 128, 256],
+}
 
 
 def build_parser():

@@ -12,6 +12,13 @@ from harness.files import write_npy
 
 NEEDS = ()
 COLD = False
+SEARCH_SPACE = {
+    "factors": [32, 64, 128, 256],
+    "regularization": {"log": [0.01, 100.0]},
+    "alpha": {"log": [1.0, 100.0]},
+    "values": ["binary", "log"],
+    "iterations": [10, 20, 40],
+}
 
 
 def build_parser():

@@ -15,6 +15,12 @@ from harness import cli, runs
 
 NEEDS = ()
 COLD = False
+SEARCH_SPACE = {
+    "weight": ["cosine", "tfidf", "bm25"],
+    "values": ["binary", "count"],
+    "neighbours": {"log": [20, 2000]},
+    "shrink": [0, 5, 10, 20, 50, 100],
+}
 
 
 def build_parser():

@@ -12,6 +12,7 @@ from harness.errors import UsageError
 
 NEEDS = ()
 COLD = False
+SEARCH_SPACE = {"by": ["users", "plays"]}
 
 
 def build_parser():

@@ -5,10 +5,10 @@
     python slurm/grid.py --file slurm/grids/paper.yaml --extract musicnn mfcc --audio DIR --shards 8 --submit
 
 SCRIPT is train.py, train_bert.py, knn.py or recommenders.NAME; each of its flags takes a list here, and every
-combination is a cell. A switch takes on and off, an embedding also `all`. --set holds for every cell. A file
-holds several such products (slurm/grids/demo.yaml explains itself). Finished cells are skipped by the runs
-themselves; cells that the workspace cannot serve are left out with the reason. A failed cell is counted and
-the others go on; the exit status is 1 if any failed.
+combination is a run. A switch takes on and off, an embedding also `all`. --set holds for every run. A file holds
+several such products (slurm/grids/demo.yaml explains the form). Finished runs are skipped; runs that the workspace
+cannot serve are left out with the reason. A failed run is counted and the others go on; the exit status is 1 if any
+failed. Each run is a process of its own; one that another process is making at the same time is not a failed one.
 
 Idea of a grid as a small file in git, and of a dry run that prints it: cleanrl's benchmark, demucs' grids.
 """
@@ -19,14 +19,15 @@ if __package__ in (None, ""):
     import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
 import os
-import shlex
+import re
 from pathlib import Path
 
-from experiments import local
-from experiments.expand import Block, Cell, cells, load
+from experiments import grid_file, local
+from experiments.expand import MOST_JOBS, Block, Job, jobs_of
 from experiments.local import say
 from harness import cli
 from harness.errors import UsageError
+from harness.files import expanded
 from slurm import submit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,29 +36,33 @@ ROOT = Path(__file__).resolve().parents[1]
 def build_parser():
     parser = cli.Parser(prog="grid.py", description=__doc__,
                          usage="grid.py [SCRIPT [WORD ...] [--FLAG VALUE ...] ...] [flags of the grid]")
-    group = parser.add_argument_group("what to do with the cells")
+    group = parser.add_argument_group("what to do with the runs")
     group.add_argument("--print", dest="mode", action="store_const", const="print", default="print",
                        help="print the command lines (default)")
-    group.add_argument("--local", dest="mode", action="store_const", const="local", help="run them here, one by one")
+    group.add_argument("--local", dest="mode", action="store_const", const="local",
+                       help="make the runs on this machine")
     group.add_argument("--submit", dest="mode", action="store_const", const="submit",
-                       help="submit them to Slurm: one array, after the extraction where --extract asks for it")
+                       help="submit the runs to Slurm as one array, after the extraction where --extract asks for it")
     group.add_argument("--jobs", type=cli.positive, default=1, metavar="N",
-                       help="with --local: N processes (default 1)")
-    group.add_argument("--wait", action="store_true", help="with --submit: return when all is over, 1 if a cell failed")
-    group.add_argument("--report", metavar="DIR", help="count the cells of a submitted grid, W/slurm/001 for example")
-    group = parser.add_argument_group("which cells")
-    group.add_argument("--file", metavar="YAML", help="a file of products")
+                       help="with --local: number of runs made at the same time (default 1)")
+    group.add_argument("--wait", action="store_true",
+                       help="with --submit: return when every run is over, with status 1 if one failed")
+    group.add_argument("--report", metavar="DIR",
+                       help="count the runs of a submitted grid by its folder, such as WORKDIR/slurm/001")
+    group = parser.add_argument_group("which runs")
+    group.add_argument("--file", metavar="YAML", help="grid file: a list of products of flags")
     group.add_argument("--set", nargs="+", action="extend", default=[], metavar="FLAG=VALUE",
-                       help="the same for every cell; with --file for the scripts that have the flag")
+                       help="flags with the same value in every run; with --file, of the scripts that have the flag")
     group.add_argument("--workdir", metavar="DIR",
                        help="workspace folder (default: $WORKDIR, else the current directory)")
-    group = parser.add_argument_group("before the cells (flags of the backend may follow where there is no SCRIPT)")
-    group.add_argument("--extract", nargs="+", default=[], metavar="BACKEND", help="backends to extract first")
-    group.add_argument("--audio", metavar="DIR", help="folder of audio for --extract (default: $AUDIO)")
+    group = parser.add_argument_group("before the runs (flags of the backend may follow where there is no SCRIPT)")
+    group.add_argument("--extract", nargs="+", default=[], metavar="BACKEND",
+                       help="backends whose embeddings are extracted first")
+    group.add_argument("--audio", metavar="DIR", help="folder of audio files for --extract (default: $AUDIO)")
     group.add_argument("--shards", type=cli.positive, default=None, metavar="N",
-                       help="parts of an extraction, one array task each (default 1)")
+                       help="number of parts of each extraction, one array task each (default 1)")
     group.add_argument("--split", metavar="FLAGS",
-                       help="run preprocess/1_train_test_split.py with these flags, in quotes")
+                       help="flags of preprocess/1_train_test_split.py, quoted as one word: it is run before the runs")
     return parser
 
 
@@ -89,69 +94,13 @@ def read(argv=None):
 
 def settings(pairs):
     """['epochs=5', 'item_freeze=1'] -> {'epochs': '5', 'item-freeze': '1'}"""
-    found = {}
+    values = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"--set takes FLAG=VALUE such as epochs=5, not {pair!r} (SCRIPT comes first)")
-        found[name.lstrip("-").replace("_", "-")] = value
-    return found
-
-
-# --------------------------------------------------------------------------- grid files
-
-def read_file(path):
-    """A grid file -> its dictionary, checked; see slurm/grids/demo.yaml for the form."""
-    import yaml
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UsageError(f"--file {path} is no file")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path} is not readable as yaml ({e})") from None
-    if not isinstance(document, dict) or not document:
-        raise UsageError(f"{path} should hold `blocks:` (a list), `extract:` and `split:`; it holds none of them")
-    check_keys(path, document, {"blocks", "extract", "split"})
-    check_keys(f"{path}, extract", document.get("extract") or {}, {"backends", "shards", "flags"})
-    for i, block in enumerate(document.get("blocks") or []):
-        where = f"{path}, block {i + 1}"
-        check_keys(where, block, {"script", "grid", "set", "places"})
-        if not block.get("script"):
-            raise UsageError(f"{where} names no script")
-        for part in ("grid", "set"):
-            check_keys(f"{where}, {part}", block.get(part) or {}, None)
-    return document
-
-
-def check_keys(where, value, known):
-    if not isinstance(value, dict):
-        raise UsageError(f"{where} should be `key: value` lines, not {value!r}")
-    odd = sorted(str(k) for k in value if known is not None and k not in known)
-    if odd:
-        raise UsageError(f"{where}: unknown key {', '.join(odd)}; expected {', '.join(sorted(known))}")
-
-
-def blocks_of(document, extra):
-    """The blocks of a file; `extra` (--set) overrides wherever the script has the flag."""
-    used, blocks = set(), []
-    for entry in document.get("blocks") or []:
-        block = Block(entry["script"], dict(entry.get("grid") or {}), dict(entry.get("set") or {}),
-                      tuple(map(str, entry.get("places") or ())))
-        module = load(block.script)
-        known = {o.removeprefix("--") for a in module.build_parser()._actions for o in a.option_strings} \
-            if hasattr(module, "build_parser") else set(extra)
-        for name in (n for n in extra if n in known):
-            for part in (block.grid, block.fixed):
-                for key in [k for k in part if str(k).replace("_", "-") == name]:
-                    del part[key]
-            block.fixed[name] = extra[name]
-            used.add(name)
-        blocks.append(block)
-    unknown = sorted(set(extra) - used)
-    if unknown:
-        raise UsageError(f"--set {unknown[0]}: no script of the file has this flag")
-    return blocks
+        values[name.lstrip("-").replace("_", "-")] = value
+    return values
 
 
 # --------------------------------------------------------------------------- stages
@@ -162,75 +111,96 @@ def extraction(args, document, flags, workdir):
     backends = args.extract or list(about.get("backends") or [])
     shards = args.shards or about.get("shards") or 1
     extra = {**(about.get("flags") or {}), **{k: v if len(v) > 1 else v[0] for k, v in flags.items()}}
-    stages = []
     if backends and not args.audio:
         raise UsageError("--extract needs --audio DIR, the folder of sound files")
+    if shards > MOST_JOBS:
+        raise UsageError(f"--shards {shards} is more than {MOST_JOBS}")
+    stages = []
     for backend in backends:
-        script = f"extract_item_embeddings/{backend}.py"
-        path = ROOT / script
-        if not path.is_file() or "extraction.main(" not in path.read_text(encoding="utf-8"):  # asked without torch
-            raise UsageError(f"no backend {backend!r}: there is no {script} (SCRIPT comes before --extract)")
-        common = []
-        for name, value in extra.items():
-            common += [f"--{name}"] if value is True else [f"--{name}", *map(str, value if isinstance(value, list)
-                                                                             else [value])]
-        here = ["--audio", str(Path(args.audio).expanduser().absolute()), "--workdir", str(workdir), *common]
-        one = [Cell(script, (*here, "--shard", f"{i}/{shards}")) for i in range(shards)]
-        stages.append(submit.Stage(backend, one if shards > 1 or args.mode == "submit" else [Cell(script, tuple(here))],
-                                   extract=(backend, shards, here)))
-        if shards > 1 or args.mode == "submit":
-            stages.append(submit.Stage(f"{backend}-merge", [Cell(script, ("--merge", *here))], after=[backend]))
+        script = script_of_backend(backend)
+        common = ["--audio", str(expanded(args.audio).absolute()), "--workdir", str(workdir), *flag_words(extra)]
+        one = [Job(script, (*common, "--shard", f"{i}/{shards}")) for i in range(shards)]
+        alone = shards == 1 and args.mode != "submit"
+        stages.append(submit.Stage(backend, [Job(script, tuple(common))] if alone else one,
+                                   extract=(backend, shards, common)))
+        if not alone:
+            stages.append(submit.Stage(f"{backend}-merge", [Job(script, ("--merge", *common))], after=[backend]))
     return stages
 
 
-def plan(argv=None):
-    """(args, workspace, stages in order); the cells of the grid are the stage named `grid`."""
-    args, script, places, flags = read(argv)
-    if args.report:
-        return args, None, []
+def script_of_backend(name):
+    """extract_item_embeddings/NAME.py of a backend of sound, asked without importing it; UsageError for others."""
+    script = f"extract_item_embeddings/{name}.py"
+    if not re.fullmatch("[a-z][a-z0-9_]{0,30}", name) or not (ROOT / script).is_file() \
+            or "extraction.main(" not in (ROOT / script).read_text(encoding="utf-8"):
+        raise UsageError(f"no backend {name[:60]!r}: there is no {script[:90]} (SCRIPT comes before --extract)")
+    return script
+
+
+def flag_words(flags):
+    """{flag: value or list} as words, for a script whose parser is not asked."""
+    words = []
+    for name, value in flags.items():
+        if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]*", name):
+            raise UsageError(f"extract: {name[:60]!r} is no flag of a backend")
+        values = [str(v) for v in (value if isinstance(value, list) else [value])]
+        if value is True:
+            words.append(f"--{name}")
+        elif len(values) == 1 and values[0].startswith("-"):
+            words.append(f"--{name}={values[0]}")
+        elif value is not None and value is not False:
+            words += [f"--{name}", *values]
+    return words
+
+
+def stages_of(args, script, places, flags):
+    """(workspace, stages in order); the runs of the grid are the stage named `grid`."""
     facts = submit.facts()
     args.workdir = args.workdir or os.environ.get("WORKDIR") or facts.get("WORKDIR")
     args.audio = args.audio or os.environ.get("AUDIO") or facts.get("AUDIO")
-    document, extra = read_file(args.file) if args.file else {}, settings(args.set)
+    document, extra = grid_file.read(args.file) if args.file else {}, settings(args.set)
     extracts = bool(args.extract or document.get("extract"))
     workdir = cli.workspace(args, create=extracts and args.mode != "print") \
-        if args.mode != "print" else Path(args.workdir or ".").expanduser().absolute()
+        if args.mode != "print" else expanded(args.workdir or ".").absolute()
     stages = extraction(args, document, {} if script else flags, workdir)
     merged = [s.name for s in stages if s.name.endswith("-merge")]
     split = args.split or document.get("split")
     if split:
-        words = (*shlex.split(str(split)), "--workdir", str(workdir))
-        stages.append(submit.Stage("split", [Cell("preprocess/1_train_test_split.py", words)], after=merged))
-    blocks = [Block(script, flags, extra, tuple(places))] if script else blocks_of(document, extra)
-    made = [cell for block in blocks for cell in cells(block, workdir)]
-    distinct = list(dict.fromkeys(made))
-    if len(distinct) < len(made):
-        say(f"{len(made) - len(distinct)} cells were asked for twice and are run once")
+        words = (*grid_file.words_of_split(split, "--split"), "--workdir", str(workdir))
+        stages.append(submit.Stage("split", [Job("preprocess/1_train_test_split.py", words)], after=merged))
+    blocks = [Block(script, flags, extra, tuple(places))] if script else grid_file.blocks_of(document, extra)
+    jobs = [job for block in blocks for job in jobs_of(block, workdir)]
+    distinct = list(dict.fromkeys(jobs))
+    if len(distinct) < len(jobs):
+        say(f"{len(jobs) - len(distinct)} runs were asked for twice and are made once")
     if distinct:
         stages.append(submit.Stage("grid", distinct, after=["split"] if split else merged,
                                    how="afterok" if split else "afterany"))
     if not stages:
         raise UsageError("nothing to do; name a SCRIPT with its flags, a --file, or --extract (see --help)")
-    return args, workdir, stages
+    return workdir, stages
 
 
 def main(argv=None):
     """See the module's first lines. Returns the exit status."""
-    args, workdir, stages = plan(argv)
+    args, script, places, flags = read(argv)
+    if args.mode == "submit":
+        submit.check_sbatch()
     if args.jobs > 1 and args.mode != "local":
         raise UsageError("--jobs is for --local; Slurm runs as many as it has room for")
     if args.report:
-        return submit.report(Path(args.report))
+        return submit.report(expanded(args.report))
+    workdir, stages = stages_of(args, script, places, flags)
     if args.mode == "local":
         return local.run_here(stages, workdir, args.jobs)
     alone = [s.name for s in stages] == ["grid"]
     checked = alone and (args.mode == "submit" or (workdir / "data" / "train.pqt").exists())
     if checked:
-        stages[0].cells = local.possible(stages[0].cells, workdir)
+        stages[0].jobs = local.possible(stages[0].jobs, workdir)
     if args.mode == "submit":
         return submit.submit(stages, workdir, args.wait)
-    for cell in (c for stage in stages for c in stage.cells):
-        print(cell.line)
+    for job in (j for stage in stages for j in stage.jobs):
+        print(job.line)
     if not checked:
         say(f"not checked against {workdir}, whose embeddings or split are not there yet")
     return 0

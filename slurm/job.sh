@@ -1,13 +1,13 @@
-# Sourced by the two sbatch templates: the cluster's facts, and a cell that survives its time limit.
+# Sourced by the two sbatch templates: the cluster's facts, and a run that survives its time limit.
 # shellcheck shell=bash
 #
 #   listen                      from here on the signals are heard; a template's first line after this file
 #   prepare [FOLDER]            modules, environment, threads; FOLDER is the project's, here unless named
-#   run_cell COMMAND [WORD...]  run it, pass USR1 and TERM on, requeue this job when it has to continue
+#   run_once COMMAND [WORD...]  run it, pass USR1 and TERM on, requeue this job when it has to continue
 #
 # Slurm sends USR1 to the batch shell alone (--signal=B:USR1@SECONDS), and a job that merely ends is not
 # started again; so the shell passes the signal on, waits, and asks for the requeue itself. The command's
-# status 85 (runs.EXIT_RESUMABLE) means: all saved, the same command continues. A command that has not
+# status 85 (EXIT_RESUMABLE of harness/progress.py) means: all saved, the same command continues. A command that has not
 # ended shortly before the limit is requeued all the same: everything resumes from its last whole file.
 # The facts are slurm/cluster.env, or the file that CLUSTER_ENV names.
 
@@ -22,6 +22,7 @@ listen() {
 prepare() {
   local project="${1:-.}" facts="${CLUSTER_ENV:-${1:-.}/slurm/cluster.env}"
   export PYTHONUNBUFFERED=1
+  export RUN_IN_PROGRESS_STATUS=75  # harness/errors.py: a run that another process is making has not failed
   unset VENV
   set +u  # other people's shell code may read what nobody has set
   # shellcheck disable=SC1090  # named by the user
@@ -42,12 +43,12 @@ prepare() {
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
 }
 
-# The final status of a cell, for `grid.py --report`; a cell that continues later has none yet.
+# The final status of a run, for `grid.py --report`; a run that continues later has none yet.
 record() {
-  [ -n "${CELL_STATUS:-}" ] || return 0
-  mkdir -p "$CELL_STATUS"
-  echo "$1" >"$CELL_STATUS/.$CELL_INDEX.tmp"
-  mv "$CELL_STATUS/.$CELL_INDEX.tmp" "$CELL_STATUS/$CELL_INDEX"
+  [ -n "${RUN_STATUS:-}" ] || return 0
+  mkdir -p "$RUN_STATUS"
+  echo "$1" >"$RUN_STATUS/.$RUN_INDEX.tmp"
+  mv "$RUN_STATUS/.$RUN_INDEX.tmp" "$RUN_STATUS/$RUN_INDEX"
 }
 
 requeue() {
@@ -61,16 +62,16 @@ requeue() {
       sleep 60  # Slurm ends this shell; it must not end by itself before
       exit 85
     fi
-    say "scontrol requeue $job failed; submit the same cell again to continue"
+    say "scontrol requeue $job failed; submit the same run again to continue"
   fi
   record 85
   exit 85
 }
 
-run_cell() {
+run_once() {
   local status=0 left
-  CELL_INDEX="${CELL_INDEX:-${SLURM_ARRAY_TASK_ID:-0}}"
-  [ -z "${CELL_STATUS:-}" ] || rm -f "$CELL_STATUS/$CELL_INDEX"
+  RUN_INDEX="${RUN_INDEX:-${SLURM_ARRAY_TASK_ID:-0}}"
+  [ -z "${RUN_STATUS:-}" ] || rm -f "$RUN_STATUS/$RUN_INDEX"
   [ -z "$limit" ] || requeue
   "$@" &
   child=$!

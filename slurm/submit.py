@@ -1,9 +1,9 @@
-"""Give stages of cells to Slurm: one job array per stage, chained by dependency, and count what became of them.
+"""Give stages of runs to Slurm: one job array per stage, chained by dependency, and count what became of them.
 
     python slurm/grid.py ... --submit           writes W/slurm/001/ (plan, job lists, logs) and submits
-    python slurm/grid.py --report W/slurm/001   done, failed and unfinished cells; 1 unless all are done
+    python slurm/grid.py --report W/slurm/001   done, failed and unfinished runs; 1 unless all are done
 
-A cell's status is a small file that the batch shell writes when the cell is over (slurm/job.sh); a cell without
+A run's status is a small file that the batch shell writes when the run is over (slurm/job.sh); a run without
 one is unfinished, never done. Cluster facts come from slurm/cluster.env, or the file that CLUSTER_ENV names.
 """
 import os
@@ -15,9 +15,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.expand import Cell
-from harness.errors import UsageError, WorkError
-from harness.files import write_json, write_text
+from experiments import job_list
+from harness.errors import RunInProgress, UsageError, WorkError
+from harness.files import expanded, write_json
 from harness.progress import EXIT_RESUMABLE
 from harness.readers import read_json
 
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class Stage:
-    """Cells that may run at the same time, after the stages named in `after` (`how` they must have ended)."""
+    """Jobs that may run at the same time, after the stages named in `after` (`how` they must have ended)."""
     name: str
-    cells: list
+    jobs: list
     after: list = field(default_factory=list)
     how: str = "afterok"
     extract: tuple | None = None  # (backend, shards, flags) of slurm/extract.sbatch
@@ -37,7 +37,7 @@ class Stage:
 def facts():
     """The variables of the cluster's file, as bash reads them; {} where there is none."""
     named = os.environ.get("CLUSTER_ENV")
-    path = Path(named or ROOT / "slurm" / "cluster.env").expanduser().absolute()
+    path = expanded(named or ROOT / "slurm" / "cluster.env").absolute()
     if not path.is_file():
         if named:
             raise UsageError(f"CLUSTER_ENV={named} is no file; slurm/cluster.env.example is one to begin with")
@@ -46,8 +46,14 @@ def facts():
                           capture_output=True, text=True)
     if done.returncode:
         raise UsageError(f"bash cannot read {path}: {done.stderr.strip()}")
-    found = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
-    return {**{k: v for k, v in found.items() if v}, "CLUSTER_ENV": str(path)}
+    variables = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
+    return {**{k: v for k, v in variables.items() if v}, "CLUSTER_ENV": str(path)}
+
+
+def check_sbatch():
+    """UsageError where there is no sbatch to submit with."""
+    if shutil.which("sbatch") is None:
+        raise UsageError("there is no sbatch here; use a login node of the cluster, or --local")
 
 
 def sbatch(words, environment):
@@ -87,10 +93,10 @@ def arrays(stage, folder, most):
         if shards > most:
             raise UsageError(f"--shards {shards} is more than an array of this cluster holds ({most})")
         return [(f"0-{shards - 1}", ["slurm/extract.sbatch", backend, str(shards), *flags])]
-    jobs = folder / f"{stage.name}.txt"
-    write_text(jobs, "".join(f"{c.line}\n" for c in stage.cells))
-    return [(f"0-{min(most, len(stage.cells) - first) - 1}", ["slurm/train.sbatch", str(jobs), str(first)])
-            for first in range(0, len(stage.cells), most)]
+    path = folder / f"{stage.name}.txt"
+    job_list.write(path, [job.words for job in stage.jobs])
+    return [(f"0-{min(most, len(stage.jobs) - first) - 1}", ["slurm/train.sbatch", str(path), str(first)])
+            for first in range(0, len(stage.jobs), most)]
 
 
 def words_for(kind, about):
@@ -100,8 +106,7 @@ def words_for(kind, about):
 
 def submit(stages, workdir, wait=False):
     """Submit all stages and the final count; print what was submitted. Returns 0, or with `wait` the count's status."""
-    if shutil.which("sbatch") is None:
-        raise UsageError("there is no sbatch here; use a login node of the cluster, or --local")
+    check_sbatch()
     about, most, folder = facts(), largest_array(), new_folder(workdir)
     if not about:
         print("grid: no slurm/cluster.env, so Slurm's defaults hold (slurm/cluster.env.example says more)",
@@ -109,7 +114,7 @@ def submit(stages, workdir, wait=False):
     lead = about.get("SIGNAL_LEAD", "60")
     if not lead.isdigit():
         raise UsageError(f"SIGNAL_LEAD={lead} in {about['CLUSTER_ENV']} is not a number of seconds")
-    common = ["--kill-on-invalid-dep=yes", f"--signal=B:USR1@{lead}", f"--output={folder}/%x-%A_%a.out"]
+    common = ["--kill-on-invalid-dep=yes", f"--signal=B:USR1@{lead}", f"--output={log_name(folder)}/%x-%A_%a.out"]
     throttle = f"%{about['MAX_PARALLEL']}" if about.get("MAX_PARALLEL") else ""
     environment = {**os.environ, **({"CLUSTER_ENV": about["CLUSTER_ENV"]} if about else {})}
     numbers, planned = {}, []
@@ -118,12 +123,12 @@ def submit(stages, workdir, wait=False):
             kind = "EXTRACT" if stage.extract else "TRAIN" if stage.name == "grid" else "SMALL"
             before = [n for name in stage.after for n in numbers[name]]
             chain = [f"--dependency={stage.how}:{':'.join(before)}"] if before else []
-            environment["CELL_STATUS"] = str(folder / f"{stage.name}.status")
+            environment["RUN_STATUS"] = str(folder / f"{stage.name}.status")
             numbers[stage.name] = [sbatch([*common, *chain, f"--job-name={stage.name}", f"--array={array}{throttle}",
                                            *words_for(kind, about), *words], environment)
                                    for array, words in arrays(stage, folder, most)]
-            planned.append({"stage": stage.name, "jobs": numbers[stage.name], "lines": [c.line for c in stage.cells]})
-            print(f"{stage.name}: {len(stage.cells)} cells, job {' '.join(numbers[stage.name])}",
+            planned.append({"stage": stage.name, "jobs": numbers[stage.name], "lines": [j.line for j in stage.jobs]})
+            print(f"{stage.name}: {len(stage.jobs)} runs, job {' '.join(numbers[stage.name])}",
                   *([stage.how, *before] if before else []), flush=True)
     finally:
         write_json(folder / "plan.json", {"stages": planned})
@@ -132,13 +137,13 @@ def submit(stages, workdir, wait=False):
 
 def count_at_the_end(folder, numbers, about, environment, wait):
     """Submit the job that prints the report into report.out once everything is over."""
-    cell = Cell("slurm/grid.py", ("--report", str(folder)))
-    write_text(folder / "report.txt", f"{cell.line}\n")
-    del environment["CELL_STATUS"]
+    report_words = ["python", "slurm/grid.py", "--report", str(folder)]
+    job_list.write(folder / "report.txt", [report_words])
+    del environment["RUN_STATUS"]
     every = ":".join(n for jobs in numbers.values() for n in jobs)
-    words = [f"--dependency=afterany:{every}", "--job-name=report", f"--output={folder}/report.out",
+    words = [f"--dependency=afterany:{every}", "--job-name=report", f"--output={log_name(folder)}/report.out",
              *words_for("SMALL", about), "slurm/train.sbatch", str(folder / "report.txt")]
-    print(f"logs and, at the end, the count: {folder}/report.out; so far: {cell.line}", flush=True)
+    print(f"logs and, at the end, the count: {folder}/report.out; so far: {shlex.join(report_words)}", flush=True)
     if not wait:
         sbatch(words, environment)
         return 0
@@ -147,27 +152,45 @@ def count_at_the_end(folder, numbers, about, environment, wait):
     return max(report(folder), 1 if done.returncode else 0)
 
 
+def log_name(folder):
+    """A folder's path as sbatch takes it in --output, where % begins a pattern."""
+    return str(folder).replace("%", "%%")
+
+
 def report(folder):
-    """Print done, failed and unfinished cells of a submitted grid; 0 if all are done, else 1."""
-    if not (folder / "plan.json").is_file():
-        raise UsageError(f"{folder} holds no plan.json; expected a folder that --submit made, W/slurm/001")
+    """Print done, failed and unfinished runs of a submitted grid; 0 if all are done, else 1."""
     bad = 0
-    for stage in read_json(folder / "plan.json")["stages"]:
-        done, failed, unfinished = 0, [], []
-        for i, line in enumerate(stage["lines"]):
-            path = folder / f"{stage['stage']}.status" / str(i)
-            status = path.read_text().strip() if path.exists() else None
-            done += status == "0"
-            if status in (None, str(EXIT_RESUMABLE)):
-                unfinished.append(line)
-            elif status != "0":
-                failed.append(f"status {status}: {line}")
-        print(f"{stage['stage']}: {done} of {len(stage['lines'])} cells done, {len(failed)} failed, "
-              f"{len(unfinished)} unfinished (job {' '.join(stage['jobs'])})")
-        for what, lines in (("failed,", failed), ("unfinished:", unfinished)):
-            for line in lines[:20]:
-                print(f"  {what} {line}")
-            if len(lines) > 20:
-                print(f"  and {len(lines) - 20} more {what[:-1]}")
-        bad += len(failed) + len(unfinished)
+    for name, numbers, lines in planned_stages(folder):
+        groups = {"done": [], "failed": [], "made elsewhere": [], "unfinished": []}
+        for i, line in enumerate(lines):
+            path = folder / f"{name}.status" / str(i)
+            status = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+            what = {"0": "done", "": "unfinished", str(EXIT_RESUMABLE): "unfinished",
+                    str(RunInProgress.STATUS): "made elsewhere"}.get(status, "failed")
+            groups[what].append(f"status {status}: {line}" if what == "failed" else line)
+        elsewhere = f"{len(groups['made elsewhere'])} being made elsewhere, " if groups["made elsewhere"] else ""
+        print(f"{name}: {len(groups['done'])} of {len(lines)} runs done, {len(groups['failed'])} failed, "
+              f"{elsewhere}{len(groups['unfinished'])} unfinished (job {' '.join(numbers)})")
+        for what, mark in (("failed", "failed,"), ("made elsewhere", "being made elsewhere:"),
+                           ("unfinished", "unfinished:")):
+            for line in groups[what][:20]:
+                print(f"  {mark} {line}")
+            if len(groups[what]) > 20:
+                print(f"  and {len(groups[what]) - 20} more {what}")
+        bad += len(lines) - len(groups["done"])
     return 1 if bad else 0
+
+
+def planned_stages(folder):
+    """[(stage, its Slurm job numbers, its command lines)] of a submitted grid's plan.json."""
+    path = folder / "plan.json"
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no plan.json; expected a folder that --submit made, W/slurm/001")
+    try:
+        stages = [(s["stage"], s["jobs"], s["lines"]) for s in read_json(path)["stages"]]
+        texts = [t for name, numbers, lines in stages for t in (name, *numbers, *lines)]
+    except (KeyError, TypeError):
+        texts = [None]
+    if not all(isinstance(t, str) for t in texts) or any("/" in name for name, _, _ in stages):
+        raise WorkError(f"{path} is not a plan that --submit wrote; submit the grid again")
+    return stages

@@ -301,8 +301,8 @@ def main(argv=None):
         fit(run, training, args)
         results = rank(run, training.model, world, args)
         accuracy, outputs = measure(run, training.model, world, args, results)
-        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch, best_epoch=training.stopping.best_epoch,
-                   points=points, subset_accuracy=accuracy, order=args.order)
+        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch,
+                   best_epoch=training.stopping.best_epoch, points=points, subset_accuracy=accuracy, order=args.order)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,14 @@ from training import sequence_loop as sequence_training
 
 NEEDS = ("embedding", "order")
 COLD = True
+SEARCH_SPACE = {
+    "hidden_dim": [64, 128],
+    "batch_size": [32, 64, 128],
+    "item_freeze": [0, 1],
+    "dropout": [0.1, 0.2, 0.4],
+    "lr": {"log": [0.0003, 0.005]},
+    "l2": [0, 1e-06, 1e-05],
+}
 NEGATIVES, GBCE_T = 256, 0.75            # of the authors of gBCE
 BETAS = (0.9, 0.98)                      # of Adam, as published
 PLATEAU = {"plateau_patience": 5, "plateau_factor": 0.1}  # epochs without a better val loss before the rate falls

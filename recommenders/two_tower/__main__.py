@@ -26,6 +26,15 @@ from training.checkpoints import Checkpoints, check_loss, note_missing_val
 NEEDS = ("embedding",)
 COLD = True
 VAL_K = 10             # length of the lists that are evaluated on val
+SEARCH_SPACE = {
+    "logq": ["standard", "unbiased"],
+    "temperature": {"log": [0.02, 0.3]},
+    "batch_size": [256, 512, 1024, 2048],
+    "dropout": [0.0, 0.1, 0.3],
+    "hide": [0.0, 0.1, 0.3],
+    "lr": {"log": [0.0003, 0.005]},
+    "l2": {"log": [0.001, 0.3]},
+}
 RECALL_AT = (10, 100)  # of the index
 SHOWN = 10             # tracks that --listener prints
 

@@ -1,25 +1,22 @@
-"""slurm/grid.py: lists of flags become exact command lines; cells run here are counted, and nothing is lost."""
+"""slurm/grid.py: lists of flags become exact command lines, printed or made ready for Slurm."""
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import soundfile
 
-import knn
+from experiments.expand import Job
 from extract_item_embeddings import jb, mule
 from harness import cli, runs
 from harness.errors import UsageError
 from harness.files import write_json, write_text
-from harness.progress import EXIT_RESUMABLE
 from slurm import grid, submit
 from tests.conftest import ROOT
-from tests.worlds.world import tiny_workspace, write_embedding
+from tests.worlds.world import tiny_workspace
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +44,6 @@ def written(tmp_path, text):
 
 def names_of(workdir):
     return sorted(name for name, config in runs.find_runs(workdir) if config["status"] == "finished")
-
-
-def call(words, **kwargs):
-    return subprocess.Popen([sys.executable, "slurm/grid.py", *map(str, words)], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 
 # --------------------------------------------------------------------------- command lines
@@ -93,7 +85,7 @@ def test_all_is_every_embedding_of_the_workspace(tiny, capsys):
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["content", "noise"]
 
 
-def test_the_same_cell_twice_is_one_line(lines):
+def test_the_same_run_twice_is_one_line(lines):
     assert lines("knn.py", "--names", "a", "a", "b") == ["python knn.py a", "python knn.py b"]
 
 
@@ -145,8 +137,10 @@ BAD = {
     ("train.py", "--modle", "a"): "train.py has no flag --modle; it has --",
     ("train.py", "--epochs", "0"): "train.py --epochs 0: argument --epochs: must be a whole number of at least 1",
     ("train.py", "--model", "a", "--loss", "hinge", "bpr", "--margin", "1"): "--margin has no meaning for --loss bpr",
-    ("nosuch.py", "--x", "1"): "the project has no script nosuch.py",
-    ("../train.py",): "no script of the project",
+    ("nosuch.py", "--x", "1"): "the project has no script 'nosuch.py' for a grid; it has",
+    ("../train.py",): "the project has no script '../train.py' for a grid",
+    ("os",): "the project has no script 'os' for a grid",
+    ("knn.py", "--split", "--protocol 'x"): "--split: \"--protocol 'x\" cannot be split into words",
     ("knn.py", "--center", "maybe"): "--center is a switch; expected on or off, not maybe",
     ("knn.py", "--names", "all"): "--names all: there are no embeddings in",
     ("knn.py", "--set", "k"): "--set takes FLAG=VALUE",
@@ -156,12 +150,12 @@ BAD = {
     (): "nothing to do; name a SCRIPT",
     ("--file", "nosuch.yaml"): "--file nosuch.yaml is no file",
     ("--report", "nosuch"): "nosuch holds no plan.json",
-    ("knn.py", "--names", "nosuch"): "no cell of 1 can run in",
+    ("knn.py", "--names", "nosuch"): "no run of 1 can be made in",
 }
 
 
 @pytest.mark.parametrize("words", BAD, ids=" ".join)
-def test_a_request_that_cannot_be_meant_is_one_sentence_and_runs_nothing(words, tiny, capsys, monkeypatch):
+def test_an_invalid_request_is_one_sentence_and_runs_nothing(words, tiny, capsys, monkeypatch):
     if "all" in words:
         for path in (tiny / "embeddings").iterdir():
             path.unlink()
@@ -197,11 +191,11 @@ def test_set_of_a_flag_that_no_script_has_is_refused(tmp_path, tiny):
 
 # --------------------------------------------------------------------------- what the workspace lacks
 
-def test_impossible_cells_are_left_out_with_the_reason(tiny, capsys):
+def test_impossible_runs_are_left_out_with_the_reason(tiny, capsys):
     assert grid.main(["knn.py", "--names", "content", "nosuch", "--workdir", str(tiny)]) == 0
     said = capsys.readouterr()
     assert said.out.split() == ["python", "knn.py", "content", "--workdir", str(tiny)]
-    assert "1 of 2 cells left out: no embedding nosuch here; there are content, noise" in said.err
+    assert "1 of 2 runs left out: no embedding nosuch here; there are content, noise" in said.err
 
 
 def test_sequences_without_an_order_are_left_out_unless_count_is_asked(tmp_path, capsys):
@@ -213,73 +207,15 @@ def test_sequences_without_an_order_are_left_out_unless_count_is_asked(tmp_path,
     assert "it needs the order of plays, and this data has none; add --order count" in said.err
 
 
-def test_without_a_split_no_cell_can_run(tiny, capsys):
+def test_without_a_split_no_run_can_be_made(tiny, capsys):
     (tiny / "data" / "train.pqt").unlink()
-    with pytest.raises(UsageError, match="no cell of 2 can run"):
+    with pytest.raises(UsageError, match="no run of 2 can be made"):
         grid.main(["knn.py", "--names", "content", "noise", "--workdir", str(tiny), "--local"])
-    assert "2 of 2 cells left out" in (err := capsys.readouterr().err) and "has no split yet" in err
+    assert "2 of 2 runs left out" in (err := capsys.readouterr().err) and "has no split yet" in err
 
 
 # --------------------------------------------------------------------------- running here
 
-def test_failed_cells_are_counted_and_the_others_go_on(tiny, capsys):
-    write_embedding(tiny, "broken", np.full((80, 8), np.nan, np.float32))
-    words = ["knn.py", "--names", "broken", "content", "noise", "--set", "k=10", "--workdir", str(tiny), "--local"]
-    assert grid.main(words) == 1
-    said = capsys.readouterr().err
-    assert re.search(r"FAILED knn.py broken --k 10: embedding 'broken' has no finite row", said)
-    assert "grid: 2 of 3 cells are done, 1 failed" in said
-    assert [config["embedding"] for _, config in runs.find_runs(tiny) if config["status"] == "finished"] == [
-        "content", "noise"]
-    # the next time the finished ones are skipped by themselves, the failed one is tried again
-    write_embedding(tiny, "broken", np.ones((80, 8), np.float32))
-    assert grid.main(words) == 0
-    assert capsys.readouterr().err.count("finished before, skipped") == 2
-
-
-def test_an_error_nobody_foresaw_is_a_line_with_its_place(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(knn, "unit", lambda vectors: {}["nosuch"])
-    assert grid.main(["knn.py", "--names", "content", "--workdir", str(tiny), "--local"]) == 1
-    assert re.search(r"FAILED knn.py content: KeyError: 'nosuch' \(test_grid.py:\d+\)", capsys.readouterr().err)
-
-
-def test_a_run_records_its_own_command_line(tiny):
-    assert grid.main(["knn.py", "--names", "content", "noise", "--workdir", str(tiny), "--local"]) == 0
-    for name, config in runs.find_runs(tiny):
-        assert config["command"] == ["knn.py", name.removesuffix("_cosine"), "--workdir", str(tiny)]
-
-
-@pytest.mark.trains
-def test_several_processes_make_the_same_lists(tiny, tmp_path):
-    words = ["knn.py", "--names", "content", "noise", "nosuch", "--center", "on", "off", "--set", "k=10", "--local"]
-    other = tiny_workspace(tmp_path / "other")
-    process = call([*words, "--workdir", other, "--jobs", "2"])
-    assert grid.main([*words, "--workdir", str(tiny)]) == 0
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0 and "4 of 4 cells are done, 0 failed" in err, err
-    assert len(names_of(tiny)) == 4 and names_of(tiny) == names_of(other)
-    for path in (tiny / "preds").iterdir():
-        assert path.read_bytes() == (other / "preds" / path.name).read_bytes()
-
-
-@pytest.mark.trains
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_signal_stops_the_grid_and_says_that_it_continues(tiny, jobs):
-    process = call(["train.py", "--model", "content", "--seed", "1", "2", "3", "--workdir", tiny, "--local",
-                    "--jobs", jobs, "--set", "epochs=1000000", "patience=1000000", "checkpoint-seconds=0",
-                    "eval-every=1000000"])
-    end = time.monotonic() + 300
-    while not list(tiny.glob("checkpoints/content/*_last.pt")):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == EXIT_RESUMABLE, err
-    assert "grid: stopped by a signal; everything is saved, the same command continues" in err
-    assert len(runs.find_runs(tiny)) == jobs and not names_of(tiny)
-
-
-@pytest.mark.trains
 def test_extraction_and_grid_in_one_go(tmp_path):
     work, audio = tiny_workspace(tmp_path / "w", n_users=20, n_tracks=40, n_cold=6), tmp_path / "audio"
     audio.mkdir()
@@ -294,16 +230,16 @@ def test_extraction_and_grid_in_one_go(tmp_path):
 
 # --------------------------------------------------------------------------- towards Slurm, without one
 
-def test_a_cell_without_a_status_is_unfinished_never_done(tmp_path, capsys):
-    stage = {"stage": "grid", "jobs": ["7"], "lines": ["a", "b", "c", "d"]}
+def test_a_run_without_a_status_is_unfinished_never_done(tmp_path, capsys):
+    stage = {"stage": "grid", "jobs": ["7"], "lines": ["a", "b", "c", "d", "e"]}
     write_json(tmp_path / "plan.json", {"stages": [stage]})
-    for i, status in enumerate(("0", "1", "85")):
+    for i, status in enumerate(("0", "1", "85", "75")):
         write_text(tmp_path / "grid.status" / str(i), f"{status}\n")
     assert grid.main(["--report", str(tmp_path)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "grid: 1 of 4 cells done, 1 failed, 2 unfinished (job 7)", "  failed, status 1: b",
-        "  unfinished: c", "  unfinished: d"]
-    for i in range(4):
+        "grid: 1 of 5 runs done, 1 failed, 1 being made elsewhere, 2 unfinished (job 7)", "  failed, status 1: b",
+        "  being made elsewhere: d", "  unfinished: c", "  unfinished: e"]
+    for i in range(5):
         write_text(tmp_path / "grid.status" / str(i), "0\n")
     assert grid.main(["--report", str(tmp_path)]) == 0
 
@@ -313,6 +249,8 @@ def test_without_sbatch_submit_is_one_sentence(tiny, monkeypatch):
     monkeypatch.setattr(submit, "facts", lambda: {})
     with pytest.raises(UsageError, match="there is no sbatch here; use a login node of the cluster, or --local"):
         grid.main(["knn.py", "--names", "content", "--workdir", str(tiny), "--submit"])
+    with pytest.raises(UsageError, match="there is no sbatch here"):  # before anything else is looked at
+        grid.main(["nosuch.py", "--file-that", "is", "not", "--workdir", "/nosuch", "--submit"])
 
 
 def test_facts_come_from_the_file_that_is_named(tmp_path, monkeypatch):
@@ -331,11 +269,11 @@ def test_facts_come_from_the_file_that_is_named(tmp_path, monkeypatch):
 
 
 def test_a_long_list_becomes_arrays_with_an_offset(tmp_path):
-    cells = [grid.Cell("knn.py", (str(i),)) for i in range(7)]
-    assert submit.arrays(submit.Stage("grid", cells), tmp_path, 3) == [
+    jobs = [Job("knn.py", (str(i),)) for i in range(7)]
+    assert submit.arrays(submit.Stage("grid", jobs), tmp_path, 3) == [
         (array, ["slurm/train.sbatch", str(tmp_path / "grid.txt"), offset])
         for array, offset in (("0-2", "0"), ("0-2", "3"), ("0-0", "6"))]
-    assert (tmp_path / "grid.txt").read_text() == "".join(f"python knn.py {i}\n" for i in range(7))
+    assert (tmp_path / "grid.txt").read_text() == "".join(f'["python", "knn.py", "{i}"]\n' for i in range(7))
 
 
 def test_every_submission_has_a_folder_of_its_own(tmp_path):

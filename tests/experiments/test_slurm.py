@@ -138,7 +138,7 @@ def test_a_time_limit_is_survived_and_the_result_is_that_of_an_uninterrupted_run
     (name, config), = runs.find_runs(reference)
     epochs = config["request"]["epochs"]
     out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and "1 of 1 cells done" in out, (out, logs(workdir))
+    assert process.returncode == 0 and "1 of 1 runs done" in out, (out, logs(workdir))
 
     log = logs(workdir, "grid-*")
     assert int(shown(stage["jobs"], "Restarts")[0]) == log.count("not finished, requeued to continue") >= 1, log
@@ -174,11 +174,11 @@ def test_extraction_array_merge_split_and_grid_are_chained(chain):
         assert len(shown(stage["jobs"], "ArrayTaskId")) == len(stage["lines"]), (name, logs(work))
         assert min(shown(stage["jobs"], "StartTime")) >= ended, name
         ended = max(shown(stage["jobs"], "EndTime"))
-    # the one cell that cannot be is counted aloud, the others are done
-    assert process.returncode == 1 and "grid: 4 of 5 cells done, 1 failed, 0 unfinished" in out, (out, logs(work))
+    # the one run that cannot be is counted aloud, the others are done
+    assert process.returncode == 1 and "grid: 4 of 5 runs done, 1 failed, 0 unfinished" in out, (out, logs(work))
     assert re.findall("failed, status (.*) --workdir", out) == ["2: python knn.py nosuch"]
     assert "no embedding 'nosuch'" in logs(work, "grid-*")
-    assert "4 of 5 cells done" in (folder / "report.out").read_text()
+    assert "4 of 5 runs done" in (folder / "report.out").read_text()
     finished = [name for name, config in runs.find_runs(work) if config["status"] == "finished"]
     assert len(finished) == 4 and {"mfcc_cosine", "oracle_cosine"} < set(finished)
     for name in finished:
@@ -200,8 +200,8 @@ def test_cancelled_jobs_stay_cancelled_and_count_as_unfinished(slurm, tmp_path):
     finally:
         subprocess.run(["scancel", *stage["jobs"]], check=True)
     report = workdir / "slurm" / "001" / "report.out"
-    until(lambda: report.exists() and "cells done" in report.read_text(), logs, workdir)
-    assert "grid: 0 of 1 cells done, 0 failed, 1 unfinished" in report.read_text()
+    until(lambda: report.exists() and "runs done" in report.read_text(), logs, workdir)
+    assert "grid: 0 of 1 runs done, 0 failed, 1 unfinished" in report.read_text()
     assert shown(stage["jobs"], "JobState") == ["CANCELLED"] and shown(stage["jobs"], "Restarts") == ["0"]
 
 

@@ -45,15 +45,20 @@ def test_listing_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("text, told", [
-    ('"""A: b.\n\nmore"""\nNEEDS = ("order",)\nCOLD = False\n', {"needs": ("order",), "cold": False, "about": "A: b."}),
-    ('NEEDS = ()\nCOLD = True\nraise SystemExit("run")\n', {"needs": (), "cold": True, "about": ""}),
+    ('"""A: b.\n\nmore"""\nNEEDS = ("order",)\nCOLD = False\n', {"needs": ("order",), "cold": False, "about": "A: b.",
+                                                                "space": None}),
+    ('NEEDS = ()\nCOLD = True\nSEARCH_SPACE = {"l2": {"log": [1, 9]}}\n',
+     {"needs": (), "cold": True, "about": "", "space": {"l2": {"log": [1, 9]}}}),
+    ('NEEDS = ()\nCOLD = True\nraise SystemExit("run")\n', {"needs": (), "cold": True, "about": "",
+                                                               "space": None}),
     ('"""No recommender."""\nNEEDS = ()\n', None), ("", None)])
 def test_declarations_are_read_and_not_run(tmp_path, text, told):
     (tmp_path / "some.py").write_text(text)
     assert registry.declared(tmp_path / "some.py") == told
 
 
-@pytest.mark.parametrize("text", ["def broken(:\n", "import os\nNEEDS = os.sep\nCOLD = True\n"])
+@pytest.mark.parametrize("text", ["def broken(:\n", "import os\nNEEDS = os.sep\nCOLD = True\n",
+                                  "NEEDS = ()\nCOLD = True\nSEARCH_SPACE = dict(l2=[1])\n"])
 def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, text):
     (tmp_path / "some.py").write_text(text)
     with pytest.raises(WorkError, match="some.py cannot be read as Python"):

@@ -204,7 +204,7 @@ def test_the_sum_over_the_others_is_estimated_without_bias():
 def test_the_scores_of_the_catalogue_are_never_whole(loss, monkeypatch):
     """64 x 10 positions, V = 6,000: no more than a tenth of the scores is made at once."""
     monkeypatch.setattr(softmax, "budget", lambda device: 1 << 15)
-    model = small(v=6000, kind=torch.float32, loss=loss, frozen=loss == "ce")   # trained: tests/training/test_softmax.py
+    model = small(v=6000, kind=torch.float32, loss=loss, frozen=loss == "ce")  # trained: test_softmax.py
     ids = torch.randint(6000, (64, 10))
     inside = torch.ones_like(ids, dtype=torch.bool)
     with Largest() as largest:
