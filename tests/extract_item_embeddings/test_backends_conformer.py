@@ -174,6 +174,7 @@ def test_attention_rotates_before_the_projections():
     assert np.abs(ours - expected).max() < 1e-5
 
 
+@pytest.mark.trains
 def test_musicfm_from_the_command_line(tmp_path):
     made = sounds(tmp_path / "audio", 24000, a=2.0, b=0.4)
     checkpoint = musicfm_folder(tmp_path / "w", random_state())

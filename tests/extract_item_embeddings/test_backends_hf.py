@@ -43,6 +43,7 @@ def m2v_weights(tmp_path_factory):
     return m2v_checkpoint(tmp_path_factory.mktemp("m2v"))
 
 
+@pytest.mark.trains
 def test_mert_from_the_command_line(tmp_path, mert_weights):
     made = sounds(tmp_path / "audio", 24000, a=2.0, b=1.3, c=0.25)
     done = command("mert", "--weights", mert_weights, "--audio", tmp_path / "audio", "--workdir", tmp_path / "work",

@@ -100,6 +100,7 @@ def encodecmae_by_hand(latents, state, heads=4):
     return x + norm(summed, "final_norm")
 
 
+@pytest.mark.trains
 def test_encodecmae_from_the_command_line(tmp_path):
     """Whole frames only, so that no key is masked: 8 s and 2 s, in chunks of 4 s."""
     import torch
@@ -169,6 +170,7 @@ def clap_window(folder, samples):
         return model.audio_projection(model.audio_model(**given).pooler_output)[0].numpy()
 
 
+@pytest.mark.trains
 def test_clap_from_the_command_line(tmp_path, clap_weights):
     made = sounds(tmp_path / "audio", 48000, a=24.0, b=3.3)
     done = command("clap", "--weights", clap_weights, "--audio", tmp_path / "audio", "--workdir", tmp_path / "work",

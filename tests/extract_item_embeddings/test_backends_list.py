@@ -73,6 +73,7 @@ def outputs(work):
 
 # --------------------------------------------------------------------------- several at once
 
+@pytest.mark.trains
 def test_the_bytes_are_those_of_each_alone_and_each_file_is_decoded_once(sounds, singly, weights, tmp_path, monkeypatch,
                                                                          capsys):
     decoded, resampled, decode, resample = [], [], audio.decode, audio.resample
@@ -88,6 +89,7 @@ def test_the_bytes_are_those_of_each_alone_and_each_file_is_decoded_once(sounds,
     assert f"{tmp_path / 'embeddings' / 'mert-95m-layer0.npy'} to mert-95m-layer3.npy" in said
 
 
+@pytest.mark.trains
 def test_finished_ones_are_skipped_and_shards_are_merged(sounds, singly, weights, tmp_path, capsys):
     mfcc.main(["--audio", str(sounds), "--workdir", str(tmp_path), "--batch", "3"])
     for i in range(2):
@@ -99,6 +101,7 @@ def test_finished_ones_are_skipped_and_shards_are_merged(sounds, singly, weights
     assert capsys.readouterr().err.count("merged before, nothing to do") == 3
 
 
+@pytest.mark.trains
 def test_what_was_begun_alone_is_gone_on_with(sounds, singly, weights, tmp_path):
     """One backend lacks a batch, another all of them: only what is missing is heard."""
     mfcc.main(["--audio", str(sounds), "--workdir", str(tmp_path), "--batch", "3", "--shard", "0/1"])
