@@ -122,7 +122,7 @@ def test_rows_of_wrong_length_are_named_and_nothing_is_lost(raw, made, tmp_path,
 def test_bytes_and_quotes_that_are_wrong(raw, tmp_path):
     text = (raw / "songs.csv").read_bytes()
     (raw / "songs.csv").write_bytes(text + b"a\xff,1,1,1,1,1,1\n")
-    with pytest.raises(WorkError, match="songs.csv, row 10 .*: bytes that are no UTF-8"):
+    with pytest.raises(WorkError, match="songs.csv, row 10 .*: invalid UTF-8"):
         get(raw, tmp_path / "w", *LOOSE)
     (raw / "songs.csv").write_bytes(text + b'"a,1,1,1,1,1,1\n')
     with pytest.raises(WorkError, match="songs.csv, row 10 .*: a quoted cell begins there"):

@@ -65,4 +65,4 @@ def test_other_files_are_refused_in_one_sentence(content, sentence, tmp_path):
     assert status == 1 and sentence in err and "Traceback" not in err
     assert not (tmp_path / "w" / "plays.pqt").exists()
     status, _, err = say("pairs", "--raw", tmp_path / "none.txt", workdir=tmp_path / "w")
-    assert status == 2 and "is no file" in err
+    assert status == 2 and "is not a file" in err
