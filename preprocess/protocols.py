@@ -143,8 +143,8 @@ def windowed(log, start, test, end):
     for table, what, span in (("train", "train", (start, test)), ("held", "test", (test, end or "its end"))):
         if not log.one(f"select count(*) from {table}"):
             first, last = log.run("select min(timestamp), max(timestamp) from plays").fetchone()
-            raise WorkError(f"there is no {what} pair from {' to '.join(span)}, as the log runs from {first} to "
-                            f"{last}; choose other dates")
+            raise WorkError(f"no {what} pair from {' to '.join(span)}: the log runs from {first} to {last}; "
+                            "choose other dates")
 
 
 def first_part(ids, share, seed):

@@ -182,10 +182,10 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path):
 
 @pytest.mark.parametrize("flags, sentence", [
     (["--seed", "7"], "holds a world made with --seed 42"),
-    (["--tracks", "0"], "--tracks is 0; at least 1 is needed"),
+    (["--tracks", "0"], "--tracks must be at least 1, not 0"),
     (["--seed", "-1"], "must be a whole number from 0 to 4294967295, not -1"),
-    (["--seconds", "0"], "--seconds is 0; 0.5 to 600 are possible"),
-    (["--workers", "0"], "--workers is 0; at least 1 is needed"),
+    (["--seconds", "0"], "--seconds must be from 0.5 to 600, not 0"),
+    (["--workers", "0"], "--workers must be at least 1, not 0"),
     (["--track", "5"], "unrecognized arguments: --track 5")])
 def test_a_wrong_request_is_one_sentence_and_nothing_is_lost(raw, flags, sentence):
     before = contents(raw)
@@ -218,7 +218,7 @@ def test_overwrite_takes_away_what_the_world_owns_and_nothing_else(tmp_path):
 
 
 def test_two_processes_do_not_write_one_world(tmp_path):
-    with demo._locked(tmp_path / "raw"), pytest.raises(WorkError, match="made by another process"):
+    with demo._locked(tmp_path / "raw"), pytest.raises(WorkError, match="another process is writing"):
         demo.main(["--raw", str(tmp_path / "raw"), *SMALL])
 
 

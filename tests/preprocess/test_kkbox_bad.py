@@ -55,7 +55,7 @@ def test_without_test_csv_the_end_of_each_playlist_is_test(raw, made, tmp_path, 
     (raw / "test.csv").unlink()
     for number, flags in enumerate(((), ("--test", "last"))):
         work = get(raw, tmp_path / f"w{number}", *LOOSE, *flags)
-        assert ("raw holds no test.csv: the last tenth" in capsys.readouterr().out) == (not flags)
+        assert ("raw contains no test.csv: the last tenth" in capsys.readouterr().out) == (not flags)
         assert table(work, "points").part.tolist() == table(made, "points").part.tolist()
         assert len(table(work, "plays")) == 11
 
@@ -125,7 +125,7 @@ def test_bytes_and_quotes_that_are_wrong(raw, tmp_path):
     with pytest.raises(WorkError, match="songs.csv, row 10 .*: invalid UTF-8"):
         get(raw, tmp_path / "w", *LOOSE)
     (raw / "songs.csv").write_bytes(text + b'"a,1,1,1,1,1,1\n')
-    with pytest.raises(WorkError, match="songs.csv, row 10 .*: a quoted cell begins there"):
+    with pytest.raises(WorkError, match="songs.csv, row 10 .*: the quoted cell that begins there is not closed"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -192,11 +192,11 @@ def test_names_that_leave_nothing(raw, tmp_path):
 
 
 @pytest.mark.parametrize("flags, sentence", [
-    (("--top", 1), "--top is a share"), (("--min-playlist-len", 0), "at least 1"),
+    (("--top", 1), "--top must be at least 0 and below 1"), (("--min-playlist-len", 0), "at least 1"),
     (("--max-playlist-len", 21), "two above"), (("--min-age", 60), "above --max-age"),
     (("--val-share", 1), "--val-share"), (("--max-seconds", "nan"), "--max-seconds must be above 0"),
     (("--dim", -1), "--dim")])
-def test_flags_that_cannot_be_meant(raw, tmp_path, flags, sentence):
+def test_values_out_of_range(raw, tmp_path, flags, sentence):
     done = command("--raw", raw, "--workdir", tmp_path / "w", *flags)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
 

@@ -159,7 +159,7 @@ def test_users_that_are_no_integers_are_numbered_in_sorted_order(world, monkeypa
     (folder / "text.tsv").write_text("\n".join([lines[0], *map("\t".join, zip(names, rest, strict=True))]) + "\n")
     status, out, _ = command("music4all", "--log", folder / "text.tsv", "--tracks", folder / "tracks.csv",
                              "--workdir", folder / "w")
-    assert status == 0 and "userid_sorted.csv numbers them" in out
+    assert status == 0 and "numbered as in userid_sorted.csv" in out
     known = np.array([not r.startswith("unlisted") for r in rest])
     ids = sorted(set(np.array(names)[known]))
     table = pd.read_csv(folder / "w" / "userid_sorted.csv", dtype=str)

@@ -102,8 +102,8 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
     (["--protocol", "leave-one-out", "--val-share", ".1"], "--val-share does not apply"),
     (["--split", "x.csv"], "--split does not apply to --protocol recsys24"),
     (["--protocol", "random", "--val-share", ".6", "--test-share", ".4"], "leave nothing for train"),
-    (["--val-share", "1.5"], "--val-share is a share from 0 to below 1, not 1.5"),
-    (["--train-share", "0"], "--train-share is a share above 0"),
+    (["--val-share", "1.5"], "--val-share must be at least 0 and below 1, not 1.5"),
+    (["--train-share", "0"], "--train-share must be above 0 and at most 1, not 0"),
     (["--test-date", "soon"], "--test-date soon is not a date in UTC; write it like 2020-02-20"),
     (["--train-start", "2020-03-01"], "--train-start, --test-date and --test-end must increase"),
     (["--protocol", "coldhot"], "invalid choice: 'coldhot'"),
@@ -120,10 +120,10 @@ def test_usage(tmp_path, split, argv, sentence):
     (lambda f: f.drop(columns="track_id"), "must have an integer column track_id"),
     (lambda f: f.assign(track_id=f["track_id"] + 2), "track_id runs from 2 to 5 with 0 incomplete pairs, "
      "but trackid_sorted.csv has 4 rows"),
-    (lambda f: f.assign(timestamp=f["timestamp"].where(f.index > 2)), "without gaps, but is timestamp with 3 nulls"),
-    (lambda f: f.assign(timestamp=f["timestamp"].dt.tz_localize("UTC")), "must be naive UTC timestamps"),
+    (lambda f: f.assign(timestamp=f["timestamp"].where(f.index > 2)), "without nulls, but is timestamp with 3 nulls"),
+    (lambda f: f.assign(timestamp=f["timestamp"].dt.tz_localize("UTC")), "must be UTC timestamps without time zone"),
     (lambda f: f.assign(user_id=f["user_id"].astype("Int64").where(f.index > 0)), "incomplete pairs"),
-    (lambda f: f.assign(count=-1), "counts must be 1 or more"),
+    (lambda f: f.assign(count=-1), "every count must be at least 1"),
     (lambda f: f.head(0), "nothing to split"),
     (None, "cannot be read as parquet"),
     ("gone", "run preprocess/0_get_plays_pqt.py first"),
@@ -265,7 +265,7 @@ def test_spilling_to_disk_gives_the_same_parts(tmp_path, monkeypatch, split):
         return log
     monkeypatch.setattr(protocols, "Log", tight("1MiB"))       # so memory alone does not do
     status, _, err = split(workdir, "--overwrite")
-    assert status == 1 and "give more with --memory" in err and err.count("\n") == 1
+    assert status == 1 and "raise --memory" in err and err.count("\n") == 1
     assert files(workdir / "data") == roomy
     monkeypatch.setattr(protocols, "Log", tight("1GiB"))
     assert split(workdir, "--overwrite")[0] == 0
