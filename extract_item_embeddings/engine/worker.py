@@ -131,11 +131,12 @@ class Remote(backend.Backend):
 
     @classmethod
     def add_flags(cls, parser):
-        parser.add_argument("--python", metavar="PATH", help="interpreter (or folder) of the environment made from "
-                            f"{cls.REQUIREMENTS} (default ${cls.variable()})")
-        parser.add_argument("--weights", metavar="PATH", help=f"the weights (default {cls.WEIGHTS})")
+        parser.add_argument("--python", metavar="PATH", help="Python interpreter or folder of the environment made "
+                            f"from {cls.REQUIREMENTS} (default ${cls.variable()})")
+        parser.add_argument("--weights", metavar="PATH", help=f"file or folder of the weights (default {cls.WEIGHTS})")
         parser.add_argument("--patience", type=cli.positive, default=1800, metavar="SECONDS",
-                            help="how long an answer may take, the loading of the model too (default 1800)")
+                            help="timeout in seconds for an answer of the worker, including loading the model (default "
+                                 "1800)")
 
     @classmethod
     def variable(cls):

@@ -112,7 +112,7 @@ def test_frames_in_shards_and_again(tmp_path, weights, capsys):
     assert "finished before, skipped" in capsys.readouterr().err
     (tmp_path / "whole/frames/mert/3.npy").unlink()
     extract(mert, tmp_path, weights("mert"), *flags, work="whole")
-    assert "made again, because some of its frames are gone" in capsys.readouterr().err
+    assert "made again, because some of its frames are missing" in capsys.readouterr().err
     assert kept == {p.name: p.read_bytes() for p in (tmp_path / "whole/frames/mert").iterdir()}
     soundfile.write(tmp_path / "audio" / "b.wav", np.zeros(100, np.float32), 24000)  # it sounds no longer
     extract(mert, tmp_path, weights("mert"), *flags, work="whole")

@@ -231,7 +231,7 @@ def test_without_the_package_one_sentence_says_what_to_install(songs, tmp_path):
 
 
 def test_as_published_concerns_one_layer():
-    with pytest.raises(UsageError, match="--as-published concerns the penultimate layer only"):
+    with pytest.raises(UsageError, match="--as-published applies to --layer penultimate only"):
         backend(layer="taggram", as_published=True)
 
 

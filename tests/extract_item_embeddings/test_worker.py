@@ -255,9 +255,9 @@ def test_missing_environments_and_weights(place, tmp_path):
     status, said = missing(place, tmp_path, "mule", "--weights", place / "model.keras", "--python", sys.executable)
     assert status == 1 and f"{sys.executable} has no mule and no tensorflow; install requirements/mule.txt" in said
     status, said = missing(place, tmp_path, "jb", "--python", sys.executable)
-    assert status == 1 and ".cache/jukemirlib has no vqvae.pth.tar and no prior_level_2.pth.tar; fetch https://" in said
+    assert status == 1 and ".cache/jukemirlib has no vqvae.pth.tar and no prior_level_2.pth.tar; download https://" in said
     status, said = missing(place, tmp_path, "mule")
-    assert status == 1 and "mule/model.keras is not there; fetch supporting_data/model/model.keras (251," in said
+    assert status == 1 and "mule/model.keras does not exist; download supporting_data/model/model.keras (251," in said
     status, said = missing(place, tmp_path, "jb", "--layer", "73")
     assert status == 2 and "must be a number from 1 to 72, not 73" in said
 
@@ -266,9 +266,9 @@ def test_weights_that_are_not_the_published_ones(place, tmp_path):
     folder = tmp_path / ".cache/mule"
     folder.mkdir(parents=True)
     (folder / "model.keras").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1da1\nsize 251054764\n")
-    assert "is only a pointer to the weights; fetch" in missing(place, tmp_path, "mule")[1]
+    assert "is a git lfs pointer and not the weights; download" in missing(place, tmp_path, "mule")[1]
     (folder / "model.keras").write_text("something else")
-    assert "is not the file that was published (its sha256 should be 1da111d6" in missing(place, tmp_path, "mule")[1]
+    assert "is not the published file (its sha256 should be 1da111d6" in missing(place, tmp_path, "mule")[1]
 
 
 @pytest.mark.parametrize("device, visible, expected", [

@@ -61,7 +61,7 @@ def test_lambdarank_refuses_too_many_candidates_and_too_few_before_it_fits(world
     write_pairs(tmp_path, "train", [1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 3])
     write_pairs(tmp_path, "val", [1, 2], [3, 2])
     popularity.main(["--workdir", str(tmp_path)])
-    with pytest.raises(WorkError, match="at least two candidates, and without one fold 1 of 2 is left"):
+    with pytest.raises(WorkError, match="at least two candidates to train on, but without one fold 1 of 2"):
         random_forest.main(["popularity", "--workdir", str(tmp_path), "--model", "lambdarank"])
 
 
