@@ -81,7 +81,7 @@ def task(word, shared, kinds):
 
 
 def in_passes(tasks, room):
-    """The tasks in order, split into lists whose models need at most `room` bytes together (one alone may need more)."""
+    """The tasks in order, in lists whose models need at most `room` bytes together (one alone may need more)."""
     passes, used = [[]], 0
     for each in tasks:
         need = each.backend.memory()

@@ -156,7 +156,7 @@ def test_values_that_are_no_numbers_are_named(work, tmp_path, capsys):
 
 def test_matrices_that_are_refused(work, tmp_path):
     m, ids = tmp_path / "m.npy", ids_lines(tmp_path)
-    refused(work, "m.npy has no track ids; name a file of them with --ids", "--file", *_saved(m, VALUES), error=UsageError)
+    refused(work, "m.npy has no track ids; name a file", "--file", *_saved(m, VALUES), error=UsageError)
     for array, sentence in ((VALUES[:3], "has 3 rows, but there are 4 track ids"),
                             (VALUES[:, 0], r"but is float64 \(4,\)"), (VALUES[:, :0], r"but is float64 \(4, 0\)"),
                             (VALUES.astype(str), "must be a matrix of numbers"),
@@ -246,7 +246,7 @@ def test_the_command_line(work, tmp_path):
     assert "exists without the json" in command("bare", "--file", tmp_path / "m.csv")[1]
     for words, sentence in ((("a/b", "--file", tmp_path / "m.csv"), "is not a name of an embedding"),
                             (("x", "--file", "/nowhere.csv"), "--file /nowhere.csv does not exist"),
-                            (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids applies to .npy files only"),
+                            (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids applies to .npy"),
                             (("x", "--file", ROOT / "train.py"), "must be a .npy, .npz, .parquet, .csv or .tsv file")):
         status, said = command(*words)
         assert status == 2 and sentence in said

@@ -107,9 +107,9 @@ def test_a_quoted_header_and_one_name_twice(work, tmp_path):
     (lambda t: t[:-12], "is damaged: .*Expected 4 columns, got"),
     (lambda t: t + t.splitlines()[1] + b"\n", "has the track [0-9]{16} more than once"),
     (lambda t: t.replace(b"id\t", b"song\t"), "has no column trackid, track_id, id or idx with the tracks; it has son"),
-    (lambda t: t.splitlines()[0], "id_x.tsv has no rows behind its header"),
+    (lambda t: t.splitlines()[0], "id_x.tsv has no rows after its header"),
     (lambda t: b"", "id_x.tsv is empty"),
-    (lambda t: b"\xff\xfe" + t, "is no text table"),
+    (lambda t: b"\xff\xfe" + t, "is not a text table in UTF-8"),
     (lambda t: bz2.compress(t)[:-30], "is damaged: "),
 ])
 def test_damaged_files(work, tmp_path, spoil, sentence):
