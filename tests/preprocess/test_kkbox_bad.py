@@ -160,7 +160,7 @@ def test_a_song_and_a_member_without_metadata(raw, tmp_path, capsys):
     (("--min-playlist-len", 3, "--max-playlist-len", 5), "--max-playlist-len 5 leaves none.*try --max-playlist-len 7",
      ("--min-playlist-len", 3, "--max-playlist-len", 7))])
 def test_filters_that_leave_nobody_say_so_and_their_advice_works(raw, tmp_path, flags, sentence, mended):
-    if mended is None:   # the most played song always passes: a second, that nobody knows, is played most
+    if mended is None:   # the most played song always passes: the most played one here is not in songs.csv
         tables = world()
         tables["train"] += [play("Bo=", "z")] * 30
         write(raw, tables)
