@@ -287,7 +287,7 @@ def test_two_at_once(sounds, tmp_path):
             extract(tmp_path, sounds)
 
 
-# --------------------------------------------------------------------------- contradictory options and values out of range
+# ------------------------------------------------------- contradictory options and values out of range
 
 @pytest.mark.parametrize("flags, sentence", [
     ([], "--audio DIR is required"),
