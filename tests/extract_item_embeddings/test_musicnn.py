@@ -313,8 +313,8 @@ def test_reads_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("file, change, sentence", [
-    ("index", lambda b: b[:-1] + b"\0", "is no TensorFlow checkpoint index"),
-    ("index", lambda b: b[:40], "is no TensorFlow checkpoint index"),
+    ("index", lambda b: b[:-1] + b"\0", "is not a TensorFlow checkpoint index"),
+    ("index", lambda b: b[:40], "is not a TensorFlow checkpoint index"),
     ("index", lambda b: b[:30] + b"\xff" + b[31:], "a block of .*index does not match its checksum"),
     ("index", lambda b: b[60:], "damaged|checksum"),
     ("data-00000-of-00001", lambda b: b[:-1], "should be 1200 bytes of shape .3, 100., but 1199 are there"),
