@@ -1,8 +1,8 @@
-"""Splits and embeddings: read and check what stages 1 and 2 wrote.
+"""Splits and embeddings in memory: reads and validates the files written by stages 1 and 2.
 
-Files identify users and tracks by `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender
-sees dense codes: user u of `Split.users`, item i of `Split.tracks`. Items of train come first (the hot
-catalogue), tracks that appear only in the cold test follow. Every file is checked before it is used.
+Files contain `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender uses
+dense codes: user u of `Split.users`, item i of `Split.tracks`. Items of train come first (the hot
+catalogue), followed by tracks that appear only in the cold test. Every file is checked before it is used.
 
     split = dataset.load(workdir)
     vectors = dataset.load_embedding(split, "musicnn")     # (n_items, D), row i = item i
@@ -74,7 +74,7 @@ class Split:
         return tuple(p for p in PARTS if p in self.others)
 
     def part(self, name: str) -> Interactions:
-        """Interactions of 'train' or of a held-out part; UsageError if the split has none such."""
+        """Interactions of 'train' or of a held-out part; UsageError if the split has no such part."""
         if name == "train":
             return self.train
         if name not in self.others:
@@ -93,13 +93,13 @@ class Split:
         if values == "binary":
             matrix.data = np.ones_like(matrix.data)
         elif values != "count":
-            raise ValueError(f"values is 'binary' or 'count', not {values!r}")
+            raise ValueError(f"values must be 'binary' or 'count', not {values!r}")
         return matrix
 
     def seen(self, part: str) -> csr_matrix:
-        """What is hidden from the lists of a part, csr (U, n_hot): val hides train, test hides train and val.
+        """Pairs excluded from the lists of a part, csr (U, n_hot): train for val, train and val for test.
 
-        The cold test ranks items that no user of train has played, so its matrix is empty.
+        The cold test ranks items without earlier plays, so its matrix is empty.
         """
         from scipy.sparse import csr_matrix
         self.part(part)
@@ -116,28 +116,28 @@ class Split:
         return np.unique(self.part(part).user)
 
     def truth(self, part: str) -> pd.DataFrame:
-        """The pairs of a part as a frame `user_id, track_id`."""
+        """The pairs of a part (ground truth) as a frame `user_id, track_id`."""
         import pandas as pd
         pairs = self.part(part)
         return pd.DataFrame({"user_id": self.users[pairs.user], "track_id": self.tracks[pairs.item]})
 
     def candidates(self, part: str) -> slice:
-        """Slice of item codes that the part ranks: the hot catalogue, or the cold items only."""
+        """Slice of the item codes ranked for a part: the hot catalogue, or for cold_test the cold items."""
         return slice(self.n_hot, self.n_items) if part == "cold_test" else slice(0, self.n_hot)
 
     def sequences(self, order: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Train items of every user, oldest first.
 
-        order: None follows the time (ties by item code); 'count' puts the most played last and is the
-               only order that data without times have.
-        returns: indptr int64 (U + 1,), items int64 (N,): user u owns items[indptr[u]:indptr[u + 1]]
+        order: None or 'time' sorts by time (ties by item code); 'count' by plays, most played last, which is the
+               only order for data without times.
+        returns: indptr int64 (U + 1,), items int64 (N,): user u has items[indptr[u]:indptr[u + 1]]
         """
         if order not in (None, "time", "count"):
-            raise UsageError(f"--order is time or count, not {order!r}")
+            raise UsageError(f"--order must be time or count, not {order!r}")
         key = self.train.count if order == "count" else self.train.time
         if key is None or order != "count" and self.time == "none":
             raise UsageError("this data set has no times, so its plays have no order; "
-                             "--order count uses the play counts (most played last) and records that")
+                             "use --order count for the order of play counts (most played last)")
         rows = np.lexsort((self.train.item, key, self.train.user))
         return np.searchsorted(self.train.user, np.arange(self.n_users + 1)), self.train.item[rows]
 
@@ -145,9 +145,9 @@ class Split:
 # --------------------------------------------------------------------------- reading
 
 def read_pairs(path: str | Path) -> Columns:
-    """Read a split part as columns user_id, track_id, count, timestamp (numpy), checked.
+    """Read and check one part of a split: numpy arrays user_id, track_id, count, time (seconds since the epoch).
 
-    `count` defaults to 1 where the file has none; `timestamp` is None when absent or null throughout.
+    count is 1 if the file has no such column; time is None if timestamp is absent or null in all rows.
     """
     import pyarrow as pa
     names = parquet_schema(path).names
@@ -156,7 +156,7 @@ def read_pairs(path: str | Path) -> Columns:
     for column in ("user_id", "track_id"):
         kind = table.schema.field(column).type
         if not pa.types.is_integer(kind) or table[column].null_count:
-            raise WorkError(f"{path}: {column} must be integers without gaps, but is {kind} "
+            raise WorkError(f"{path}: {column} must be integers without nulls, but is {kind} "
                             f"with {table[column].null_count} nulls")
     user, track = (table[c].to_numpy().astype(np.int64) for c in ("user_id", "track_id"))
     count = np.ones(len(user), np.float32)
@@ -177,7 +177,7 @@ def _seconds(table, path):
         return None
     column = table["timestamp"]
     if not pa.types.is_timestamp(column.type) or column.null_count:
-        raise WorkError(f"{path}: timestamp must be timestamps without gaps, but is {column.type} "
+        raise WorkError(f"{path}: timestamp must be timestamps without nulls, but is {column.type} "
                         f"with {column.null_count} nulls")
     return column.to_numpy().astype("datetime64[s]").astype(np.int64)
 
@@ -185,12 +185,14 @@ def _seconds(table, path):
 def read_tracks(workdir: str | Path) -> tuple[list[str], str]:
     """Track ids of a workspace in row order (list of str) and the checksum of their file.
 
-    Refused where dataset.json says that making the data set was interrupted: the list may be of other plays.
+    Raises WorkError for a missing or invalid file, and if dataset.json is not finished, as the track list may then
+    belong to other plays.
     """
     about(workdir)
     path = Path(workdir) / "trackid_sorted.csv"
     if not path.exists():
-        raise WorkError(f"{path} is missing: this folder is no workspace, or stage 0 has not run in it")
+        raise WorkError(f"{path} is missing: {workdir} is not a workspace yet; name another one with --workdir, or run "
+                        "preprocess/0_get_plays_pqt.py first")
     (seen,), ids = read_whole(lambda: [path], lambda _: _track_ids(path))
     return ids, seen.digest
 
@@ -205,15 +207,15 @@ def _track_ids(path):
     if frame["idx"].tolist() != [str(i) for i in range(len(ids))]:
         raise WorkError(f"{path}: idx must count 0, 1, 2, ... without gaps")
     if len(set(ids)) != len(ids):
-        raise WorkError(f"{path} lists {len(ids) - len(set(ids))} track ids twice")
+        raise WorkError(f"{path} contains {len(ids) - len(set(ids))} duplicate track ids")
     return ids
 
 
 def load(workdir: str | Path) -> Split:
     """Load and check the split of a workspace.
 
-    Users and hot items are those of train; every user of a held-out part must be in train, every track
-    of val and test too, and no track of cold_test may be. Raises WorkError in one sentence otherwise.
+    Users and hot items are those of train. Every user of a held-out part and every track of val and test must be
+    in train, and no track of cold_test may be. Raises WorkError otherwise.
     """
     workdir = Path(workdir)
     inputs, split = read_whole(lambda: _files(workdir), lambda inputs: _read_split(workdir, inputs))
@@ -232,12 +234,13 @@ def _read_split(workdir, inputs):
     folder = workdir / "data"
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
-    manifest = folder / "split.json"  # a workspace whose parts were made elsewhere may have none
-    made = read_json(manifest, {"status": str, "track_checksum": str}) if manifest.exists() else {}
-    if made.get("status", "finished") != "finished":
-        raise WorkError(f"{manifest} says that the split was interrupted; run preprocess/1_train_test_split.py again")
-    if made.get("track_checksum", track_checksum) != track_checksum:
-        raise WorkError(f"{folder} was made for another trackid_sorted.csv ({manifest.name} says so); "
+    path = folder / "split.json"  # may be absent if the parts come from elsewhere
+    manifest = read_json(path, {"status": str, "track_checksum": str}) if path.exists() else {}
+    if manifest.get("status", "finished") != "finished":
+        raise WorkError(f"{path} is not finished: the split was interrupted; run preprocess/1_train_test_split.py "
+                        "again")
+    if manifest.get("track_checksum", track_checksum) != track_checksum:
+        raise WorkError(f"{folder} was made for another trackid_sorted.csv (by the checksum in {path.name}); "
                         "run preprocess/1_train_test_split.py again")
     paths = {i.path.stem: i.path for i in inputs if i.path.suffix == ".pqt"}
     raw = {p: read_pairs(path) for p, path in paths.items()}
@@ -263,16 +266,16 @@ def _read_split(workdir, inputs):
 def _encode(raw, users, code, n_hot, part, path):
     user, track, count, time = raw
     rows = np.minimum(np.searchsorted(users, user), len(users) - 1)
-    strangers = np.unique(user[users[rows] != user])
-    if len(strangers):
-        raise WorkError(f"{path}: {len(strangers)} users have no plays in train "
-                        f"(user_id {', '.join(map(str, strangers[:3]))} ...); such users must be dropped by the split")
+    unknown = np.unique(user[users[rows] != user])
+    if len(unknown):
+        raise WorkError(f"{path}: {len(unknown)} users have no plays in train "
+                        f"(user_id {', '.join(map(str, unknown[:3]))} ...); the split must drop such users")
     item = code[track]
     outside = (item < 0) | (item >= n_hot) if part in ("val", "test") else item < 0
     if outside.any():
         share = "all" if outside.all() else f"{outside.sum()} of {len(outside)}"
         raise WorkError(f"{path}: {share} pairs are of tracks absent from train; "
-                        "cold pairs belong in cold_test.pqt (--protocol hotcold) or must be dropped")
+                        "move them to cold_test.pqt (--protocol hotcold) or drop them")
     order = np.lexsort((item, rows))
     rows, item = rows[order], item[order]
     twice = int(((np.diff(rows) == 0) & (np.diff(item) == 0)).sum())
@@ -282,28 +285,29 @@ def _encode(raw, users, code, n_hot, part, path):
 
 
 def about(workdir: str | Path) -> dict:
-    """dataset.json of a workspace, {} where it has none; WorkError where it was written by an interrupted stage 0."""
-    manifest = Path(workdir) / "dataset.json"
-    info = read_json(manifest) if manifest.exists() else {}
-    if info.get("status", "finished") != "finished":
-        raise WorkError(f"{manifest} says that making the data set was interrupted; "
+    """dataset.json of a workspace, or {} if there is none; WorkError if it is not finished."""
+    path = Path(workdir) / "dataset.json"
+    manifest = read_json(path) if path.exists() else {}
+    if manifest.get("status", "finished") != "finished":
+        raise WorkError(f"{path} is not finished: writing the data set was interrupted; "
                         "run preprocess/0_get_plays_pqt.py again")
-    return info
+    return manifest
 
 
 def _time(workdir, seconds):
-    kind = about(workdir).get("time")
-    if kind not in (None, "real", "ordinal", "none"):
-        raise WorkError(f"{workdir / 'dataset.json'}: time is real, ordinal or none, not {kind!r}")
-    return "none" if seconds is None else kind or "real"
+    time = about(workdir).get("time")
+    if time not in (None, "real", "ordinal", "none"):
+        raise WorkError(f"{workdir / 'dataset.json'}: time must be real, ordinal or none, not {time!r}")
+    return "none" if seconds is None else time or "real"
 
 
 # --------------------------------------------------------------------------- embeddings
 
 def embedding_path(workdir: str | Path, name: str) -> Path:
-    """embeddings/{name}.npy of a workspace; UsageError unless the name is a plain file name."""
+    """Path of the matrix of an embedding; UsageError for a name that is a path or starts with a dot."""
     if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"an embedding is named by a plain word, not {name!r}; it lies in the workspace's embeddings/")
+        raise UsageError(f"{name!r} is not a name of an embedding; give the name of a file in the workspace's "
+                         "embeddings/ without .npy")
     return Path(workdir) / "embeddings" / f"{name}.npy"
 
 
@@ -313,7 +317,7 @@ def embedding_names(workdir: str | Path) -> list[str]:
 
 
 def embedding_inputs(workdir: str | Path, name: str) -> list[Input]:
-    """The files an embedding's values depend on, [Input], for a run's manifest; unknown names are a usage error."""
+    """The files that determine an embedding's values, [Input], for a run's manifest; UsageError for an unknown name."""
     return [hashed(_existing(workdir, name))]
 
 
@@ -321,30 +325,32 @@ def _existing(workdir, name):
     path = embedding_path(workdir, name)
     if not path.exists():
         available = ", ".join(embedding_names(workdir)) or "none"
-        raise UsageError(f"no embedding {name!r} in {path.parent}; available: {available}")
+        raise UsageError(f"there is no embedding {name!r} in {path.parent}; available: {available}")
     return path
 
 
 def open_embedding(workdir: str | Path, name: str, n_tracks: int | None = None,
                    track_checksum: str | None = None) -> np.memmap:
-    """Memory-map an embedding (n_tracks, D) and check its form; rows of NaN are allowed here.
+    """Memory-map an embedding, float (n_tracks, D), and check its form; NaN rows are allowed here.
 
-    Raises UsageError for an unknown name and WorkError for anything but a float matrix with one row
-    per track, made for this track list.
+    Raises UsageError for an unknown name, and WorkError unless it is a float matrix with one row per track that
+    belongs to this track list.
     """
     path = _existing(workdir, name)
     matrix = read_npy(path)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise WorkError(f"{path} must be a matrix (tracks, dimensions), but has shape {matrix.shape}")
     if matrix.dtype.kind != "f":
-        raise WorkError(f"{path} must hold float32, but holds {matrix.dtype}; save it with .astype('float32')")
+        raise WorkError(f"{path} must be float32, but is {matrix.dtype}; save it with .astype('float32')")
     if n_tracks is not None and len(matrix) != n_tracks:
-        raise WorkError(f"{path} has {len(matrix)} rows, but trackid_sorted.csv has {n_tracks} tracks")
+        raise WorkError(f"{path} has {len(matrix)} rows, but trackid_sorted.csv has {n_tracks} tracks; "
+                        "extract it again for this track list")
     provenance = path.with_suffix(".json")
     if track_checksum and provenance.exists():
-        made_for = read_json(provenance, {"track_checksum": (str, type(None))}).get("track_checksum")
-        if made_for and made_for != track_checksum:
-            raise WorkError(f"{path} was made for another track list ({provenance.name} says so); extract it again")
+        own = read_json(provenance, {"track_checksum": (str, type(None))}).get("track_checksum")
+        if own and own != track_checksum:
+            raise WorkError(f"{path} was made for another track list (by the checksum in {provenance.name}); "
+                            "extract it again")
     return matrix
 
 
@@ -352,12 +358,12 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
                    scale: str = "none") -> np.ndarray:
     """Embedding of the split's items, float32 (n_items, D), row i = item i.
 
-    missing: 'fail' stops when a needed track has no finite row; 'mean' fills with the mean of the others.
-    shuffle: None, or the seed of a permutation of the rows (the control: right vectors, wrong tracks).
-    scale: 'none', or 'unit' for what unit_scale makes of them.
+    missing: 'fail' raises WorkError if a track of the split has no finite row; 'mean' fills in the mean of the others.
+    shuffle: None, or the seed of a permutation of the rows (the control: the same vectors for other tracks).
+    scale: 'none', or 'unit' to apply unit_scale.
     """
     if missing not in ("fail", "mean"):
-        raise UsageError(f"--missing is fail or mean, not {missing!r}")
+        raise UsageError(f"--missing must be fail or mean, not {missing!r}")
     matrix = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
     vectors = np.array(matrix[split.tracks], dtype=np.float32)
     absent = ~np.isfinite(vectors).all(axis=1)
@@ -373,11 +379,11 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
 
 
 def unit_scale(vectors: np.ndarray, n_hot: int) -> np.ndarray:
-    """Vectors (n_items, D) centred on the first n_hot and divided by one number: those have a mean square length of 1.
+    """Vectors (n_items, D) centred on the mean of the first n_hot, and scaled so that these have mean square norm 1.
 
-    Directions and ratios of distances stay. Without it the units of an embedding set the temperature of a softmax,
-    drown masks, positions and biases, and slow down its training (VGGish has rows of length 1,500). Equal rows all
-    become zero.
+    Ratios of distances are unchanged. Without scaling the units of an embedding determine the temperature of a softmax,
+    dominate mask, position and bias vectors, and slow down training (VGGish has rows of norm 1,500). If all rows are
+    equal, the result is zero.
     """
     centred = vectors - vectors[:n_hot].mean(axis=0, dtype=np.float64)
     length = np.sqrt((centred[:n_hot] ** 2).sum(axis=1).mean())
@@ -385,6 +391,6 @@ def unit_scale(vectors: np.ndarray, n_hot: int) -> np.ndarray:
 
 
 def embedding_info(workdir: str | Path, name: str) -> dict:
-    """Provenance json of an embedding, {} where it has none."""
+    """Provenance json of an embedding, or {} if there is none."""
     path = embedding_path(workdir, name).with_suffix(".json")
     return read_json(path) if path.exists() else {}

@@ -1,10 +1,10 @@
-"""KNN on frozen embeddings: a user is the mean of the tracks played, recommended are the nearest tracks.
+"""KNN on frozen embeddings: a user is the mean embedding of the played tracks; the nearest tracks are recommended.
 
-    python knn.py                       every embedding of the workspace
+    python knn.py                       all embeddings of the workspace
     python knn.py musicnn mfcc --center
 
 Source: "Comparative Analysis of Pretrained Audio Representations in Music Recommender Systems"
-(RecSys '24), section 3.2. Similarity is the cosine; there is nothing to train.
+(RecSys '24), section 3.2. The similarity is the cosine; nothing is trained.
 """
 import sys
 
@@ -20,23 +20,24 @@ def build_parser():
     parser = cli.Parser(prog="knn.py", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings of the workspace (default: all)")
     parser.add_argument("--center", action="store_true",
-                        help="subtract the mean of the train catalogue first (frozen embeddings share a direction)")
+                        help="subtract the mean embedding of the train tracks first (default: off)")
     parser.add_argument("--unit", action="store_true",
-                        help="scale the tracks' vectors to length 1 before they are averaged")
+                        help="scale the tracks' embeddings to length 1 before averaging (default: off)")
     parser.add_argument("--weight", choices=("binary", "count"), default="binary",
                         help="weight of a track in the user's mean: 1, or its plays (default binary)")
     parser.add_argument("--shuffle", action="store_true",
                         help="permute the rows of the embedding by --seed (the shuffled control)")
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
-                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
+                        help="tracks without an embedding: fail stops with an error, mean fills in the mean embedding "
+                             "(default fail)")
     parser.add_argument("--as-published", action="store_true",
-                        help="reproduce the journal version's defect: user means taken from the wrong rows")
+                        help="reproduce the defect of the journal version: user means of the wrong rows (default: off)")
     cli.recommender_flags(parser, device=True)
     return parser
 
 
 def user_vectors(history, vectors):
-    """Mean embedding of the tracks each user played.
+    """Mean embedding of each user's played tracks.
 
     history: csr float32 (U, n_hot), the weight of each played track; vectors: float32 (n_items, D)
     returns: float32 (U, D); a user without plays is a zero row
@@ -47,7 +48,7 @@ def user_vectors(history, vectors):
 
 
 def unit(vectors):
-    """Rows scaled to length 1; a zero row stays zero (its cosine with anything is 0, not NaN)."""
+    """Rows scaled to length 1; a zero row stays zero, so that its cosines are 0 and not NaN."""
     import numpy as np
     length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]  # squares overflow float32
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0, casting="same_kind")
@@ -61,7 +62,7 @@ def request_of(args, name):
 
 
 def recommend_with(name, split, args, workdir):
-    """One embedding: the run `{name}_cosine` (other words follow where the request is not the default)."""
+    """Run one embedding, as `{name}_cosine` (extended by the settings that differ from the defaults)."""
     import dataset
     from ranking import save
     request = request_of(args, name)
@@ -76,7 +77,7 @@ def recommend_with(name, split, args, workdir):
         if args.unit:
             vectors = unit(vectors)
         profile = vectors
-        if args.as_published:  # item codes used as rows of the matrix that is still in track order
+        if args.as_published:  # item codes used as row indices of the matrix in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]
         users = user_vectors(split.matrix(args.weight), profile)
         results = save.write(run, split, args.k, args.seed, users=unit(users), items=unit(vectors),
@@ -86,8 +87,11 @@ def recommend_with(name, split, args, workdir):
 
 
 def run_name(name, request):
-    """The published `{embedding}_cosine` for the default request; other requests say how they differ, and end, as
-    does a name that is no plain word, in their hash."""
+    """Name of the run: the published `{embedding}_cosine` for the default request.
+
+    Settings that differ from the defaults are appended with a hash of the request, as is an embedding's name that
+    is changed by runs.slug.
+    """
     default = {a.dest: a.default for a in build_parser()._actions}
     differing = {k: v for k, v in request.items() if k != "embedding" and v != default.get(k)}
     if not differing and runs.slug(name) == name:
@@ -102,12 +106,13 @@ def main(argv=None):
     import dataset
     names = args.names or dataset.embedding_names(workdir)
     if not names:
-        raise UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
+        raise UsageError(f"there are no embeddings in {workdir / 'embeddings'}; extract some, or name another "
+                         "workspace with --workdir")
     for name in names:
         dataset.embedding_inputs(workdir, name)
     if args.as_published and (args.center or args.unit or args.shuffle):
-        raise UsageError("--as-published reads the profiles from the embedding as it is; without --center, --unit "
-                              "and --shuffle")
+        raise UsageError("--as-published does not apply with --center, --unit or --shuffle, as it uses the embedding "
+                         "unchanged; leave them out")
     split, failed = dataset.load(workdir), []
     for name in names:
         try:
@@ -118,7 +123,7 @@ def main(argv=None):
             print(f"{name}: {e}", file=sys.stderr)
             failed.append(name)
     if failed:
-        raise WorkError(f"{len(names) - len(failed)} of {len(names)} embeddings are done, not {', '.join(failed)}")
+        raise WorkError(f"{len(failed)} of {len(names)} embeddings failed: {', '.join(failed)}; see the errors above")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def measure(name, paths, quick):
             "seconds_per_part": taken, "share_of_matrix_products": reached, "waited": waited}
 
 
-# --------------------------------------------------------------------------- the door
+# --------------------------------------------------------------------------- the run
 
 def run(quick, names=()):
     import soundfile

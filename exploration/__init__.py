@@ -1,15 +1,15 @@
-"""What explore.py is made of: one file for each section of the report, in the order of SECTIONS.
+"""The sections of explore.py's report, one module each, in the order of SECTIONS.
 
 A section has
-    TITLE              its heading
-    measure(work)      its numbers from a workspace (workspace.Workspace): a dict of plain values, or a sentence that
-                       says what the data lacks
-    draw(numbers)      its figures, {file stem: matplotlib Figure}; from the numbers alone, so that numbers.json
-                       holds whatever a figure shows
-    tell(numbers)      its text, a list of Markdown blocks; figures stand behind the first
+    TITLE                its heading
+    measure(work)        its numbers for a workspace (workspace.Workspace): a dict of plain values, or a sentence that
+                         states which data are missing
+    draw(numbers)        its figures, {file stem: matplotlib Figure}; from the numbers alone, so that numbers.json
+                         contains everything that a figure shows
+    describe(numbers)    its text, a list of Markdown blocks; figures follow the first block
 
-and workspace.py reads, drawing.py has the look of the figures, words.py that of numbers, tracking.py copies the
-numbers to TensorBoard and Weights & Biases.
+workspace.py reads the data, drawing.py has the style of the figures, words.py the formats of numbers, and tracking.py
+copies the numbers to TensorBoard and Weights & Biases.
 """
 import importlib
 

@@ -1,4 +1,4 @@
-"""Activity over time: plays and users per day, tracks heard for the first time, hours of the week. Times are UTC."""
+"""Activity over time: plays and users per day, first plays of tracks, hours of the week. Times are UTC."""
 import numpy as np
 
 from exploration import drawing
@@ -9,23 +9,23 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 
 
 def measure(work):
-    """Plays per day by day, week or month, whichever gives a line that can be read.
+    """Plays per day in buckets of a day, week or month, depending on the length of the log.
 
-    A bucket cut by the ends of the data is divided by its days within them, so that the ends do not droop.
+    The first and last bucket are divided by their days within the log, so that partial buckets are not too low.
     """
     if work.time != "real":
         return "no activity over time and no hours: the plays have " + (
-            "an order and no clock" if work.time == "ordinal" else "no times")
+            "an order, but no timestamps" if work.time == "ordinal" else "no times")
     first, last = work.log.run("select min(timestamp), max(timestamp) from plays").fetchone()
     days = (last.date() - first.date()).days + 1
     bucket = "day" if days <= 120 else "week" if days <= 3 * 366 else "month"
-    found = work.log.run(f"""select epoch(date_trunc('{bucket}', timestamp))::bigint as start,
+    active = work.log.run(f"""select epoch(date_trunc('{bucket}', timestamp))::bigint as start,
         sum(count)::bigint as plays, count(distinct user_id) as users from plays group by 1 order by 1""").fetchnumpy()
     fresh = work.log.run(f"""select epoch(date_trunc('{bucket}', begun))::bigint as start, count(*) as tracks
         from (select min(timestamp) as begun from plays group by track_id) group by 1""").fetchnumpy()
-    starts = _starts(found["start"][0], found["start"][-1], bucket)
+    starts = _starts(active["start"][0], active["start"][-1], bucket)
     plays, users, new = (_fill(starts, f["start"], f[c]) for f, c in (
-        (found, "plays"), (found, "users"), (fresh, "tracks")))
+        (active, "plays"), (active, "users"), (fresh, "tracks")))
     edges = np.append(starts, _starts(starts[-1], starts[-1] + 32 * 86400, bucket)[1])
     ends = np.array([first, last], "datetime64[D]").astype("datetime64[s]").astype(np.int64) + [0, 86400]
     covered = np.diff(np.clip(edges, *ends)) / 86400
@@ -39,7 +39,7 @@ def measure(work):
 
 
 def _starts(first, last, bucket):
-    """Starts of all buckets from one to another, seconds since the epoch, int64."""
+    """Starts of all buckets from the first to the last, seconds since the epoch, int64."""
     import pandas as pd
     step = {"day": "D", "week": "W-MON", "month": "MS"}[bucket]
     dates = pd.date_range(pd.Timestamp(first, unit="s"), pd.Timestamp(last, unit="s"), freq=step)
@@ -82,12 +82,12 @@ def _week(week):
     return figure
 
 
-def tell(numbers):
+def describe(numbers):
     plays, week = np.array(numbers["plays_per_day"], float), np.array(numbers["week"])
     busiest, calmest = (np.unravel_index(f(week), week.shape) for f in (np.argmax, np.argmin))
     top = np.array(numbers["start"], "datetime64[s]")[plays.argmax()].astype("datetime64[D]")
     return [f"{count(numbers['days'])} days, from {numbers['first'][:10]} to {numbers['last'][:10]}; the "
             f"{numbers['bucket']} of {top} was the busiest with {count(plays.max())} plays a day (median "
             f"{count(np.median(plays))}). {share(numbers['weekend'])} of the plays fall on Saturday and Sunday (two "
-            f"days of seven: 29 %). The fullest hour of the week is {DAYS[busiest[0]]} {busiest[1]:02}:00 UTC, the "
-            f"emptiest {DAYS[calmest[0]]} {calmest[1]:02}:00."]
+            f"days of seven: 29 %). The hour of the week with most plays is {DAYS[busiest[0]]} {busiest[1]:02}:00 UTC, "
+            f"with fewest {DAYS[calmest[0]]} {calmest[1]:02}:00."]

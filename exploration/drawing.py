@@ -1,11 +1,11 @@
-"""The look of the figures: one style, two colours that mean the same everywhere, labels where the lines end."""
+"""The style of the figures: fonts, consistent colours, axis formats and common plots."""
 import contextlib
 
 import numpy as np
 
 FIRST, SECOND, THIRD, QUIET = "#1f5f8b", "#c8642b", "#4f7f52", "#9a9a9a"
 INK = "#333333"
-WIDTH = 9.0   # inches; with DPI a width that a README or a notebook shows whole
+WIDTH = 9.0   # inches; with DPI a width that fits a README or a notebook
 DPI = 150
 STYLE = {
     "font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#b5b5b5", "axes.linewidth": 0.8,
@@ -17,7 +17,7 @@ STYLE = {
 
 @contextlib.contextmanager
 def style():
-    """Within it figures are made and saved; matplotlib's own settings are as before afterwards."""
+    """Context in which figures are drawn and saved; restores matplotlib's settings afterwards."""
     import matplotlib
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}):
         yield
@@ -32,7 +32,7 @@ def sheet(rows=1, columns=1, height=3.4, **kwargs):
 
 
 def save(figure, path):
-    """A png without a date in it, so that the same numbers give the same bytes."""
+    """Save a png without a date, so that equal numbers give equal bytes."""
     figure.savefig(path, dpi=DPI, format="png", metadata={"Software": None})
 
 
@@ -72,10 +72,10 @@ def histogram(axes, edges, heights, color=FIRST, label=None):
 
 
 def dumbbells(axes, names, first, second, words=None, rows=0):
-    """Two shares for each name, joined: the first filled, the second open; names from the top.
+    """Two shares per name, connected by a line: the first filled, the second open; the first name on top.
 
-    words: what the two are, for the key at the right above the panel, None for no key
-    rows: room for so many names, that panels side by side have them at one distance
+    words: labels of the two for the legend, None for no legend
+    rows: number of names to leave room for, so that adjacent panels have equal spacing
     """
     place = np.arange(len(names))[::-1]
     axes.hlines(place, np.minimum(first, second), np.maximum(first, second), color="#cfcfcf", lw=2.2, zorder=1)

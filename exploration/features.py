@@ -1,4 +1,4 @@
-"""Features that have a name and a unit: Spotify's audio features, length, year; how they spread and go together."""
+"""Distributions and correlations of named features: Spotify's audio features, length, year."""
 import numpy as np
 
 import dataset
@@ -6,19 +6,19 @@ from exploration import drawing
 from exploration.words import count, name, several, table
 
 TITLE = "Features"
-# column or feature: name, unit, factor from the file's unit
+# column or feature: label, unit, factor from the unit of the file
 UNITS = {"duration_ms": ("duration", "min", 1 / 60_000), "song_length": ("length", "min", 1 / 60),
          "loudness": ("loudness", "dB", 1), "tempo": ("tempo", "beats/min", 1), "key": ("key", "0 = C", 1),
          "mode": ("mode", "1 = major", 1), "released": ("released", "year", 1), "year": ("year", "", 1),
          "popularity": ("popularity", "of 100", 1)}
-NUMBERS_OF_NOTE = {"track_id", "artist_id", "plays", "kept"}   # columns of items.pqt that are no features
+NOT_FEATURES = {"track_id", "artist_id", "plays", "kept"}   # numeric columns of items.pqt that are not features
 BINS = 32
-OUTER = 0.005          # share at each end that a histogram leaves out
+OUTER = 0.005          # share of the values left out of a histogram at each end
 LISTENERS = "listeners"
 
 
 def measure(work):
-    """Features of the tracks somebody played: those that an embedding's manifest names, and numbers of items.pqt."""
+    """Features of the played tracks: columns named by an embedding's manifest, and numbers in items.pqt."""
     columns, sources, unfit = {}, [], []
     for embedding in work.embeddings:
         named = named_features(work, embedding)
@@ -36,7 +36,7 @@ def measure(work):
     columns = {c: v[played] * UNITS.get(c, ("", "", 1))[2] for c, v in columns.items()}
     columns = {c: v for c, v in columns.items() if np.isfinite(v).sum() > 1 and np.nanmin(v) < np.nanmax(v)}
     if not columns:
-        return ("no audio features: no embedding's manifest names its values, and items.pqt has no numbers"
+        return ("no audio features: no embedding's manifest names its columns, and items.pqt has no numbers"
                 + "".join(f"; {unfit_sentence(e)}" for e in unfit))
     return {"sources": sources, "tracks": int(played.sum()),
             "features": {c: feature(c, v) for c, v in columns.items()},
@@ -48,9 +48,9 @@ def unfit_sentence(embedding):
 
 
 def named_features(work, embedding):
-    """{name: float64 (n,) in the file's unit} of a standardised embedding that names its columns.
+    """{name: float64 (n,) in the unit of the file} of a standardised embedding whose manifest names its columns.
 
-    {} for one that does not name them; None where names, means and spreads are not one of each for every column.
+    {} if it does not name them; None if the names, means or deviations do not match the columns.
     """
     facts = dataset.embedding_info(work.path, embedding).get("facts", {})
     if not isinstance(facts, dict) or not {"features", "mean", "std"} <= facts.keys():
@@ -64,7 +64,7 @@ def named_features(work, embedding):
             features, list) and len({*map(str, features)}) == len(features) == len(centre)):
         return None
     values = np.asarray(matrix, np.float64) * spread + centre
-    digits = -np.floor(np.log10(np.where(spread > 0, spread, 1))) + 4       # what float32 keeps of a standardised value
+    digits = -np.floor(np.log10(np.where(spread > 0, spread, 1))) + 4       # precision of a standardised float32
     return {str(f): np.round(v, int(d)) + 0.0 for f, v, d in zip(features, values.T, digits, strict=True)}
 
 
@@ -72,27 +72,27 @@ def numeric_columns(items):
     """{column: float64 (n,)} of the numbers and dates (as years) of an items table, NaN where null."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    found = {}
+    numeric = {}
     for column in items.column_names:
         kind, values = items.schema.field(column).type, items[column]
-        if column in NUMBERS_OF_NOTE:
+        if column in NOT_FEATURES:
             continue
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
             values = pc.year(values)
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             continue
-        found[column] = values.cast(pa.float64(), safe=False).to_numpy()   # whole numbers above 2^53 are rounded
-    return found
+        numeric[column] = values.cast(pa.float64(), safe=False).to_numpy()   # integers above 2^53 are rounded
+    return numeric
 
 
 def feature(column, values):
-    """Summary and histogram of one feature; the outer half percent at each end is not in the histogram."""
+    """Summary and histogram of one feature; the histogram leaves out half a percent at each end."""
     label, unit, _ = UNITS.get(column, (column, "", 1))
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, (OUTER, 1 - OUTER))
     if not high > low:
         low, high = values.min(), values.max()
-    if (values == values.round()).all():                 # whole numbers: bins of as many of them each
+    if (values == values.round()).all():                 # integers: bins of equally many of them
         low, high = np.floor(low), np.ceil(high)
         width = np.ceil((high - low + 1) / BINS)
         edges = low - 0.5 + width * np.arange(np.ceil((high - low + 1) / width) + 1)
@@ -104,9 +104,9 @@ def feature(column, values):
 
 
 def correlation(columns, listeners):
-    """Spearman's rank correlation of the features and of how many listen, on the tracks that have all of them.
+    """Spearman's rank correlation of the features and the number of listeners, on tracks that have all features.
 
-    Features that go together stand together (average linkage of 1 - |rho|).
+    Correlated features are placed next to each other (average linkage of 1 - |rho|).
     """
     from scipy.cluster import hierarchy
     from scipy.stats import rankdata
@@ -117,11 +117,11 @@ def correlation(columns, listeners):
     if values.shape[1] < 3 or (ranks == ranks[:, :1]).all(axis=1)[:-1].any():
         return {"tracks": values.shape[1], "names": [], "rho": []}
     with np.errstate(divide="ignore", invalid="ignore"):
-        rho = np.nan_to_num(np.corrcoef(ranks))        # everybody heard as often: no correlation with listeners
+        rho = np.nan_to_num(np.corrcoef(ranks))        # NaN if all tracks have equally many listeners
     order = [0]
     if len(names) > 1:
-        apart = 1 - np.abs(rho[:-1, :-1])
-        order = hierarchy.leaves_list(hierarchy.linkage(apart[np.triu_indices(len(names), 1)], "average",
+        distance = 1 - np.abs(rho[:-1, :-1])
+        order = hierarchy.leaves_list(hierarchy.linkage(distance[np.triu_indices(len(names), 1)], "average",
                                                         optimal_ordering=True))
     order = [*order, len(names)]
     return {"tracks": values.shape[1], "names": [([*names, LISTENERS])[i] for i in order],
@@ -148,7 +148,7 @@ def draw(numbers):
         one.set_visible(False)
     figure.supylabel("tracks", fontsize=9)
     figures = {"features": figure}
-    if len(numbers["correlation"]["names"]) > 3:     # of fewer the text says all
+    if len(numbers["correlation"]["names"]) > 3:     # for fewer the text is sufficient
         figures["correlation"] = _matrix(numbers["correlation"])
     return figures
 
@@ -170,14 +170,14 @@ def _matrix(correlation):
     axes.axhline(len(names) - 1.5, color="white", lw=3)
     axes.axvline(len(names) - 1.5, color="white", lw=3)
     axes.spines[:].set_visible(False)
-    axes.set_title("What goes together (rank correlation)")
+    axes.set_title("Rank correlation")
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=30)
     bar.set_label("Spearman's rho")
     bar.outline.set_visible(False)
     return figure
 
 
-def tell(numbers):
+def describe(numbers):
     shown, c = numbers["features"], numbers["correlation"]
     lead = (f"From {several(map(name, numbers['sources']))}, over the tracks that were played. A line marks the "
             "median; half a percent at each end is not drawn.")
@@ -187,9 +187,10 @@ def tell(numbers):
         inner = np.triu(np.abs(rho[:-1, :-1]), 1)
         i, j = np.unravel_index(inner.argmax(), inner.shape)
         k = np.abs(rho[-1, :-1]).argmax()
-        lead += (f" Closest to each other are {name(_title(c['names'][i]))} and {name(_title(c['names'][j]))} "
-                 f"(rho {rho[i, j]:.2f}); with the number of listeners {name(_title(c['names'][k]))} goes most "
-                 f"(rho {rho[-1, k]:.2f}); {count(c['tracks'])} of {count(numbers['tracks'])} tracks have all of them.")
+        lead += (f" The strongest rank correlation is between {name(_title(c['names'][i]))} and "
+                 f"{name(_title(c['names'][j]))} (rho {rho[i, j]:.2f}); with the number of listeners it is "
+                 f"{name(_title(c['names'][k]))} (rho {rho[-1, k]:.2f}); {count(c['tracks'])} of "
+                 f"{count(numbers['tracks'])} tracks have all features.")
     rows = [[name(f["label"]) + (f" ({f['unit']})" if f["unit"] else ""), count(f["tracks"]),
              *(f"{f[q]:.4g}" for q in ("min", "q05", "q50", "q95", "max"))] for f in shown.values()]
     return [lead, table(["feature", "tracks", "least", "5 %", "median", "95 %", "most"], rows)]

@@ -1,4 +1,4 @@
-"""Tags, genres and what else metadata say in words: how common a label is among tracks, and among plays."""
+"""Tags, genres and other labels of tracks: the share of the tracks and of the plays that have a label."""
 import numpy as np
 
 from exploration import drawing
@@ -12,27 +12,27 @@ TOP = 15
 def measure(work):
     if work.items is None:
         return "no tags or genres: there is no items.pqt"
-    there = [c for c in COLUMNS if c in work.items.column_names]
-    if not there:
-        return f"no tags or genres: items.pqt has {', '.join(work.items.column_names)}"
-    found = {column: labels(work.items[column], *work.by_track) for column in there}
-    found = {column: numbers for column, numbers in found.items() if numbers.get("labels") or "unread" in numbers}
-    if readable(found):
-        return found
-    why = [f"{column} of items.pqt is {n['unread']}, no texts or lists of them" for column, n in found.items()]
-    return "no tags or genres: " + ("; ".join(why) or f"{', '.join(there)} of items.pqt are empty")
+    columns = [c for c in COLUMNS if c in work.items.column_names]
+    if not columns:
+        return f"no tags or genres: items.pqt has only {', '.join(work.items.column_names)}"
+    results = {column: labels(work.items[column], *work.by_track) for column in columns}
+    results = {column: numbers for column, numbers in results.items() if numbers.get("labels") or "unread" in numbers}
+    if readable(results):
+        return results
+    reasons = [f"{column} of items.pqt is {n['unread']}, not text or lists of text" for column, n in results.items()]
+    return "no tags or genres: " + ("; ".join(reasons) or f"{', '.join(columns)} of items.pqt are empty")
 
 
 def readable(numbers):
-    """Those columns of the section's numbers that hold labels."""
+    """The columns of the section's numbers that contain labels."""
     return {column: n for column, n in numbers.items() if "unread" not in n}
 
 
 def labels(column, users, plays):
-    """Numbers of one column of labels, lists or single ones, of the tracks somebody played.
+    """Numbers of one column of labels (single or lists), over the played tracks.
 
-    users, plays: int64 (n,) of each track. A label that a track has twice counts once. {"unread": type} of a column
-    of anything else.
+    users, plays: int64 (n,) of each track. Duplicate labels of a track count once. {"unread": type} for a column of
+    another type.
     """
     row, text = flat(column)
     if row is None:
@@ -52,9 +52,9 @@ def labels(column, users, plays):
 
 
 def flat(column):
-    """(row int64 (m,), text (m,)) of the labels of an arrow column of texts, categories or lists of them.
+    """(row int64 (m,), text (m,)) of the labels of an arrow column of text, categories or lists of them.
 
-    Numbers and dates count as texts; (None, None) of a column of anything else, such as structs.
+    Numbers and dates are converted to text; (None, None) for a column of another type, such as structs.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -68,8 +68,8 @@ def flat(column):
         values = values.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None, None
-    there = pc.and_(pc.is_valid(values), pc.fill_null(pc.not_equal(values, ""), False))
-    row, values = row.filter(there), values.filter(there)
+    kept = pc.and_(pc.is_valid(values), pc.fill_null(pc.not_equal(values, ""), False))
+    row, values = row.filter(kept), values.filter(kept)
     return row.to_numpy().astype(np.int64), values.to_numpy(zero_copy_only=False).astype(str)
 
 
@@ -81,19 +81,20 @@ def draw(numbers):
         top = numbers[column]["top"]
         drawing.dumbbells(one, [t["label"] for t in top], [t["tracks"] for t in top], [t["plays"] for t in top],
                           ("of the tracks", "of the plays") if column == shown[-1] else None, rows)
-        one.set(xlabel="share that has the label (most played first)", title=column.capitalize())
+        one.set(xlabel="share with the label (most played first)", title=column.capitalize())
     return {"labels": figure}
 
 
-def tell(numbers):
+def describe(numbers):
     blocks, read = [], readable(numbers)
     for column, n in read.items():
         first = n["top"][0]
-        blocks.append(f"**{column}**: {count(n['labels'])} labels, {n['per_track']:.1f} on a track that has any; "
+        blocks.append(f"**{column}**: {count(n['labels'])} labels, on average {n['per_track']:.1f} per labelled track; "
                       f"{share(n['tracks_with'])} of the tracks and {share(n['plays_with'])} of the plays have one. "
                       f"The most played is {name(first['label'])}, with {share(first['plays'])} of the plays and "
-                      f"{share(first['tracks'])} of the tracks; {share(n['once'])} of the labels stand on one track.")
-    blocks += [f"{name(column)} is left out: it is {name(n['unread'])}, no texts or lists of them."
+                      f"{share(first['tracks'])} of the tracks; {share(n['once'])} of the labels occur on one track "
+                      "only.")
+    blocks += [f"{name(column)} is left out: it is {name(n['unread'])}, not text or lists of text."
                for column, n in numbers.items() if column not in read]
     rest = [[f"{column}: {name(t['label'])}", share(t["tracks"]), share(t["plays"])]
             for column in list(read)[2:] for t in read[column]["top"][:5]]

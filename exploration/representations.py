@@ -1,33 +1,33 @@
-"""Embeddings as they are: how many directions they use, how alike two tracks are that have nothing in common."""
+"""Geometry of the embeddings: effective dimension, and cosine similarity of random track pairs."""
 import numpy as np
 
 from exploration import drawing
 from exploration.words import count, name, table
 
 TITLE = "Representations"
-TRACKS = 20_000    # of larger catalogues a drawn part is looked at
+TRACKS = 20_000    # larger catalogues are sampled
 PAIRS = 50_000
 EDGES = np.linspace(-1, 1, 81)
 
 
 def measure(work):
-    found = {}
+    results = {}
     for embedding in work.embeddings:
         matrix = work.embedding(embedding)
-        there = np.flatnonzero(np.isfinite(matrix).all(axis=1))
-        if len(there) > 2:
-            drawn = np.random.default_rng(work.seed).permutation(there)[:TRACKS]
-            found[embedding] = {"dim": matrix.shape[1], "tracks": len(there), "looked_at": len(drawn),
-                                **geometry(np.asarray(matrix[np.sort(drawn)], np.float64), work.seed)}
-    return found or "no representations: there are no embeddings of more than two tracks"
+        rows = np.flatnonzero(np.isfinite(matrix).all(axis=1))
+        if len(rows) > 2:
+            sample = np.random.default_rng(work.seed).permutation(rows)[:TRACKS]
+            results[embedding] = {"dim": matrix.shape[1], "tracks": len(rows), "looked_at": len(sample),
+                                  **geometry(np.asarray(matrix[np.sort(sample)], np.float64), work.seed)}
+    return results or "no representations: there are no embeddings of more than two tracks"
 
 
 def geometry(vectors, seed=42):
     """Numbers of vectors (n, D), n > 2.
 
-    cosine: histogram over EDGES and mean of pairs drawn at random; a mean far from 0 is a direction all share
-    variance: share of the variance in the first so many principal components; ninety: components that hold 90 %
-    effective: participation ratio (sum of the eigenvalues squared over the sum of their squares)
+    cosine: histogram over EDGES and mean of random pairs; a mean far from 0 means a common direction of all vectors
+    variance: share of the variance in the first principal components; ninety: number of components with 90 %
+    effective: participation ratio (squared sum of the eigenvalues over the sum of their squares)
     Constant vectors have no variance: effective and ninety are 0.
     """
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -52,7 +52,7 @@ def draw(numbers):
     from matplotlib import colormaps
     colors = dict(zip(numbers, colormaps["tab10"](np.arange(len(numbers)) % 10), strict=True))
     figure, (left, right) = drawing.sheet(1, 2, height=max(3.2, 1.1 + 0.5 * len(numbers)))
-    for i, (embedding, n) in enumerate(reversed(numbers.items())):     # one ridge for each, the first on top
+    for i, (embedding, n) in enumerate(reversed(numbers.items())):     # one ridge per embedding, the first on top
         heights = np.array(n["cosine"]) / max(n["cosine"]) * 0.85
         middle = (np.array(n["cosine_edges"])[1:] + np.array(n["cosine_edges"])[:-1]) / 2
         left.fill_between(middle, i, i + heights, step="mid", color=colors[embedding], alpha=0.55, lw=0)
@@ -63,28 +63,28 @@ def draw(numbers):
     left.grid(axis="y", visible=False)
     left.spines["left"].set_visible(False)
     left.set_xticks([-1, -0.5, 0, 0.5, 1])
-    left.set(xlabel="cosine of two tracks drawn at random", title="How alike strangers are (line: mean)", xlim=(-1, 1),
-             ylim=(-0.05, len(numbers)))
+    left.set(xlabel="cosine similarity of random track pairs", title="Similarity of random pairs (line: mean)",
+             xlim=(-1, 1), ylim=(-0.05, len(numbers)))
     for embedding, n in numbers.items():
         right.plot(n["components"], n["variance"], color=colors[embedding], label=embedding)
     right.axhline(0.9, color=drawing.QUIET, lw=1, ls=(0, (4, 3)))
     drawing.note(right, 1, 0.9, "90 %", drawing.QUIET, dx=2, dy=6)
     right.set(xscale="log", xlabel="principal components", ylabel="share of the variance", ylim=(0, 1.02),
-              title="How many directions are used")
+              title="Cumulative variance")
     drawing.log_counts(right.xaxis)
     drawing.shares(right.yaxis)
     right.legend(loc="lower right", fontsize=8)
     return {"representations": figure}
 
 
-def tell(numbers):
+def describe(numbers):
     crowded = max(numbers, key=lambda e: numbers[e]["cosine_mean"])
     mean = numbers[crowded]["cosine_mean"]
-    lead = (f"In {name(crowded)} all tracks share a direction: two of them drawn at random have a mean cosine of "
-            f"{mean:.2f}. Such vectors tell tracks apart by their cosine only after centring (knn.py --center)."
-            if mean > 0.3 else "No representation has a direction that all tracks share: the mean cosine of two tracks "
-            f"drawn at random is at most {mean:.2f}.")
+    lead = (f"In {name(crowded)} all tracks share a common direction: the mean cosine of random track pairs is "
+            f"{mean:.2f}. The cosine of such vectors discriminates between tracks only after centring "
+            "(knn.py --center)." if mean > 0.3 else "No representation has a direction common to all tracks: the mean "
+            f"cosine of random track pairs is at most {mean:.2f}.")
     rows = [[name(e), count(n["dim"]), count(n["tracks"]), f"{n['cosine_mean']:.3f} ± {n['cosine_sd']:.3f}",
              f"{n['effective']:.1f}", count(n["ninety"])] for e, n in numbers.items()]
-    return [lead, table(["embedding", "dimensions", "tracks", "cosine of strangers", "effective dimensions",
+    return [lead, table(["embedding", "dimensions", "tracks", "cosine of random pairs", "effective dimensions",
                          "components for 90 %"], rows)]

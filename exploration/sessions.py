@@ -5,17 +5,18 @@ from exploration import drawing
 from exploration.words import count, share, table
 
 TITLE = "Sessions"
-PLAYS = 20_000_000   # of larger logs only the users of a drawn part are looked at
+PLAYS = 20_000_000   # larger logs are sampled by user
 SECOND, MINUTE, HOUR, DAY = 1, 60, 3600, 86400
 GAPS = 10 ** np.arange(0, 8.6, 0.25)   # seconds, to ten years in quarters of a power of ten
 
 
 def measure(work):
-    """Sessions end where no play begins for `work.gap` minutes. Plays know when they begin, not when they end."""
+    """A session ends if no play starts for `work.gap` minutes. Plays have a start time and no end time."""
     if work.time != "real":
-        return "no sessions: the plays have " + ("an order and no clock" if work.time == "ordinal" else "no times")
+        return "no sessions: the plays have " + (
+            "an order, but no timestamps" if work.time == "ordinal" else "no times")
     if work.split_only:
-        return "no sessions: the split keeps the first play of a pair only, and there is no plays.pqt"
+        return "no sessions: there is no plays.pqt, and the split has the first play of a pair only"
     plays = work.log.one("select count(*) from plays")
     every = -(-plays // PLAYS)
     users = np.random.default_rng(work.seed).permutation(work.by_user[0])[::every]
@@ -25,7 +26,7 @@ def measure(work):
     gaps = work.log.run("select epoch_bin, count(*)::bigint as n from (select case "
                         + " ".join(f"when gap < {edge} then {i}" for i, edge in enumerate(GAPS))
                         + f" else {len(GAPS)} end as epoch_bin from steps where gap is not null) group by 1").fetchall()
-    # plays of one second share a number, as the frame of an ordered sum ends after them
+    # plays of one second get the same number, as the frame of an ordered sum includes all of them
     work.log.run(f"""create or replace temp table sessions as select user_id, count(*) as plays,
         epoch(max(timestamp) - min(timestamp)) / 60 as minutes from (select user_id, timestamp, sum((gap is null or
         gap >= {60 * work.gap})::int) over (partition by user_id order by timestamp) as number from steps)
@@ -40,7 +41,7 @@ def measure(work):
 
 
 def _histogram(gaps):
-    """Gaps in bins between neighbours of GAPS: those below the first edge are in the first bin, and so at the end."""
+    """Histogram of the gaps over GAPS; gaps outside the edges are in the first or last bin."""
     heights = np.zeros(len(GAPS) - 1)
     for place, n in gaps:
         heights[min(max(place - 1, 0), len(heights) - 1)] += n
@@ -66,25 +67,25 @@ def draw(numbers):
     cut = 60 * numbers["gap_minutes"]
     left.axvline(cut, color=drawing.SECOND, lw=1.4)
     drawing.note(left, cut, 1.12 * heights.max(), f"{numbers['gap_minutes']} min", drawing.SECOND)
-    left.set(xlabel="time from one play to the next", ylabel="share of the gaps", title="A longer pause ends a session")
+    left.set(xlabel="time from one play to the next", ylabel="share of the gaps", title="Gaps between plays")
     drawing.shares(left.yaxis)
     lengths, ends = np.array(numbers["lengths"]), numbers["length_edges"]
     words = [str(b) if b - a == 1 else f"{a + 1}–{b}" for a, b in zip(ends[:-1], ends[1:], strict=True)]
     right.bar(range(len(lengths)), lengths, color=drawing.FIRST, alpha=0.85, width=0.86)
     right.set_xticks(range(len(words)), words, rotation=0 if len(words) < 8 else 40)
     right.grid(axis="x", visible=False)
-    right.set(xlabel="plays in a session", ylabel="share of the sessions", title="How long a session is")
+    right.set(xlabel="plays in a session", ylabel="share of the sessions", title="Length of the sessions")
     drawing.shares(right.yaxis)
     return {"sessions": figure}
 
 
-def tell(numbers):
+def describe(numbers):
     n = numbers
-    lead = (f"With {n['gap_minutes']} minutes of silence as the end of a session there are {count(n['sessions'])} "
-            f"sessions, {count(n['sessions_per_user'])} per user; {share(n['single'])} have a single play. Plays know "
-            "when they begin and not when they end.")
+    lead = (f"If a session ends after {n['gap_minutes']} minutes without a new play, there are {count(n['sessions'])} "
+            f"sessions, {count(n['sessions_per_user'])} per user; {share(n['single'])} have a single play. Plays have "
+            "a start time and no end time.")
     if n["users"] < n["of_users"]:
-        lead += f" Counted on {count(n['users'])} users drawn from {count(n['of_users'])}."
+        lead += f" Based on a sample of {count(n['users'])} of {count(n['of_users'])} users."
     return [lead, table(["", "median", "mean", "most"], [
         ["plays in a session", count(n["plays_median"]), count(n["plays_mean"]), count(n["plays_max"])],
         ["minutes from first to last play", count(n["minutes_median"]), "", ""]])]

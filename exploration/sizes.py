@@ -1,4 +1,4 @@
-"""How much there is: users, tracks, pairs, plays, how empty the matrix is, and the parts of the split."""
+"""Sizes: users, tracks, pairs, plays, sparsity of the interaction matrix, and the parts of the split."""
 import numpy as np
 
 from exploration.words import count, name, share, table
@@ -33,11 +33,11 @@ def _spread_of_pairs(work):
 
 
 def _split(work):
-    """{part: {pairs, users, tracks}} of data/; WorkError for a file that is no part of a split."""
+    """{part: {pairs, users, tracks}} of data/; WorkError for a file that is not a part of a split."""
     import duckdb
 
     from harness.files import quoted
-    found = {}
+    parts = {}
     for part in PARTS:
         path = work.path / "data" / f"{part}.pqt"
         if path.exists():
@@ -49,23 +49,23 @@ def _split(work):
             except duckdb.Error as e:
                 raise WorkError(f"{path} cannot be read as pairs of user_id and track_id "
                                 f"({str(e).splitlines()[0]}); split again") from None
-            found[part] = dict(zip(("pairs", "users", "tracks"), row, strict=True))
-    return found
+            parts[part] = dict(zip(("pairs", "users", "tracks"), row, strict=True))
+    return parts
 
 
 def draw(numbers):
     return {}
 
 
-def tell(numbers):
+def describe(numbers):
     n = numbers
     span = f", from {n['first'][:10]} to {n['last'][:10]}" if n["first"] else ""
-    lead = (f"{count(n['users'])} users and {count(n['tracks_played'])} tracks that were played (of "
-            f"{count(n['tracks'])} listed) meet in {count(n['pairs'])} pairs and {count(n['plays'])} plays{span}. "
-            f"{share(1 - n['density'])} of the user-track matrix is empty.")
+    lead = (f"{count(n['users'])} users and {count(n['tracks_played'])} played tracks (of {count(n['tracks'])} in the "
+            f"track list) have {count(n['pairs'])} pairs and {count(n['plays'])} plays{span}. The sparsity of the "
+            f"user-track matrix is {share(1 - n['density'])}.")
     if n["from_split"]:
-        lead += " There is no plays.pqt: plays are the rows of data/."
-    spread = table(["", "least", "median", "mean", "most"], [
+        lead += " There is no plays.pqt, so plays are the rows of data/."
+    spread = table(["", "minimum", "median", "mean", "maximum"], [
         [what, *(count(n[key][c]) for c in ("min", "median", "mean", "max"))] for what, key in (
             ("tracks of a user", "tracks_of_a_user"), ("plays of a user", "plays_of_a_user"),
             ("users of a track", "users_of_a_track"), ("plays of a pair", "plays_of_a_pair"))])

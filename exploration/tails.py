@@ -1,4 +1,4 @@
-"""Long tails: how unequally tracks are heard and users listen."""
+"""Long tails: concentration of plays over tracks and over users."""
 import numpy as np
 
 from evaluation.beyond_accuracy import gini
@@ -13,17 +13,17 @@ GRID = np.unique(np.concatenate([np.linspace(0, 1, 51), np.geomspace(1e-3, 1, 31
 def measure(work):
     users, plays = work.by_track
     _, tracks_of, plays_of = work.by_user
-    found = {"tracks_by_listeners": tail(users), "users_by_tracks": tail(tracks_of)}
+    tails = {"tracks_by_listeners": tail(users), "users_by_tracks": tail(tracks_of)}
     if plays.sum() > users.sum():
-        found |= {"tracks_by_plays": tail(plays), "users_by_plays": tail(plays_of)}
-    return found
+        tails |= {"tracks_by_plays": tail(plays), "users_by_plays": tail(plays_of)}
+    return tails
 
 
 def tail(values):
-    """Numbers of a long tail of counts (n,), those of 0 left out.
+    """Numbers of a long tail of counts (n,), without zeros.
 
-    rank, value: the counts at ranks from 1, the largest first; top, held: share of the total that the largest
-    share has; half: how many hold half of it; once: share with a count of 1
+    rank, value: the counts at ranks from 1, the largest first; top, held: Lorenz curve, the share of the total (held)
+    of the largest (top); half: number of largest counts that add up to half of it; once: share with a count of 1
     """
     values = np.sort(values[values > 0])[::-1].astype(np.float64)
     n, held = len(values), np.concatenate([[0], np.cumsum(values)]) / values.sum()
@@ -45,7 +45,7 @@ def draw(numbers):
     left.legend(loc="lower left")
     for axis in (left.xaxis, left.yaxis):
         drawing.log_counts(axis)
-    right.plot([0, 1], [0, 1], color=drawing.QUIET, lw=1, ls=(0, (4, 3)), label="all alike")
+    right.plot([0, 1], [0, 1], color=drawing.QUIET, lw=1, ls=(0, (4, 3)), label="uniform")
     for one, color, words in ((tracks, drawing.FIRST, "tracks"), (users, drawing.SECOND, "users")):
         right.plot(one["top"], one["held"], color=color, label=words)
     top = tracks["of_the_top"]["0.1"]
@@ -58,13 +58,13 @@ def draw(numbers):
     return {"tails": figure}
 
 
-def tell(numbers):
+def describe(numbers):
     tracks, users = numbers["tracks_by_listeners"], numbers["users_by_tracks"]
-    lead = (f"Half of the pairs are of {count(tracks['half'])} tracks ({share(tracks['half'] / tracks['n'])}) and of "
-            f"{count(users['half'])} users ({share(users['half'] / users['n'])}). {share(tracks['once'])} of the "
-            f"tracks have one listener, {share(users['once'])} of the users one track.")
+    lead = (f"Half of the pairs are of the top {count(tracks['half'])} tracks ({share(tracks['half'] / tracks['n'])}), "
+            f"and half of the top {count(users['half'])} users ({share(users['half'] / users['n'])}). "
+            f"{share(tracks['once'])} of the tracks have one listener, {share(users['once'])} of the users one track.")
     names = {"tracks_by_listeners": "tracks, by listeners", "tracks_by_plays": "tracks, by plays",
              "users_by_tracks": "users, by tracks", "users_by_plays": "users, by plays"}
     rows = [[names[key], *(share(one["of_the_top"][f"{t:g}"]) for t in TOPS), f"{one['gini']:.3f}"]
             for key, one in sorted(numbers.items())]
-    return [lead, table(["held by the top", *(f"{100 * t:g} %" for t in TOPS), "Gini"], rows)]
+    return [lead, table(["share of the top", *(f"{100 * t:g} %" for t in TOPS), "Gini"], rows)]

@@ -1,4 +1,4 @@
-"""The numbers and figures of a report once more, for those who look at TensorBoard or Weights & Biases."""
+"""Copies the numbers and figures of a report to TensorBoard and Weights & Biases."""
 import html
 
 from harness.errors import WorkError
@@ -7,7 +7,7 @@ from harness.errors import WorkError
 def flat(value, tag=""):
     """Numbers of a nested value as {tag: [numbers]}, tags joined by '/'; a list of numbers keeps its order.
 
-    A list of dicts is told apart by their 'label', else by place. Texts and missing values are left out.
+    Dicts in a list are identified by their 'label', else by their index. Text and missing values are left out.
     """
     if isinstance(value, dict):
         parts = value.items()
@@ -17,14 +17,14 @@ def flat(value, tag=""):
         values = value if isinstance(value, list) else [value]
         kept = [float(v) for v in values if isinstance(v, (int, float))]
         return {tag: kept} if kept and len(kept) == len(values) else {}
-    found = {}
+    result = {}
     for key, part in parts:
-        found |= flat(part, f"{tag}/{key}" if tag else str(key))
-    return found
+        result |= flat(part, f"{tag}/{key}" if tag else str(key))
+    return result
 
 
 def to_tensorboard(folder, numbers, report, figures):
-    """Write one event file into a folder: single numbers and lists (a step for each place), figures, the report."""
+    """Write one event file into a folder: single numbers and lists (one step per element), figures, the report."""
     from matplotlib.image import imread
     from torch.utils.tensorboard import SummaryWriter
     with SummaryWriter(log_dir=str(folder)) as writer:
@@ -37,9 +37,9 @@ def to_tensorboard(folder, numbers, report, figures):
 
 
 def to_wandb(project, folder, name, numbers, report, figures):
-    """Send single numbers (as the summary), lists (as tables), figures and the report; returns where they went.
+    """Upload single numbers (as the summary), lists (as tables), figures and the report; returns the url or folder.
 
-    Where and how is W&B's own business (WANDB_MODE=offline keeps them in folder/wandb, WANDB_DIR elsewhere).
+    Configured by W&B's own environment variables (WANDB_MODE=offline keeps them in folder/wandb, WANDB_DIR elsewhere).
     """
     import wandb
     try:

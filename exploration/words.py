@@ -1,22 +1,22 @@
-"""Numbers as a reader wants them, and numbers as json wants them."""
+"""Formats of numbers for the text of a report and for json."""
 import math
 
 import numpy as np
 
 from evaluation.render import escape_markdown
 
-DIGITS = 6   # significant digits of numbers.json: more would be noise, and differ between machines
+DIGITS = 6   # significant digits of numbers.json; further digits may differ between machines
 
 
 def count(value):
-    """12345 as '12,345'; a number that is not whole with one decimal below 100."""
+    """12345 as '12,345'; one decimal for non-integers below 100."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:,.1f}"
 
 
 def share(value):
-    """.1234 as '12 %', small ones with the digits that tell them from nothing."""
+    """.1234 as '12 %'; small values with up to two significant digits."""
     if value is None:
         return "-"
     percent = 100 * value
@@ -26,7 +26,7 @@ def share(value):
 
 
 def name(text):
-    """Text of the data, safe within Markdown."""
+    """Text from the data, escaped for Markdown."""
     return escape_markdown(text)
 
 
@@ -37,13 +37,13 @@ def several(values):
 
 
 def table(header, rows):
-    """A Markdown table; the first column is text, the others stand right."""
+    """A Markdown table; the first column is left aligned, the others right aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def plain(value):
-    """A value of json: numpy becomes Python, floats keep DIGITS, what is not finite becomes None."""
+    """A value for json: numpy types become Python types, floats keep DIGITS, and NaN or infinity becomes None."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

@@ -1,4 +1,4 @@
-"""A workspace as explore.py sees it: its plays in a DuckDB session, counts by user and track, metadata in row order."""
+"""The workspace for explore.py: plays in a DuckDB session, counts by user and track, metadata in row order."""
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,11 @@ from preprocess import protocols
 
 @dataclass
 class Workspace:
-    """One opened workspace; made by `opened`.
+    """An opened workspace; created by `opened`.
 
     log: protocols.Log with the views `plays` (user_id, track_id, timestamp, count) and `pairs` (user_id, track_id, n)
-    about: dataset.json, {} where there is none; time: real, ordinal or none; ids: track ids in row order
-    split_only: there is no plays.pqt, so plays are the rows of data/*.pqt
+    about: dataset.json, or {}; time: real, ordinal or none; ids: track ids in row order
+    split_only: True if there is no plays.pqt, so that plays are the rows of data/*.pqt
     gap: minutes without a play that end a session; others: [(name, Path)] of workspaces to compare with
     """
     path: Path
@@ -39,31 +39,31 @@ class Workspace:
     @cached_property
     def by_user(self):
         """(user ids int64 (U,), tracks (U,), plays (U,)) of every user with plays, ascending."""
-        found = self.log.run("select user_id, count(*)::bigint as tracks, sum(n)::bigint as plays from pairs "
-                             "group by user_id order by user_id").fetchnumpy()
-        return tuple(np.asarray(found[c]) for c in ("user_id", "tracks", "plays"))
+        columns = self.log.run("select user_id, count(*)::bigint as tracks, sum(n)::bigint as plays from pairs "
+                               "group by user_id order by user_id").fetchnumpy()
+        return tuple(np.asarray(columns[c]) for c in ("user_id", "tracks", "plays"))
 
     @cached_property
     def by_track(self):
-        """(users (n,), plays (n,)) int64 of every track of the list, 0 where nobody played it."""
-        found = self.log.run("select track_id, count(*)::bigint as users, sum(n)::bigint as plays from pairs "
-                             "group by track_id").fetchnumpy()
+        """(users (n,), plays (n,)) int64 of every track of the list, 0 for a track without plays."""
+        columns = self.log.run("select track_id, count(*)::bigint as users, sum(n)::bigint as plays from pairs "
+                               "group by track_id").fetchnumpy()
         users, plays = np.zeros((2, len(self.ids)), np.int64)
-        users[found["track_id"]], plays[found["track_id"]] = found["users"], found["plays"]
+        users[columns["track_id"]], plays[columns["track_id"]] = columns["users"], columns["plays"]
         return users, plays
 
     @cached_property
     def matrix(self):
         """Pairs as csr float32 (U, n) of ones, rows as in `by_user`."""
         from scipy.sparse import csr_matrix
-        found = self.log.run("select user_id, track_id from pairs order by user_id, track_id").fetchnumpy()
-        row = np.searchsorted(self.by_user[0], found["user_id"])
-        return csr_matrix((np.ones(len(row), np.float32), (row, found["track_id"])),
+        pairs = self.log.run("select user_id, track_id from pairs order by user_id, track_id").fetchnumpy()
+        row = np.searchsorted(self.by_user[0], pairs["user_id"])
+        return csr_matrix((np.ones(len(row), np.float32), (row, pairs["track_id"])),
                           shape=(len(self.by_user[0]), len(self.ids)))
 
     @cached_property
     def items(self):
-        """items.pqt as an arrow table whose row i is track i (nulls where it has none), or None."""
+        """items.pqt as an arrow table whose row i is track i (nulls for missing tracks), or None."""
         return read_table(self.path / "items.pqt", "track_id", len(self.ids))
 
     @cached_property
@@ -73,11 +73,11 @@ class Workspace:
 
     @cached_property
     def embeddings(self):
-        """Names of the embeddings that were made for this track list."""
+        """Names of the embeddings of the workspace."""
         return dataset.embedding_names(self.path)
 
     def embedding(self, name):
-        """Memory-mapped float (n, D), checked; rows of NaN are tracks without one."""
+        """Memory-mapped float (n, D), checked; NaN rows are tracks without an embedding."""
         return dataset.open_embedding(self.path, name, len(self.ids), self.checksum)
 
     @cached_property
@@ -86,27 +86,30 @@ class Workspace:
 
 
 def plays_of(workdir):
-    """The plays of a workspace: plays.pqt, else the parts of its split as a pattern; WorkError without either."""
+    """Path of the plays of a workspace and whether they are a split: plays.pqt, else a pattern of the split's parts.
+
+    Raises WorkError if there is neither.
+    """
     workdir = Path(workdir)
     if (workdir / "plays.pqt").exists():
         return workdir / "plays.pqt", False
     if (workdir / "data" / "train.pqt").exists():
         return workdir / "data" / "*.pqt", True
-    raise WorkError(f"{workdir} has neither plays.pqt nor data/train.pqt; preprocess/0_get_plays_pqt.py makes plays")
+    raise WorkError(f"{workdir} has neither plays.pqt nor data/train.pqt; run preprocess/0_get_plays_pqt.py first")
 
 
 def opened(workdir, memory, spill, **settings):
-    """Workspace of a folder; use its `log` as a context manager, which closes the session.
+    """Open the workspace in a folder; use its `log` as a context manager, which closes the session.
 
-    memory: bytes; spill: folder for what memory cannot hold. Raises WorkError for a folder that is no
-    workspace, whose stage 0 was interrupted, or whose plays name tracks that the list lacks.
+    memory: bytes; spill: folder for temporary files beyond that. Raises WorkError for a folder that is not a
+    workspace, whose 0_get_plays_pqt.py was interrupted, or whose plays have tracks absent from the track list.
     """
     ids, _ = dataset.read_tracks(workdir)
     plays, split_only = plays_of(workdir)
     manifest = workdir / "dataset.json"
     about = read_json(manifest, {"status": str, "time": str, "name": str}) if manifest.exists() else {}
     if about.get("status", "finished") != "finished":
-        raise WorkError(f"{manifest} says that making plays.pqt was interrupted; run 0_get_plays_pqt.py again")
+        raise WorkError(f"{manifest} is not finished: writing plays.pqt was interrupted; run 0_get_plays_pqt.py again")
     columns, timed = protocols.inspect(plays)
     time = about.get("time", "real") if timed else "none"
     log = protocols.Log(plays, columns, memory, spill)
@@ -114,6 +117,7 @@ def opened(workdir, memory, spill, **settings):
     if not rows:
         raise WorkError(f"{plays} has no rows, so there is nothing to explore")
     if low < 0 or high >= len(ids):
-        raise WorkError(f"{plays}: track_id runs from {low} to {high}, but trackid_sorted.csv has {len(ids)} rows")
+        raise WorkError(f"{plays}: track_id runs from {low} to {high}, but trackid_sorted.csv has {len(ids)} rows; "
+                        "run 0_get_plays_pqt.py again")
     log.run("create temp table pairs as select user_id, track_id, sum(count)::bigint as n from plays group by all")
     return Workspace(Path(workdir), log, about, time, ids, split_only, **settings)

@@ -1,12 +1,12 @@
-"""All backends: the table of them, and several in one pass over the audio.
+"""All backends: list them, or run several in one pass over the audio.
 
     python -m extract_item_embeddings --list
     python -m extract_item_embeddings mfcc musicnn "mert --size 95M --weights DIR" --audio DIR [--workdir DIR]
 
-A backend is named by its script (m2v) or its embedding (music2vec); one with flags of its own is one quoted word. The
-flags behind the list are for all of them. Each file is decoded once, resampled once per rate, and heard by each
-backend in its own batches, so every matrix is, byte for byte, the one of its script alone. Models that do not fit into
-memory together get passes of their own. Shards, --merge, interruption and resumption are as for one backend.
+A backend is named by its script (m2v) or its embedding (music2vec); a backend with its own options is one quoted
+argument. The other options apply to all of them. Each file is decoded once, resampled once per sample rate, and
+processed by each backend in its own batches, so every matrix has the same bytes as from its own script. Models that do
+not fit into memory together run in separate passes. Shards, --merge and resumption work as for one backend.
 """
 import argparse
 import importlib
@@ -21,16 +21,16 @@ from harness.errors import UsageError
 from harness.machine import free_memory
 
 FOLDER = Path(__file__).parent
-DOOR = re.compile(r"^ +(?:return )?extraction\.main\((\w+), __doc__", re.MULTILINE)
+ENTRY_POINT = re.compile(r"^ +(?:return )?extraction\.main\((\w+), __doc__", re.MULTILINE)
 
 
 def backends():
-    """{script: its Backend class} of all files here that hand one to extraction.main; nothing heavy is imported."""
-    found = {}
+    """{script: its Backend class} of all files here that pass one to extraction.main; nothing heavy is imported."""
+    classes = {}
     for path in sorted(FOLDER.glob("*.py")):
-        if match := DOOR.search(path.read_text(encoding="utf-8")):
-            found[path.stem] = getattr(importlib.import_module(f"extract_item_embeddings.{path.stem}"), match[1])
-    return found
+        if match := ENTRY_POINT.search(path.read_text(encoding="utf-8")):
+            classes[path.stem] = getattr(importlib.import_module(f"extract_item_embeddings.{path.stem}"), match[1])
+    return classes
 
 
 # --------------------------------------------------------------------------- the table
@@ -57,22 +57,22 @@ def show():
     print("\nwithout audio:")
     for path in sorted(FOLDER.glob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if path != Path(__file__) and "cli.run(main)" in text and not DOOR.search(text):
+        if path != Path(__file__) and "cli.run(main)" in text and not ENTRY_POINT.search(text):
             print(f"  {path.name}  {text.partition(chr(10))[0].strip(chr(34))}")
 
 
 # --------------------------------------------------------------------------- several at once
 
 def task(word, shared, kinds):
-    """The extraction.Task of one word of the list, such as `mfcc` or `mert --size 95M`."""
+    """The extraction.Task of one argument, such as `mfcc` or `mert --size 95M`."""
     try:
         script, *flags = shlex.split(word)
     except ValueError as e:
-        raise UsageError(f"{word!r} is no backend with flags ({e})") from None
+        raise UsageError(f"{word!r} is not a backend with options ({e}); check its quotes") from None
     by_name = {kind.NAME: kind for kind in kinds.values()}
     kind = kinds.get(script) or by_name.get(script)
     if kind is None:
-        raise UsageError(f"no backend {script!r}; there are {', '.join(kinds)}")
+        raise UsageError(f"there is no backend {script!r}; choose from {', '.join(kinds)}")
     parser = cli.Parser(prog=f"{Path(sys.argv[0]).name}: {script}", usage=argparse.SUPPRESS)
     extraction.own_flags(parser, kind)
     args = argparse.Namespace(**{**vars(shared), **vars(parser.parse_args(flags))})
@@ -81,7 +81,7 @@ def task(word, shared, kinds):
 
 
 def in_passes(tasks, room):
-    """The tasks in order, cut into lists whose models need no more than `room` bytes (one alone may)."""
+    """The tasks in order, in lists whose models need at most `room` bytes together (one alone may need more)."""
     passes, used = [[]], 0
     for each in tasks:
         need = each.backend.memory()
@@ -94,7 +94,7 @@ def in_passes(tasks, room):
 
 
 def room_for(tasks, device):
-    """Bytes free where the models will be; asked only when there are models."""
+    """Free bytes of the device's memory; 0, without a query, if no backend needs any."""
     if not any(each.backend.memory() for each in tasks):
         return 0
     place = cli.pick_device(device)
@@ -106,24 +106,26 @@ def room_for(tasks, device):
 
 def main(argv=None):
     parser = cli.Parser(prog="extract_item_embeddings", description=__doc__)
-    parser.add_argument("backend", nargs="*", help="script or embedding, with flags of its own as one quoted word")
-    parser.add_argument("--list", action="store_true", help="print the table of backends: ready, or what is missing")
+    parser.add_argument("backend", nargs="*", metavar="BACKEND",
+                        help="name of a script or embedding; with its own options as one quoted argument")
+    parser.add_argument("--list", action="store_true",
+                        help="print the table of backends and for each whether it is ready or what is missing")
     extraction.shared_flags(parser)
     cli.common_flags(parser, seed=False, device=True)
     args = parser.parse_args(argv)
     if args.list:
         return show()
     if not args.backend:
-        raise UsageError("name one backend or several, or --list them")
+        raise UsageError("name one or more backends, or use --list")
     kinds = backends()
     tasks = [task(word, args, kinds) for word in args.backend]
     names = [each.name for each in tasks]
     if twice := next((n for n in names if names.count(n) > 1), None):
-        raise UsageError(f"two of these would write embeddings/{twice}.npy; give one a --name")
+        raise UsageError(f"two backends would write embeddings/{twice}.npy; give one of them a --name")
     if args.merge:
         return extraction.run(tasks)
     for each in tasks:
-        _ = each.request  # what is missing is said now, not after the hours of those before it
+        _ = each.request  # report missing weights now, not after hours of other backends
     passes = in_passes(tasks, room_for(tasks, args.device))
     if len(passes) > 1:
         print(f"{len(passes)} passes over the audio, because the models do not fit into memory together: "

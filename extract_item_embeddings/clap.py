@@ -1,4 +1,4 @@
-"""CLAP for music: the audio side of a joint space of sound and text (Wu et al., arXiv 2211.06687).
+"""CLAP for music: the audio tower of a joint audio-text embedding (Wu et al., arXiv 2211.06687).
 
     python extract_item_embeddings/clap.py --audio DIR [--workdir DIR]
 
@@ -6,9 +6,9 @@
 |-------------------------|------------|-----------|-----------------------|-------------|---------|-----------|
 | laion/larger_clap_music | Apache-2.0 | 48,000 Hz | 10 s, one after other | joint space | mean    | 512       |
 
-Windows are cut one after the other, never by the random crop of the model's own processor, so a track has one
-embedding. A shorter window is repeated to fill 10 s, as that processor does, and counts by its sound. The
-vectors of the joint space are not brought to length one. The spectrogram's limits are read from
+Windows are consecutive, not the random crop of the model's own processor, so the embedding of a track is
+deterministic. A shorter window is repeated to fill 10 s, as in that processor, and weighted by its length. The
+vectors of the joint space are not normalised. The settings of the spectrogram are read from
 preprocessor_config.json.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
@@ -28,7 +28,7 @@ from harness.readers import read_json
 SOURCE = weights.Source("laion/larger_clap_music", "a0b4534a14f58e20944452dff00a22a06ce629d1", "pytorch_model.bin",
                         "Apache-2.0", ("config.json", "preprocessor_config.json"),
                         "5c289311f4a030d768af7ffbfdecd01b008aa64824211899a4e59f4f9d154fd1")
-TEXT = ("text_model.", "text_projection.", "logit_scale")  # the other side
+TEXT = ("text_model.", "text_projection.", "logit_scale")  # the text tower, not used
 
 
 class CLAP(pretrained.Pretrained):
@@ -43,16 +43,17 @@ class CLAP(pretrained.Pretrained):
         return SOURCE
 
     def sizes(self):
-        """Read both configurations; what is not heard in windows of 10 s at 48 kHz is refused."""
+        """Read both configurations; WorkError unless the windows have 10 s at 48 kHz."""
         config = read_json(self.files.beside["config.json"])
         self.config = {k: config[k] for k in ("audio_config", "projection_dim", "projection_hidden_act") if k in config}
         self.mel = read_json(self.files.beside["preprocessor_config.json"])
         self.dim = config.get("projection_dim", self.DIM)
         if config.get("audio_config", {}).get("enable_fusion"):
-            raise WorkError(f"{self.files.beside['config.json']} asks for the fusion of several crops, some of "
-                                 "them random; weights without it are expected, such as laion/larger_clap_music")
+            raise WorkError(f"{self.files.beside['config.json']} enables the fusion of random crops; use weights "
+                            "without it, such as laion/larger_clap_music")
         if self.mel.get("sampling_rate", 48000) != self.SAMPLE_RATE or self.mel.get("max_length_s", 10) != self.WINDOW:
-            raise WorkError(f"{self.files.beside['preprocessor_config.json']} is not for 10 s at 48,000 Hz")
+            raise WorkError(f"{self.files.beside['preprocessor_config.json']} is not for windows of 10 s at 48,000 Hz; "
+                            "use the weights of laion/larger_clap_music")
 
     def build(self):
         from transformers import ClapAudioModelWithProjection, ClapConfig
@@ -61,7 +62,7 @@ class CLAP(pretrained.Pretrained):
         config = ClapConfig(**self.config).audio_config
         model = weights.empty(lambda: ClapAudioModelWithProjection(config))
         weights.fill(model, weights.read(self.files.weights), self.files.weights, TEXT)
-        # the model's processor has a filter bank for each way to treat long sound
+        # the model's processor has one filter bank for fused and one for other inputs
         scale, norm = ("htk", None) if self.mel.get("truncation", "fusion") == "fusion" else ("slaney", "slaney")
         self.spectrogram = LogMel(self.SAMPLE_RATE, self.mel.get("fft_window_size", 1024),
                                   self.mel.get("hop_length", 480), self.mel.get("feature_size", 64),
@@ -73,7 +74,7 @@ class CLAP(pretrained.Pretrained):
         self.spectrogram.to(self.device)
 
     def prepare(self, samples):
-        """Samples (N,) -> (windows (n, 480000), samples of sound in each)."""
+        """Samples (N,) -> (windows (n, 480000), number of samples of audio in each)."""
         windows, lengths = pretrained.cut(samples, self.size, round(audio.SHORTEST * self.SAMPLE_RATE))
         padding = self.mel.get("padding", "repeatpad")
         sound, n = windows[-1, :lengths[-1]].copy(), lengths[-1]

@@ -6,8 +6,8 @@
 |-------------------------|---------|-----------|----------------------|---------------------|---------|-----------|
 | lpepino/encodecmae-base | MIT     | 24,000 Hz | 4 s, one after other | output of 10 layers | mean    | 768       |
 
-The EnCodec encoder is that of transformers, the ten layers are written in encodecmae.py. Every frame counts
-alike, a partly filled last one too. States 0 to 9 of --layer are the first branch; the last is the output.
+The EnCodec encoder is that of transformers, the ten layers are in networks/encodecmae.py. All frames have equal
+weight, including a partly filled last one. States 0 to 9 of --layer are the first branch; the last is the output.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -22,7 +22,7 @@ from harness import cli
 from harness.errors import WorkError
 from harness.readers import read_json
 
-# no commit of these weights could be established, so the branch is named; the json records what it stood for
+# no commit of these weights is known, so the branch is named; the json records the commit it resolved to
 SOURCE = weights.Source("lpepino/encodecmae-base", "main", "model.pt", "MIT")
 HOP = 320   # samples per frame of EnCodec
 HEAD = 64   # channels of an attention head, unless a config.json beside the weights gives num_heads
@@ -30,7 +30,7 @@ HEAD = 64   # channels of an attention head, unless a config.json beside the wei
 
 class EnCodecMAE(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST, WINDOW, BATCH = "encodecmae", 24000, 768, 10, 4.0, 16
-    MILLIONS = 37.4  # of 63.8 in the file, the rest of which serves training
+    MILLIONS = 37.4  # of 63.8 in the file; the others are used in training only
     FRAME_LEVEL = "75 per second"
 
     def source(self):
@@ -59,7 +59,7 @@ class EnCodecMAE(pretrained.Pretrained):
 
     def place(self):
         self.model.to(self.device, self.dtype)
-        self.model.codec.float()  # a small part, recurrent, whose errors all layers would inherit
+        self.model.codec.float()  # small and recurrent; its rounding errors would propagate to all layers
 
     def prepare(self, samples):
         return pretrained.cut(samples, self.size)

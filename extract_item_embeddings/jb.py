@@ -1,4 +1,4 @@
-"""Jukebox: a language model of compressed sound, read in its middle (Castellon et al., arXiv 2107.05677).
+"""Jukebox: a middle layer of a language model of compressed audio (Castellon et al., arXiv 2107.05677).
 
     python extract_item_embeddings/jb.py --audio DIR [--workdir DIR] --python ENVIRONMENT [--layer N] [--as-published]
 
@@ -6,10 +6,10 @@
 |------------|----------------|-----------|-------------------------|----------|---------|-----------|
 | Jukebox 5b | non-commercial | 44,100 Hz | 23.8 s, one after other | 36 of 72 | mean    | 4800      |
 
-The model is run by the package jukemirlib in an environment of its own (requirements/jukebox.txt says how to make
-it; a GPU with 13 GB), one window at a time, because that package mixes up its axes in larger batches. The excerpt is
-brought to a peak of 1, as there. The published extraction heard 24 s, of which the model takes the first window only:
---as-published does that. Upstream would fetch missing weights unchecked; here that is an error that names them.
+The model is run by the package jukemirlib in a separate environment (see requirements/jukebox.txt; needs a GPU with
+13 GB), one window at a time, because that package confuses its axes in larger batches. The excerpt is scaled to a peak
+of 1, as in that package. The published extraction used 24 s, of which the model processes the first window only:
+--as-published reproduces that. Missing weights are an error (upstream downloads them without a checksum).
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -33,7 +33,7 @@ PUBLISHED_SECONDS = 24
 FILES = ("vqvae.pth.tar", "prior_level_2.pth.tar")
 URL = "https://openaipublic.azureedge.net/jukebox/models/5b/"
 LAYERS, DEFAULT_LAYER = 72, 36
-SHORTEST = 0.1           # seconds; a scrap of an end is not worth a pass
+SHORTEST = 0.1           # seconds; a shorter last window is dropped
 
 
 def layer(text):
@@ -53,12 +53,12 @@ class Jukebox(worker.Remote):
     @classmethod
     def add_flags(cls, parser):
         super().add_flags(parser)
-        parser.add_argument("--layer", type=layer, default=DEFAULT_LAYER,
-                            help=f"whose output is averaged, 1 to {LAYERS} (default {DEFAULT_LAYER})")
+        parser.add_argument("--layer", type=layer, default=DEFAULT_LAYER, metavar="N",
+                            help=f"layer whose output is averaged over time, 1 to {LAYERS} (default {DEFAULT_LAYER})")
         parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16",
-                            help="of the language model; fp16 as published (default fp16)")
+                            help="precision of the language model; published with fp16 (default fp16)")
         parser.add_argument("--as-published", action="store_true",
-                            help=f"the first {PUBLISHED_SECONDS} s only, which is one window")
+                            help=f"use the first {PUBLISHED_SECONDS} s only, that is one window (default: off)")
 
     def __init__(self, args):
         super().__init__(args)
@@ -75,8 +75,8 @@ class Jukebox(worker.Remote):
     def weights_of(self):
         folder = Path(self.args.weights or self.WEIGHTS).expanduser()
         if absent := [name for name in FILES if not (folder / name).is_file()]:
-            raise WorkError(f"{folder} has no {' and no '.join(absent)}; fetch {URL}{absent[0]} into it, or name "
-                                 "the folder with --weights")
+            raise WorkError(f"{folder} has no {' and no '.join(absent)}; download {URL}{absent[0]} into it, or name "
+                            "the folder of the weights with --weights")
         return folder
 
     def request(self):

@@ -6,9 +6,9 @@
 |--------------------|--------------|-----------|--------|----------------------|---------|-----------|
 | m-a-p/music2vec-v1 | CC BY-NC 4.0 | 16,000 Hz | 30 s   | last of 13, or other | mean    | 768       |
 
-As the model card says, each window is brought to zero mean and unit variance and heard at 16 kHz.
-The published extraction gave the model samples at 24 kHz, one and a half times too slow, not normalised,
-and filled up with zeros to 30 s: --as-published does that.
+As in the model card, each window is normalised to zero mean and unit variance at 16 kHz. The published extraction
+passed samples at 24 kHz to the model (so 1.5 times too slow), not normalised, and zero-padded to 30 s:
+--as-published reproduces that.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -22,7 +22,7 @@ from extract_item_embeddings.engine import extraction, pretrained, weights
 from harness import cli
 from harness.readers import read_json
 
-# no commit of these weights could be established, so the branch is named; the json records what it stood for
+# no commit of these weights is known, so the branch is named; the json records the commit it resolved to
 SOURCE = weights.Source("m-a-p/music2vec-v1", "main", "pytorch_model.bin", "CC BY-NC 4.0", ("config.json",))
 PUBLISHED_RATE = 24000
 
@@ -34,8 +34,8 @@ class Music2Vec(pretrained.Pretrained):
     @classmethod
     def add_flags(cls, parser):
         super().add_flags(parser)
-        parser.add_argument("--as-published", action="store_true", help="samples at 24 kHz for a model of 16 kHz, "
-                            "not normalised, zeros behind short tracks")
+        parser.add_argument("--as-published", action="store_true", help="pass samples at 24 kHz to the 16 kHz model, "
+                            "not normalised, short tracks zero-padded (default: off)")
 
     def __init__(self, args):
         if args.as_published:

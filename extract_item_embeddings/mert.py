@@ -6,9 +6,9 @@
 |--------------------------|--------------|-----------|--------|---------------------------|---------|-----------|
 | m-a-p/MERT-v1-330M, -95M | CC BY-NC 4.0 | 24,000 Hz | 30 s   | last of 25 (13), or other | mean    | 1024, 768 |
 
-A plain HuBERT of transformers; the code that is published beside the weights is not run, as both
-configurations switch its additions off. The sound is given as it is, neither normalised (as in
-pre-training) nor padded. The authors advise to choose the layer by task: `--layer all` writes a file each.
+Run as HuBERT of transformers; the code published with the weights is not needed, as both configurations disable its
+additions. The audio is neither normalised (as in pre-training) nor padded. The authors recommend choosing the layer by
+task: `--layer all` writes one file per layer.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -38,7 +38,8 @@ class MERT(pretrained.Pretrained):
 
     @classmethod
     def add_flags(cls, parser):
-        parser.add_argument("--size", choices=tuple(SOURCES), default="330M", help="which weights (default 330M)")
+        parser.add_argument("--size", choices=tuple(SOURCES), default="330M",
+                            help="number of parameters of the model (default 330M)")
         super().add_flags(parser)
 
     def __init__(self, args):
@@ -55,12 +56,12 @@ class MERT(pretrained.Pretrained):
         return self.args.size
 
     def sizes(self):
-        """Read the configuration; what MERT's own code would do differently from HuBERT is refused."""
+        """Read the configuration; WorkError if it enables what MERT's own code adds to HuBERT."""
         config = read_json(self.files.beside["config.json"])
         added = [k for k in ("feature_extractor_cqt", "deepnorm") if config.get(k)]
         if added:
-            raise WorkError(f"{self.files.beside['config.json']} asks for {' and '.join(added)}, which a plain "
-                                 "HuBERT has not; the weights of MERT v1 are expected")
+            raise WorkError(f"{self.files.beside['config.json']} enables {' and '.join(added)}, which HuBERT does not "
+                            "have; use the weights of MERT v1")
         self.config = {k: v for k, v in config.items() if k not in ("model_type", "auto_map", "architectures")}
         self.dim, self.depth = config["hidden_size"], config["num_hidden_layers"]
 

@@ -6,9 +6,9 @@
 |----------------|-----------|----------------------------------------|---------------------|---------------|
 | none (librosa) | 22,050 Hz | 2048 samples every 512 (43 per second) | mean and covariance | 13 + 91 = 104 |
 
-128 mel bands; the 13 means come first, then the upper triangle with diagonal of the 13 x 13 frame
-covariance, row by row. The layout is that of Music4All-Onion's `id_mfcc_stats`, which the papers
-used; its frame settings are not published, so no equality with that file is claimed.
+128 mel bands; first the 13 means, then the upper triangle with diagonal of the 13 x 13 frame covariance, row by row.
+The layout is that of Music4All-Onion's `id_mfcc_stats`, which the papers used; the values may differ from that file,
+as its frame settings are not published.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -27,7 +27,7 @@ COEFFICIENTS = 13
 def statistics(coefficients):
     """(C, T) -> (C + C (C + 1) / 2,): means, then covariances of the upper triangle, row by row.
 
-    One frame alone has no spread: its covariances are zeros.
+    For a single frame all covariances are zero.
     """
     C, T = coefficients.shape
     mean = coefficients.mean(axis=1)
@@ -43,7 +43,7 @@ class MFCC(extraction.Backend):
     PACKAGES = ("librosa", "scipy")
 
     def load(self):
-        self.prepare(np.zeros(self.SAMPLE_RATE, np.float32))  # librosa's slow first call, before the clock runs
+        self.prepare(np.zeros(self.SAMPLE_RATE, np.float32))  # librosa's slow first call, before timing starts
 
     def prepare(self, samples):
         import librosa
@@ -53,7 +53,7 @@ class MFCC(extraction.Backend):
         return values[None], np.array([frames.shape[1]])
 
     def forward(self, inputs, lengths):
-        return inputs  # the workers have done it all
+        return inputs  # computed in prepare
 
 
 def main(argv=None):

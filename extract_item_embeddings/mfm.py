@@ -1,4 +1,4 @@
-"""MusicFM: a conformer trained to guess masked tokens of music (Won et al., arXiv 2311.03318).
+"""MusicFM: a conformer trained to predict masked tokens of music (Won et al., arXiv 2311.03318).
 
     python extract_item_embeddings/mfm.py --audio DIR [--workdir DIR] [--trained-on MSD] [--layer last|mean|N|all]
 
@@ -6,9 +6,9 @@
 |-------------------------------------|---------|-----------|--------|----------------------|---------|-----------|
 | minzwon/MusicFM pretrained_fma, msd | MIT     | 24,000 Hz | 30 s   | 12 (last) of 0 to 12 | mean    | 1024      |
 
-The log-mel is z-scored with the statistics file published beside the weights. The published extraction
-averaged over the 1024 channels instead of the frames: --as-published gives its 750 values, one per 40 ms
-of 30 s, with zeros behind short tracks. Weights from before 13 February 2024 were wrong, say the authors.
+The log-mel is z-scored with the statistics file published with the weights. The published extraction averaged over the
+1024 channels instead of the frames: --as-published gives its 750 values, one per 40 ms of 30 s, with short tracks
+zero-padded. According to the authors, weights from before 13 February 2024 were wrong.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -35,14 +35,14 @@ FRONT = "preprocessor_melspec_2048.mel_stft."  # the mel front-end among the wei
 
 
 def statistics(path, table):
-    """(mean, standard deviation) of the log-mel in dB out of a json table."""
+    """(mean, standard deviation) of the log-mel in dB from a json table; WorkError if they are missing or invalid."""
     try:
         mean, std = float(table["melspec_2048_mean"]), float(table["melspec_2048_std"])
     except (KeyError, TypeError, ValueError):
         mean = std = float("nan")
     if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
-        raise WorkError(f"{path} does not give melspec_2048_mean and a positive melspec_2048_std, with which the "
-                             "log-mel is z-scored")
+        raise WorkError(f"{path} must have melspec_2048_mean and a positive melspec_2048_std for the z-score of the "
+                        "log-mel; download it again")
     return mean, std
 
 
@@ -50,24 +50,26 @@ class MusicFM(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "musicfm", 24000, 1024, 12
     FRAME_LEVEL = "25 per second"
     VARIANTS = ((), ("--trained-on", "MSD"))
-    MILLIONS = 324.7  # of the 329.2 that the 1,316,802,088 bytes of the file hold, the rest serves training
+    MILLIONS = 324.7  # of the 329.2 in the 1,316,802,088 bytes of the file; the others are used in training only
 
     @classmethod
     def add_flags(cls, parser):
         parser.add_argument("--trained-on", choices=tuple(SOURCES), default="FMA",
-                            help="weights: trained on Free Music Archive or Million Song (default FMA)")
+                            help="training data of the weights: Free Music Archive or Million Song Dataset (default "
+                                 "FMA)")
         super().add_flags(parser)
         parser.add_argument("--as-published", action="store_true",
-                            help="the mean over channels instead of time, 25 values per second")
+                            help="average over channels instead of time, giving 25 values per second (default: off)")
 
     def __init__(self, args):
         super().__init__(args)
         if args.as_published:
             if not 0 < args.seconds <= self.WINDOW:
-                raise UsageError(f"--as-published gives 25 values per second of one window; --seconds "
-                                      f"{args.seconds:g} is not between 0 and {self.WINDOW:g}")
+                raise UsageError(f"--as-published gives 25 values per second of one window; --seconds must be above 0 "
+                                 f"and at most {self.WINDOW:g}, not {args.seconds:g}")
             if args.frames:
-                raise UsageError("--as-published averages the channels of each frame, so there are no --frames")
+                raise UsageError("--frames does not apply with --as-published, which averages the channels of each "
+                                 "frame; leave one of the two out")
             self.POOLING = "mean over channels"
 
     def suffix(self):
@@ -107,12 +109,12 @@ class MusicFM(pretrained.Pretrained):
         return model
 
     def check_front_end(self, mel):
-        """The window and the mel filters among the weights must be those that are computed here."""
+        """WorkError unless the window and mel filters in the weights are those computed here."""
         for key, ours in ((f"{FRONT}spectrogram.window", mel.window), (f"{FRONT}mel_scale.fb", mel.filters)):
             if key in self.state and (self.state[key].shape != ours.shape
                                       or (self.state[key].float() - ours).abs().max() > 1e-4):
-                raise WorkError(f"{self.files.weights} was made for another spectrogram: {key} differs from the "
-                                     "Hann window of 2048 and the HTK filters of MusicFM")
+                raise WorkError(f"{self.files.weights} is for another spectrogram: {key} differs from the Hann window "
+                                "of 2048 and the HTK filters of MusicFM; use the published weights")
 
     def before_rounding(self):
         self.model.fold()

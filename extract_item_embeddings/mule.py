@@ -1,4 +1,4 @@
-"""MULE: a convolutional network trained by contrast of excerpts of one track (McCallum et al., arXiv 2210.03799).
+"""MULE: a convolutional network trained by contrastive learning on excerpts (McCallum et al., arXiv 2210.03799).
 
     python extract_item_embeddings/mule.py --audio DIR [--workdir DIR] --python ENVIRONMENT --weights model.keras
 
@@ -6,12 +6,12 @@
 |-------------------|--------------|-----------|---------------|--------|---------|-----------|
 | MULE, model.keras | CC BY-NC 4.0 | 16,000 Hz | 3 s every 2 s | output | mean    | 1728      |
 
-The spectrogram and its slices are made here, as upstream's configuration says; the network is run by the package
-sxmp-mule (GPL-3.0) with TensorFlow, in an environment of its own (requirements/mule.txt says how to make it), so that
-neither its licence nor its pins touch this process. A slice is 300 frames around every 200th, the first at 2 s, the
-last moved back to the end, each brought to zero mean and unit variance. Sound is heard at the level that upstream
-gives a stereo file (it sums channels at half their level, so a mono file would enter at half). A track shorter than a
-slice is repeated to its length. The published extraction kept the sum over the slices, not the mean: --as-published.
+The spectrogram and its slices are computed here, as in upstream's configuration; the network is run by the package
+sxmp-mule (GPL-3.0) with TensorFlow, in a separate environment (see requirements/mule.txt), because of its licence and
+its pinned dependencies. A slice is 300 frames around every 200th, the first at 2 s, the last moved back to the end,
+each normalised to zero mean and unit variance. The input level is that of upstream for a stereo file (upstream sums
+channels at half their level, which halves the level of a mono file). A track shorter than a slice is repeated to its
+length. The published extraction used the sum over the slices instead of the mean: --as-published reproduces that.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -66,7 +66,8 @@ class Mule(worker.Remote):
     @classmethod
     def add_flags(cls, parser):
         super().add_flags(parser)
-        parser.add_argument("--as-published", action="store_true", help="the sum over the slices instead of the mean")
+        parser.add_argument("--as-published", action="store_true",
+                            help="sum over the slices instead of the mean (default: off)")
 
     def __init__(self, args):
         super().__init__(args)
@@ -79,20 +80,20 @@ class Mule(worker.Remote):
     def weights_of(self):
         path = Path(self.args.weights or self.WEIGHTS).expanduser()
         path = path / "model.keras" if path.is_dir() else path
-        fetch = f"fetch supporting_data/model/model.keras (251,054,764 bytes) of {SOURCE} with git lfs"
+        remedy = f"download supporting_data/model/model.keras (251,054,764 bytes) of {SOURCE} with git lfs"
         if not path.is_file():
-            raise WorkError(f"{path} is not there; {fetch}, and put it there or name it with --weights")
+            raise WorkError(f"{path} does not exist; {remedy}, and put it there or name it with --weights")
         with open(path, "rb") as f:
             if f.read(len(POINTER)) == POINTER:
-                raise WorkError(f"{path} is only a pointer to the weights; {fetch}")
+                raise WorkError(f"{path} is a git lfs pointer and not the weights; {remedy}")
         return path
 
     def request(self):
         path = self.weights_of()
         digest = checksum(path)
         if not self.args.weights and digest != CHECKSUM:
-            raise WorkError(f"{path} is not the file that was published (its sha256 should be {CHECKSUM}); "
-                                 "--weights uses a file of your own")
+            raise WorkError(f"{path} is not the published file (its sha256 should be {CHECKSUM}); download it again, "
+                            "or name other weights with --weights")
         return {"weights": {"id": SOURCE, "revision": COMMIT if digest == CHECKSUM else "given by --weights",
                             "licence": self.LICENCE, "checksum": digest},
                 "variant": None, "layer": None, "as_published": self.args.as_published}

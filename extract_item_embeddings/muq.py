@@ -1,4 +1,4 @@
-"""MuQ and MuQ-MuLan: a conformer trained on mel residual tokens, and its joint space with text (arXiv 2501.01108).
+"""MuQ and MuQ-MuLan: a conformer trained on mel residual tokens, and a joint audio-text embedding (arXiv 2501.01108).
 
     python extract_item_embeddings/muq.py --audio DIR [--workdir DIR] [--layer last|mean|N|all] [--mulan]
 
@@ -7,8 +7,8 @@
 | OpenMuQ/MuQ-large-msd-iter | CC BY-NC 4.0 | 24,000 Hz | 30 s   | last of 13, or other | mean          | 1024      |
 | OpenMuQ/MuQ-MuLan-large    | CC BY-NC 4.0 | 24,000 Hz | 10 s   | joint space          | mean of units | 512       |
 
-MuQ-MuLan as its authors use it: clips of 10 s, each a vector of length one, their plain mean, which is not
-brought to length one again. The last clip is filled up from the start of the excerpt and counts in full.
+MuQ-MuLan as in its authors' code: clips of 10 s, each a unit vector, and their mean, which is not normalised again.
+The last clip is filled up from the start of the excerpt and has full weight.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -41,7 +41,8 @@ class MuQ(pretrained.Pretrained):
 
     @classmethod
     def add_flags(cls, parser):
-        parser.add_argument("--mulan", action="store_true", help="MuQ-MuLan, the joint space with text, instead of MuQ")
+        parser.add_argument("--mulan", action="store_true",
+                            help="use MuQ-MuLan, the joint audio-text embedding, instead of MuQ (default: off)")
         super().add_flags(parser)
 
     def __init__(self, args):
@@ -49,7 +50,7 @@ class MuQ(pretrained.Pretrained):
             self.NAME, self.DIM, self.WINDOW, self.POOLING = "muq_mulan", 512, 10.0, "mean of unit vectors of clips"
             self.LAYERED = False
             if args.layer != "last":
-                raise UsageError(f"--layer {args.layer} is for MuQ; --mulan has one output, the joint space")
+                raise UsageError(f"--layer {args.layer} does not apply to --mulan, which has one output; leave it out")
         super().__init__(args)
 
     def source(self):
@@ -68,20 +69,21 @@ class MuQ(pretrained.Pretrained):
         self.statistics = mfm.statistics(path, config.get("stat") or (MSD if self.args.mulan else {}))
         self.state = weights.read(self.files.weights)
         if self.args.mulan:
-            self.take_apart(config, path)
+            self.split_weights(config, path)
         self.shape = conformer.sizes(self.state, self.files.weights)
         self.depth = self.shape["depth"]
         if not self.args.mulan:
             self.dim = self.shape["dim"]
 
-    def take_apart(self, config, path):
-        """MuLan's own settings, and its weights: audio tower and backbone; the text side is left."""
+    def split_weights(self, config, path):
+        """Read MuLan's settings and split its weights into audio tower and backbone, without the text tower."""
         try:
             self.WINDOW = float(int(config["mulan"]["clip_secs"]))
-            self.heard = config.get("audio_model", {}).get("use_layer_idx", -1)  # which of MuQ's states the tower hears
+            self.heard = config.get("audio_model", {}).get("use_layer_idx", -1)  # state of MuQ that the tower reads
             self.dim = self.state["mulan.audio_to_latents.weight"].shape[0]
         except (KeyError, TypeError, ValueError) as e:
-            raise WorkError(f"{self.files.weights} with {path.name} is not MuQ-MuLan: it misses {e}") from None
+            raise WorkError(f"{self.files.weights} with {path.name} is not MuQ-MuLan, as it lacks {e}; use the "
+                            f"weights of {MULAN.repo}") from None
         self.size = round(self.WINDOW * self.SAMPLE_RATE)
         tower = {k[len(AUDIO):]: v for k, v in self.state.items()
                  if k.startswith(AUDIO) and not k.startswith("mulan.audio.model.")}
@@ -110,7 +112,7 @@ class MuQ(pretrained.Pretrained):
             self.joint.to(self.device, self.dtype)
 
     def prepare(self, samples):
-        """MuQ: windows. MuLan: clips, the last filled up from the start; less than half a clip is heard twice."""
+        """MuQ: windows. MuLan: clips, the last filled up from the start of the excerpt, which may be repeated."""
         if not self.args.mulan:
             return super().prepare(samples)
         clips, lengths = pretrained.cut(samples, self.size)

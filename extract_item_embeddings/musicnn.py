@@ -1,4 +1,4 @@
-"""MusiCNN: 200 values per track from a network trained to tag music (Pons and Serra, arXiv 1909.06654).
+"""MusiCNN: the penultimate layer of a convolutional music tagger, 200 values (Pons and Serra, arXiv 1909.06654).
 
     python extract_item_embeddings/musicnn.py --audio DIR [--workdir DIR]
 
@@ -6,10 +6,9 @@
 |------------------------------|---------|-----------|----------------------|-------------|---------|-----------|
 | MSD_musicnn of musicnn 0.1.0 | ISC     | 16,000 Hz | 3 s, one after other | penultimate | mean    | 200       |
 
-The weights are those inside the installed `musicnn` package, read without TensorFlow and without
-running the package. As there, a window is 187 frames of the log-mel spectrogram and what is left
-behind the last whole window is not heard. A track shorter than one window is heard as a window of
-its own length, pooled over the sound only (the package fails on those).
+The weights are those in the installed `musicnn` package, read without TensorFlow and without running the package. As
+in the package, a window is 187 frames of the log-mel spectrogram, and an incomplete last window is dropped. A track
+shorter than one window is a window of its own length, pooled over its frames only (the package fails on these).
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -29,7 +28,7 @@ from harness.errors import UsageError, WorkError
 from harness.files import checksum
 
 FRAMES, BANDS, HOP, FFT = 187, 96, 256, 512
-PART = 4  # patches that one thread takes at a time
+PART = 4  # patches per task of a thread
 DIMENSIONS = {"penultimate": 200, "max_pool": 753, "mean_pool": 753, "taggram": 50}
 INSTALL = "pip install --no-deps musicnn==0.1.0"
 
@@ -39,7 +38,7 @@ def checkpoint(variant):
     try:
         package = importlib.metadata.distribution("musicnn")
     except importlib.metadata.PackageNotFoundError:
-        raise WorkError(f"the package musicnn, which carries the weights, is not installed; {INSTALL}") from None
+        raise WorkError(f"the package musicnn, which contains the weights, is not installed; {INSTALL}") from None
     folder = package.locate_file(f"musicnn/{variant}")
     for name in (".index", ".data-00000-of-00001"):
         if not folder.joinpath(name).is_file():
@@ -48,14 +47,15 @@ def checkpoint(variant):
 
 
 def read_weights(prefix):
-    """{name: array} of the network's 64 variables; WorkError if one is missing, left over or misshapen."""
+    """{name: array} of the network's 64 variables; WorkError for missing, unexpected or misshapen variables."""
     weights = tf_checkpoint.load(prefix, keep=lambda n: "Adam" not in n and "_power" not in n)  # not the optimiser's
     expected = expected_shapes()
-    found = {name: array.shape for name, array in weights.items()}
-    if found != expected:
-        wrong = sorted(n for n in {*found, *expected} if found.get(n) != expected.get(n))
+    shapes = {name: array.shape for name, array in weights.items()}
+    if shapes != expected:
+        wrong = sorted(n for n in {*shapes, *expected} if shapes.get(n) != expected.get(n))
         raise WorkError(f"the weights {prefix} are not those of MusiCNN: {wrong[0]} has shape "
-                             f"{found.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} such variables)")
+                        f"{shapes.get(wrong[0])}, expected {expected.get(wrong[0])} ({len(wrong)} such variables); "
+                        f"install the package again: {INSTALL}")
     return weights
 
 
@@ -87,19 +87,21 @@ class MusiCNN(extraction.Backend):
     @classmethod
     def add_flags(cls, parser):
         parser.add_argument("--variant", choices=("MSD_musicnn", "MTT_musicnn"), default="MSD_musicnn",
-                            help="weights: trained on Million Song or MagnaTagATune (default MSD_musicnn)")
+                            help="weights: trained on Million Song Dataset or MagnaTagATune (default MSD_musicnn)")
         parser.add_argument("--layer", choices=tuple(DIMENSIONS), default="penultimate",
-                            help="what is averaged over the windows (default penultimate)")
+                            help="layer whose output is averaged over the windows (default penultimate)")
         parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
-                            help="of the matrix products; bf16 is faster only where the hardware has it (default fp32)")
+                            help="precision of the matrix products; bf16 is faster only with hardware support "
+                                 "(default fp32)")
         parser.add_argument("--as-published", action="store_true",
-                            help="the first 3 s instead of the mean, as musicnn 0.1.0 repeats the first window")
+                            help="use the first 3 s instead of the mean, as musicnn 0.1.0 repeats the first window "
+                                 "(default: off)")
 
     def __init__(self, args):
         super().__init__(args)
         if args.as_published and args.layer != "penultimate":
-            raise UsageError("--as-published concerns the penultimate layer only; the package "
-                                  f"averages {args.layer} correctly")
+            raise UsageError("--as-published applies to --layer penultimate only, as the package averages "
+                             f"{args.layer} correctly; leave one of the two out")
         if args.as_published:
             self.POOLING = "first window"
 
@@ -130,14 +132,14 @@ class MusiCNN(extraction.Backend):
         return {"": DIMENSIONS[self.args.layer]}
 
     def load(self):
-        """On a processor each thread takes PART patches at a time and works alone: threads that share every
-        product would wait for each other thousands of times per second, ten times longer on a busy machine."""
+        """Load the network. On a CPU each thread computes PART patches by itself: threads that share each matrix
+        product would synchronise thousands of times per second, ten times slower on a busy machine."""
         import librosa
         import torch
 
         from extract_item_embeddings.networks.musicnn_model import Network, has_bfloat16
         self.device = cli.pick_device(self.args.device)
-        torch.backends.cudnn.allow_tf32 = False  # fp32 is meant as it says
+        torch.backends.cudnn.allow_tf32 = False  # true fp32
         torch.backends.cudnn.deterministic = True
         self.network = Network(read_weights(checkpoint(self.args.variant)[0])).to(self.device).eval()
         self.network.set_precision(self.args.precision, has_bfloat16(self.device))
@@ -149,10 +151,10 @@ class MusiCNN(extraction.Backend):
         self.hann = librosa.filters.get_window("hann", FFT).astype(np.float32)
 
     def prepare(self, samples):
-        """Samples (N,) -> patches (n, 187, 96) of log10(1 + 10000 mel power), and frames of sound in each.
+        """Samples (N,) -> patches (n, 187, 96) of log10(1 + 10000 mel power), and the number of frames in each.
 
-        The powers pass through float16 (held at its largest number), as when the network was trained; the
-        logarithm is float32, as NumPy 1 computed it. NumPy 2 overflows to infinity at powers above 6.55.
+        The powers are rounded to float16 (clipped at its maximum), as in the training of the network; the
+        logarithm is computed in float32, as by NumPy 1. NumPy 2 would overflow to infinity at powers above 6.55.
         """
         import scipy.fft
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(samples, FFT // 2), FFT)[::HOP]  # (T, 512)

@@ -1,19 +1,19 @@
-"""Your own vectors: a matrix or a table keyed by track, checked and put into the rows of the workspace.
+"""Your own vectors: import a matrix or a table keyed by track, checked and aligned to the tracks of the workspace.
 
     python extract_item_embeddings/npy.py NAME --file vectors.npy --ids ids.txt [--workdir DIR]
     python extract_item_embeddings/npy.py NAME --file vectors.parquet [--id-column COLUMN] [--keys id|row]
 
-| file                          | what it holds                                                                  |
+| file                          | content                                                                        |
 |-------------------------------|--------------------------------------------------------------------------------|
 | .npy, and --ids               | (n, D) numbers; the ids one per line, or a csv with a column trackid or id     |
 | .npz                          | one array (n, D) and one of n ids, or an array (D,) under the id of each track |
 | .parquet, .pqt                | a column of keys, and one column of lists or columns of numbers                |
 | .csv, .tsv, also .bz2 and .gz | a header; a column of keys, and columns of numbers                             |
 
-The key column is trackid, track_id, id or idx, or --id-column. Keys are original track ids, but rows of
-trackid_sorted.csv in a column idx and where track_id holds whole numbers, as in the files of a workspace; --keys says
-otherwise. A matrix in the order of the workspace has --ids trackid_sorted.csv. Values become float32; tracks that are
-absent, or have a value that is no finite number, become rows of NaN, named in the json.
+The key column is trackid, track_id, id or idx, or --id-column. Keys are original track ids, except in a column idx or
+an integer column track_id, where they are rows of trackid_sorted.csv, as in the files of a workspace; --keys overrides
+this. For a matrix in the order of the workspace use --ids trackid_sorted.csv. Values become float32; tracks that are
+absent or have a value that is not finite become NaN rows, listed in the json.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -43,7 +43,7 @@ class Matrix:
     def __init__(self, path, values, keys):
         self.name, self.values, self.keys = path.name, values, keys
         if values.ndim != 2 or values.dtype.kind not in "fiu" or values.shape[1] == 0:
-            raise WorkError(f"{path} must hold a matrix of numbers (tracks, dimensions), but holds {values.dtype} "
+            raise WorkError(f"{path} must be a matrix of numbers (tracks, dimensions), but is {values.dtype} "
                             f"{values.shape}")
         if len(keys) != len(values):
             raise WorkError(f"{path} has {len(values)} rows, but there are {len(keys)} track ids")
@@ -57,23 +57,23 @@ class Matrix:
 
 
 def as_ids(array, path):
-    """Track ids out of an array of strings or whole numbers, list of str."""
+    """Track ids from an array of strings or integers, list of str."""
     if array.ndim != 1 or array.dtype.kind not in "USiu":
-        raise WorkError(f"{path}: the track ids must be one text or whole number per row, not {array.dtype} "
+        raise WorkError(f"{path}: the track ids must be one string or integer per row, not {array.dtype} "
                         f"{array.shape}")
     return [i.decode() if isinstance(i, bytes) else str(i) for i in array.tolist()]
 
 
 def read_ids(path):
-    """Track ids, one per row of a matrix: .npy, a csv with a column trackid or id, or a text of one per line."""
+    """Track ids, one per row of a matrix: .npy, a csv with a column trackid or id, or text with one per line."""
     if not path.is_file():
-        raise UsageError(f"--ids {path} is not there")
+        raise UsageError(f"--ids {path} does not exist")
     if path.suffix == ".npy":
         return as_ids(read_npy(path, kind="numbers"), path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
-        raise WorkError(f"--ids {path} is no text ({e})") from None
+        raise WorkError(f"--ids {path} is not text in UTF-8 ({e})") from None
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
     column = next((rows[0].index(n) for n in ("trackid", "track_id", "id") if rows and n in rows[0]), None)
@@ -93,21 +93,22 @@ def open_npz(path):
         return Matrix(path, arrays[matrices[0]], as_ids(arrays[ids], path))
     shapes = {a.shape for a in arrays.values()}
     if matrices or len(shapes) != 1 or len(*shapes) != 1:
-        raise WorkError(f"{path} must hold one matrix and one array of track ids, or a vector of the same length under "
-                        f"each id, but holds {len(arrays)} arrays of {len(shapes)} shapes")
+        raise WorkError(f"{path} must contain one matrix and one array of track ids, or a vector of the same length "
+                        f"under each id, but contains {len(arrays)} arrays of {len(shapes)} shapes")
     return Matrix(path, np.stack(list(arrays.values())), list(arrays))
 
 
 def opener(args, path):
-    """A function that opens the file as a source of blocks; UsageError for flags that do not fit it."""
+    """A function that opens the file as a source of blocks; UsageError for options that do not apply to it."""
     suffix = next((s for s in reversed(path.suffixes) if s not in (".bz2", ".gz")), "")
     if suffix == ".npy" and not args.ids:
-        raise UsageError(f"{path} has no track ids; --ids FILE names those of its rows (trackid_sorted.csv, if they "
+        raise UsageError(f"{path} has no track ids; name a file of them with --ids (trackid_sorted.csv, if the rows "
                          "are in the order of the workspace)")
     if suffix != ".npy" and args.ids:
-        raise UsageError(f"--ids is for a .npy; {path} has its own")
+        raise UsageError(f"--ids applies to .npy files only; {path} contains its ids, so leave it out")
     if suffix not in TABLES and (args.id_column or args.keys):
-        raise UsageError(f"--{'id-column' if args.id_column else 'keys'} is for tables; {path} has none of columns")
+        raise UsageError(f"--{'id-column' if args.id_column else 'keys'} applies to tables only; {path} has no "
+                         "columns, so leave it out")
     if suffix == ".npy":
         return lambda: Matrix(path, read_npy(path, kind="numbers"), read_ids(args.ids))
     if suffix == ".npz":
@@ -115,19 +116,22 @@ def opener(args, path):
     if suffix in TABLES:
         from extract_item_embeddings.engine.tabular import Table
         return lambda: Table(path, args.id_column, None if args.keys is None else args.keys == "row")
-    raise UsageError(f"{path} is neither .npy, .npz, .parquet, .csv nor .tsv")
+    raise UsageError(f"{path} must be a .npy, .npz, .parquet, .csv or .tsv file")
 
 
 def parser():
     p = cli.Parser(description=__doc__)
     add = p.add_argument
-    add("name", help="name of the output embeddings/NAME.npy")
-    add("--file", type=Path, required=True, metavar="FILE", help="the vectors")
-    add("--ids", type=Path, metavar="FILE", help="track ids of the rows of a .npy")
-    add("--id-column", metavar="COLUMN", help="key column of a table (default trackid, track_id, id or idx)")
-    add("--keys", choices=("id", "row"), help="what the key column of a table holds: track ids, or rows")
-    add("--about", default="", metavar="WORDS", help="what the vectors are, for the json")
-    add("--licence", metavar="WORDS", help="for the json")
+    add("name", metavar="NAME", help="name of the output embeddings/NAME.npy")
+    add("--file", type=Path, required=True, metavar="FILE",
+        help="file with the vectors: .npy, .npz, .parquet, .csv or .tsv")
+    add("--ids", type=Path, metavar="FILE", help="file with the track ids of the rows of a .npy")
+    add("--id-column", metavar="COLUMN",
+        help="name of the key column of a table (default: the first of trackid, track_id, id, idx)")
+    add("--keys", choices=("id", "row"), help="content of the key column of a table: track ids, or rows of "
+        "trackid_sorted.csv (default: row for idx and an integer track_id, else id)")
+    add("--about", default="", metavar="TEXT", help="description of the vectors for the json")
+    add("--licence", metavar="TEXT", help="licence of the vectors for the json")
     cli.common_flags(p, seed=False)
     return p
 
@@ -138,11 +142,11 @@ def main(argv=None):
     aligned.check_name(args.name)
     path = args.file = args.file.expanduser()
     if not path.is_file():
-        raise UsageError(f"--file {path} is not there")
+        raise UsageError(f"--file {path} does not exist")
     args.ids = args.ids and args.ids.expanduser()
     opened = opener(args, path)
     if args.ids and not args.ids.is_file():
-        raise UsageError(f"--ids {args.ids} is not there")
+        raise UsageError(f"--ids {args.ids} does not exist")
     checksums = [checksum(p) for p in (path, args.ids) if p]
     request = {"backend": "given", "about": args.about, "licence": args.licence, "file": path.name,
                "id_column": args.id_column, "key_kind": args.keys, "source_checksum": " ".join(checksums)}

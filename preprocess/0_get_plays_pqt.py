@@ -1,11 +1,11 @@
-"""Stage 2, first half: a data set's raw files become the workspace's plays.pqt, track list and dataset.json.
+"""Stage 2, first step: convert the raw files of a data set to plays.pqt, the track list and dataset.json.
 
     python preprocess/0_get_plays_pqt.py music4all --log LOG.tsv.bz2 --tracks trackid_sorted.csv --workdir W
     python preprocess/0_get_plays_pqt.py DATASET --help
 
-Every file of this folder, or folder in it, that defines `get_plays(args, workdir)` is a data set, beside a line
-`HELP` and `add_arguments(parser)`; adding a data set is adding such a file. args also has workdir, memory (bytes)
-and overwrite. Finished work is skipped while its inputs are the same.
+Each module of preprocess/ (a file or a folder) that defines `HELP`, `add_arguments(parser)` and
+`get_plays(args, workdir)` is a data set; to add a data set, add such a module. args also has workdir, memory
+(bytes) and overwrite. Finished work is skipped as long as its inputs are unchanged.
 """
 if __package__ in (None, ""):
     import sys
@@ -23,16 +23,16 @@ from preprocess import stage
 
 
 def datasets(only=None):
-    """Data sets of this folder by name, as modules: all, or the one. Files without `get_plays` are not imported."""
-    found = {}
+    """{name: module} of the data sets in this folder, all or `only` one; files without `get_plays` are not imported."""
+    modules = {}
     folder = Path(__file__).parent
     files = {path.stem: path for path in folder.glob("[a-z]*.py")}
     files |= {path.parent.name: path for path in folder.glob("[a-z]*/__init__.py")}
     for name in sorted(files):
         text = files[name].read_text(encoding="utf-8")
         if only in (None, name) and re.search(r"^def get_plays\(", text, re.MULTILINE):
-            found[name] = importlib.import_module(f"preprocess.{name}")
-    return found
+            modules[name] = importlib.import_module(f"preprocess.{name}")
+    return modules
 
 
 def build_parser(modules):

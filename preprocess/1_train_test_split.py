@@ -1,16 +1,16 @@
-"""Stage 2, second half: plays.pqt becomes data/train.pqt, val.pqt, test.pqt and, with hotcold, cold_test.pqt.
+"""Stage 2, second step: split plays.pqt into data/train.pqt, val.pqt, test.pqt and, with hotcold, cold_test.pqt.
 
     python preprocess/1_train_test_split.py --protocol recsys24 --workdir W
     python preprocess/1_train_test_split.py --protocol hotcold --test-date 2019-02-01 --tracks-with musicnn mert
 
 One row per (user, track): user_id, track_id, timestamp (first play in the window), count (plays in it), sorted.
-Beside the parts stand stats.csv (their counts) and split.json (the request, its inputs, what was left out).
+Also written: stats.csv (counts of each part) and split.json (the request, its inputs, what was left out).
 
 protocols (source and exact rules: protocols.py)
   recsys24       train year, test month; test users halved into val and test
   hotcold        the same, with the pairs of tracks absent from train as cold_test
-  random         a share of each user's pairs, whatever their time
-  leave-one-out  each user's last track is test, the last but one val
+  random         a random share of each user's pairs, regardless of time
+  leave-one-out  each user's last track is test, the second to last val
   given          the parts of a published split (split.pqt of the workspace, or --split FILE)
 """
 if __package__ in (None, ""):
@@ -30,7 +30,7 @@ from harness.progress import Progress
 from harness.readers import read_json
 from preprocess import stage
 
-LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and what it does not count, beside the data
+LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and its uncounted allocations, in addition to the data
 DATES = ("train_start", "test_date", "test_end")
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
         "leave-one-out": set(), "given": {"split"}}
@@ -42,28 +42,32 @@ ALL_PARTS = ("train", "val", "test", "cold_test")
 
 def build_parser():
     parser = cli.Parser(prog="1_train_test_split.py", description=__doc__)
-    parser.add_argument("--protocol", choices=USES, default="recsys24", help="how to split (default recsys24)")
+    parser.add_argument("--protocol", choices=USES, default="recsys24",
+                        help="protocol of the split, as described above (default recsys24)")
     dates = parser.add_argument_group("dates (recsys24, hotcold), as 2020-02-20 or '2020-02-20 12:00:00', UTC")
     dates.add_argument("--train-start", metavar="DATE",
-                       help="first moment of train (recsys24: 2019-02-20; hotcold: a year before the test date)")
+                       help="start of the train period, inclusive (default: recsys24 2019-02-20; hotcold one year "
+                            "before the test date)")
     dates.add_argument("--test-date", metavar="DATE",
-                       help="first moment of the test period (recsys24: 2020-02-20; hotcold: 2019-02-01)")
-    dates.add_argument("--test-end", metavar="DATE", help="first moment after it "
-                       "(recsys24: the end of the log; hotcold: a month after the test date)")
-    shares = parser.add_argument_group("shares")
-    shares.add_argument("--val-share", type=float, metavar="X",
-                        help="recsys24: of the test users (.5); hotcold: of those without a cold pair (.3); "
-                             "random: of each user's pairs (.1)")
-    shares.add_argument("--test-share", type=float, metavar="X", help="random: of each user's pairs (.1)")
-    shares.add_argument("--train-share", type=float, default=1.0, metavar="X",
-                        help="keep this share of each user's train pairs, for scaling studies (default 1)")
+                       help="start of the test period, inclusive (default: recsys24 2020-02-20; hotcold 2019-02-01)")
+    dates.add_argument("--test-end", metavar="DATE", help="end of the test period, exclusive "
+                       "(default: recsys24 the end of the log; hotcold one month after the test date)")
+    shares = parser.add_argument_group("shares (fractions from 0 to 1)")
+    shares.add_argument("--val-share", type=float, metavar="FRACTION",
+                        help="share held out for val (recsys24: of the test users, default .5; hotcold: of the test "
+                             "users without a cold pair, default .3; random: of each user's pairs, default .1)")
+    shares.add_argument("--test-share", type=float, metavar="FRACTION",
+                        help="random: share of each user's pairs held out for test (default .1)")
+    shares.add_argument("--train-share", type=float, default=1.0, metavar="FRACTION",
+                        help="share of each user's train pairs to keep, above 0, for scaling studies (default 1)")
     other = parser.add_argument_group("data")
     other.add_argument("--tracks-with", nargs="+", default=[], metavar="NAME",
                        help="restrict the data set to tracks with a finite row in each of these embeddings")
     other.add_argument("--split", type=Path, metavar="FILE",
-                       help="given: table of user_id, track_id, part (default: the workspace's split.pqt)")
-    other.add_argument("--expect", type=Path, metavar="STATS",
-                       help="a stats.csv; exit status 1 and nothing written unless the counts are these")
+                       help="given: published split, a table of user_id, track_id, part (default: the workspace's "
+                            "split.pqt)")
+    other.add_argument("--expect", type=Path, metavar="FILE",
+                       help="stats.csv with the expected counts; if they differ, exit status 1 and nothing is written")
     stage.add_memory_flag(cli.common_flags(parser))
     return parser
 
@@ -71,11 +75,11 @@ def build_parser():
 # --------------------------------------------------------------------------- the request
 
 def _settings(args):
-    """The protocol's settings with its defaults; a flag that it cannot use is refused."""
+    """The protocol's settings with its defaults; an option that does not apply to it is a UsageError."""
     given = {name: getattr(args, name) for name in (*DATES, "val_share", "test_share", "split")}
     for name, value in given.items():
         if value is not None and name not in USES[args.protocol]:
-            raise UsageError(f"--{name.replace('_', '-')} means nothing to --protocol {args.protocol}")
+            raise UsageError(f"--{name.replace('_', '-')} does not apply to --protocol {args.protocol}; leave it out")
     settings = {name: given[name] if given[name] is not None else DEFAULTS.get(args.protocol, {}).get(name)
                 for name in given if name in USES[args.protocol]}
     for name in DATES:
@@ -87,9 +91,9 @@ def _settings(args):
     if args.protocol in ("recsys24", "hotcold"):
         order = [settings[name] for name in DATES if settings[name]]
         if order != sorted(set(order)):
-            raise UsageError(f"the dates must follow one another, but are {', '.join(order)}")
+            raise UsageError(f"--train-start, --test-date and --test-end must increase, but are {', '.join(order)}")
     if not 0 < args.train_share <= 1:
-        raise UsageError(f"--train-share is a share above 0 and up to 1, not {args.train_share:g}")
+        raise UsageError(f"--train-share must be above 0 and at most 1, not {args.train_share:g}")
     _check_shares({name: value for name, value in settings.items() if name.endswith("share")})
     return settings
 
@@ -100,7 +104,7 @@ def _date(text, name):
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is not None:
-        raise UsageError(f"--{name.replace('_', '-')} {text} is no date; write it like 2020-02-20")
+        raise UsageError(f"--{name.replace('_', '-')} {text} is not a date in UTC; write it like 2020-02-20")
     return moment.isoformat(sep=" ")
 
 
@@ -112,19 +116,20 @@ def _shift(date, interval):
 def _check_shares(shares):
     for name, share in shares.items():
         if not 0 <= share < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is a share from 0 to below 1, not {share:g}")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {share:g}")
     if sum(shares.values()) >= 1:
-        raise UsageError(f"--val-share and --test-share leave nothing for train ({sum(shares.values()):g} of it)")
+        raise UsageError(f"--val-share and --test-share add up to {sum(shares.values()):g} and leave nothing for "
+                         "train; their sum must be below 1")
 
 
 # --------------------------------------------------------------------------- the inputs
 
 def _time(workdir, timed):
-    manifest = workdir / "dataset.json"
-    told = read_json(manifest) if manifest.exists() else {}
-    if told.get("status", "finished") != "finished":
-        raise WorkError(f"{manifest} says that making plays.pqt was interrupted; run 0_get_plays_pqt.py again")
-    return told.get("time", "real") if timed else "none"
+    path = workdir / "dataset.json"
+    manifest = read_json(path) if path.exists() else {}
+    if manifest.get("status", "finished") != "finished":
+        raise WorkError(f"{path} is not finished: writing plays.pqt was interrupted; run 0_get_plays_pqt.py again")
+    return manifest.get("time", "real") if timed else "none"
 
 
 def _kept_tracks(workdir, names, n_tracks, track_checksum):
@@ -148,7 +153,7 @@ def _kept_tracks(workdir, names, n_tracks, track_checksum):
 # --------------------------------------------------------------------------- the work
 
 def _split(args, settings, log, n_tracks):
-    """Make the table `pairs` by the protocol asked for."""
+    """Fill the table `pairs` by the requested protocol."""
     from preprocess import protocols
     if args.protocol in protocols.DATED:
         getattr(protocols, args.protocol)(log, seed=args.seed, **settings)
@@ -164,7 +169,7 @@ def _split(args, settings, log, n_tracks):
 
 
 def _work(args, settings, log, new, n_tracks, expected):
-    """Write the parts and their counts into the hidden folder, checked; returns their part of split.json."""
+    """Write the parts and their counts into the hidden folder and check them; returns their entries of split.json."""
     from preprocess import parts
     with log, Progress(4, "split", "steps") as bar:
         bar.update(0, now="pairs of all plays")
@@ -181,17 +186,17 @@ def _work(args, settings, log, new, n_tracks, expected):
             parts.compare(table, expected, args.expect)
         bar.update(1)
     parts.print_stats(table)
-    for why, pairs in log.dropped.items():
-        print(f"left out: {pairs} pairs, {why}")
+    for reason, pairs in log.dropped.items():
+        print(f"left out: {pairs} pairs, {reason}")
     if empty := [name for name, row in table.items() if not row["Rows"]]:
-        print(f"beware: {' and '.join(empty)} have no pairs")
+        print(f"warning: {' and '.join(empty)} have no pairs")
     parts.write_stats(new.path("stats.csv"), table)
     return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
             "dropped": log.dropped}
 
 
 def _request(args, settings, workdir):
-    """Everything that decides the result, flat, files by their checksum."""
+    """Everything that determines the result as a flat dictionary, files by their checksum."""
     files = {name: workdir / name for name in ("plays.pqt", "trackid_sorted.csv")}
     if args.tracks_with:
         import dataset
@@ -200,7 +205,7 @@ def _request(args, settings, workdir):
         settings["split"] = settings["split"] or workdir / "split.pqt"
         files["given split"] = settings["split"]
         if not settings["split"].exists():
-            raise UsageError(f"no published split at {settings['split']}; name one with --split")
+            raise UsageError(f"there is no published split at {settings['split']}; name one with --split")
     seeded = {} if args.protocol in ("given", "leave-one-out") and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
             "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **seeded,
@@ -213,17 +218,17 @@ def main(argv=None):
     plays = workdir / "plays.pqt"
     if not plays.exists():
         raise WorkError(f"{plays} is missing: run preprocess/0_get_plays_pqt.py first")
-    from harness import text_blocks as log_blocks
+    from harness import text_blocks
     from preprocess import parts, protocols
     columns, timed = protocols.inspect(plays)
     time = _time(workdir, timed)
     if args.protocol in protocols.DATED and time != "real" or args.protocol == "leave-one-out" and not timed:
-        raise UsageError(f"--protocol {args.protocol} needs times, but this data set's time is {time}; "
-                         f"use random{', leave-one-out' if timed else ''} or given")
-    n_tracks = len(log_blocks.read_track_list(workdir / "trackid_sorted.csv"))
+        raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
+                         f"use --protocol random{', leave-one-out' if timed else ''} or given")
+    n_tracks = len(text_blocks.read_track_list(workdir / "trackid_sorted.csv"))
     expected = parts.read_stats(args.expect) if args.expect else None
     request = _request(args, settings, workdir)
-    with stage.together(workdir / "data" / "split.json") as new:
+    with stage.atomic_outputs(workdir / "data" / "split.json") as new:
         if new.same(request, args.overwrite):
             parts.print_stats(new.old["stats"])
             if expected:
@@ -231,10 +236,10 @@ def main(argv=None):
             return
         kept = _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"])
         log = protocols.Log(plays, columns, max(memory - LIBRARIES, 128 << 20), new.path("spill"), kept)
-        made = _work(args, settings, log, new, n_tracks, expected)
+        written = _work(args, settings, log, new, n_tracks, expected)
         new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
-                     **made, "request": request, "versions": versions()},
-                    remove=[f"{part}.pqt" for part in ALL_PARTS if part not in made["parts"]])
+                     **written, "request": request, "versions": versions()},
+                    remove=[f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]])
 
 
 if __name__ == "__main__":

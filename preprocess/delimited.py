@@ -1,4 +1,4 @@
-"""Strict reading of delimited text: the columns asked for, with their types, or one sentence.
+"""Strict reader of delimited text: the requested columns with their types, or an error of one sentence.
 
     frame = read_table(path, {"userID": int, "name": str})
 """
@@ -8,13 +8,13 @@ from harness.errors import WorkError
 
 
 def read_table(path, columns, delimiter="\t", quoted=False, encodings=("utf-8",)):
-    """The columns of a text file with a header line, as a pandas frame in the order asked for.
+    """The requested columns of a text file with a header line, as a pandas frame in the requested order.
 
     columns:   {name: int or str}; int is int64, str keeps every character (an empty cell is '')
-    quoted:    double quotes enclose cells that hold the delimiter; otherwise a quote is a character
-    encodings: tried in turn; a byte order mark and either kind of line end are understood
-    No row is skipped: one cell too many or too few, a number that is none, a byte that is no
-    character of the encoding, or a missing column is a WorkError that names the row.
+    quoted:    True if double quotes may enclose cells; otherwise a quote is an ordinary character
+    encodings: tried in turn; a byte order mark and both kinds of line end are accepted
+    No row is skipped. Raises WorkError for a missing file or column, and with the row for a wrong number of
+    cells, an invalid integer, or bytes that are invalid in the encoding.
     """
     import pyarrow as pa
     from pyarrow import csv
@@ -32,7 +32,7 @@ def read_table(path, columns, delimiter="\t", quoted=False, encodings=("utf-8",)
         except (pa.ArrowInvalid, UnicodeDecodeError) as e:
             if encoding != encodings[-1] and ("UTF8" in str(e) or isinstance(e, UnicodeDecodeError)):
                 continue
-            raise WorkError(f"{path} is not the table expected ({' '.join(str(e).split())[:200]})") from None
+            raise WorkError(f"{path} is not the expected table ({' '.join(str(e).split())[:200]})") from None
         break
     if missing := [c for c in columns if c not in table.column_names]:
         raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")

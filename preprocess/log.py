@@ -1,12 +1,12 @@
-"""Streaming reader of a listening log (Music4All-Onion's form): text in, plays.pqt out, memory bounded.
+"""Streaming conversion of a listening log (the format of Music4All-Onion) to plays.pqt within bounded memory.
 
     log.write_plays("userid_trackid_timestamp.tsv.bz2", "trackid_sorted.csv", workdir,
                     name="music4all", source="https://zenodo.org/records/6609677", licence="CC BY 4.0")
 
-plays.pqt keeps the order of the log; only plays of tracks that the list lacks are left out. Blocks of the
-log are parsed on all cores by pyarrow and written in order, so that neither memory nor the number of cores
-changes a byte of the result. Temporary disk: none beside the result, but a second plays.pqt while users that
-are not integers are numbered. What a log must look like: log_blocks.py.
+plays.pqt keeps the order of the log; only plays of tracks absent from the track list are left out. Blocks of the
+log are parsed on all cores by pyarrow and written in order, so the result does not depend on the memory limit or
+the number of cores. Temporary disk space: none, except a second plays.pqt while text user ids are numbered.
+Format of a log: harness/text_blocks.py.
 """
 import csv
 from collections import deque
@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from harness import runs
-from harness import text_blocks as log_blocks
+from harness import runs, text_blocks
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
 from harness.inputs import state_of
@@ -27,28 +26,28 @@ from preprocess import stage
 ROWS = 1 << 19           # rows of a row group of plays.pqt
 BLOCK = 8 << 20          # bytes of the log parsed at once, less where --memory is small
 LIBRARIES = 200 << 20    # resident bytes of Python, pyarrow and the row group being written
-LISTED = 100_000         # unknown ids told apart
+LISTED = 100_000         # distinct unknown track ids that are counted exactly
 MB = 1 << 20
 
 
 def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, overwrite=False, more=None):
     """Read a log into a workspace: plays.pqt, trackid_sorted.csv, dataset.json[, userid_sorted.csv].
 
-    log:     Path of the log. tracks: Path of the track list (see `log_blocks.read_track_list`), a sequence
-             of ids (sorted here), or None for the trackid_sorted.csv that the workspace has.
-    memory:  bytes of resident memory to stay within. more: further entries of dataset.json.
-    returns: the content of dataset.json. Finished before with the same inputs, nothing is done.
-    Raises WorkError, and leaves the workspace as it was, for a log without plays, rows that do not parse
-    (with their line), or a log none of whose tracks is listed.
+    log:     Path of the log. tracks: Path of the track list (see `text_blocks.read_track_list`), a sequence
+             of ids (sorted here), or None for the trackid_sorted.csv of the workspace.
+    memory:  upper limit of resident memory in bytes. more: further entries of dataset.json.
+    returns: the content of dataset.json. Nothing is done if it is finished and the inputs are unchanged.
+    Raises WorkError, and leaves the workspace unchanged, for a log without plays, a row that cannot be parsed
+    (with its line number), or a log without any track of the list.
     """
     log, workdir = Path(log), Path(workdir)
     if not log.is_file():
-        raise UsageError(f"no log at {log}; name the file with --log")
+        raise UsageError(f"there is no log at {log}; name the file with --log")
     ids = _ids(tracks, workdir)
     request = {"dataset": name, "log": None, "tracks": runs.request_hash(ids), "more": more or {}}
     state = state_of(log)
-    with stage.together(workdir / "dataset.json", name) as new, ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(checksum, log)  # reads along with the parser, from the same page cache
+    with stage.atomic_outputs(workdir / "dataset.json", name) as new, ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(checksum, log)  # reads beside the parser, from the same page cache
         if new.old is not None:
             request["log"] = digest.result()
             if new.same(request, overwrite):
@@ -57,7 +56,7 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
         try:
             counts = _convert(log, ids, new, memory, integers=True)
         except TextUsers:
-            print(f"{log.name}: its users are no integers; userid_sorted.csv numbers them")
+            print(f"{log.name}: user ids are not integers; they are numbered as in userid_sorted.csv")
             counts = _convert(log, ids, new, memory, integers=False)
         request["log"] = digest.result()
         if state_of(log) != state:
@@ -74,10 +73,10 @@ def _ids(tracks, workdir):
     if tracks is None:
         tracks = workdir / "trackid_sorted.csv"
         if not tracks.exists():
-            raise UsageError("name the track list with --tracks; this workspace has no trackid_sorted.csv yet")
+            raise UsageError(f"{tracks} does not exist yet; name the track list with --tracks")
     if isinstance(tracks, (str, Path)):
-        return log_blocks.read_track_list(tracks)
-    return log_blocks.distinct_ids(sorted(tracks), "given")
+        return text_blocks.read_track_list(tracks)
+    return text_blocks.distinct_ids(sorted(tracks), "given")
 
 
 def _write_ids(path, header, ids):
@@ -92,7 +91,7 @@ def _report(counts):
           f"{counts['first']} to {counts['last']}")
     if unknown:
         print(f"left out: {unknown} plays ({unknown / counts['log_rows']:.2%}) of {counts['unknown_tracks']} tracks "
-              f"that the track list lacks, such as {', '.join(counts['unknown_examples'])}")
+              f"absent from the track list, such as {', '.join(counts['unknown_examples'])}")
 
 
 # --------------------------------------------------------------------------- the stream
@@ -100,11 +99,11 @@ def _report(counts):
 def _convert(log, ids, new, memory, integers):
     """Write plays.pqt (and the numbers of text users) from a log; returns the counts."""
     threads = cores()
-    # a block lives as bytes, as strings and as columns, and threads + 2 of them are under way
+    # a block is held as bytes, as strings and as columns, and threads + 2 of them are in progress
     size = min(BLOCK, max(memory - LIBRARIES, 32 * MB) // (6 * (threads + 3)))
     tally, users = _Tally(len(ids)), None if integers else _TextNumbers()
     path = new.path("plays.pqt" if integers else "plays_by_appearance.pqt")
-    with log_blocks.open_log(log) as (stream, position), _Plays(path) as plays, \
+    with text_blocks.open_log(log) as (stream, position), _Plays(path) as plays, \
             Progress(log.stat().st_size // MB, log.name, "MB") as bar:
         for table, read, unknown in _parsed(log, stream, ids, integers, size, threads):
             if users:
@@ -114,8 +113,8 @@ def _convert(log, ids, new, memory, integers):
             bar.update(position() // MB - bar.n, plays=tally.plays)
     if not tally.plays:
         raise WorkError(f"the log {log} has no plays" if not tally.read else
-                        f"none of the {tally.read} plays of {log} is of a listed track; "
-                        f"the log has ids like {next(iter(tally.unknown))}, the track list {ids[0]}")
+                        f"none of the {tally.read} plays of {log} is of a track in the track list; "
+                        f"the log has ids like {next(iter(tally.unknown))}, the track list has ids like {ids[0]}")
     if users:
         users.sort(path, new.path("plays.pqt"))
         _write_ids(new.path("userid_sorted.csv"), "idx,userid", users.sorted_names())
@@ -124,18 +123,18 @@ def _convert(log, ids, new, memory, integers):
 
 
 def _parsed(log, stream, ids, integers, size, threads):
-    """Parse a stream of text on several threads; yields what Parser returns, in the order of the log."""
+    """Parse a stream of text on several threads; yields the results of Parser in the order of the log."""
     import numpy as np
     import pyarrow as pa
-    cut = log_blocks.blocks(stream, size, threads + 3)
+    cut = text_blocks.blocks(stream, size, threads + 3)
     first = next(cut, memoryview(b""))
     header = bytes(first).partition(b"\n")[0]
-    parser = log_blocks.Parser(log, header, ids, integers)
-    line, under_way = 2, deque()
+    parser = text_blocks.Parser(log, header, ids, integers)
+    line, pending = 2, deque()
     with ThreadPoolExecutor(threads) as pool:
         def finish():
             nonlocal line
-            future, block = under_way.popleft()
+            future, block = pending.popleft()
             try:
                 return future.result()
             except pa.ArrowInvalid:
@@ -144,15 +143,15 @@ def _parsed(log, stream, ids, integers, size, threads):
                 line += np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
 
         for block in chain([first[len(header) + 1:]], cut):
-            under_way.append((pool.submit(parser, block), block))
-            if len(under_way) > threads + 1:
+            pending.append((pool.submit(parser, block), block))
+            if len(pending) > threads + 1:
                 yield finish()
-        while under_way:
+        while pending:
             yield finish()
 
 
 class _Plays:
-    """Writes tables as a parquet file whose row groups have ROWS rows, however the tables were cut."""
+    """Writes tables as a parquet file with row groups of ROWS rows, whatever the sizes of the tables."""
 
     def __init__(self, path):
         import pyarrow as pa
@@ -184,7 +183,7 @@ class _Plays:
 
 
 class _Tally:
-    """Counts of a log as it goes by; distinct users are merged now and then, so memory stays small."""
+    """Running counts of a log; the distinct users are merged periodically to bound memory."""
 
     def __init__(self, n_tracks):
         import numpy as np
@@ -227,20 +226,20 @@ class _Tally:
 
 
 def _moment(microseconds):
-    """'2019-02-20 13:45:10', with the fraction of a second where there is one."""
+    """'2019-02-20 13:45:10', with fractional seconds if not zero."""
     import numpy as np
     return str(np.datetime64(microseconds, "us")).replace("T", " ").removesuffix(".000000")
 
 
 class _TextNumbers:
-    """Numbers text users in the order of appearance while reading, in sorted order at the end."""
+    """Numbers text user ids by first appearance while reading, and by sorted order at the end."""
 
     def __init__(self):
         import pyarrow as pa
         self.known = pa.array([], pa.string())
 
     def number(self, column):
-        """A dictionary column of text users as int64 numbers in the order of appearance."""
+        """A dictionary column of text user ids as int64 numbers by first appearance."""
         import pyarrow as pa
         import pyarrow.compute as pc
         column = column.combine_chunks()
@@ -261,7 +260,7 @@ class _TextNumbers:
         return sorted(self.known.to_pylist())
 
     def sort(self, source, target):
-        """Copy a plays file, numbers of appearance replaced by places in the sorted list."""
+        """Copy a plays file, replacing numbers by first appearance with positions in the sorted list."""
         import pyarrow as pa
         import pyarrow.parquet as pq
         rank = pa.array(self._order())

@@ -7,16 +7,17 @@ Source: Moscati et al., "Music4All-Onion", CIKM 2022, https://zenodo.org/records
 """
 from pathlib import Path
 
-HELP = "Music4All-Onion, or any log with user_id, track_id and timestamp"
+HELP = "Music4All-Onion, or any listening log with user_id, track_id and timestamp"
 SOURCE = "https://zenodo.org/records/6609677"
 LICENCE = "CC BY 4.0"
 
 
 def add_arguments(parser):
     parser.add_argument("--log", type=Path, required=True, metavar="FILE",
-                        help="userid_trackid_timestamp.tsv.bz2, or the same unpacked or as .gz")
+                        help="listening log userid_trackid_timestamp.tsv.bz2, or the same uncompressed or as .gz")
     parser.add_argument("--tracks", type=Path, metavar="FILE",
-                        help="track list, idx,trackid or one id per line (default: the workspace's trackid_sorted.csv)")
+                        help="track list with the columns idx,trackid or one id per line (default: the workspace's "
+                             "trackid_sorted.csv)")
 
 
 def get_plays(args, workdir):

@@ -1,18 +1,18 @@
-"""Lines of `user item` in the order of listening: the standard files of the sequential literature.
+"""Text files with one `user item` pair per line in chronological order, as published for sequential recommenders.
 
     python preprocess/0_get_plays_pqt.py pairs --raw beauty.txt --workdir W
     python preprocess/1_train_test_split.py --protocol leave-one-out --workdir W
 
-Such a file has two words per line and no header; a user's lines follow each other in time. Results of SASRec, BERT4Rec
-and their followers are published on files of this form, with the last item of each user as test and the one before as
-val, which is what the second command does.
+Such a file has two words per line and no header; the lines of a user are in chronological order. Results of SASRec,
+BERT4Rec and later models are published on files of this form, with each user's last item as test and the second to
+last as val, which is the split made by the second command.
 
 What is written
-  trackid_sorted.csv, userid_sorted.csv   the words, sorted as text (by code point)
+  trackid_sorted.csv, userid_sorted.csv   ids of items and of users, sorted as text (by code point)
   plays.pqt   user_id, track_id, timestamp (row number as seconds since the epoch: `time: ordinal`), in the file's order
 
-Lines of blanks are left out. A line with one word or more than two is an error, since it is another kind of file.
-Practical limit: the file is read at once, about 120 bytes of memory per line.
+Blank lines are skipped. A line with one word or with more than two is an error: the file has another format.
+Practical limit: the whole file is read into memory, about 120 bytes per line.
 """
 from pathlib import Path
 
@@ -21,21 +21,22 @@ from harness.files import checksum, write_csv, write_parquet
 from harness.machine import versions
 from preprocess import stage
 
-HELP = "a text file with `user item` on each line, in time order, as sequential recommenders are published on"
+HELP = "text file with one `user item` pair per line, in chronological order, as used for sequential recommenders"
 
 
 def add_arguments(parser):
     parser.add_argument("--raw", required=True, type=Path, metavar="FILE",
-                        help="text with two words per line, user and item, in the order of listening; also .gz or .bz2")
+                        help="text file with two words per line, user and item, in chronological order; may be "
+                             "compressed as .gz or .bz2")
 
 
 def get_plays(args, workdir):
-    """Write the workspace described above; skip it when the file did not change."""
+    """Write the workspace described above; skip it if the file is unchanged."""
     raw = args.raw.expanduser()
     if not raw.is_file():
-        raise UsageError(f"--raw {raw} is no file; name a text with `user item` on each line")
+        raise UsageError(f"--raw {raw} is not a file; name a text file with `user item` on each line")
     request = {"dataset": "pairs", raw.name: checksum(raw)}
-    with stage.together(workdir / "dataset.json", "pairs") as new:
+    with stage.atomic_outputs(workdir / "dataset.json", "pairs") as new:
         if new.same(request, args.overwrite):
             return
         counts = write_tables(new.path, read(raw))
@@ -49,30 +50,30 @@ def get_plays(args, workdir):
 
 
 def read(path):
-    """The lines as a pandas frame of text, columns user and item; WorkError where they are no pairs."""
+    """The lines as a pandas frame of text, columns user and item; WorkError for a line that is not a pair."""
     import pandas as pd
     try:
         frame = pd.read_csv(path, sep=r"\s+", header=None, names=["user", "item", "more"], index_col=False, dtype=str,
                             keep_default_na=False, quoting=3, encoding="utf-8-sig")
     except (ValueError, OSError, EOFError) as e:        # pandas' own errors and those of UTF-8 are ValueErrors
         if "Expected 3 fields" not in str(e):
-            raise WorkError(f"{path} cannot be read as text of two words per line "
+            raise WorkError(f"{path} cannot be read as text with two words per line "
                             f"({' '.join(str(e).split())})") from None
-        raise WorkError(f"{path}: {str(e).split('line ')[-1].split(',')[0]} is a line of more than two words; "
-                        "lines are `user item`") from None
+        raise WorkError(f"{path}: line {str(e).split('line ')[-1].split(',')[0]} has more than two words; "
+                        "each line must be `user item`") from None
     frame = frame.fillna("")
-    odd = (frame["item"] == "") | (frame["more"] != "")
-    if odd.any():
-        at = int(odd.to_numpy().argmax())
-        raise WorkError(f"{path}: {' '.join(frame.iloc[at]).strip()!r}, pair {at + 1}, is not two words; lines are "
-                        "`user item`")
+    invalid = (frame["item"] == "") | (frame["more"] != "")
+    if invalid.any():
+        at = int(invalid.to_numpy().argmax())
+        raise WorkError(f"{path}: pair {at + 1}, {' '.join(frame.iloc[at]).strip()!r}, is not two words; each line "
+                        "must be `user item`")
     if frame.empty:
-        raise WorkError(f"{path} has no line")
+        raise WorkError(f"{path} has no pairs; each line must be `user item`")
     return frame[["user", "item"]]
 
 
 def write_tables(path, frame):
-    """The tables of ids and plays.pqt; returns the counts. path: from a file's name to where it is written."""
+    """Write the id tables and plays.pqt; returns the counts. path: function from a file name to its output path."""
     import numpy as np
     import pandas as pd
     codes = {}

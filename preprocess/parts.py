@@ -1,6 +1,6 @@
-"""Parts of a split as files: written sorted, counted, compared with published counts, searched for leaks.
+"""The files of a split: writing (sorted), counting, comparison with published counts, and leak checks.
 
-Used by 1_train_test_split.py on the finished files, so what is checked is what readers will read.
+Used by 1_train_test_split.py; the checks read the finished files.
 """
 import csv
 import math
@@ -14,7 +14,7 @@ NAMES = {"train": "Train", "val": "Val", "test": "Test", "cold_test": "ColdTest"
 
 
 def write(log, part, path):
-    """Write a part sorted by user and track, zstd; an empty one keeps its columns."""
+    """Write a part sorted by user and track, compressed with zstd; an empty part keeps its columns."""
     table = "train" if part == "train" else f"(from held where part = '{part}')"
     log.run(f"""copy (select user_id, track_id, timestamp, count from {table} order by user_id, track_id)
                 to {quoted(path)} (format parquet, compression zstd, compression_level 1, row_group_size {ROWS})""")
@@ -59,7 +59,7 @@ def write_stats(path, table):
 
 
 def read_stats(path):
-    """A stats.csv as {row name: {column: float}}; UsageError when it is none."""
+    """A stats.csv as {row name: {column: float}}; UsageError for any other file."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
             rows = list(csv.DictReader(f))
@@ -68,42 +68,42 @@ def read_stats(path):
             raise ValueError
         return table
     except (OSError, KeyError, TypeError, ValueError, UnicodeDecodeError):
-        raise UsageError(f"--expect {path} is no table of counts; "
+        raise UsageError(f"--expect {path} is not a table of counts; "
                          f"its first line must be ,{','.join(COLUMNS)} (or some of them), "
-                         "then a row of numbers for each part") from None
+                         "followed by a row of numbers for each part") from None
 
 
 def compare(table, expected, path):
-    """WorkError unless every count that the expected table has is ours.
+    """WorkError unless every count of the expected table is equal to the count of this split.
 
-    A published median may have been cut to a whole number, so medians may differ by a half.
+    A published median may have been truncated to an integer, so medians may differ by one half.
     """
-    wrong = []
+    differing = []
     for name, row in expected.items():
         for column, value in row.items():
-            ours = table.get(name, {}).get(column)
-            near = 0.5 if column.endswith("Median") else 0
-            if ours is None or abs(ours - value) > near:
-                wrong.append(f"{name} {column} is {'absent' if ours is None else ours} and not {value:g}")
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise WorkError(f"the split is not the one of {path}: {wrong[0]}{more}; the workspace is as it was")
+            actual = table.get(name, {}).get(column)
+            tolerance = 0.5 if column.endswith("Median") else 0
+            if actual is None or abs(actual - value) > tolerance:
+                differing.append(f"{name} {column} is {'absent' if actual is None else actual} and not {value:g}")
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise WorkError(f"the counts differ from {path}: {differing[0]}{more}; nothing was written")
 
 
 def check_leaks(log, paths, test=None, start=None, whole=True):
-    """WorkError if a part knows what it must not. Looks at the files, whatever made them.
+    """WorkError if the files of a split leak held-out information, whatever wrote them.
 
-    paths: part name -> Path. start, test: dates of a protocol that has them, else None.
-    whole: train has every play of its window, so that the plays of each user can be compared.
+    paths: part name -> Path. start, test: dates of a protocol by date, else None.
+    whole: True if train has every play of its window, so that the plays of each user can be compared.
     """
     for part, path in paths.items():
         log.run(f"create or replace temp view file_{part} as from read_parquet({quoted(path)})")
     log.run("create or replace temp table file_held as " + " union all ".join(
         f"select user_id, track_id, timestamp, '{part}' as part from file_{part}" for part in paths if part != "train"))
     checks = {
-        "pairs stand in one part twice": """select 1 from file_held group by user_id, track_id having count(*) > 1
+        "duplicate pairs": """select 1 from file_held group by user_id, track_id having count(*) > 1
             union all select 1 from file_train group by user_id, track_id having count(*) > 1""",
-        "pairs stand in train and in another part":
+        "pairs are in train and in another part":
         "select 1 from file_held semi join file_train using (user_id, track_id)",
         "held-out pairs are of users absent from train":
         "select 1 from file_held where user_id not in (select user_id from file_train)",
@@ -114,23 +114,23 @@ def check_leaks(log, paths, test=None, start=None, whole=True):
     if test is not None:
         checks |= _dated_checks(log, start, test, whole)
     for what, query in checks.items():
-        if found := log.one(f"select count(*) from ({query})"):
-            raise WorkError(f"leak: {found} {what}; nothing was written")
+        if leaks := log.one(f"select count(*) from ({query})"):
+            raise WorkError(f"leak: {leaks} {what}; nothing was written")
 
 
 def _dated_checks(log, start, test, whole):
-    """What a protocol with dates promises beside; looks at the plays of the train window once."""
+    """Further checks of a protocol by date, as SQL; reads the plays of the train window once."""
     log.run(f"""create or replace temp table played as
-        select user_id, sum(plays.count)::bigint as made, count(file_held.track_id) as held
+        select user_id, sum(plays.count)::bigint as in_log, count(file_held.track_id) as held
         from plays left join (select distinct user_id, track_id from file_held) as file_held using (user_id, track_id)
         where plays.timestamp >= '{start}' and plays.timestamp < '{test}' group by user_id""")
     return {
         "train pairs have their first play outside the train window":
         f"select 1 from file_train where timestamp < '{start}' or timestamp >= '{test}' or timestamp is null",
         "users played held-out pairs in the train window": "select 1 from played where held > 0",
-        "users have plays in train that were not made in its window":
-        f"""select 1 from (select user_id, sum(count)::bigint as told from file_train group by user_id)
-            left join played using (user_id) where made is null or told {'<>' if whole else '>'} made""",
+        "users have other plays in train than in the train window of the log":
+        f"""select 1 from (select user_id, sum(count)::bigint as in_train from file_train group by user_id)
+            left join played using (user_id) where in_log is null or in_train {'<>' if whole else '>'} in_log""",
         "val pairs are of users of a test part":
         """select 1 from file_held where part = 'val'
            and user_id in (select user_id from file_held where part <> 'val')"""}

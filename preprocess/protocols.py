@@ -1,9 +1,8 @@
-"""Protocols of the splitter: which (user, track) pair goes into which part. SQL on the plays.
+"""Split protocols: which (user, track) pair goes into which part, as SQL on the plays.
 
-Each takes a `Log` and its settings and leaves one row per pair: the table `pairs`, of which the view `train` is
-a part, and the table `held` with everything else that is kept (user_id, track_id, timestamp, count, part).
-timestamp is the first play in the window (null where the data have no times), count the plays. What a protocol
-leaves out is counted in `log.dropped`.
+Each takes a `Log` and its settings and produces one row per pair (user_id, track_id, timestamp, count, part): the
+view `train`, and the table `held` with the held-out pairs. timestamp is the first play in the window (null for data
+without times), count the number of plays. Pairs that a protocol leaves out are counted in `log.dropped`.
 
 recsys24: Tamm and Aljanaki, RecSys 2024 (arXiv 2409.08987), the last month of the log, users halved.
 hotcold:  its journal successor (arXiv 2604.23077), where tracks absent from train are a part of their own.
@@ -17,11 +16,11 @@ from harness.files import quoted
 
 PARTS = ("train", "val", "test", "cold_test")
 DATED = ("recsys24", "hotcold")
-FINE = 1e-9   # so that a share of .1 of 50 pairs is 5 of them and never 6 by rounding
+FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
 
 
 def inspect(plays):
-    """Column names of a plays file, and whether it has times; WorkError if it is no plays file."""
+    """Column names of a plays file, and whether it has times; WorkError for any other file."""
     try:
         kinds = {row[0]: row[1] for row in duckdb.execute(f"describe from read_parquet({quoted(plays)})").fetchall()}
         rows, nulls = duckdb.execute(f"""select count(*), (select sum(stats_null_count)
@@ -33,11 +32,11 @@ def inspect(plays):
         raise WorkError(f"{plays} cannot be read as parquet ({str(e).splitlines()[0]})") from None
     for name in ("user_id", "track_id"):
         if "INT" not in kinds.get(name, ""):
-            there = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
-            raise WorkError(f"{plays} must have an integer column {name}, but has {there}")
+            columns = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
+            raise WorkError(f"{plays} must have an integer column {name}, but has {columns}")
     timed = "timestamp" in kinds and (nulls < rows or not rows)
     if timed and (nulls or kinds["timestamp"] not in ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")):
-        raise WorkError(f"{plays}: timestamp must be naive UTC timestamps without gaps, "
+        raise WorkError(f"{plays}: timestamp must be UTC timestamps without time zone and without nulls, "
                         f"but is {kinds['timestamp'].lower()} with {nulls} nulls")
     return [name for name in kinds if timed or name != "timestamp"], timed
 
@@ -46,8 +45,8 @@ class Log:
     """A DuckDB session whose view `plays` is the data set: user_id, track_id, timestamp, count."""
 
     def __init__(self, plays, columns, memory, spill, kept=None):
-        """plays: Path; columns: names it has; memory: bytes; spill: folder for what memory cannot hold;
-        kept: int64 track_ids the data set is restricted to, or None."""
+        """plays: Path; columns: its column names; memory: bytes; spill: folder for temporary files beyond that;
+        kept: int64 track_ids to restrict the data set to, or None."""
         self.con = duckdb.connect()
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")
@@ -68,11 +67,11 @@ class Log:
     def __exit__(self, kind, error, traceback):
         self.con.close()
         if kind and issubclass(kind, duckdb.OutOfMemoryException):
-            raise WorkError(f"out of memory or of disk to spill to ({str(error).splitlines()[0]}); "
-                            "give more with --memory, or free disk in the workspace") from None
+            raise WorkError(f"out of memory or of disk space for temporary files ({str(error).splitlines()[0]}); "
+                            "raise --memory, or free disk space in the workspace") from None
 
     def run(self, sql, values=None):
-        """Run SQL, values by position or by $name."""
+        """Run SQL with values by position or by $name."""
         return self.con.execute(sql, values)
 
     def one(self, sql, values=None):
@@ -80,57 +79,58 @@ class Log:
         return self.run(sql, values).fetchone()[0]
 
     def ids(self, name, ids):
-        """Make a table of one column `id`."""
+        """Create a table `name` with one column `id`."""
         self.run(f"create or replace temp table {name} as select unnest(?::bigint[]) as id", [[int(i) for i in ids]])
 
     def users(self, where):
-        """user_ids of the held-out pairs that fulfil a condition, ascending."""
+        """user_ids of the held-out pairs that satisfy a condition, ascending."""
         return [row[0] for row in self.run(f"select distinct user_id from held where {where} order by 1").fetchall()]
 
-    def drop(self, why, condition):
-        """Remove held-out pairs and remember how many and why."""
-        self.note(why, self.one(f"delete from held where {condition}"))
+    def drop(self, reason, condition):
+        """Remove held-out pairs and record their number under a reason."""
+        self.note(reason, self.one(f"delete from held where {condition}"))
 
-    def note(self, why, pairs):
+    def note(self, reason, pairs):
         if pairs:
-            self.dropped[why] = self.dropped.get(why, 0) + pairs
+            self.dropped[reason] = self.dropped.get(reason, 0) + pairs
 
     def divide(self, held="part <> 'train'"):
-        """Part the table `pairs`, whose column `part` is filled, into `train` and `held`."""
+        """Split the table `pairs`, whose column `part` is filled, into `train` and `held`."""
         self.run("create or replace temp view train as select * exclude part from pairs where part = 'train'")
         self.run(f"create or replace temp table held as select * from pairs where {held}")
 
     def keep_trained(self):
-        """Drop what cannot be answered: held-out users absent from train, val and test tracks absent from it."""
+        """Drop held-out pairs of users absent from train, and val and test pairs of tracks absent from train."""
         self.run("create or replace temp table train_users as select distinct user_id as id from train")
         self.run("create or replace temp table train_tracks as select distinct track_id as id from train")
         self.drop("users absent from train", "user_id not in (from train_users)")
         self.drop("tracks absent from train", "part <> 'cold_test' and track_id not in (from train_tracks)")
 
     def parts(self, protocol):
-        """Names of the parts that this split has; cold_test only where there is a notion of it."""
+        """Names of the parts of this split; cold_test only if the protocol defines it or there are such pairs."""
         cold = protocol == "hotcold" or self.one("select count(*) from held where part = 'cold_test'")
         return PARTS if cold else PARTS[:3]
 
     def check_pairs(self, n_tracks):
-        """WorkError unless there are pairs, and all have ids and at least one play."""
+        """WorkError unless there are pairs, and all of them have valid ids and at least one play."""
         rows, nulls, low, high, plays = self.run("""select count(*), count(*) filter (user_id is null or
             track_id is null or count is null), min(track_id), max(track_id), min(count) from pairs""").fetchone()
         if not rows:
-            raise WorkError("plays.pqt has no plays (of the tracks kept), so there is nothing to split")
+            raise WorkError("plays.pqt has no plays (of the selected tracks), so there is nothing to split; "
+                            "use other --tracks-with, or run 0_get_plays_pqt.py again")
         if nulls or low < 0 or high >= n_tracks:
             raise WorkError(f"plays.pqt: track_id runs from {low} to {high} with {nulls} incomplete pairs, "
                             f"but trackid_sorted.csv has {n_tracks} rows; run 0_get_plays_pqt.py again")
         if plays < 1:
-            raise WorkError(f"plays.pqt: a pair has {plays} plays; counts must be 1 or more")
+            raise WorkError(f"plays.pqt: a pair has {plays} plays; every count must be at least 1")
 
 
 # --------------------------------------------------------------------------- by date
 
 def windowed(log, start, test, end):
-    """Pairs of the window [start, end), part 'train' where the first play is before `test`, else 'test'.
+    """Pairs of the window [start, end): part 'train' if the first play is before `test`, else 'test'.
 
-    Counts of train pairs are of plays before `test` only. `end` None is the end of the log.
+    Counts of train pairs include plays before `test` only. `end` None is the end of the log.
     """
     log.run("""create temp table pairs as
         select user_id, track_id, first as timestamp, case when first < $test then before else total end as count,
@@ -150,26 +150,26 @@ def windowed(log, start, test, end):
 def first_part(ids, share, seed):
     """The first part of scikit-learn's train_test_split(ids, test_size=1 - share, random_state=seed).
 
-    The same list, ids in the same order, without the second that importing it takes; a test holds the two
-    together. Where train_test_split would refuse to leave a part empty, the first part is.
+    The same ids in the same order, without the second that importing scikit-learn takes; a test compares the two.
+    Where train_test_split would raise an error because a part is empty, the first part is empty.
     """
     import numpy as np
-    order = np.random.RandomState(seed).permutation(len(ids))  # what random_state means there
+    order = np.random.RandomState(seed).permutation(len(ids))  # the generator that random_state stands for
     return [ids[i] for i in order[math.ceil(round(1 - share, 12) * len(ids)):]]
 
 
 def to_val(log, users, share, seed):
-    """Make 'val' of the test pairs of a share of these users, drawn as the published code does."""
+    """Move the test pairs of a share of these users to 'val', drawn as in the published code."""
     log.ids("val_users", first_part(users, share, seed))
     log.run("update held set part = 'val' where part = 'test' and user_id in (from val_users)")
 
 
 def recsys24(log, train_start, test_date, test_end, val_share, seed):
     windowed(log, train_start, test_date, test_end)
-    asked = log.one("select count(*) from held")
+    requested = log.one("select count(*) from held")
     log.keep_trained()
     if not log.one("select count(*) from held"):
-        raise WorkError(f"all {asked} test pairs are of users or tracks absent from train; "
+        raise WorkError(f"all {requested} test pairs are of users or tracks absent from train; "
                         "--protocol hotcold has a part for cold tracks, or choose other dates")
     to_val(log, log.users("true"), val_share, seed)
 
@@ -179,7 +179,7 @@ def hotcold(log, train_start, test_date, test_end, val_share, seed):
     log.run("update held set part = 'cold_test' where track_id not in (select track_id from train)")
     log.keep_trained()
     if not log.one("select count(*) from held where part = 'test'"):
-        print("beware: all test pairs are of cold tracks, so val and test are empty")
+        print("warning: all test pairs are of cold tracks, so val and test are empty")
     warm = log.users("user_id not in (select user_id from held where part = 'cold_test')")
     to_val(log, warm, val_share, seed)
 
@@ -193,7 +193,7 @@ def aggregate(log):
 
 
 def draw(seed, what):
-    """SQL of a pair's number in a seeded order: a hash of the pair itself, so other pairs cannot move it."""
+    """SQL of a pair's key in a seeded random order: a hash of the pair, so it does not depend on other pairs."""
     return f"md5_number_lower(concat_ws(':', '{what}', {int(seed)}, user_id, track_id))"
 
 
@@ -214,9 +214,9 @@ def random(log, val_share, test_share, seed):
 
 
 def leave_one_out(log):
-    """The last track of each user is test, the one before val; users with fewer than three tracks only train.
+    """The last track of each user is test, the second to last val; users with fewer than three tracks have train only.
 
-    A track's place is that of its first play. Kang and McAuley, ICDM 2018.
+    Tracks are ordered by their first play. Kang and McAuley, ICDM 2018.
     """
     aggregate(log)
     log.run("""create or replace temp table pairs as
@@ -232,7 +232,7 @@ def leave_one_out(log):
 def given(log, split):
     """The parts of a published split: a table (parquet, or csv with a header) of user_id, track_id, part[, count].
 
-    Pairs of tracks that --tracks-with excludes are left out; any other pair must have been played.
+    Pairs of tracks excluded by --tracks-with are left out; every other pair must be in plays.pqt.
     count: plays of the pair in its part; without the column (or where it is null) all its plays count.
     """
     read_given(log, split)
@@ -240,7 +240,7 @@ def given(log, split):
     if log.restricted:
         log.run("delete from split where track_id not in (from kept)")
     if absent := log.one("select count(*) from split anti join pairs using (user_id, track_id)"):
-        raise WorkError(f"{split}: {absent} of its pairs have no play in plays.pqt; the two are not of one data set")
+        raise WorkError(f"{split}: {absent} of its pairs have no play in plays.pqt; use a split of this data set")
     log.note("not in the given split", log.one("select count(*) from pairs anti join split using (user_id, track_id)"))
     log.run("""create or replace temp table pairs as
         select pairs.* replace (coalesce(split.count, pairs.count) as count), split.part::part as part
@@ -250,30 +250,30 @@ def given(log, split):
 
 
 def read_given(log, split):
-    """Make the table `split` (user_id, track_id, part, count) of a published split, checked."""
+    """Read a published split into the table `split` (user_id, track_id, part, count) and check it."""
     source = f"{'read_parquet' if split.suffix in ('.pqt', '.parquet') else 'read_csv'}({quoted(split)})"
     try:
-        told = "count" in [row[0] for row in log.run(f"describe from {source}").fetchall()]
+        counted = "count" in [row[0] for row in log.run(f"describe from {source}").fetchall()]
         log.run(f"""create temp table split as select user_id::bigint as user_id, track_id::bigint as track_id,
-                    part::varchar as part, {'count' if told else 'null'}::bigint as count from {source}""")
+                    part::varchar as part, {'count' if counted else 'null'}::bigint as count from {source}""")
     except (duckdb.OutOfMemoryException, MemoryError):
         raise
     except duckdb.Error as e:
-        raise WorkError(f"{split} must be a table of user_id, track_id and part, "
-                        f"but: {str(e).splitlines()[0]}") from None
-    if strange := log.run(f"""select distinct part from split where part is null or part not in {PARTS}
+        raise WorkError(f"{split} must be a table with the columns user_id, track_id and part "
+                        f"({str(e).splitlines()[0]})") from None
+    if unknown := log.run(f"""select distinct part from split where part is null or part not in {PARTS}
                               limit 3""").fetchall():
-        raise WorkError(f"{split}: a part is one of {', '.join(PARTS)}, not {', '.join(repr(s) for s, in strange)}")
+        raise WorkError(f"{split}: part must be one of {', '.join(PARTS)}, not {', '.join(repr(s) for s, in unknown)}")
     if twice := log.one("select count(*) from (select 1 from split group by user_id, track_id having count(*) > 1)"):
-        raise WorkError(f"{split}: {twice} (user, track) pairs stand in it more than once")
+        raise WorkError(f"{split} contains {twice} duplicate (user_id, track_id) pairs")
     if none := log.one("select count(*) from split where count < 1"):
-        raise WorkError(f"{split}: {none} pairs have a count below 1; a pair of a part was played in it")
+        raise WorkError(f"{split}: {none} pairs have a count below 1; every count must be at least 1")
 
 
 def share_train(log, share, seed):
     """Keep a share of each user's train pairs, at least one; a smaller share is a subset of a larger.
 
-    Held-out pairs of tracks that train has lost go, those of cold_test stay as they are.
+    Held-out pairs of tracks that are no longer in train are dropped; cold_test is unchanged.
     """
     before = log.one("select count(*) from train")
     log.run(f"""create temp table thin as select user_id, track_id, timestamp, count from

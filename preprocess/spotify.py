@@ -3,25 +3,25 @@
     python preprocess/0_get_plays_pqt.py spotify --raw spotify_songs.csv --workdir W
     python preprocess/1_train_test_split.py --protocol random --workdir W
 
-The file has a row for each track of a playlist: 32,833 rows, 471 playlists, 28,356 tracks, of which most stand in
-one playlist only. A track has no place within its playlist and no date of being added, so there is no time.
+The file has a row for each track of a playlist: 32,833 rows, 471 playlists, 28,356 tracks, most of them in one
+playlist only. It has neither positions within a playlist nor dates of addition, so the data set has no time.
 
 What is written
   trackid_sorted.csv, userid_sorted.csv   ids of tracks and of playlists, sorted as text
   plays.pqt   user_id, track_id, timestamp (null), count (1): one row per playlist and track. A playlist that is
               listed under several genres repeats its tracks; that is one playlist, so a pair counts once.
-  items.pqt   track_id, title, artists (a list of one: the file names one, commas and all), album (null where lost),
-              released (date32; the first day where no more is known), release_precision (year, month, day),
-              popularity (int16, 0 to 100), genres, subgenres (lists, most frequent first)
+  items.pqt   track_id, title, artists (a list of one name, which may contain commas), album (null if missing),
+              released (date32; the first day if only the year or month is given), release_precision (year, month,
+              day), popularity (int16, 0 to 100), genres, subgenres (lists, most frequent first)
   users.pqt   user_id, playlist (its name), genres, subgenres (lists)
-  embeddings/spotify.npy, .json   float32 (n_tracks, 12), standardised over the tracks; a track with a feature that
-              is no number is a row of NaN, a feature that all tracks share a column of zeros
-Beware: genres of a track are those of the playlists that hold it, held-out pairs too. They describe, they do not
-predict; the embedding has nothing of them.
+  embeddings/spotify.npy, .json   float32 (n_tracks, 12), standardised over the tracks; NaN in all columns for a
+              track with a missing feature, zero for a feature that is constant over the tracks
+Caution: the genres of a track are those of the playlists that contain it, including held-out pairs. Use them for
+description, not for prediction; the embedding does not contain them.
 
-Left out and counted: rows with too many or too few cells, rows without a track or playlist id, repeated pairs.
-Counted and kept: tracks whose title, artist and album the file has lost ("NA" in all three), dates that are none,
-popularities outside 0 to 100 (as null).
+Left out and counted: rows with too many or too few cells, rows without a track or playlist id, duplicate pairs.
+Counted and kept: tracks without title, artist and album ("NA" in all three), invalid dates (as null), popularities
+outside 0 to 100 (as null).
 Source: R for Data Science, TidyTuesday of 2020-01-21 (songs fetched with spotifyr).
 """
 from pathlib import Path
@@ -42,16 +42,16 @@ PRECISIONS = {4: "year", 7: "month", 10: "day"}   # by the length of a date's te
 
 def add_arguments(parser):
     parser.add_argument("--raw", required=True, type=Path, metavar="FILE",
-                        help="csv with a row for each track of a playlist (spotify_songs.csv)")
+                        help="csv file with a row for each track of a playlist (spotify_songs.csv)")
 
 
 def get_plays(args, workdir):
-    """Write the workspace described above; skip it when the file did not change."""
+    """Write the workspace described above; skip it if the file is unchanged."""
     raw = args.raw.expanduser()
     if not raw.is_file():
-        raise UsageError(f"--raw {raw} is no file; name the csv of playlist songs (spotify_songs.csv)")
+        raise UsageError(f"--raw {raw} is not a file; name the csv of playlist songs (spotify_songs.csv)")
     request = {"dataset": "spotify", raw.name: checksum(raw)}
-    with stage.together(workdir / "dataset.json", "spotify") as new:
+    with stage.atomic_outputs(workdir / "dataset.json", "spotify") as new:
         if new.same(request, args.overwrite) and all((workdir / "embeddings" / f"spotify.{s}").exists()
                                                      for s in ("npy", "json")):
             return
@@ -67,7 +67,7 @@ def get_plays(args, workdir):
         new.publish({"name": "spotify", "source": SOURCE, "licence": LICENCE, "time": "none",
                      "track_ids": "Spotify's, as text", "user_ids": "playlists, as text", "request": request,
                      "checksums": {raw.name: request[raw.name]}, "dropped": dropped, "counts": counts,
-                     "embeddings": embeddings, "beware": "genres of a track are those of the playlists that hold it",
+                     "embeddings": embeddings, "beware": "genres of a track are those of the playlists that contain it",
                      "versions": versions()})
     for what, rows in dropped.items():
         print(f"{raw.name}: {rows} {what}")
@@ -83,10 +83,10 @@ def _numbered(header, ids):
 # --------------------------------------------------------------------------- reading
 
 def read(path):
-    """Rows of the file as a pandas frame, cleaned, and what was left out or odd: {words: rows}.
+    """Rows of the file as a pandas frame, cleaned, and counts of rows left out or incomplete: {description: rows}.
 
-    Columns: COLUMNS as text (null where the file has nothing or, in a lost track, 'NA'), track_popularity and the
-    twelve features as float64 (NaN in all twelve where one is no number), released (datetime64, NaT where none).
+    Columns: COLUMNS as text (null if empty or, in a track without metadata, 'NA'), track_popularity and the twelve
+    features as float64 (NaN in all twelve if one is missing), released (datetime64, NaT if invalid).
     Raises WorkError when a column is missing, the text is not UTF-8, or no row is left.
     """
     import numpy as np
@@ -105,12 +105,12 @@ def read(path):
         raise WorkError(f"{path} has no row with a track and a playlist")
     dropped["rows that repeat a track of a playlist"] = int(frame.duplicated(["playlist_id", "track_id"]).sum())
     features = frame[list(SPOTIFY)].apply(pd.to_numeric, errors="coerce")
-    sound = np.isfinite(features).all(axis=1)
+    complete = np.isfinite(features).all(axis=1)
     released = pd.to_datetime(frame["track_album_release_date"].map(_whole_date), format="%Y-%m-%d", errors="coerce")
     popular = pd.to_numeric(frame["track_popularity"], errors="coerce")
     dropped["rows with a popularity outside 0 to 100"] = int((popular.notna() & ~popular.between(0, 100)).sum())
     frame = frame.assign(track_popularity=popular.where(popular.between(0, 100)), released=released,
-                         **features.where(sound))
+                         **features.where(complete))
     by_track = frame.groupby("track_id")
     for what, column in (("tracks without a title", "track_name"), ("tracks without a date of release", "released"),
                          ("tracks without a number in each feature", SPOTIFY[0])):
@@ -119,7 +119,7 @@ def read(path):
 
 
 def _cells(path, wanted):
-    """The wanted columns as text, and how many rows had another number of cells."""
+    """The wanted columns as text, and the number of rows with too many or too few cells."""
     import pyarrow as pa
     from pyarrow import csv
     malformed = []
@@ -140,7 +140,7 @@ def _cells(path, wanted):
 
 
 def _whole_date(text):
-    """'1999' and '1999-07' as the first day of the year and of the month."""
+    """A date as YYYY-MM-DD; '1999' and '1999-07' become the first day of the year or month."""
     return text + {4: "-01-01", 7: "-01"}.get(len(text), "") if isinstance(text, str) else None
 
 
@@ -149,7 +149,7 @@ def _whole_date(text):
 def write_tables(path, frame, tracks, playlists):
     """plays.pqt, items.pqt and users.pqt; returns the counts for dataset.json.
 
-    path: function from a file's name to where it is written; tracks, playlists: ids in row order
+    path: function from a file name to its output path; tracks, playlists: ids in row order
     """
     import numpy as np
     import pyarrow as pa
@@ -159,7 +159,7 @@ def write_tables(path, frame, tracks, playlists):
     write_parquet(path("plays.pqt"), pa.table({
         "user_id": pairs[0], "track_id": pairs[1], "timestamp": pa.nulls(pairs.shape[1], pa.timestamp("us")),
         "count": np.ones(pairs.shape[1], np.int64)}))
-    songs = frame.groupby("track_id").first()           # of each column the first value that is there
+    songs = frame.groupby("track_id").first()           # the first value of each column that is not null
     text = {name: pa.array(songs[name], pa.string()) for name in NAMES}
     write_parquet(path("items.pqt"), pa.table({
         "track_id": np.arange(len(tracks)), "title": text["track_name"],
@@ -180,14 +180,14 @@ def write_tables(path, frame, tracks, playlists):
 
 
 def _lists(row, values, n):
-    """Arrow lists: element i holds the distinct values of the rows i, the most frequent first; nulls left out."""
+    """Arrow lists: element i holds the distinct values of the rows i, most frequent first, without nulls."""
     import numpy as np
     import pandas as pd
     import pyarrow as pa
-    found = pd.DataFrame({"row": row, "value": values.to_numpy()}).dropna().groupby(["row", "value"], as_index=False)
-    found = found.size().sort_values(["row", "size", "value"], ascending=[True, False, True])
-    offsets = np.searchsorted(found["row"].to_numpy(), np.arange(n + 1)).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(found["value"].tolist(), pa.string()))
+    counts = pd.DataFrame({"row": row, "value": values.to_numpy()}).dropna().groupby(["row", "value"], as_index=False)
+    counts = counts.size().sort_values(["row", "size", "value"], ascending=[True, False, True])
+    offsets = np.searchsorted(counts["row"].to_numpy(), np.arange(n + 1)).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(counts["value"].tolist(), pa.string()))
 
 
 def write_embedding(workdir, frame, tracks, track_checksum):
@@ -196,18 +196,19 @@ def write_embedding(workdir, frame, tracks, track_checksum):
 
     from preprocess.lastfm.features import SPOTIFY
     values = frame.groupby("track_id")[list(SPOTIFY)].first().to_numpy(np.float64)
-    there = ~np.isnan(values[:, 0])
-    if not there.any():
+    available = ~np.isnan(values[:, 0])
+    if not available.any():
         raise WorkError("no track has a number in each of the twelve audio features")
-    centre, spread = values[there].mean(axis=0), values[there].std(axis=0)
+    centre, spread = values[available].mean(axis=0), values[available].std(axis=0)
     spread[spread < 1e-12 * np.maximum(1, np.abs(centre))] = np.inf
     path = workdir / "embeddings" / "spotify.npy"
-    path.with_suffix(".json").unlink(missing_ok=True)    # a json that exists describes the matrix beside it
+    path.with_suffix(".json").unlink(missing_ok=True)    # so that a json file always describes the current matrix
     write_npy(path, ((values - centre) / spread).astype(np.float32))
     write_json(path.with_suffix(".json"), {
         "name": "spotify", "backend": "Spotify audio features, standardised over the tracks", "source": SOURCE,
         "licence": LICENCE, "dim": len(SPOTIFY), "n_tracks": len(tracks), "track_checksum": track_checksum,
         "matrix_checksum": checksum(path), "versions": versions(),
         "facts": {"features": SPOTIFY, "mean": centre.tolist(), "std": np.where(np.isinf(spread), 0, spread).tolist()},
-        "failed": {int(i): {"trackid": tracks[i], "reason": "a feature is no number"} for i in np.flatnonzero(~there)}})
-    return {"spotify": {"dim": len(SPOTIFY), "rows": int(there.sum())}}
+        "failed": {int(i): {"trackid": tracks[i], "reason": "a feature is not a number"}
+                   for i in np.flatnonzero(~available)}})
+    return {"spotify": {"dim": len(SPOTIFY), "rows": int(available.sum())}}

@@ -1,15 +1,15 @@
-"""Every recommender: how to run it, what it needs, whether it can rank cold items, and one line about it.
+"""List all recommenders: command, required inputs, whether cold items are ranked, and a one-line description.
 
     python -m recommenders --list
 
-Read from the declarations in the files (harness/registry.py); nothing is imported or run.
+The table is read from the declarations in the files (harness/registry.py); no recommender is imported or run.
 """
 from harness import cli, registry
 
 
 def build_parser():
     parser = cli.Parser(prog="recommenders", description=__doc__)
-    parser.add_argument("--list", action="store_true", required=True, help="print the table")
+    parser.add_argument("--list", action="store_true", required=True, help="print the table of recommenders")
     return parser
 
 

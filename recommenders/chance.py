@@ -2,8 +2,8 @@
 
     python -m recommenders.chance
 
-The floor of every table. All scores are equal, so the ranker's own tie-breaking (a seeded order of each
-user's own) makes the lists; that a constant scorer stands at chance is a property of `topk`, shown here.
+The lower reference of every table. All scores are equal, so the lists are determined by the tie-breaking of the
+ranker, a seeded random order per user (ranking/topk.py).
 """
 from harness import cli, runs
 

@@ -1,20 +1,20 @@
-"""Content kNN: tracks with similar features are neighbours; a user gets the neighbours of what was played.
+"""Content kNN: recommend the nearest neighbours, by content features, of the tracks that a user has played.
 
-    python -m recommenders.content_knn                                    every embedding of the workspace
+    python -m recommenders.content_knn                                    all embeddings of the workspace
     python -m recommenders.content_knn vggish --neighbours 50
     python -m recommenders.content_knn spotify --like "The Beatles"       print similar tracks, recommend nothing
 
 Features are standardised over the tracks of the split (each column to mean 0 and standard deviation 1, so that
 tempo in beats per minute does not outweigh energy from 0 to 1) and compared by the cosine. With N(j) the
---neighbours tracks most similar to track j among those that a part ranks, j itself apart,
+--neighbours tracks most similar to track j among the candidates of a part, excluding j,
 
     score(u, i) = sum of w(u, j) max(cos(i, j), 0) over the j that u played in train and that have i in N(j)
 
-This is the item-based kNN of Sarwar, Karypis, Konstan and Riedl (WWW 2001) with content in the place of ratings;
-w is 1, or with --values count the plays, or with log log(1 + plays). Cold tracks have features, so they are ranked,
-too. A constant column says nothing and counts nothing; a track that --missing mean gave the mean is similar to none.
+This is the item-based kNN of Sarwar, Karypis, Konstan and Riedl (WWW 2001) with content features instead of ratings;
+w is 1, or the plays with --values count, or log(1 + plays) with --values log. Cold tracks have features and are
+ranked, too. Constant columns are ignored; a track filled in by --missing mean has no neighbours.
 
-Practical limit: two passes of tracks x tracks x dimensions, in blocks, and 8 bytes x tracks x neighbours.
+Practical limit: two passes of tracks x tracks x dimensions, in blocks, and 8 bytes x tracks x neighbours of memory.
 """
 import sys
 
@@ -29,7 +29,7 @@ SEARCH_SPACE = {
     "values": ["binary", "count", "log"],
 }
 SHOWN = 10   # tracks that --like prints
-FLAT = 1e-6  # relative: what float32 cannot tell from nothing
+FLAT = 1e-6  # relative size below which a deviation is within the rounding of float32
 
 
 def build_parser():
@@ -44,8 +44,10 @@ def build_parser():
     parser.add_argument("--shuffle", action="store_true",
                         help="permute the rows of the embedding by --seed (the shuffled control)")
     parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
-                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
-    parser.add_argument("--like", metavar="TRACK", help="id or name of a track: print the tracks most similar to it")
+                        help="tracks without an embedding: fail stops with an error, mean fills in the mean embedding "
+                             "(default fail)")
+    parser.add_argument("--like", metavar="TRACK",
+                        help="print the tracks most similar to this track (id or name) instead of recommending")
     parser.add_argument("--show", type=cli.positive, metavar="N",
                         help=f"number of tracks that --like prints (default {SHOWN})")
     cli.recommender_flags(parser, device=True)
@@ -55,9 +57,9 @@ def build_parser():
 def parse(argv=None):
     args = build_parser().parse_args(argv)
     if args.like is None and args.show is not None:
-        raise UsageError("--show says how many tracks --like prints; without --like nothing is printed")
+        raise UsageError("--show is the number of tracks printed by --like; use both or neither")
     if args.like is not None and args.shuffle:
-        raise UsageError("--like prints what is alike by the embedding as it is, so --shuffle means nothing to it")
+        raise UsageError("--shuffle does not apply to --like, which uses the embedding unchanged; leave it out")
     args.show = args.show or SHOWN
     return args
 
@@ -67,7 +69,7 @@ def parse(argv=None):
 def directions(vectors, scale="standard"):
     """Features scaled column by column, then each row to length 1; float32 (n, D).
 
-    A constant column, and a row that float32 cannot tell from the mean of all rows, become zeros.
+    A constant column, and a row equal to the mean of all rows within float32 precision, become zero.
     """
     import numpy as np
     x = np.asarray(vectors, np.float64)
@@ -85,10 +87,11 @@ def directions(vectors, scale="standard"):
 
 
 def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
-    """The n most similar items of each query with their cosines, those above 0; csr float32 (Q, I).
+    """The n most similar items of each query with their cosines, if positive; csr float32 (Q, I).
 
     queries: float32 (Q, D) and items: float32 (I, D), rows of length 1 or zero; ids: int64 (Q,) and
-    tracks: int64 (I,) their track ids. A track is not its own neighbour; ties fall by a seeded order of each query.
+    tracks: int64 (I,) their track ids. A track is not its own neighbour; ties are broken in a seeded random order
+    per query.
     """
     import numpy as np
     import torch
@@ -109,7 +112,7 @@ def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
 
 
 def history_of(split, values):
-    """Weights w of the plays in train, csr float32 (U, n_hot)."""
+    """Weights w of the pairs in train, csr float32 (U, n_hot)."""
     import numpy as np
     history = split.matrix("binary" if values == "binary" else "count")
     if values == "log":
@@ -124,7 +127,7 @@ def request_of(args, name):
 
 
 def recommend_with(name, split, args, workdir):
-    """One embedding: one run."""
+    """Run one embedding."""
     import dataset
     from ranking import save
     request = request_of(args, name)
@@ -149,29 +152,29 @@ def recommend_with(name, split, args, workdir):
 # --------------------------------------------------------------------------- --like
 
 def feature_table(workdir, name, vectors):
-    """The features of some tracks by name, in their own units where the embedding's json knows them; else None.
+    """The named features of some tracks in their original units as a text frame, or None.
 
-    vectors: (n, D); the json has `features` (D names) and, where it stores standardised values, `mean` and `std`.
-    None as well where the three do not fit the columns.
+    vectors: (n, D); the embedding's json has `features` (D names) and, for standardised values, `mean` and `std`.
+    None if it has no names, or if the three do not match the columns.
     """
     import numpy as np
     import pandas as pd
 
     import dataset
     info = dataset.embedding_info(workdir, name)
-    told = info if "features" in info else info.get("facts", {})
-    columns = told.get("features") if isinstance(told, dict) else None
+    facts = info if "features" in info else info.get("facts", {})
+    columns = facts.get("features") if isinstance(facts, dict) else None
     if not isinstance(columns, list) or len(columns) != vectors.shape[1]:
         return None
     try:
-        values = vectors * np.asarray(told.get("std", 1), np.float64) + np.asarray(told.get("mean", 0), np.float64)
+        values = vectors * np.asarray(facts.get("std", 1), np.float64) + np.asarray(facts.get("mean", 0), np.float64)
     except (TypeError, ValueError):
         return None
     return pd.DataFrame(values, columns=columns).map("{:.4g}".format)
 
 
 def print_like(name, args, workdir):
-    """The tracks most similar to --like by one embedding, over all tracks that have a row in it."""
+    """Print the tracks most similar to --like by one embedding, among all tracks with a finite row in it."""
     import numpy as np
     import pandas as pd
 
@@ -183,7 +186,8 @@ def print_like(name, args, workdir):
     matrix = dataset.open_embedding(workdir, name, len(ids), checksum)
     known = np.flatnonzero(np.isfinite(matrix).all(axis=1))
     if track not in known:
-        raise WorkError(f"embedding {name!r} has no row for track {ids[track]}, so nothing is known to be like it")
+        raise WorkError(f"embedding {name!r} has no row for track {ids[track]}, so its neighbours are unknown; name "
+                        "another track or embedding")
     unit = directions(matrix[known], args.scale)
     at = int(np.searchsorted(known, track))
     cosine = unit @ unit[at]
@@ -203,7 +207,8 @@ def main(argv=None):
     import dataset
     names = args.names or dataset.embedding_names(workdir)
     if not names:
-        raise UsageError(f"no embeddings in {workdir / 'embeddings'}; extract some, or name a workspace that has")
+        raise UsageError(f"there are no embeddings in {workdir / 'embeddings'}; extract some, or name another "
+                         "workspace with --workdir")
     for name in names:
         dataset.embedding_inputs(workdir, name)
     if args.like is not None:
@@ -220,7 +225,7 @@ def main(argv=None):
             print(f"{name}: {e}", file=sys.stderr)
             failed.append(name)
     if failed:
-        raise WorkError(f"{len(names) - len(failed)} of {len(names)} embeddings are done, not {', '.join(failed)}")
+        raise WorkError(f"{len(failed)} of {len(names)} embeddings failed: {', '.join(failed)}; see the errors above")
 
 
 if __name__ == "__main__":

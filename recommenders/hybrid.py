@@ -1,19 +1,19 @@
-"""Hybrid: a weighted sum of the lists of other runs, its weights chosen on val.
+"""Hybrid: weighted sum of the normalised scores of other runs, with weights selected on val.
 
     python -m recommenders.hybrid                                        popularity, content_knn and itemknn
     python -m recommenders.hybrid popularity content_knn ease ials
     python -m recommenders.hybrid popularity content_knn_vggish_s42_0123456789 ease --steps 20
 
-A part is a run's name or a recommender's: then its best run on val by --metric. The parts' saved lists are read,
-never their code. For each user a part's scores s become (s - low) / (high - low) over the list saved for this user,
-and 0 outside it (candidates.normalised); the score is the sum of w_p times that over the parts p. The weights are the
-best of a fixed grid by the mean of --metric on val: all multiples of 1 / --steps that add up to 1 (10 steps: 66 trials
-for three parts, 286 for four). A part of weight 0 brings no tracks either, so each part alone, its ties broken anew by
-this run's seed, is on the grid, and the hybrid is at least as good on val as any part so re-ranked. Its own figure of
-val is optimistic; test is not looked at.
+A component is the name of a run, or of a recommender: then its best run on val by --metric is used. Only the saved
+lists of the components are read. For each user the scores s of a component become (s - low) / (high - low) over the
+list saved for this user, and 0 outside it (candidates.normalised); the hybrid's score is the sum over the components c
+of w_c times that. The weights are the best of a fixed grid by the mean of --metric on val: all multiples of 1 / --steps
+that add up to 1 (10 steps: 66 trials for three components, 286 for four). A component of weight 0 contributes no
+tracks, so each component alone (its ties broken again by this run's seed) is on the grid, and the hybrid is at least as
+good on val as each re-ranked component. Its value on val is therefore optimistic; test is not used.
 
-The cold test has no val: it takes the weights of the parts that wrote a cold list, scaled to add up to 1 (equal ones
-where all are 0), and is left out where no part did. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
+The cold test has no val part: it uses the weights of the components that have a cold list, scaled to add up to 1 (equal
+weights if all are 0), and is left out if there are none. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
 """
 import itertools
 
@@ -52,7 +52,7 @@ def simplex(parts, steps):
 
 
 def mixed(pool, scores, weights):
-    """Score of each candidate (N,): the weighted sum, -inf for one that no part of positive weight lists.
+    """Score of each candidate (N,): the weighted sum, or -inf if it is in no list of positive weight.
 
     scores: float64 (N, parts), normalised; weights: (parts,)
     """
@@ -77,23 +77,25 @@ def choose(pool, scores, weights, metric):
 
 
 def check(args):
-    """UsageError for a metric that metrics.py does not know, or a grid nobody would wait for."""
+    """UsageError for an unknown metric, fewer than two components, or a grid of more than MOST_TRIALS weightings."""
     import math
 
     import metrics
     name, _, k = args.metric.partition("@")
     if name not in metrics.METRICS or not k.isdigit() or int(k) < 1:
-        raise UsageError(f"--metric is one of {', '.join(metrics.METRICS)} with a k, like NDCG@10, not {args.metric}")
+        raise UsageError(f"--metric must be one of {', '.join(metrics.METRICS)} with a k, like NDCG@10, "
+                         f"not {args.metric}")
     if len(args.sources) < 2:
-        raise UsageError("a hybrid mixes at least two parts; name them, or none for popularity content_knn itemknn")
+        raise UsageError("a hybrid has at least two components; name two or more, or none for popularity content_knn "
+                         "itemknn")
     trials = math.comb(args.steps + len(args.sources) - 1, args.steps)
     if trials > MOST_TRIALS:
-        raise UsageError(f"{len(args.sources)} parts in {args.steps} steps are {trials} trials, more than "
+        raise UsageError(f"{len(args.sources)} components in {args.steps} steps are {trials} trials, more than "
                          f"{MOST_TRIALS}; use fewer --steps")
 
 
 def weights_for(part, sources, weights):
-    """Weights (parts,) for one part of the split: 0 for those that wrote no list of it; None where none did."""
+    """Weights (components,) for one part of the split, 0 for components without a list of it; None if all have none."""
     import numpy as np
     able = np.array([part in source.parts for source in sources])
     if not able.any():
@@ -103,7 +105,7 @@ def weights_for(part, sources, weights):
 
 
 def write_lists(run, split, sources, weights, args):
-    """Lists and metrics of every part that some source wrote; returns {part: metrics}."""
+    """Write lists and metrics of every part that some component has; returns {part: metrics}."""
     from ranking import candidates, save
     results = {}
     for part in split.parts:
@@ -143,12 +145,13 @@ def main(argv=None):
         values = choose(pool, candidates.normalised(pool, args.normalise), grid, args.metric)
         chosen = record(run, args, sources, grid, values)
         results = write_lists(run, split, sources, grid[values.argmax()], args)
-        left = {} if "cold_test" in results or "cold_test" not in split.parts else {"cold_test": "no part ranks it"}
+        cold = "cold_test" in split.parts and "cold_test" not in results
+        left = {"cold_test": "no component ranks it"} if cold else {}
         run.finish(parts=sorted(results), left_out=left, **chosen)
 
 
 def record(run, args, sources, grid, values):
-    """Print the choice, write all trials into the run's folder; returns what config.json keeps of it."""
+    """Print the selected weights and write all trials into the run's folder; returns the entries of config.json."""
     import pandas as pd
     words, best = [s.word for s in sources], int(values.argmax())
     alone = {word: float(values[grid[:, i] == 1][0]) for i, word in enumerate(words)}

@@ -1,10 +1,10 @@
-"""iALS: matrix factorisation of implicit feedback by alternating least squares with confidence.
+"""iALS: matrix factorisation of implicit feedback by alternating least squares with confidence weights.
 
     python -m recommenders.ials --factors 64 --alpha 10
 
 Source: Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008. Solved by
-the library `implicit`. Confidence of a pair is 1 + alpha * w with w = 1 (--values binary), its plays, or
-log(1 + plays), and 1 where nothing was played. (`implicit` takes the confidence itself: its alpha * w, without the 1.)
+the library `implicit`. The confidence of a pair is 1 + alpha * w, where w is 1 (--values binary), its plays (count) or
+log(1 + plays) (log), and 1 for a pair without plays. (`implicit` is given the whole confidence, with its alpha = 1.)
 """
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
@@ -38,7 +38,7 @@ def build_parser():
 
 
 def factorise(matrix, args):
-    """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w; WorkError where they run away."""
+    """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w; WorkError if they diverge."""
     from implicit.als import AlternatingLeastSquares
     from implicit.recommender_base import ModelFitError
     from threadpoolctl import threadpool_limits
@@ -50,8 +50,8 @@ def factorise(matrix, args):
         try:
             model.fit(confidence, show_progress=False)
         except ModelFitError:
-            raise WorkError("the factors are no longer numbers; try a larger --regularization or a smaller "
-                                 "--alpha") from None
+            raise WorkError("the factors are NaN or infinite; try a larger --regularization or a smaller "
+                            "--alpha") from None
     return model.user_factors, model.item_factors
 
 
@@ -65,7 +65,7 @@ def request_of(args):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if args.alpha == 0:
-        raise UsageError("--alpha must be above 0; with 0 what was played weighs as little as what was not")
+        raise UsageError("--alpha must be above 0; with 0 played pairs have the same confidence as all others")
     workdir = cli.workspace(args)
     import numpy as np
 

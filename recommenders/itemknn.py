@@ -1,15 +1,15 @@
-"""ItemKNN: items played by the same users are neighbours; a user gets the neighbours of what was played.
+"""ItemKNN: recommend the items most similar to a user's items, by the similarity of their users.
 
     python -m recommenders.itemknn --weight bm25 --neighbours 200
     python -m recommenders.itemknn --weight cosine --shrink 20
 
 Source: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004; shrinkage as in Bell
-and Koren, ICDM 2007: s(i, j) = <x_i, x_j> / (|x_i| |x_j| + h). Columns x_i are the users of item i, weighted
-by BM25 or TF-IDF (items as documents, users as terms) or left as they are. Weights come from `implicit`.
+and Koren, ICDM 2007: s(i, j) = <x_i, x_j> / (|x_i| |x_j| + h). Column x_i has the users of item i, weighted
+by BM25 or TF-IDF (items as documents, users as terms; from `implicit`) or unweighted.
 
-Of equally similar items at the end of a neighbourhood, chance by --seed decides.
+Ties at the end of a neighbourhood are broken at random by --seed.
 
-Practical limit: neighbours are found block by block; the work is the sum over users of (tracks played)^2.
+Practical limit: computed in blocks of items; the time grows with the sum over users of (played tracks)^2.
 """
 from harness import cli, runs
 
@@ -26,7 +26,8 @@ SEARCH_SPACE = {
 def build_parser():
     parser = cli.Parser(prog="recommenders.itemknn", description=__doc__)
     parser.add_argument("--weight", choices=("cosine", "tfidf", "bm25"), default="cosine",
-                        help="weights of the play matrix before the cosine (default cosine: none)")
+                        help="weighting of the user-item matrix before the cosine: cosine is none, tfidf or bm25 "
+                             "(default cosine)")
     parser.add_argument("--values", choices=("binary", "count"), default="binary",
                         help="a pair counts 1, or its plays (default binary)")
     parser.add_argument("--neighbours", type=cli.whole_number(1), default=200, metavar="N",
@@ -38,7 +39,7 @@ def build_parser():
 
 
 def weighted(matrix, weight):
-    """Play matrix csr (U, I) with its entries weighted, float64; rows of the result stay users."""
+    """User-item matrix csr (U, I) with weighted entries, float64."""
     from implicit.nearest_neighbours import bm25_weight, tfidf_weight
     if weight == "bm25":
         return bm25_weight(matrix.T.tocsr(), K1=1.2, B=0.75).T.tocsr()
@@ -50,8 +51,8 @@ def weighted(matrix, weight):
 def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     """The n most similar other items of each item, csr float32 (I, I), row i = similarities of item i.
 
-    matrix: csr (U, I), weighted; tracks (I,): row indices in the workspace, which with the seed break ties (default
-    the codes). An item without plays has no neighbours.
+    matrix: csr (U, I), weighted; tracks (I,): track ids, which with the seed break ties (default: the item codes).
+    An item without plays has no neighbours.
     """
     import numpy as np
     import torch
@@ -71,13 +72,13 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
                               for low, high in zip(product.indptr[:-1], product.indptr[1:], strict=True)])
         row, column, value = row[few], product.indices[few], value[few]
         order = np.lexsort((topk.tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
-        kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row ascends, so its order is its own
+        kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
         blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=product.shape))
     return vstack(blocks, format="csr")
 
 
 def best(value, n):
-    """Places of the n largest positive values of (m,), and of those equal to the last of them."""
+    """Indices of the n largest positive values of (m,), including all that are equal to the n-th."""
     import numpy as np
     least = np.partition(value, len(value) - n)[len(value) - n] if len(value) > n else 0
     return np.flatnonzero((value >= least) & (value > 0))

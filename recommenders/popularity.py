@@ -1,11 +1,11 @@
-"""Popularity: everybody gets the most played tracks they have not played.
+"""Popularity: recommend the most popular tracks that the user has not played.
 
     python -m recommenders.popularity --by users
-    python -m recommenders.popularity --half-life 30        (where the data has times)
+    python -m recommenders.popularity --half-life 30        (for data with times)
 
-Score of track i: the number of users who played it (--by users) or its plays (--by plays) in train;
-with --half-life H each pair counts 0.5 ** (age / H days), age from its first play to the end of train.
-Tracks outside train have no popularity, so the cold test is left out.
+The score of a track is the number of its users (--by users) or its plays (--by plays) in train; with --half-life H
+each pair is weighted by 0.5 ** (age / H days), its age being the time from its first play to the end of train.
+Tracks absent from train have no popularity, so the cold test is left out.
 """
 from harness import cli, runs
 from harness.errors import UsageError
@@ -50,7 +50,8 @@ def main(argv=None):
     from ranking import save
     split = dataset.load(workdir)
     if args.half_life and split.time != "real":
-        raise UsageError(f"--half-life needs times, but time is {split.time!r} in this workspace")
+        raise UsageError(f"--half-life requires timestamps, but the time of this workspace is {split.time!r}; "
+                         "leave it out")
     request = request_of(args)
     with runs.Run(workdir, "popularity", request, inputs=split.inputs, args=args) as run:
         if run.finished:

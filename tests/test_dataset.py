@@ -186,11 +186,11 @@ def test_a_folder_that_is_no_workspace(tmp_path):
 
 
 def test_a_data_set_whose_making_was_interrupted_is_refused(tiny):
-    """Its files may be of two requests; who reads the split and who reads only the tracks are told so."""
+    """Its files may be of two requests: an error for readers of the split and of the tracks alone."""
     told = read_json(tiny / "dataset.json")
     write_json(tiny / "dataset.json", {**told, "status": "writing"})
     for read in (dataset.load, dataset.read_tracks):
-        with pytest.raises(WorkError, match="dataset.json says that making the data set was interrupted; run preproc"):
+        with pytest.raises(WorkError, match="dataset.json is not finished: .* interrupted; run preproc"):
             read(tiny)
     write_json(tiny / "dataset.json", {**told, "status": "finished"})
     dataset.load(tiny)

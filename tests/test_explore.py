@@ -43,8 +43,8 @@ def test_a_workspace_with_everything(tmp_path):
     out = made("--workdir", workdir)
     report, numbers = check(workdir / "explore")
     assert numbers["left_out"] == {} and "9 sections" in out
-    assert report.startswith("# three_users: what is in it\n\nSource: by hand.\n")
-    assert "3 users and 4 tracks that were played (of 5 listed) meet in 6 pairs and 10 plays" in report
+    assert report.startswith("# Data of three_users\n\nSource: by hand.\n")
+    assert "3 users and 4 played tracks (of 5 in the track list) have 6 pairs and 10 plays" in report
     assert r"tags**: 2 labels" in report and "The most played is rock" in report
     for line in report.splitlines():
         if line.startswith("|"):
@@ -133,7 +133,7 @@ def test_what_is_lacking_is_left_out_and_said(tmp_path, change, left):
     out = made(workdir)
     _, numbers = check(workdir / "explore")
     assert set(numbers["left_out"]) == left and out.count("left out: ") == len(left)
-    assert ("an order and no clock" in out) == (change == "ordinal")
+    assert ("an order, but no timestamps" in out) == (change == "ordinal")
 
 
 def test_one_user_and_one_track(tmp_path):
@@ -167,7 +167,7 @@ def test_another_workspace_without_artists_is_named(tmp_path):
     write_parquet(other / "items.pqt", pa.table({"track_id": [0], "name": ["x"]}))
     made(workdir, "--with", other)
     assert r"Not compared with three\_users" in (workdir / "explore/report.md").read_text() or \
-        "Not compared with three_users: it names no artists" in (workdir / "explore/report.md").read_text()
+        "Not compared with three_users: it has no artist names" in (workdir / "explore/report.md").read_text()
 
 
 # --------------------------------------------------------------------------- metadata from elsewhere
@@ -211,7 +211,7 @@ def test_labels_of_a_fixed_number_are_lists_and_structs_are_left_out(tmp_path):
     assert found["labels"]["genres"]["labels"] == 5 and found["labels"]["genres"]["top"][0]["label"] == "a"
     assert "styles is left out: it is struct" in report and found["labels"]["tags"]["labels"] == 2
     _, found, left = sections_of(with_items(tmp_path / "v", tags=structs, artists=structs))
-    assert "tags of items.pqt is struct<a: int64>, no texts or lists of them" in left["labels"]
+    assert "tags of items.pqt is struct<a: int64>, not text or lists of text" in left["labels"]
     assert "overlap" in found
 
 
@@ -219,7 +219,7 @@ def test_labels_of_a_fixed_number_are_lists_and_structs_are_left_out(tmp_path):
                                      pa.array([[], ["99999999999999999999"], []]), pa.array([{"a": 1}] * 3)])
 def test_friends_that_are_no_user_ids_are_left_out(tmp_path, friends):
     _, _, left = sections_of(with_friends(tmp_path / "w", friends))
-    assert left == {"friends": "no friends graph: friends of users.pqt are no lists of whole numbers, as user ids are"}
+    assert left == {"friends": "no friends graph: friends of users.pqt are not lists of user ids (integers)"}
 
 
 @pytest.mark.parametrize("facts", [
@@ -290,8 +290,8 @@ def test_bad_workspaces_are_one_sentence(tmp_path, what, sentence):
 
 @pytest.mark.parametrize("words, sentence", [
     (["{t}/nowhere"], "is not a folder"), (["{w}", "--workdir", "{t}"], "two workspaces are named"),
-    (["{w}", "--session-gap", "0"], "at least 1"), (["{w}", "--with", "{t}"], "is no workspace with an items.pqt"),
-    (["{w}", "--memory", "much"], "is no amount"), (["{w}", "stray"], "unrecognized arguments: stray")])
+    (["{w}", "--session-gap", "0"], "at least 1"), (["{w}", "--with", "{t}"], "is not a workspace with an items.pqt"),
+    (["{w}", "--memory", "much"], "is not a memory size"), (["{w}", "stray"], "unrecognized arguments: stray")])
 def test_bad_requests_are_one_sentence(tmp_path, words, sentence):
     world(tmp_path / "w")
     status, _, err = say(*(word.format(t=tmp_path, w=tmp_path / "w") for word in words))

@@ -68,8 +68,8 @@ def test_of_a_large_log_a_drawn_part_is_looked_at(tmp_path, monkeypatch):
     whole = measure(workdir, "sessions")
     monkeypatch.setattr(sections()["sessions"], "PLAYS", len(frame) // 3)
     part = measure(workdir, "sessions")
-    assert part["users"] in (15, 20) and part["of_users"] == 60 == whole["users"] and "drawn from 60" in \
-        sections()["sessions"].tell(part)[0]
+    assert part["users"] in (15, 20) and part["of_users"] == 60 == whole["users"] and "of 60 users" in \
+        sections()["sessions"].describe(part)[0]
 
 
 def test_activity_by_hand(tmp_path):

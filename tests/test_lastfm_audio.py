@@ -73,12 +73,12 @@ def test_audio_only_is_the_published_catalogue_with_its_split(raw, audio, tmp_pa
 
 @pytest.mark.parametrize("name, content, sentence", [
     ("artists.csv", "row,artistID\n0,30\n2,1\n", "artists.csv: row must count 0, 1, 2, ... without gaps"),
-    ("users.csv", "row,userID\n0,7\n1,7\n", "users.csv lists 1 ids of userID twice"),
+    ("users.csv", "row,userID\n0,7\n1,7\n", "users.csv contains 1 duplicate values of userID"),
     ("users.csv", "userID\n7\n2\n", "users.csv has no column row; it has userID"),
-    ("lfm2k.inter", INTER + "0\t2\t1\t0\n", "lfm2k.inter: 1 rows have an itemID that is no row of artists.csv"),
-    ("lfm2k.inter", INTER + "9\t1\t1\t0\n", "lfm2k.inter: 1 rows have a userID that is no row of users.csv"),
+    ("lfm2k.inter", INTER + "0\t2\t1\t0\n", "lfm2k.inter: 1 rows have an itemID that is not a row of artists.csv"),
+    ("lfm2k.inter", INTER + "9\t1\t1\t0\n", "lfm2k.inter: 1 rows have a userID that is not a row of users.csv"),
     ("lfm2k.inter", INTER + "0\t1\t1\t3\n", "x_label must be 0 (train), 1 (val) or 2 (test)"),
-    ("lfm2k.inter", INTER + "0\t1\t1\t0\n0\t1\t1\t2\n", "1 pairs stand in it twice"),
+    ("lfm2k.inter", INTER + "0\t1\t1\t0\n0\t1\t1\t2\n", "contains 1 duplicate (userID, itemID) pairs"),
     ("lfm2k.inter", None, "has artists.csv, but lacks lfm2k.inter"),
     ("vggish.npy", np.zeros((3, 2)), "one row per row of artists.csv (2), but is float64 (3, 2)"),
     ("vggish.npy", np.zeros((2, 2), int), "but is int64 (2, 2)"),
@@ -165,9 +165,9 @@ def test_archive_with_an_encoder_missing_or_broken(record, tmp_path):
         z.extractall(tmp_path / "x")
     folder = tmp_path / "x" / "json"
     for content, sentence in (("[[1, 2]]", 'vggish.json is not of the form {"ARTIST_SONG"'),
-                              ('{"1_0": [1, 2], "1_1": [1]}', "differ in length: [1, 2]"),
+                              ('{"1_0": [1, 2], "1_1": [1]}', "must have equal lengths, but have [1, 2]"),
                               ('{"Artist": [1, 2]}', "vggish.json is not of the form"),
-                              ("{}", "vggish.json holds no vector")):
+                              ("{}", "vggish.json contains no vectors")):
         (folder / "vggish.json").write_text(content)
         status, _, err = say("lastfm", "--raw", raw, "--audio-features", folder, workdir=tmp_path / "w")
         assert status == 1 and sentence in err, err

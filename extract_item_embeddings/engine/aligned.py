@@ -1,7 +1,7 @@
-"""Vectors made elsewhere, put into the rows of the workspace: what onion.py and npy.py share.
+"""Align precomputed vectors to the tracks of the workspace; shared by onion.py and npy.py.
 
-A source yields blocks of (keys, values); each value finds the row of its track, and what is left over, missing or not
-a number is counted and named in the provenance. Memory is that of one block: the matrix grows in its file.
+A source yields blocks of (keys, values); each value is written to the row of its track. Unknown keys, missing tracks
+and values that are not finite are counted and listed in the provenance. Memory is that of one block.
 """
 import re
 import sys
@@ -16,19 +16,18 @@ from harness.files import atomic, checksum, write_json
 from harness.machine import git_state
 from harness.readers import read_json
 
-INPUTS = ("source_checksum", *shards.INPUTS)  # a change of these is done again; of others, asked about
-NAMED = 20                                    # tracks named in the summary
+INPUTS = ("source_checksum", *shards.INPUTS)  # if these change, the work is done again; other changes are errors
+NAMED = 20                                    # tracks listed in the summary
 
 
 def check_name(name, flag=""):
     """UsageError unless `name`, given by `flag`, can be the name of an embedding."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UsageError(f"{flag}{name!r} is no name of an embedding; letters, digits, '.', '-' and '_' are "
-                              "expected")
+        raise UsageError(f"{flag}{name!r} is not a name of an embedding; use letters, digits, '.', '-' and '_' only")
 
 
 class Rows:
-    """The matrix while it is filled: float32 (tracks, dim) in the open file `f`, NaN where nothing has come yet."""
+    """The matrix while it is filled: float32 (tracks, dim) in the open file `f`, initially NaN."""
 
     def __init__(self, f, ids, dim, source):
         self.f, self.ids, self.dim, self.source = f, ids, dim, source
@@ -39,21 +38,21 @@ class Rows:
         for _ in ids:
             f.write(empty)
         self.seen = np.zeros(len(ids), bool)
-        self.reasons, self.unknown, self.strangers = {}, 0, []
+        self.reasons, self.unknown, self.examples = {}, 0, []
 
     def put(self, keys, values):
-        """A block: n track ids (str) or rows (int), and (n, dim) numbers. WorkError for a track that comes twice."""
+        """Write a block: n track ids (str) or rows (int), and (n, dim) numbers. WorkError for a duplicate track."""
         rows = np.array([self.find(k) for k in keys], dtype=np.int64)
         known = rows >= 0
         self.unknown += int((~known).sum())
-        self.strangers += [str(k) for k, there in zip(keys, known, strict=True) if not there][:3 - len(self.strangers)]
+        self.examples += [str(k) for k, listed in zip(keys, known, strict=True) if not listed][:3 - len(self.examples)]
         rows, values = rows[known], np.asarray(values)[known]
         twice = rows[np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])]
         twice = np.concatenate([rows[self.seen[rows]], twice])
         if len(twice):
             raise WorkError(f"{self.source.name} has the track {self.ids[twice[0]]} more than once")
         self.seen[rows] = True
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are reported below
             narrow = values.astype("<f4")
         for row, vector in zip(rows.tolist(), narrow, strict=True):
             if bad := int(np.count_nonzero(~np.isfinite(vector))):
@@ -69,29 +68,29 @@ class Rows:
         return self.row_of.get(key, -1)
 
     def failed(self):
-        """{row: {"trackid", "reason"}} of the tracks without a vector; WorkError when there is no other."""
+        """{row: {"trackid", "reason"}} of the tracks without a vector; WorkError if these are all tracks."""
         name = self.source.name
         if not self.seen.any():
             raise WorkError(f"none of the {self.unknown} tracks of {name} is in trackid_sorted.csv: its ids look "
-                                 f"like {', '.join(self.strangers) or 'nothing'}, the list's like {self.ids[0]}")
+                            f"like {', '.join(self.examples) or 'nothing'}, the list's like {self.ids[0]}")
         reasons = {int(r): f"not in {name}" for r in np.flatnonzero(~self.seen)} | self.reasons
         if len(reasons) == len(self.ids):
             raise WorkError(f"no track of trackid_sorted.csv has a usable vector in {name}; the first reason: "
-                                 f"{self.ids[0]}: {reasons[0]}")
+                            f"{self.ids[0]}: {reasons[0]}")
         return {r: {"trackid": self.ids[r], "reason": why} for r, why in sorted(reasons.items())}
 
 
 def make(work, name, request, opened, overwrite=False, packages=()):
-    """Write embeddings/NAME.npy and its json, unless it was made before from the same input.
+    """Write embeddings/NAME.npy and its json, unless it exists and was made from the same input.
 
-    request: what tells this embedding from others of the name, with "source_checksum"
-    opened:  function that returns the source, asked only where it is needed: .name, .by_row, .about() (a dict for
-             the json) and .blocks(), which yields (track ids, or rows where by_row; (n, dim) numbers)
+    request: settings that identify the embedding, with "source_checksum"
+    opened:  function that opens the source, called only if needed: .name, .by_row, .about() (a dict for
+             the json) and .blocks(), which yields (track ids, or rows if by_row; (n, dim) numbers)
     """
     check_name(name)
     ids, track_checksum = dataset.read_tracks(work)
     if not ids:
-        raise WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
+        raise WorkError(f"{work / 'trackid_sorted.csv'} has no tracks")
     request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
     path = work / "embeddings" / f"{name}.npy"
     if not overwrite and _finished(path, request):
@@ -105,7 +104,7 @@ def make(work, name, request, opened, overwrite=False, packages=()):
         if rows is None:
             raise WorkError(f"{source.name} has no rows")
         failed, matrix = rows.failed(), checksum(temporary)
-        path.with_suffix(".json").unlink(missing_ok=True)  # a json that exists describes the matrix beside it
+        path.with_suffix(".json").unlink(missing_ok=True)  # so that a json file always describes the current matrix
     write_json(path.with_suffix(".json"), {
         "name": name, **request, **source.about(), "keys": "rows" if source.by_row else "track ids", "dim": rows.dim,
         "unknown_ids": rows.unknown, "versions": library_versions(packages), "git": git_state(),
@@ -125,19 +124,19 @@ def _say(path, failed, rows):
 
 
 def _finished(path, request):
-    """True when the file was made by this request; UsageError when it is another's."""
+    """Whether the file was made by this request; UsageError if it was made with other settings."""
     provenance = path.with_suffix(".json")
     if not path.exists():
         return False
     if not provenance.exists():
-        raise UsageError(f"{path} is there without a json that says how it was made; choose another name, or "
-                              "--overwrite")
+        raise UsageError(f"{path} exists without the json that records its settings; choose another name, or "
+                         "--overwrite")
     about = read_json(provenance)
     old = {k: about.get(k) for k in request}
     changed = shards.differences(old, request)
     if any(k not in INPUTS for k in changed):
-        raise UsageError(f"{path} was made in another way ({shards.said(old, request, changed)}); choose another "
-                              "name, or --overwrite")
+        raise UsageError(f"{path} was made with other settings ({shards.said(old, request, changed)}); choose another "
+                         "name, or --overwrite")
     if changed or checksum(path) != about.get("matrix_checksum"):
         why = {"track_checksum": "the track list", "n_tracks": "the track list", "source_checksum": "the source"}
         print(f"{path.stem}: made again, because {why[changed[0]] if changed else path.name} changed since",

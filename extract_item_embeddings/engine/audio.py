@@ -1,11 +1,10 @@
-"""Finding and reading audio: the only place of the project where sound files are opened.
+"""Locating, decoding and resampling audio files, independent of the models.
 
-A track id becomes a file (`find`), a file becomes mono samples (`decode`), samples get the rate a
-model was trained on (`resample`). What cannot be read raises AudioError with the reason in words;
-nothing here knows which model listens.
+`find` maps track ids to files, `decode` a file to mono samples, `resample` samples to the rate of a
+model. A file that cannot be read raises AudioError with the reason.
 
-soundfile reads wav, flac, ogg, opus, mp3, aiff and more; what it refuses goes through an ffmpeg
-pipe where ffmpeg is installed. Everything runs in threads: libsndfile and soxr release the GIL.
+soundfile reads wav, flac, ogg, opus, mp3, aiff and more; files that it cannot read are decoded by an ffmpeg
+pipe if ffmpeg is installed. Everything runs in threads: libsndfile and soxr release the GIL.
 """
 import contextlib
 import csv
@@ -28,20 +27,20 @@ from harness.files import atomic
 
 SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf
     m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
-SHORTEST = 0.1        # seconds; with less sound there is nothing to describe
+SHORTEST = 0.1        # seconds; minimum length of the decoded audio
 REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped)|Warning: (Encountered|Real|Xing)")
-FFMPEG_PATIENCE = 300  # seconds until a decoder that does not end is given up
+FFMPEG_PATIENCE = 300  # seconds; timeout of a decoder
 
 
 class AudioError(Exception):
-    """This file gives no usable sound; the message is the reason."""
+    """The file has no usable audio; the message is the reason."""
 
 
 class Clip(NamedTuple):
-    """Decoded sound of one track."""
+    """Decoded audio of one track."""
     samples: np.ndarray  # float32 (N,), mono, full scale is 1
     rate: int            # Hz
-    note: str            # "" or what was lost, such as a truncated end
+    note: str            # "" or the damage, such as a truncated end
 
     @property
     def seconds(self):
@@ -51,11 +50,11 @@ class Clip(NamedTuple):
 # --------------------------------------------------------------------------- tracks and files
 
 def make_track_list(path, folder):
-    """Write `idx,trackid` of the sorted file stems under `folder`; WorkError where there is no audio file."""
+    """Write `idx,trackid` of the sorted file stems under `folder`; WorkError if there is no audio file."""
     stems = sorted(stem for stem, paths in _scan(folder).items() if not all(p.is_dir() for p in paths))
     if not stems:
         raise WorkError(f"no audio file under {folder}; files named <track id>.<extension> are expected there "
-                             "(wav, flac, ogg, mp3, ...)")
+                        "(wav, flac, ogg, mp3, ...)")
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
         csv.writer(f, lineterminator="\n").writerows([("idx", "trackid"), *enumerate(stems)])
 
@@ -63,9 +62,8 @@ def make_track_list(path, folder):
 def find(folder, ids):
     """The file of each track: list of Path or None, in the order of `ids`.
 
-    Files are matched by stem, at any depth, symbolic links followed; a track id is never joined to
-    a path, so no id can point outside the folder. A stem that two files share is an error, because
-    any choice between them would be a guess.
+    Files are matched by stem, at any depth, following symbolic links; a track id is never joined to
+    a path, so no id can point outside the folder. Two files with the same stem are a WorkError.
     """
     known = _scan(folder)
     paths = [known.get(unicodedata.normalize("NFC", i), []) for i in ids]
@@ -82,11 +80,11 @@ def find(folder, ids):
 
 
 def _scan(folder):
-    """{stem: [paths]} of everything under `folder` that is named like audio, in sorted order."""
-    found, seen = {}, set()
+    """{stem: [paths]} of everything under `folder` with the suffix of an audio file, in sorted order."""
+    paths, seen = {}, set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
-        if real in seen:  # a link back to a folder above would never end
+        if real in seen:  # a link to a parent folder would be an endless loop
             folders.clear()
             continue
         seen.add(real)
@@ -94,12 +92,12 @@ def _scan(folder):
         for name in sorted([*files, *folders]):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.setdefault(unicodedata.normalize("NFC", stem), []).append(Path(here, name))
-    return found
+                paths.setdefault(unicodedata.normalize("NFC", stem), []).append(Path(here, name))
+    return paths
 
 
 def fingerprint(path):
-    """What tells that a file has changed: '<name> <size> <mtime>', or why it cannot be looked at."""
+    """Identity of a file's content: '<name> <size> <mtime>', or the reason why it cannot be read."""
     if path is None:
         return "no file"
     try:
@@ -112,12 +110,12 @@ def fingerprint(path):
 # --------------------------------------------------------------------------- decoding
 
 def decode(path, seconds=30.0, offset="start"):
-    """The sound of a file as a Clip: channels averaged, rate as in the file.
+    """The audio of a file as a Clip: channels averaged, sample rate as in the file.
 
-    seconds: length of the excerpt, 0 for the whole track; a shorter track gives what it has
-    offset:  "start", or "middle" for the excerpt around the middle of what can be decoded
+    seconds: length of the excerpt, 0 for the whole track; a shorter track is returned whole
+    offset:  "start", or "middle" for the excerpt around the middle of the decodable audio
     raises:  AudioError for a missing, unreadable, empty or too short file and for samples that are
-             not finite. A damaged file gives the sound before the damage, and a note.
+             not finite. Of a damaged file the audio before the damage is returned, with a note.
     """
     _check_file(path)
     try:
@@ -125,7 +123,7 @@ def decode(path, seconds=30.0, offset="start"):
     except AudioError as refused:
         clip = _ffmpeg(path, seconds, offset, refused)
     if clip.seconds < SHORTEST:
-        raise AudioError(f"only {clip.seconds:.3g} s of sound; {SHORTEST} s are needed")
+        raise AudioError(f"only {clip.seconds:.3g} s of audio; at least {SHORTEST} s are needed")
     bad = np.count_nonzero(~np.isfinite(clip.samples))
     if bad:
         raise AudioError(f"{bad} of {len(clip.samples)} samples are not finite numbers")
@@ -146,7 +144,7 @@ def _check_file(path):
     try:
         s = os.stat(path)
     except OSError as e:
-        link = " (a link that leads nowhere)" if os.path.islink(path) else ""
+        link = " (a broken link)" if os.path.islink(path) else ""
         raise AudioError(f"{e.strerror}{link}") from None
     if not stat.S_ISREG(s.st_mode):
         raise AudioError("a folder, not a file" if stat.S_ISDIR(s.st_mode) else "not a regular file")
@@ -177,13 +175,13 @@ def _soundfile(path, seconds, offset):
 
 
 def _unreadable(e):
-    """AudioError of a LibsndfileError. Of an mp3 without a frame the library says that it is no regular file."""
+    """AudioError of a LibsndfileError. The library's message for an mp3 without a frame is "not a regular file"."""
     said = e.error_string.removeprefix("Error : ").strip(" .")
     return AudioError(f"not readable as audio: {'format not recognised' if 'regular file' in said else said}")
 
 
 def _salvage(path, most):
-    """The sound of a damaged file from its start to the damage, in steps so small that little is lost."""
+    """The audio of a damaged file up to the damage, read in small blocks so that little is lost."""
     import soundfile
     blocks, have = [np.zeros(0, np.float32)], 0
     with soundfile.SoundFile(path) as f:
@@ -201,7 +199,7 @@ def _salvage(path, most):
 
 
 def _mono(block):
-    """(N, C) -> (N,): mean of the channels (numpy's mean over so short an axis is slow)."""
+    """(N, C) -> (N,): mean of the channels (numpy's mean over such a short axis is slow)."""
     mono = block[:, 0].copy()
     for channel in range(1, block.shape[1]):
         mono += block[:, channel]
@@ -217,7 +215,7 @@ def _excerpt(samples, want, offset):
 
 
 def _ffmpeg(path, seconds, offset, refused):
-    """As _soundfile, through `ffmpeg`; AU on the pipe, whose header needs no length."""
+    """As _soundfile, by `ffmpeg`; the pipe carries AU, whose header needs no length."""
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError(f"{refused}; ffmpeg, which reads more formats, is not installed")
@@ -227,10 +225,10 @@ def _ffmpeg(path, seconds, offset, refused):
     try:
         done = subprocess.run(command, capture_output=True, timeout=FFMPEG_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise AudioError(f"{refused}; ffmpeg did not end within {FFMPEG_PATIENCE} s") from None
+        raise AudioError(f"{refused}; ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None
     if len(done.stdout) < 24 or done.stdout[:4] != b".snd":
-        said = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace")).strip().splitlines()
-        raise AudioError(f"{refused}; ffmpeg: {said[-1] if said else 'no sound in it'}")
+        lines = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace")).strip().splitlines()
+        raise AudioError(f"{refused}; ffmpeg: {lines[-1] if lines else 'no audio in it'}")
     begin, _, _, rate, channels = struct.unpack(">5I", done.stdout[4:24])
     usable = (len(done.stdout) - begin) // (4 * channels) * channels
     samples = _mono(np.frombuffer(done.stdout, ">f4", usable, begin).reshape(-1, channels).astype(np.float32))
@@ -240,10 +238,10 @@ def _ffmpeg(path, seconds, offset, refused):
 
 @contextlib.contextmanager
 def quiet_decoders():
-    """Keep the remarks of libmpg123 off stderr, where thousands would bury the progress bar.
+    """Filter the messages of libmpg123 from stderr, where thousands would hide the progress bar.
 
-    That library writes to file descriptor 2 itself, whatever its caller wants. Meanwhile the
-    descriptor is a pipe whose other lines are passed on; Python's own stderr stays where it was.
+    The library writes to file descriptor 2 directly. In this context the descriptor is a pipe whose other
+    lines are forwarded; Python's own stderr is unchanged.
     """
     real, (read, write) = os.dup(2), os.pipe()
     python = sys.stderr

@@ -1,7 +1,7 @@
-"""What all backends share: the command line, the way from a request to finished files, and the closing summary.
+"""Shared by all backends: the command line, the steps from a request to finished files, and the summary.
 
-A backend is a class that says which weights, which rate, which layer, which axis (see backend.py); a
-script is `extraction.main(ThatClass, __doc__, argv)`. Several backends in one pass: __main__.py.
+A backend is a class that defines weights, sample rate, layer and pooling (see backend.py); its script calls
+`extraction.main(ThatClass, __doc__, argv)`. Several backends in one pass: __main__.py.
 """
 import argparse
 import contextlib
@@ -40,27 +40,30 @@ def parser(backend, doc):
 def shared_flags(p):
     """Flags that backends of one pass over the audio have in common."""
     add = p.add_argument
-    add("--audio", metavar="DIR", help="folder with files <track id>.<extension>, searched recursively; the ids are "
-        "those of the workspace's trackid_sorted.csv, which is made from the file names if absent")
-    add("--seconds", type=float, default=30.0, help="length of the excerpt; 0 = the whole track (default 30)")
-    add("--offset", choices=("start", "middle"), default="start", help="where the excerpt lies (default start)")
-    add("--shard", metavar="I/N", help="do only part I of N (I from 0 to N-1); --merge joins the parts")
-    add("--merge", action="store_true", help="join finished shards; needs no --audio")
+    add("--audio", metavar="DIR", help="folder with audio files <track id>.<extension>, searched recursively; the ids "
+        "are those of the workspace's trackid_sorted.csv, which is written from the file names if it does not exist")
+    add("--seconds", type=float, default=30.0, metavar="SECONDS",
+        help="length of the excerpt in seconds; 0 is the whole track (default 30)")
+    add("--offset", choices=("start", "middle"), default="start",
+        help="position of the excerpt in the track (default start)")
+    add("--shard", metavar="I/N", help="extract only shard I of N (I from 0 to N-1); --merge joins the shards")
+    add("--merge", action="store_true", help="join finished shards into the matrix; needs no --audio")
     add("--workers", type=int, default=cores(),
-        help="threads that decode ahead of the model (default: the processors)")
+        metavar="N", help="number of threads that decode audio ahead of the model (default: one per CPU)")
 
 
 def own_flags(p, backend):
     """Flags of one embedding."""
     add = p.add_argument
-    add("--name", help="name of the output embeddings/NAME.npy "
-        f"(default {backend.NAME}, and a suffix for options that change the values)")
-    add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="tracks per batch and windows per pass "
-        "of the model; a batch is what is saved at a time. auto: as many windows as the device holds, with values that "
-        f"may differ in the last digits (default {backend.BATCH})")
+    add("--name", metavar="NAME", help="name of the output embeddings/NAME.npy "
+        f"(default {backend.NAME}, with a suffix for options that change the values)")
+    add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="number of tracks per saved batch and of "
+        "windows per forward pass. auto: as many windows as fit on the device, with values that may differ in the "
+        f"last digits (default {backend.BATCH})")
     if backend.FRAME_LEVEL:
         add("--frames", action="store_true",
-            help=f"write frames/NAME/IDX.npy for each track, too: {backend.FRAME_LEVEL}")
+            help=f"also write the frame-level output frames/NAME/IDX.npy of each track: {backend.FRAME_LEVEL} "
+                 "(default: off)")
     p.set_defaults(frames=False)
     backend.add_flags(p)
 
@@ -73,26 +76,25 @@ def batch_size(text):
 
 
 def check(args):
-    """(i, n) of --shard i/n, (0, 1) without it; UsageError for flags that cannot be meant."""
+    """(i, n) of --shard i/n, (0, 1) without it; UsageError for contradictory options or values out of range."""
     if args.merge and args.shard:
-        raise UsageError("--merge joins all shards and --shard makes one; give one of the two")
+        raise UsageError("--merge joins all shards and --shard extracts one; give one of the two")
     if not args.merge and not args.audio:
-        raise UsageError("--audio DIR is needed: the folder with files <track id>.<extension>")
+        raise UsageError("--audio DIR is required: the folder with files <track id>.<extension>")
     if args.audio and not Path(args.audio).expanduser().is_dir():
         raise UsageError(f"--audio {args.audio} is not a folder")
     for flag, least in (("batch", 1), ("workers", 1)):
         if getattr(args, flag) != "auto" and getattr(args, flag) < least:
-            raise UsageError(f"--{flag} {getattr(args, flag)} is not possible; at least {least} is expected")
+            raise UsageError(f"--{flag} must be at least {least}, not {getattr(args, flag)}")
     if args.seconds != 0 and not audio.SHORTEST <= args.seconds < float("inf"):
-        raise UsageError(f"--seconds {args.seconds:g} is not possible; expected 0 (the whole track) "
-                              f"or at least {audio.SHORTEST}")
+        raise UsageError(f"--seconds must be 0 (the whole track) or at least {audio.SHORTEST}, not {args.seconds:g}")
     if args.name is not None:
         aligned.check_name(args.name, "--name ")
     if args.shard is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", args.shard)
     if not match or int(match[1]) >= int(match[2]):
-        raise UsageError(f"--shard {args.shard} is not I/N with I from 0 to N-1, such as 0/8 or 7/8")
+        raise UsageError(f"--shard must be I/N with I from 0 to N-1, such as 0/8 or 7/8, not {args.shard}")
     return int(match[1]), int(match[2])
 
 
@@ -104,16 +106,16 @@ def default_name(backend, args):
 
 
 def request_of(backend, args):
-    """Everything but tracks and files that can change a value, as it will stand in the json."""
+    """Everything except tracks and files that can change a value, as written to the json."""
     return {"backend": backend.NAME, **backend.request(), "sample_rate": backend.SAMPLE_RATE, "seconds": args.seconds,
             "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING,
             **({"frames": True} if args.frames else {})}
 
 
-# --------------------------------------------------------------------------- the door
+# --------------------------------------------------------------------------- extraction
 
 class Task:
-    """One embedding to make: a backend and its arguments."""
+    """One embedding to extract: a backend and its arguments."""
 
     def __init__(self, backend, args):
         self.backend, self.args = backend, args
@@ -121,7 +123,7 @@ class Task:
 
     @cached_property
     def request(self):
-        """Asks for the weights, so it fails at once where they are missing."""
+        """The backend's request; locates the weights, so it raises at once if they are missing."""
         return request_of(self.backend, self.args)
 
     def partial(self, work):
@@ -129,14 +131,14 @@ class Task:
 
 
 def main(backend_class, doc, argv=None):
-    """The command line of one backend: extract (all, or one shard), or merge."""
+    """Run the command line of one backend: extract (all, or one shard), or merge."""
     args = parser(backend_class, doc).parse_args(argv)
     check(args)
     run([Task(backend_class(args), args)])
 
 
 def run(tasks):
-    """Extract all, or one shard, or merge, as the arguments say; several tasks share one pass over the audio."""
+    """Extract all or one shard, or merge, by the arguments; several tasks share one pass over the audio."""
     args = tasks[0].args
     work = cli.workspace(args, create=not args.merge)
     done = {}
@@ -147,13 +149,13 @@ def run(tasks):
         if args.merge or args.shard is None and task in done:
             finish(work, task, None if args.merge else 1)
         elif task in done:
-            print(f"{task.name}: {done[task]} is complete; when all are, the same command with --merge instead of "
-                  "--shard joins them")
+            print(f"{task.name}: {done[task]} is complete; when all are, run the same command with --merge instead of "
+                  "--shard to join them")
 
 
 @contextlib.contextmanager
 def listening():
-    """A StopRequest for a while; afterwards signals do again what they did before."""
+    """Context with a StopRequest; restores the signal handlers afterwards."""
     stop = StopRequest()
     try:
         yield stop
@@ -162,7 +164,7 @@ def listening():
 
 
 def make(tasks, work, stop):
-    """{task: its shard, complete} of the tasks that were not finished before."""
+    """Extract the tasks that are not finished; returns {task: its complete shard}."""
     args = tasks[0].args
     requests = [task.request for task in tasks]
     folder = Path(args.audio).expanduser().absolute()
@@ -170,7 +172,7 @@ def make(tasks, work, stop):
         audio.make_track_list(work / "trackid_sorted.csv", folder)
     ids, track_checksum = dataset.read_tracks(work)
     if not ids:
-        raise WorkError(f"{work / 'trackid_sorted.csv'} lists no track")
+        raise WorkError(f"{work / 'trackid_sorted.csv'} has no tracks")
     files = audio.find(folder, ids)
     marks = [audio.fingerprint(f) for f in files]
     jobs = {}
@@ -188,7 +190,7 @@ def make(tasks, work, stop):
 
 
 def begun(stack, task, request, work, marks, kept):
-    """The Shard of a task, open while the stack lasts, with what was done before."""
+    """The Shard of a task, opened on the stack, with its finished batches."""
     backend, args = task.backend, task.args
     settle_batch(args, backend)
     header = json.loads(json.dumps({**request, "outputs": backend.outputs(), "batch": args.batch,
@@ -201,7 +203,7 @@ def begun(stack, task, request, work, marks, kept):
 
 
 def settle_batch(args, backend):
-    """With --batch auto: batches worth a pass of a GPU, and passes that begin as large (see pipeline.one_pass)."""
+    """Resolve --batch auto: the batch size of a GPU, also as the initial size of a pass (see pipeline.one_pass)."""
     if args.batch == "auto":
         on_gpu = backend.DEVICE and cli.pick_device(args.device).type == "cuda"
         args.batch = backend.fits = AUTO if on_gpu else backend.BATCH
@@ -212,14 +214,14 @@ def plan_of(header):
 
 
 def is_finished(work, task, request, marks, kept=None):
-    """True when every output is there, made by this request from these files."""
+    """Whether every output exists and was written by this request from these files."""
     name = task.name
     for suffix in task.backend.outputs():
         path = work / "embeddings" / f"{name}{suffix}.npy"
         if not path.with_suffix(".json").exists():
             if path.exists() and not task.partial(work).exists():
-                raise UsageError(f"{path} is there without a json that says how it was made; "
-                                      "choose another --name, or --overwrite")
+                raise UsageError(f"{path} exists without the json that records its settings; "
+                                 "choose another --name, or --overwrite")
             return False
         now = {**request, "audio_checksum": f"{shards.files_sum(range(len(marks)), marks):016x}"}
         old = {k: v for k, v in read_json(path.with_suffix(".json")).items()
@@ -228,29 +230,29 @@ def is_finished(work, task, request, marks, kept=None):
         changed = shards.differences(old, now)
         if any(k not in shards.INPUTS for k in changed):
             raise UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
-                                  "choose another --name, or --overwrite")
+                             "choose another --name, or --overwrite")
         if changed or not path.exists() or checksum(path) != matrix:
             why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
             print(f"{name}: made again, because {why} changed since", file=sys.stderr)
             return False
-    if kept and not kept.there(r for r in range(len(marks)) if str(r) not in failed):
-        print(f"{name}: made again, because some of its frames are gone", file=sys.stderr)
+    if kept and not kept.exist(r for r in range(len(marks)) if str(r) not in failed):
+        print(f"{name}: made again, because some of its frames are missing", file=sys.stderr)
         return False
     print(f"{name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
     return True
 
 
 def drop_changed(shard, marks, kept=None):
-    """Forget finished batches whose files have changed since, or whose frames are gone."""
+    """Discard finished batches whose files have changed since, or whose frames are missing."""
     for b, entry in list(shard.entries.items()):
         rows = shard.plan.rows(b)
         if entry["files"] != shards.files_sum(rows, [marks[r] for r in rows]) \
-                or kept and not kept.there(r for r in rows if str(r) not in entry["failed"]):
+                or kept and not kept.exist(r for r in rows if str(r) not in entry["failed"]):
             del shard.entries[b]
 
 
 def finish(work, task, of=None):
-    """Join the `of` shards that are there (None: count them), and say what became of the tracks."""
+    """Join the `of` existing shards (None: count them), and print the summary."""
     name, partial, folder = task.name, task.partial(work), work / "embeddings"
     first = f"{name}{next(iter(task.backend.outputs()))}"  # its suffix is the same whatever the weights
     if not partial.exists() and (folder / f"{first}.json").exists():
@@ -264,7 +266,7 @@ def finish(work, task, of=None):
     print(f"{name}: {header['n_tracks'] - len(failed)} of {header['n_tracks']} tracks have an embedding of "
           f"{f'{len(files)} times ' if len(files) > 1 else ''}{next(iter(outputs.values()))} values, "
           f"{len(failed)} have none, {len(about['incomplete'])} were "
-          f"heard in part: {files[0]}{f' to {files[-1].name}' if len(files) > 1 else ''}")
+          f"decoded in part: {files[0]}{f' to {files[-1].name}' if len(files) > 1 else ''}")
     for kind in ("failed", "incomplete"):
         lines = list(about[kind].values())
         for entry in lines[:20]:

@@ -1,7 +1,7 @@
-"""Frame-level outputs, written only when --frames asks: frames/NAME/IDX.npy, float32 (frames, values) of track IDX.
+"""Frame-level outputs of --frames: frames/NAME/IDX.npy, float32 (frames, values) of track IDX.
 
-A file grows window by window, so a track of any length takes the memory of one pass, and gets its name
-when it is complete. A batch is called finished only after all its files are there.
+A file is written window by window, so memory is that of one pass for tracks of any length, and renamed
+when it is complete. A batch is marked as finished only after all its files exist.
 """
 import contextlib
 import io
@@ -20,11 +20,12 @@ class Frames:
     def paths(self, row):
         return [folder / f"{row}.npy" for folder in self.folders]
 
-    def there(self, rows):
+    def exist(self, rows):
+        """Whether the files of all these rows exist."""
         return all(p.exists() for row in rows for p in self.paths(row))
 
     def add(self, row, frames):
-        """Append (T, sum of values) to the files of track `row`; another row ends the one before."""
+        """Append (T, sum of values) to the files of track `row`; a new row finishes the previous one."""
         if row != self.row:
             self.finish()
             self.row, self.count = row, 0
@@ -39,7 +40,7 @@ class Frames:
         self.count += len(frames)
 
     def finish(self):
-        """Give the files of the last track their length and their names."""
+        """Write the headers of the last track's files and rename them."""
         for f, path, width in zip(self.files, self.paths(self.row), self.folders.values(), strict=False):
             f.seek(0)
             f.write(_header(self.count, width))
@@ -50,7 +51,7 @@ class Frames:
         self.row, self.files = None, []
 
     def remove(self, row):
-        """A track without an embedding has no frames either, nor those of a file it had before."""
+        """Delete the frames of a track without an embedding."""
         for path in self.paths(row):
             path.unlink(missing_ok=True)
 
@@ -58,19 +59,19 @@ class Frames:
         return self
 
     def __exit__(self, *exc):
-        for f in self.files:  # an error came between
+        for f in self.files:  # left open by an error
             with contextlib.suppress(OSError):
                 f.close()
                 os.unlink(f.name)
 
 
 def _unfinished(path):
-    """Always the same name: what a kill leaves is written over when the batch is done again."""
+    """A fixed temporary name, so that leftovers of a killed run are overwritten when the batch is done again."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def _header(count, width):
-    """The beginning of a .npy file of float32 (count, width); as long for no frame as for any number of them."""
+    """The header of a .npy file of float32 (count, width); its length does not depend on count."""
     with io.BytesIO() as f:
         np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": (count, width)})
         return f.getvalue()

@@ -1,8 +1,8 @@
-"""From files to rows: decode in a few threads ahead of the model, batch by batch, saving each.
+"""From audio files to rows of the matrix: threads decode ahead of the model; each batch is saved when it is done.
 
-A batch is N consecutive tracks of the list; its windows meet the model N at a time, the last pass
-filled up, so that every pass has one shape and no batch knows of another. With --batch auto a pass is
-as large as the device's memory allows.
+A batch is N consecutive tracks of the list; its windows are passed to the model N at a time, the last pass
+padded, so that all passes have the same shape and batches are independent. With --batch auto a pass is as large
+as the device's memory allows.
 """
 import collections
 import contextlib
@@ -19,9 +19,9 @@ from harness.progress import Progress
 
 
 class Job:
-    """A backend and the shard it fills: collects prepared tracks until a batch is whole, computes and saves it.
+    """A backend and its shard: collects prepared tracks until a batch is complete, computes and saves it.
 
-    kept: the Frames to write, if frames are asked for
+    kept: the Frames to write, or None without --frames
     """
 
     def __init__(self, backend, shard, ids, marks, kept=None):
@@ -29,19 +29,19 @@ class Job:
         self.todo, self.items = collections.deque(shard.missing), []
 
     def rows(self):
-        """Tracks still to be done, in order."""
+        """Rows of the tracks that are not done yet, in order."""
         return [r for b in self.todo for r in self.shard.plan.rows(b)]
 
     def take(self, item):
-        """The next track, as prepare gives it."""
+        """Add the next prepared track; saves the batch if it is complete."""
         self.items.append(item)
         rows = self.shard.plan.rows(self.todo[0])
         if len(self.items) < len(rows):
             return
         try:
             values, entry = compute(self.backend, rows, self.ids, self.items, self.shard.plan, self.kept)
-        except WorkError as e:  # one track may be to blame, and can be taken away
-            raise WorkError(f"{e}; it was hearing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
+        except WorkError as e:  # name the tracks, as one of them may be the cause
+            raise WorkError(f"{e}; it was processing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
         entry["files"] = shards.files_sum(rows, [self.marks[r] for r in rows])
         if self.backend.kept_in_float32 is not None:
             entry["kept_in_float32"] = self.backend.kept_in_float32
@@ -50,9 +50,9 @@ class Job:
 
 
 def extract(jobs, files, args, stop):
-    """Do what the jobs lack. A file is decoded once, for all that need it; each job's batches are those it has alone.
+    """Extract the missing batches of all jobs. A file is decoded once for all jobs; batches are as for one job alone.
 
-    Returns False when a signal ended it early, with all finished batches saved.
+    Returns False if a signal ended it early, with all finished batches saved.
     """
     needs = needs_of(jobs)
     total = len({r for j in jobs for b in j.shard.plan.shard(j.shard.index, j.shard.of) for r in j.shard.plan.rows(b)})
@@ -83,7 +83,7 @@ def extract(jobs, files, args, stop):
 
 
 def needs_of(jobs):
-    """{row: the jobs that lack this track}, rows ascending."""
+    """{row: the jobs for which this track is missing}, rows ascending."""
     needs = {}
     for job in jobs:
         for row in job.rows():
@@ -92,10 +92,10 @@ def needs_of(jobs):
 
 
 def loaded(stack, backends):
-    """Load the backends, for as long as the stack lasts, in a process made ready for many threads.
+    """Load the backends on the stack, and set up the process for many threads.
 
-    Each worker's matrix products stay in its own thread: a pool of BLAS threads per worker would
-    only wait for one another, and the bytes would depend on how many there are.
+    Each thread computes its own matrix products: BLAS thread pools would block one another, and the
+    result would depend on the number of threads.
     """
     import threadpoolctl
     stack.enter_context(audio.quiet_decoders())
@@ -112,7 +112,7 @@ def load(stack, backend):
 
 
 def load_several(stack, backends):
-    """As each would find the process alone: with all threads of torch, of which some leave one to each of their own."""
+    """Load each backend with the number of torch threads it would have alone; some backends set it to one."""
     import torch
     threads, alone = torch.get_num_threads(), False
     for backend in backends:
@@ -124,7 +124,7 @@ def load_several(stack, backends):
 
 
 def in_order(pool, ahead, calls):
-    """Results of (function, *arguments) in order, at most `ahead` of them done or being done ahead of the reader."""
+    """Results of (function, *arguments) in order, with at most `ahead` calls running or done in advance."""
     queue = collections.deque()
     for call in calls:
         queue.append(pool.submit(*call))
@@ -135,22 +135,22 @@ def in_order(pool, ahead, calls):
 
 
 def prepared(pool, backend, paths, args, ahead):
-    """Prepared tracks of one backend in order, at most `ahead` of them decoded or being decoded at a time."""
+    """Prepared tracks of one backend in order, with at most `ahead` of them decoded in advance."""
     return in_order(pool, ahead, ((prepare, backend, path, args.seconds, args.offset) for path in paths))
 
 
 def prepare(backend, path, seconds, offset):
-    """(inputs, lengths, seconds, note) of one file, or the reason why there are none, a str."""
+    """(inputs, lengths, seconds, note) of one file, or a str with the reason why it cannot be used."""
     return prepare_all([backend], path, seconds, offset)[0]
 
 
 def prepare_all(backends, path, seconds, offset):
-    """What prepare gives, for each of several backends; the file is decoded once, and resampled once per rate."""
+    """As prepare, for several backends; the file is decoded once, and resampled once per sample rate."""
     try:
         clip, at_rate = audio.decode(path, seconds, offset), {}
     except audio.AudioError as e:
         return [str(e)] * len(backends)
-    except Exception as e:  # one odd file must not end ten hours of work; the reason goes into the json
+    except Exception as e:  # one invalid file must not end a run of hours; the reason is written to the json
         return [f"{type(e).__name__}: {e}"] * len(backends)
     items = []
     for backend in backends:
@@ -165,9 +165,9 @@ def prepare_all(backends, path, seconds, offset):
 
 
 def compute(backend, rows, ids, items, plan, kept=None):
-    """One batch: values (tracks, width), NaN where there is none, and its line of the journal.
+    """One batch: values (tracks, width), NaN for failed tracks, and its line of the journal.
 
-    kept: the Frames to write, if frames are asked for
+    kept: the Frames to write, or None without --frames
     """
     values = np.full((len(rows), plan.width), np.nan, np.float32)
     entry = {"seconds": 0.0, "failed": {}, "notes": {}}
@@ -196,9 +196,9 @@ def compute(backend, rows, ids, items, plan, kept=None):
 
 
 def run_model(backend, inputs, lengths, batch, kept=None, rows=None):
-    """(n, *shape) -> (n, width), `batch` windows at a time; the last pass is filled up with silence.
+    """(n, *shape) -> (n, width), `batch` windows at a time; the last pass is padded with silence.
 
-    kept, rows: the Frames to write and the track of each window, if frames are asked for
+    kept, rows: the Frames to write and the track of each window, or None without --frames
     """
     out, s = [], 0
     with kept or contextlib.nullcontext():
@@ -214,7 +214,7 @@ def run_model(backend, inputs, lengths, batch, kept=None, rows=None):
 
 
 def one_pass(backend, inputs, lengths, s, batch, with_frames):
-    """Values, and frames if wanted, of the windows from number `s` on: `batch` of them, or as many as fit (auto)."""
+    """Values, and frames if requested, of `batch` windows from index `s` on, or of as many as fit (auto)."""
     most = backend.fits or batch
     x, n = inputs[s:s + most], lengths[s:s + most]
     count, fill = len(x), 0 if backend.fits else batch - len(x)
@@ -232,12 +232,13 @@ def one_pass(backend, inputs, lengths, s, batch, with_frames):
 
 
 def smaller(backend, tried):
-    """After a pass of `tried` windows had no room: half as many from now on; WorkError where that is not allowed."""
+    """After a pass of `tried` windows ran out of memory: use half as many; WorkError if that is not allowed."""
     import torch
     if not backend.fits or tried == 1:
-        raise WorkError(f"the device has no room for a pass of {tried} windows; "
-                             + ("--device cpu, or a smaller --seconds, may do" if tried == 1 else
-                                "--batch auto finds how many fit, a smaller --batch may do, too"))
+        raise WorkError(f"the device has too little memory for a pass of {tried} windows; "
+                        + ("try --device cpu or a smaller --seconds" if tried == 1 else
+                           "use --batch auto, which tries how many fit, or a smaller --batch"))
     backend.fits = tried // 2
     torch.cuda.empty_cache()
-    print(f"{backend.NAME}: no room for a pass of {tried} windows, {backend.fits} from now on", file=sys.stderr)
+    print(f"{backend.NAME}: too little memory for a pass of {tried} windows, {backend.fits} from now on",
+          file=sys.stderr)

@@ -52,14 +52,14 @@ class Pretrained(extraction.Backend):
     @classmethod
     def add_flags(cls, parser):
         add = parser.add_argument
-        add("--weights", metavar="PATH", help="folder (or file) with the weights, instead of the model hub's cache")
-        add("--revision", help="commit or branch on the model hub, instead of the pinned one")
+        add("--weights", metavar="PATH", help="folder or file with the weights (default: the model hub's cache)")
+        add("--revision", metavar="REVISION", help="commit or branch on the model hub (default: the pinned one)")
         if cls.LAYERED:
-            add("--layer", type=layer, default="last", help="which state is averaged over time: last, a number from 0 "
-                f"(input of the first layer) to {cls.LAST} (last), mean (over all of them), or all (one file each; "
-                "default last)")
+            add("--layer", type=layer, default="last", metavar="{last,mean,all,N}",
+                help=f"hidden state that is averaged over time: last, a number N from 0 (input of the first layer) to "
+                f"{cls.LAST} (last), mean (over all layers), or all (one file per layer) (default last)")
         add("--precision", choices=("auto", *PRECISIONS), default="auto",
-            help="of the network; auto is fp32 on a processor and bf16 on CUDA (default auto)")
+            help="precision of the network; auto is fp32 on a CPU and bf16 on CUDA (default auto)")
 
     def __init__(self, args):
         super().__init__(args)

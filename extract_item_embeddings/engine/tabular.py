@@ -1,8 +1,8 @@
-"""Tables of one track per row, as text (tsv, csv, packed or not) or parquet, read block by block.
+"""Tables with one track per row, as text (tsv, csv, optionally compressed) or parquet, read in blocks.
 
-Both have a column with the key of the track, and columns of numbers, in order the values of the vector; a parquet
-file may have one column of lists instead. A column of other things is left out, and said to be. A malformed row, or a
-word where numbers stand elsewhere, is a WorkError that names it: no row is skipped.
+Both have a column with the key of the track, and numeric columns that are the values of the vector in order; a parquet
+file may have one column of lists instead. Other columns are left out and reported. A malformed row, or text in a
+numeric column, is a WorkError that names it: no row is skipped.
 """
 import csv
 import itertools
@@ -17,7 +17,7 @@ from harness.progress import Progress
 from harness.readers import parquet_batches, parquet_schema
 
 KEYS = ("trackid", "track_id", "id", "idx")   # names of the key column, in order of preference
-SAMPLE = 200                                  # rows that tell which columns hold numbers
+SAMPLE = 200                                  # rows used to detect the numeric columns
 BLOCK = 16 << 20                              # bytes of text per block
 NOTHING = ("", "nan", "NaN", "NAN", "NA", "N/A", "null", "NULL", "None")
 
@@ -25,22 +25,22 @@ NOTHING = ("", "nan", "NaN", "NAN", "NA", "N/A", "null", "NULL", "None")
 class Table:
     """A table in a file. `key` is the name of its key column, by default one of KEYS.
 
-    by_row: whether the keys are rows of trackid_sorted.csv, or else track ids; by default they are rows in a column
-            idx, and where whole numbers stand in a column track_id, as in every file of a workspace
+    by_row: True if the keys are rows of trackid_sorted.csv, False for track ids; by default they are rows in a column
+            idx and in an integer column track_id, as in every file of a workspace
     """
 
     def __init__(self, path, key=None, by_row=None):
         self.path, self.name, self.left_out = path, path.name, []
         self.is_parquet = path.suffix in (".parquet", ".pqt")
         if not path.is_file():
-            raise UsageError(f"{path} is not there")
+            raise UsageError(f"{path} does not exist")
         whole = (self.look_parquet if self.is_parquet else self.look_text)(key)
         self.by_row = by_row if by_row is not None else self.key == "idx" or self.key == "track_id" and whole
         if not self.columns:
             raise WorkError(f"{path} has no column of numbers beside {self.key!r}")
         if self.left_out:
             some = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
-            print(f"{self.name}: {len(self.left_out)} columns that hold no numbers are left out: {some}",
+            print(f"{self.name}: {len(self.left_out)} columns that are not numeric are left out: {some}",
                   file=sys.stderr)
 
     def blocks(self):
@@ -63,7 +63,7 @@ class Table:
 
     # text -----------------------------------------------------------------
     def look_text(self, key):
-        """Header and first rows: which column is the key, which hold numbers. Returns whether the keys do."""
+        """Read header and first rows: the key column and the numeric columns. Returns whether the keys are integers."""
         from harness.text_blocks import open_log
         try:
             with open_log(self.path) as (stream, _):
@@ -74,11 +74,11 @@ class Table:
                 names = next(csv.reader([header], delimiter=self.delimiter), [])
                 first = list(csv.reader(lines, delimiter=self.delimiter))
         except (UnicodeDecodeError, csv.Error) as e:
-            raise WorkError(f"{self.path} is no text table ({e})") from None
+            raise WorkError(f"{self.path} is not a text table in UTF-8 ({e})") from None
         if not header:
             raise WorkError(f"{self.path} is empty; a header line and a row per track are expected")
         if not first:
-            raise WorkError(f"{self.path} has no rows behind its header")
+            raise WorkError(f"{self.path} has no rows after its header")
         rows = [r for r in first if len(r) == len(names)]
         self.key = self.pick_key(names, key)
         self.place = names.index(self.key)

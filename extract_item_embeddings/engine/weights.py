@@ -1,9 +1,8 @@
-"""Pretrained weights: find the files, read them safely, and pour them into a model with nothing left over.
+"""Pretrained weights: locate the files, read them safely, and load them into a model strictly.
 
-A backend names its weights once, as a Source with a pinned revision. They come from the usual cache of
-the model hub (fetched into it where there is a network), or from `--weights PATH`, a folder or file
-with the same names. Only tensors are read: safetensors, or torch files under `weights_only`; remote
-model code is never run.
+A backend declares its weights as a Source with a pinned revision. They come from the cache of the model hub
+(downloaded into it if there is a network), or from `--weights PATH`, a folder or file with the same names.
+Only tensors are read: safetensors, or torch files with `weights_only`; remote model code is never run.
 """
 import sys
 import zipfile
@@ -36,7 +35,7 @@ class Files(NamedTuple):
     revision: str | None    # the commit they are of; None for files given by --weights
 
     def provenance(self):
-        """What stands in the json of an embedding; checksums are of the bytes that are read."""
+        """Entry of the json of an embedding; checksums are of the files that are read."""
         return {"id": self.source.repo, "revision": self.revision or "given by --weights", "file": self.weights.name,
                 "licence": self.source.licence, "checksum": checksum(self.weights),
                 "beside": {name: checksum(path) for name, path in self.beside.items()}}
@@ -45,14 +44,14 @@ class Files(NamedTuple):
 # --------------------------------------------------------------------------- finding
 
 def find(source, given=None, revision=None):
-    """Files of a Source: those given by --weights, else those of the hub's cache, else fetched.
+    """Files of a Source: those of --weights, else those of the hub's cache, else downloaded.
 
-    raises UsageError for a --weights that is not there, WorkError with the file to fetch otherwise
+    Raises UsageError if --weights does not exist, else WorkError with the file to download.
     """
     if given is None:
         return _hub(source, revision or source.revision)
     if revision:
-        raise UsageError("--revision is of the model hub and --weights are files of your own; give one of the two")
+        raise UsageError("--revision applies to the model hub and --weights to local files; give one of the two")
     given = Path(given).expanduser()
     folder = given if given.is_dir() else given.parent
     path = next((p for p in (folder / n for n in (source.file, *USUAL)) if p.is_file()), None) \
@@ -68,7 +67,7 @@ def find(source, given=None, revision=None):
 
 
 def absent(source, revision=None):
-    """Names of the files of a Source that the hub's cache on this machine lacks."""
+    """Names of the files of a Source that are missing in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
     return [name for name in (*source.beside, source.file)
             if not isinstance(try_to_load_from_cache(source.repo, name, revision=revision or source.revision), str)]
@@ -76,21 +75,21 @@ def absent(source, revision=None):
 
 def _hub(source, revision):
     from huggingface_hub import constants, hf_hub_download, logging, try_to_load_from_cache
-    logging.set_verbosity_error()  # its retries would bury the one sentence below
-    found = {}
+    logging.set_verbosity_error()  # messages about retries would hide the error below
+    paths = {}
     for name in (*source.beside, source.file):
         if not constants.HF_HUB_OFFLINE and not try_to_load_from_cache(source.repo, name, revision=revision):
             print(f"fetching {name} of {source.repo} from the model hub", file=sys.stderr)
         try:
-            found[name] = Path(hf_hub_download(source.repo, name, revision=revision))
+            paths[name] = Path(hf_hub_download(source.repo, name, revision=revision))
         except (OSError, ValueError):  # no network, no such file or revision, a gate
             raise WorkError(f"{name} of {source.repo} is not in the cache of the model hub and could not be "
                                  f"fetched; {_fetch(source, revision)}") from None
-    path = found.pop(source.file)
+    path = paths.pop(source.file)
     if source.sha256 and revision == source.revision and checksum(path) != source.sha256:
-        raise WorkError(f"{path} is not the file that was published (its sha256 should be {source.sha256}); "
-                             "remove it, so that it is fetched again")
-    return Files(source, path, found, path.parent.name)  # the cache keeps files under their commit
+        raise WorkError(f"{path} is not the published file (its sha256 should be {source.sha256}); "
+                        "remove it, so that it is downloaded again")
+    return Files(source, path, paths, path.parent.name)  # the cache stores files by commit
 
 
 def _fetch(source, revision):

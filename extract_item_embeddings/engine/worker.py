@@ -1,19 +1,20 @@
-"""Models that cannot live in our environment: a process of another one hears the windows and answers with vectors.
+"""Backends whose model needs another Python environment: a worker process there computes the vectors of windows.
 
-The script of such a backend is run twice: by us, with the command line of every backend, and by the interpreter of
-the model's own environment (--python), with --worker, where it loads the model. Files, rates, windows, batches,
-resumption and the final matrix stay on our side; upstream code, its pins and its licence stay on the other.
+The script of such a backend runs twice: in the parent process, with the command line of every backend, and by the
+interpreter of the model's own environment (--python), with --worker, where it loads the model. Decoding, resampling,
+windows, batches, resumption and the final matrix are done by the parent; upstream's code, its dependencies and its
+licence are confined to the worker.
 
-The two talk over a socket pair, inherited by the worker as the file descriptor named after --worker. A message is its
-length in bytes, 8 bytes little-endian, then that many bytes: an array as a .npy file, or an object as json.
+The two communicate over a socket pair, inherited by the worker as the file descriptor named after --worker. A message
+is its length in bytes, 8 bytes little-endian, then that many bytes: an array as a .npy file, or an object as json.
 
-    we       {"weights": ..., ...}          settings, once
+    parent   {"weights": ..., ...}          settings, once
     worker   {"ready": true, "dim": D}      when the model is loaded
-    we       float32 (n, *window)           windows of one length
-    worker   float32 (n, D)                 their vectors; and so on, until we close
+    parent   float32 (n, *window)           windows of one length
+    worker   float32 (n, D)                 their vectors; repeated until the parent closes the socket
 
-Instead of any answer the worker may send {"error": "..."} and end. Nothing is pickled. What the worker prints goes
-into a log file, which is kept if the worker fails.
+Instead of any answer the worker may send {"error": "..."} and exit. Nothing is pickled. The worker's output goes to a
+log file, which is kept if the worker fails.
 """
 import contextlib
 import io
@@ -38,10 +39,10 @@ from harness import cli
 from harness.errors import UsageError, WorkError
 from harness.readers import npy_from_bytes, reason
 
-LONGEST = 1 << 32   # bytes of a message; a larger number is no length
+LONGEST = 1 << 32   # maximum bytes of a message; a larger number is not a valid length
 SPOKEN = 1 << 20    # bytes of a message that is no array, and of all that stands around an array's numbers
 BLOCK = 1 << 20     # bytes received at a time: memory is taken for what has come, not for what is claimed
-WORDS = 300         # characters of a worker's own words in a sentence
+WORDS = 300         # characters of a worker's own message in an error
 PROBE = """
 import importlib.metadata, importlib.util, json, sys
 def version(name):
@@ -68,7 +69,7 @@ def send(channel, message):
 
 
 def receive(channel, longest=LONGEST, seconds=None):
-    """Read one message: an array or a dict; None when the other side has closed. ValueError for anything else.
+    """Read one message: an array or a dict; None if the other side has closed. ValueError for anything else.
 
     longest: bytes of the longest message that is expected
     seconds: how long the whole message may take, then TimeoutError (None: the channel's timeout for each of its parts)
@@ -106,15 +107,15 @@ def _exactly(channel, count, end=None):
     return bytes(data)
 
 
-# --------------------------------------------------------------------------- the other side
+# --------------------------------------------------------------------------- the worker
 
 def serve(start, descriptor):
-    """The life of a worker, in the model's environment.
+    """Main loop of a worker, in the model's environment.
 
     start: function of the settings (a dict) that loads the model and returns (describe, dim): describe maps
            float32 (n, *window) to (n, dim)
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # a time limit is ours to obey; we close when the batch is done
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # handled by the parent, which closes when the batch is done
         signal.signal(number, signal.SIG_IGN)
     channel = socket.socket(fileno=int(descriptor))
     try:
@@ -122,7 +123,7 @@ def serve(start, descriptor):
         send(channel, {"ready": True, "dim": int(dim)})
         while (windows := receive(channel)) is not None:
             send(channel, np.ascontiguousarray(describe(windows), dtype=np.float32))
-    except ConnectionError:  # nobody waits for the answer any more
+    except ConnectionError:  # the parent has gone
         sys.exit(1)
     except Exception as e:
         traceback.print_exc()  # into the log
@@ -132,7 +133,7 @@ def serve(start, descriptor):
     sys.exit(0)
 
 
-# --------------------------------------------------------------------------- our side
+# --------------------------------------------------------------------------- the parent
 
 def _named(message):
     """A message in a sentence: float32 (3, 4), or the names of an object."""
@@ -153,27 +154,28 @@ def checked_probe(found, modules):
 class Remote(backend.Backend):
     """A backend whose model runs in a worker. Subclasses add prepare, settings, weights_of, and `start` for serve."""
     DEVICE = True
-    MODULES = ()            # what its environment must be able to import, for the json and an early word
-    REQUIREMENTS = ""       # the file that lists its environment
-    WEIGHTS = ""            # where the weights are looked for unless --weights
-    TOGETHER = False        # a pass is one message; else each window is one, cut to its own length
+    MODULES = ()            # modules that its environment must have; checked early, versions go to the json
+    REQUIREMENTS = ""       # requirements file of its environment
+    WEIGHTS = ""            # default location of the weights
+    TOGETHER = False        # a pass is one message; else each window is one, truncated to its length
     process = channel = None
     failed = False
 
     @classmethod
     def add_flags(cls, parser):
-        parser.add_argument("--python", metavar="PATH", help="interpreter (or folder) of the environment made from "
-                            f"{cls.REQUIREMENTS} (default ${cls.variable()})")
-        parser.add_argument("--weights", metavar="PATH", help=f"the weights (default {cls.WEIGHTS})")
+        parser.add_argument("--python", metavar="PATH", help="Python interpreter or folder of the environment made "
+                            f"from {cls.REQUIREMENTS} (default ${cls.variable()})")
+        parser.add_argument("--weights", metavar="PATH", help=f"file or folder of the weights (default {cls.WEIGHTS})")
         parser.add_argument("--patience", type=cli.positive, default=1800, metavar="SECONDS",
-                            help="how long an answer may take, the loading of the model too (default 1800)")
+                            help="timeout in seconds for an answer of the worker, including loading the model (default "
+                                 "1800)")
 
     @classmethod
     def variable(cls):
         return f"{cls.NAME.upper()}_PYTHON"
 
     def python(self):
-        """The interpreter of the model's environment, as str; "" when none is named."""
+        """The interpreter of the model's environment, as str; "" if none is named."""
         given = self.args.python or os.environ.get(self.variable(), "")
         folder = Path(given).expanduser()
         return str(folder / "bin" / "python") if given and folder.is_dir() else str(folder) if given else ""
@@ -189,35 +191,35 @@ class Remote(backend.Backend):
         return " and ".join(words)
 
     def weights_of(self):
-        """Path of the weights, a file or a folder; WorkError saying what to fetch and where to put it."""
+        """Path of the weights, a file or a folder; WorkError that names what to download and where to put it."""
         raise NotImplementedError
 
     def settings(self):
-        """What `start` is told, as json takes it."""
+        """Settings passed to `start`, as values for json."""
         return {"weights": str(self.weights_of())}
 
     def versions(self):
-        """Ours, and those of the worker's environment; WorkError unless it has what the worker needs."""
+        """Versions of this and of the worker's environment; WorkError if the worker's lacks a module."""
         python = self.python()
         if not python:
-            raise WorkError(f"{self.NAME} runs in an environment of its own: make one from {self.REQUIREMENTS} "
-                                 f"and name its interpreter with --python or {self.variable()}")
+            raise WorkError(f"{self.NAME} needs a separate environment: make one from {self.REQUIREMENTS} "
+                            f"and name its interpreter with --python or {self.variable()}")
         try:
             done = subprocess.run([python, "-c", PROBE, *self.MODULES], capture_output=True, text=True, timeout=120,
                                   env=self.environment())
             probe = checked_probe(json.loads(done.stdout), self.MODULES)
         except OSError as e:
-            raise WorkError(f"the interpreter {python} of {self.NAME} cannot be run: {e.strerror}; --python or "
-                                 f"{self.variable()} names it") from None
+            raise WorkError(f"the interpreter {python} of {self.NAME} cannot be run ({e.strerror}); name another with "
+                            f"--python or {self.variable()}") from None
         except (ValueError, RecursionError, subprocess.TimeoutExpired):
-            raise WorkError(f"{python} does not answer as a Python interpreter; --python or {self.variable()} "
-                                 f"names the one of {self.REQUIREMENTS}") from None
+            raise WorkError(f"{python} does not answer as a Python interpreter; name the one of {self.REQUIREMENTS} "
+                            f"with --python or {self.variable()}") from None
         if absent := [m for m in self.MODULES if not probe[m][0]]:
             raise WorkError(f"{python} has no {' and no '.join(absent)}; install {self.REQUIREMENTS} there")
         return super().versions() | {"worker": {name: v for name, (_, v) in probe.items()}}
 
     def environment(self):
-        """Environment variables of the worker: ours but for Python's own, and only the device asked for."""
+        """Environment variables of the worker: the parent's without Python's own, and only the requested device."""
         ours = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
         kind, _, number = self.args.device.partition(":")
         if kind == "cpu":
@@ -228,7 +230,7 @@ class Remote(backend.Backend):
             return ours | {"CUDA_VISIBLE_DEVICES": chosen}
         return ours
 
-    # the conversation -----------------------------------------------------
+    # communication --------------------------------------------------------
     def load(self):
         self.silence = {}
         self.channel, theirs = socket.socketpair()
@@ -251,7 +253,7 @@ class Remote(backend.Backend):
 
     def unload(self):
         if self.channel is not None:
-            self.channel.close()  # which ends a worker that waits
+            self.channel.close()  # ends an idle worker
         if self.process is not None:
             try:
                 self.process.wait(10)
@@ -263,19 +265,19 @@ class Remote(backend.Backend):
         self.process = self.channel = None
 
     def forward(self, inputs, lengths):
-        """(n, *window), (n,) -> float32 (n, D). Silence of one length, which fills up passes, is heard once."""
+        """(n, *window), (n,) -> float32 (n, D). Silent windows of one length, used as padding, are computed once."""
         if self.TOGETHER:
-            return self.heard(inputs)
+            return self.computed(inputs)
         return np.stack([self.alone(window[:n]) for window, n in zip(inputs, lengths, strict=True)])
 
     def alone(self, window):
         if window.any():
-            return self.heard(window[None])[0]
+            return self.computed(window[None])[0]
         if len(window) not in self.silence:
-            self.silence[len(window)] = self.heard(window[None])[0]
+            self.silence[len(window)] = self.computed(window[None])[0]
         return self.silence[len(window)]
 
-    def heard(self, windows):
+    def computed(self, windows):
         shape = (len(windows), self.DIM)
         values = self.ask(np.ascontiguousarray(windows, np.float32), SPOKEN + 16 * math.prod(shape))
         if not isinstance(values, np.ndarray) or values.shape != shape or values.dtype.kind != "f":
@@ -290,9 +292,9 @@ class Remote(backend.Backend):
             if not early:
                 send(self.channel, message)
         except TimeoutError:
-            self.give_up(f"took nothing for {self.args.patience} s (--patience)")
+            self.give_up(f"read nothing for {self.args.patience} s (--patience)")
         except OSError:
-            pass  # it has gone; whatever it said last is still to be read
+            pass  # it has exited; its last message can still be read
         try:
             answer = receive(self.channel, longest, self.args.patience)
         except TimeoutError:
@@ -300,7 +302,7 @@ class Remote(backend.Backend):
         except OSError:
             answer = None
         except ValueError as e:
-            self.give_up(f"does not keep to the protocol ({e})")
+            self.give_up(f"violates the protocol ({e})")
         if answer is None:
             self.give_up(self.how_it_ended())
         if isinstance(answer, dict) and "error" in answer:
@@ -321,13 +323,13 @@ class Remote(backend.Backend):
         try:
             status = self.process.wait(10)
         except subprocess.TimeoutExpired:
-            return "closed its end without a word"
+            return "closed the connection without an answer"
         return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def give_up(self, what):
         self.failed = True
         self.process.kill()
-        said = self.log.read_text(errors="replace").strip().splitlines()
-        last = f"; its last words: {said[-1].strip()[:200]!r}" if said else ""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        last = f"; its last output: {lines[-1].strip()[:200]!r}" if lines else ""
         raise WorkError(f"the worker of {self.NAME} {what}{last}; finished batches are saved, the same command "
-                             f"continues after them (all it said: {self.log})")
+                        f"continues after them (log: {self.log})")

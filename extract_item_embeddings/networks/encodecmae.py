@@ -19,21 +19,22 @@ NAMES = ((r"^wav_encoder\.model\.model\.", "codec.layers."), (r"\.conv\.conv\.",
 
 
 def renamed(state, path):
-    """The part of upstream's weights that features need, under the names of Encoder; WorkError for other weights."""
-    found = {}
+    """The weights needed for features, from upstream's names to those of Encoder; WorkError for other weights."""
+    renamed_state = {}
     for key, value in state.items():
         if not key.startswith(TRAINING):
             for pattern, name in NAMES:
                 key = re.sub(pattern, name, key)
-            found[key] = value
-    if "projector.weight" not in found or not any(k.startswith("layers.") for k in found):
-        raise WorkError(f"{path} does not hold EnCodecMAE's first release (keys feat_projector, visible_encoder)")
-    for key, value in found.items():
+            renamed_state[key] = value
+    if "projector.weight" not in renamed_state or not any(k.startswith("layers.") for k in renamed_state):
+        raise WorkError(f"{path} is not the first release of EnCodecMAE (keys feat_projector, visible_encoder); use "
+                        "the weights of lpepino/encodecmae-base")
+    for key, value in renamed_state.items():
         first = re.sub(r"^layers\.\d+\.ff_layer", "layers.0.ff_layer", key)
-        if not torch.equal(value, found[first]):
+        if not torch.equal(value, renamed_state[first]):
             raise WorkError(f"{path} has different feed-forward blocks in its layers ({key}); "
                                  "EnCodecMAE's first release has one for all")
-    return found
+    return renamed_state
 
 
 class Attention(nn.Module):
@@ -100,12 +101,12 @@ class Encoder(nn.Module):
         if x.shape[1] > whole:  # a frame that is partly filled is no key; a large number, as it may be the only one
             mask = torch.zeros(1, 1, 1, x.shape[1], dtype=dtype, device=x.device)
             mask[..., whole:] = max(-1e9, torch.finfo(dtype).min)
-        found, summed = {0: normed}, normed
+        states, summed = {0: normed}, normed
         for i, layer in enumerate(self.layers, 1):
             if i > max(wanted):
                 break
             normed, summed = layer(normed, summed, mask)
-            found[i] = normed
+            states[i] = normed
         if len(self.layers) in wanted:
-            found[len(self.layers)] = normed + self.final_norm(summed)
-        return {i: found[i] for i in wanted}
+            states[len(self.layers)] = normed + self.final_norm(summed)
+        return {i: states[i] for i in wanted}

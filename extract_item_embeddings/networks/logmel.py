@@ -1,4 +1,4 @@
-"""Log-mel spectrograms in torch, for the networks that listen to one instead of to samples."""
+"""Log-mel spectrograms in torch, for the networks whose input is a spectrogram."""
 import numpy as np
 import torch
 from torch import nn

@@ -36,7 +36,7 @@ def _tensor(content, message, what):
     fields = _message(message)
     dtype, offset, size = fields.get(1, [0])[0], fields.get(4, [0])[0], fields.get(5, [0])[0]
     if dtype not in DTYPES or 7 in fields:
-        raise WorkError(f"{what} has type {dtype} or is partitioned, which this reader does not know")
+        raise WorkError(f"{what} has type {dtype} or is partitioned, which this reader does not support")
     shape = [_message(d).get(1, [0])[0] for d in _message(fields.get(2, [b""])[0]).get(2, [])]
     raw = content[offset:offset + size]
     if len(raw) != size or size != int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize:
@@ -51,25 +51,25 @@ def _tensor(content, message, what):
 def _entries(table, path):
     """{variable name: protobuf bytes} of an index file."""
     if len(table) < 48 or struct.unpack("<Q", table[-8:])[0] != MAGIC:
-        raise WorkError(f"{path} is no TensorFlow checkpoint index (its last bytes are not the known mark)")
+        raise WorkError(f"{path} is not a TensorFlow checkpoint index (its last bytes are not the magic number)")
     try:
         _, i = _varint(table, len(table) - 48)  # the handle of the metaindex block, unused
         _, i = _varint(table, i)
         top = _block(table, i, path)
-        found = {}
+        entries = {}
         for handle in top.values():
-            found.update(_block(table, 0, path, handle))
+            entries.update(_block(table, 0, path, handle))
     except (IndexError, struct.error, UnicodeDecodeError):
-        raise WorkError(f"{path} is damaged: its table cannot be followed") from None
-    header = _message(found.pop(b"", b""))
+        raise WorkError(f"{path} is damaged: its table cannot be parsed; install it again") from None
+    header = _message(entries.pop(b"", b""))
     if header.get(1, [1])[0] != 1 or header.get(2, [0])[0] != 0:
         raise WorkError(f"{path} belongs to a checkpoint of several data files or of big-endian numbers, "
-                             "which this reader does not know")
-    return {key.decode(): value for key, value in found.items()}
+                        "which this reader does not support")
+    return {key.decode(): value for key, value in entries.items()}
 
 
 def _block(table, at, path, handle=None):
-    """{key: value} of the block whose handle (offset, size) stands at `at`, or is given as bytes."""
+    """{key: value} of the block whose handle (offset, size) is at `at` of the table, or is given as bytes."""
     source, at = (table, at) if handle is None else (handle, 0)
     offset, at = _varint(source, at)
     size, _ = _varint(source, at)
@@ -77,17 +77,17 @@ def _block(table, at, path, handle=None):
     (crc,) = struct.unpack("<I", table[offset + size + 1:offset + size + 5])
     _check(content, crc, f"a block of {path}")
     if content[size] != 0:
-        raise WorkError(f"{path} is compressed, which this reader does not know")
+        raise WorkError(f"{path} is compressed, which this reader does not support")
     (restarts,) = struct.unpack("<I", content[size - 4:size])
-    end, i, key, found = size - 4 * (restarts + 1), 0, b"", {}
+    end, i, key, entries = size - 4 * (restarts + 1), 0, b"", {}
     while i < end:
         shared, i = _varint(content, i)
         own, i = _varint(content, i)
         length, i = _varint(content, i)
         key = key[:shared] + content[i:i + own]
-        found[key] = content[i + own:i + own + length]
+        entries[key] = content[i + own:i + own + length]
         i += own + length
-    return found
+    return entries
 
 
 def _varint(data, i):

@@ -1,15 +1,15 @@
-"""The built-in world as raw files, and its way into a workspace.
+"""The built-in synthetic data set as raw files, and its conversion to a workspace.
 
-    python preprocess/demo.py --raw RAW                                    the world: sound, log, tables
-    python preprocess/0_get_plays_pqt.py demo --raw RAW --workdir W        the workspace, from those files
+    python -m preprocess.demo --raw RAW                                    raw files: audio, log, tables
+    python preprocess/0_get_plays_pqt.py demo --raw RAW --workdir W        the workspace from these files
 
-RAW gets what a real collection has (formats of Music4All and Music4All-Onion):
-    audio/*/<track id>.<extension>       wav, flac, ogg, mp3; other rates and channels from file to file
-    userid_trackid_timestamp.tsv.bz2     the log: user_id track_id timestamp, newest first within a user
+RAW has the files of a real collection (formats of Music4All and Music4All-Onion):
+    audio/*/<track id>.<extension>       wav, flac, ogg, mp3; sample rates and channels vary between files
+    userid_trackid_timestamp.tsv.bz2     listening log: user_id track_id timestamp, newest first within a user
     trackid_sorted.csv                   idx,trackid
     id_information.csv, id_genres.csv, id_metadata.csv, users.tsv      tab separated; several values by comma
-    oracle.npy                           the truth: float32 (tracks, 7) latent traits, see world.py
-    demo.json                            the request, what it was made with, the size of every file
+    oracle.npy                           ground truth: float32 (tracks, 7) latent traits, see demo/world.py
+    demo.json                            the request, versions of code and libraries, the size of every file
 """
 import contextlib
 import csv
@@ -27,7 +27,7 @@ from harness.machine import versions
 from harness.readers import read_json, read_npy
 from preprocess.demo import recordings, world
 
-HELP = "the built-in music world (makes its raw files first where they are not there)"
+HELP = "built-in synthetic data set with audio; its raw files are generated if they do not exist yet"
 DEFAULTS = {"seed": 42, "tracks": 1000, "users": 1500, "seconds": 6.0}
 LOG, TRACKS, ORACLE, MANIFEST = "userid_trackid_timestamp.tsv.bz2", "trackid_sorted.csv", "oracle.npy", "demo.json"
 TABLES = {"id_information.csv": ("id", "artist", "song"), "id_genres.csv": ("id", "genres"),
@@ -37,24 +37,25 @@ TABLES = {"id_information.csv": ("id", "artist", "song"), "id_genres.csv": ("id"
 # --------------------------------------------------------------------------- the world as raw files
 
 def make(raw, request, workers=None, overwrite=False):
-    """Write the world into the folder `raw`, or what is missing of it. Returns the finished manifest.
+    """Write the raw files of the world into the folder `raw`, or those that are missing. Returns the manifest.
 
-    request: some of seed, tracks, users, seconds; what is not given is as in the world that is there,
-             else as in DEFAULTS. The same request gives the same bytes, whatever the number of workers.
-    Raises UsageError when `raw` holds another world (unless overwrite) or somebody's files.
+    request: some of seed, tracks, users, seconds; the others are as in the existing world in `raw`, else DEFAULTS.
+             The same request gives the same bytes, whatever the number of workers.
+    Raises UsageError if `raw` contains another world (unless overwrite) or other files.
     """
     raw = Path(raw)
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers is {workers}; at least 1 is needed")
+        raise UsageError(f"--workers must be at least 1, not {workers}")
     request, old = _request(raw, request, overwrite)
     identity = {"request": request, "made_with": _made_with()}
     tracks = world.make_tracks(request["seed"], request["tracks"])
     plan = recordings.plan(request["seed"], tracks)
-    told = {k: old.get(k) for k in identity}
-    if old.get("status") == "finished" and told == identity and not overwrite and _complete(raw, old["files"]):
+    old_identity = {k: old.get(k) for k in identity}
+    if (old.get("status") == "finished" and old_identity == identity and not overwrite
+            and _complete(raw, old["files"])):
         return old
     with _locked(raw):
-        if old and (told != identity or overwrite):
+        if old and (old_identity != identity or overwrite):
             _remove(raw, old)
             old = {}
         manifest = {"world": "demo", **identity, "status": "running", "files": old.get("files", {}),
@@ -77,39 +78,39 @@ def _locked(raw):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise WorkError(f"the world in {raw} is being made by another process right now; "
-                                 "wait for it") from None
+            raise WorkError(f"another process is writing the demo world in {raw}; wait until it has "
+                            "finished") from None
         yield
 
 
 def _request(raw, given, overwrite):
-    """The whole request, and the manifest of the world in `raw` ({} where there is none)."""
+    """The complete request, and the manifest of the world in `raw` ({} if there is none)."""
     given = {k: v for k, v in given.items() if v is not None}
     for name in ("tracks", "users"):
         if given.get(name, 1) < 1:
-            raise UsageError(f"--{name} is {given[name]}; at least 1 is needed")
+            raise UsageError(f"--{name} must be at least 1, not {given[name]}")
     if given.get("seed", 0) < 0:
-        raise UsageError(f"--seed is {given['seed']}; 0 or more is needed")
+        raise UsageError(f"--seed must be at least 0, not {given['seed']}")
     if not 0.5 <= given.get("seconds", 1) <= 600:
-        raise UsageError(f"--seconds is {given['seconds']:g}; 0.5 to 600 are possible")
+        raise UsageError(f"--seconds must be from 0.5 to 600, not {given['seconds']:g}")
     if not (raw / MANIFEST).exists():
         if raw.is_dir() and any(not p.name.startswith(".") for p in raw.iterdir()):
-            raise UsageError(f"{raw} holds files that are no demo world (no {MANIFEST}); "
-                                  "name a new or an empty folder with --raw")
+            raise UsageError(f"{raw} contains files that are not a demo world (no {MANIFEST}); "
+                             "name a new or an empty folder with --raw")
         return {**DEFAULTS, **given}, {}
     old = read_json(raw / MANIFEST, {"request": dict})
     if old.get("world") != "demo" or "request" not in old:
         raise WorkError(f"{raw / MANIFEST} is not the manifest of a demo world; name another folder with --raw")
     other = {k: v for k, v in given.items() if old["request"].get(k) != v}
     if other and not overwrite:
-        is_there = ", ".join(f"--{k} {old['request'].get(k)}" for k in other)
-        raise UsageError(f"{raw} holds a world made with {is_there}; leave those flags out, "
-                              "name another folder, or make it anew with --overwrite")
+        existing = ", ".join(f"--{k} {old['request'].get(k)}" for k in other)
+        raise UsageError(f"{raw} contains a demo world of {existing}; leave these options out, "
+                         "name another folder, or replace it with --overwrite")
     return {**DEFAULTS, **old["request"], **given}, old
 
 
 def _made_with():
-    """Code and libraries that decide the bytes of the world."""
+    """Code and libraries that determine the bytes of the world."""
     import scipy
     import soundfile
     sources = [Path(__file__).with_name(f"{name}.py") for name in ("__init__", "recordings", "synth", "world")]
@@ -123,8 +124,8 @@ def _complete(raw, files):
 
 
 def _remove(raw, old):
-    """Take away an outdated world: the files its manifest names, nothing else."""
-    print(f"{raw}: the world there was made by another version or request; it is made anew", file=sys.stderr)
+    """Delete an outdated world: the files in its manifest, nothing else."""
+    print(f"{raw}: its demo world is of another version or request; it is generated again", file=sys.stderr)
     for name in old.get("owns", []):
         path = (raw / name).resolve()
         if path.is_relative_to(raw.resolve()):
@@ -133,7 +134,7 @@ def _remove(raw, old):
 
 
 def _write_tables(raw, request, tracks):
-    """Everything but the sound. Written again by a resumed run: it takes seconds."""
+    """Everything but the audio. Written again by a resumed run, as it takes seconds."""
     print(f"demo world: 13 months of {request['users']} listeners", file=sys.stderr, flush=True)
     users = world.make_users(request["seed"], request["users"], tracks)
     released = (tracks.release // world.DAY).astype("datetime64[D]").astype(str)
@@ -150,7 +151,7 @@ def _write_tables(raw, request, tracks):
 
 
 def write_log(path, plays, ids):
-    """A listening log as Music4All-Onion publishes it: bz2, tab separated, in the order of `plays`."""
+    """Write a listening log in the format of Music4All-Onion: bz2, tab separated, in the order of `plays`."""
     import pyarrow as pa
     import pyarrow.csv
     table = pa.table({"user_id": plays.user, "track_id": pa.array(ids).take(pa.array(plays.track)),
@@ -164,23 +165,23 @@ def write_log(path, plays, ids):
 # --------------------------------------------------------------------------- into a workspace
 
 def add_arguments(parser):
-    parser.add_argument("--raw", metavar="DIR", help="folder of the raw world (default: WORKDIR/raw)")
+    parser.add_argument("--raw", metavar="DIR", help="folder of the raw files (default: WORKDIR/raw)")
     _world_flags(parser)
 
 
 def get_plays(args, workdir):
-    """Write the workspace from the raw files, which are made first where they are missing.
+    """Write the workspace from the raw files, which are generated first if they are missing.
 
-    plays.pqt, trackid_sorted.csv and dataset.json come from log.py; items.pqt, users.pqt and the oracle are
-    written after them, every time (they take a moment, and so a killed run is mended by the next).
+    plays.pqt, trackid_sorted.csv and dataset.json are written by log.py; items.pqt, users.pqt and the oracle after
+    them by every run (this is fast, and repairs an interrupted run).
     """
     from preprocess import log
     raw = Path(args.raw).expanduser() if args.raw else Path(workdir) / "raw"
-    world_made = make(raw, {k: getattr(args, k) for k in DEFAULTS}, args.workers)
-    log.write_plays(raw / LOG, raw / TRACKS, workdir, name="demo", source="preprocess/demo.py",
+    manifest = make(raw, {k: getattr(args, k) for k in DEFAULTS}, args.workers)
+    log.write_plays(raw / LOG, raw / TRACKS, workdir, name="demo", source="preprocess/demo",
                     licence="made by this project, free to use",
                     memory=args.memory, overwrite=args.overwrite,
-                    more={"world": world_made["request"], "defects": world_made["defects"]})
+                    more={"world": manifest["request"], "defects": manifest["defects"]})
     write_items(raw, workdir)
     write_users(raw, workdir)
     write_oracle(raw, workdir)
@@ -206,7 +207,7 @@ def write_items(raw, workdir):
 
 
 def write_users(raw, workdir):
-    """users.pqt: user_id, age (years) and country, null where not told."""
+    """users.pqt: user_id, age (years) and country, null if unknown."""
     import pyarrow as pa
     users = _read(raw, "users.tsv")
     age = [int(row["age"]) for row in users]
@@ -217,7 +218,7 @@ def write_users(raw, workdir):
 
 
 def write_oracle(raw, workdir):
-    """embeddings/oracle.npy and .json: the latent traits, which only the oracle's rows of a table may use."""
+    """embeddings/oracle.npy and .json: the latent traits, to be used only by runs named oracle."""
     path = Path(workdir) / "embeddings" / "oracle.npy"
     matrix = read_npy(raw / ORACLE)
     if matrix.ndim != 2:
@@ -227,43 +228,47 @@ def write_oracle(raw, workdir):
         "backend": "oracle", "variant": "latent traits of the demo world: " + ", ".join(world.TRAITS),
         "dim": matrix.shape[1], "n_tracks": len(matrix), "weights": None,
         "track_checksum": checksum(Path(workdir) / TRACKS), "versions": versions(), "failed": {}}
-    told = path.with_suffix(".json")
-    if path.exists() and told.exists() and read_json(told) == provenance \
+    info = path.with_suffix(".json")
+    if path.exists() and info.exists() and read_json(info) == provenance \
             and np.array_equal(read_npy(path), matrix):
         return
-    told.unlink(missing_ok=True)                         # a json that exists describes the matrix beside it
+    info.unlink(missing_ok=True)                         # so that a json file always describes the current matrix
     write_npy(path, matrix)
-    write_json(told, provenance)
+    write_json(info, provenance)
 
 
 def _read(raw, name, columns=None, delimiter="\t"):
-    """Rows of a raw table as dicts; WorkError when its columns are others or a row is short."""
+    """Rows of a raw table as dicts; WorkError if its columns differ or a row has too few or too many cells."""
     columns = columns or TABLES[name]
     with open(raw / name, encoding="utf-8", newline="") as f:
         rows = list(csv.reader(f, delimiter=delimiter, quoting=csv.QUOTE_NONE))
     if not rows or tuple(rows[0]) != columns or any(len(row) != len(columns) for row in rows):
         raise WorkError(f"{raw / name} must have the columns {', '.join(columns)} in every row; "
-                             "make the world anew with preprocess/demo.py --overwrite")
+                        "generate it again with python -m preprocess.demo --overwrite")
     return [dict(zip(columns, row, strict=True)) for row in rows[1:]]
 
 
 def _world_flags(parser):
-    group = parser.add_argument_group("world (defaults: as in the world that is there, else as shown)")
-    group.add_argument("--seed", type=cli.seed_number, help=f"seed of everything random ({DEFAULTS['seed']})")
-    group.add_argument("--tracks", type=int, metavar="N", help=f"tracks ({DEFAULTS['tracks']})")
-    group.add_argument("--users", type=int, metavar="N", help=f"listeners ({DEFAULTS['users']})")
-    group.add_argument("--seconds", type=float, metavar="S", help=f"length of a recording ({DEFAULTS['seconds']:g})")
-    group.add_argument("--workers", type=int, metavar="N", help="processes that make sound (default: one per CPU)")
+    group = parser.add_argument_group("demo world (defaults: those of the existing world in --raw, else as stated)")
+    group.add_argument("--seed", type=cli.seed_number, metavar="N",
+                       help=f"seed of all random numbers (default {DEFAULTS['seed']})")
+    group.add_argument("--tracks", type=int, metavar="N", help=f"number of tracks (default {DEFAULTS['tracks']})")
+    group.add_argument("--users", type=int, metavar="N", help=f"number of users (default {DEFAULTS['users']})")
+    group.add_argument("--seconds", type=float, metavar="SECONDS",
+                       help=f"length of a recording in seconds, 0.5 to 600 (default {DEFAULTS['seconds']:g})")
+    group.add_argument("--workers", type=int, metavar="N",
+                       help="processes that synthesise audio; does not change the result (default: one per CPU)")
 
 
 def main(argv=None):
-    parser = cli.Parser(description=__doc__)
-    parser.add_argument("--raw", metavar="DIR", required=True, help="folder to write, new, empty or of a demo world")
+    parser = cli.Parser(prog="preprocess.demo", description=__doc__)
+    parser.add_argument("--raw", metavar="DIR", required=True,
+                        help="folder to write to: new, empty, or with a demo world")
     _world_flags(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace a world made with other flags")
+    parser.add_argument("--overwrite", action="store_true", help="replace a demo world of other options")
     args = parser.parse_args(argv)
     manifest = make(Path(args.raw).expanduser(), {k: getattr(args, k) for k in DEFAULTS}, args.workers, args.overwrite)
     sound = [size for name, size in manifest["files"].items() if name.startswith("audio/")]
-    print(f"{args.raw}: {len(sound)} sound files, {sum(sound) / 1e6:.0f} MB; "
+    print(f"{args.raw}: {len(sound)} audio files, {sum(sound) / 1e6:.0f} MB; "
           + ", ".join(f"{d} {t}" for d, t in manifest["defects"].items()))
 

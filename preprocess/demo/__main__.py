@@ -1,4 +1,4 @@
-"""python -m preprocess.demo: make the sounds and plays of the built-in world."""
+"""Generate the audio files and plays of the built-in synthetic data set: python -m preprocess.demo --raw RAW"""
 from harness import cli
 from preprocess.demo import main
 

@@ -1,11 +1,11 @@
-"""The recordings of the demo world: which track becomes which file, and all files by several processes.
+"""The recordings of the demo world: the audio file of each track, and parallel synthesis of all files.
 
     plan = recordings.plan(seed=42, tracks=world.make_tracks(42, 1000))
     recordings.record_all(plan, folder, seconds=6.0, workers=2)
 
-Containers, rates and channels differ from file to file as in a real collection; a few recordings are very
-quiet or driven, one is silent, one truncated, one missing, one is no audio at all. Every recording has a
-generator of its own, so the number of processes changes no byte.
+Containers, sample rates and channels vary between files as in a real collection; a few recordings are very
+quiet or overdriven, one is silent, one truncated, one missing, one is not audio. Every recording has its own
+random generator, so the files do not depend on the number of processes.
 """
 import multiprocessing
 import signal
@@ -21,19 +21,19 @@ from harness.machine import cores
 from harness.progress import Progress
 from preprocess.demo import synth
 
-EXECUTION = 0.15            # deviation of a played trait from the latent one: no recording is the latent itself
+EXECUTION = 0.15            # standard deviation of a recording's traits around the latent traits
 SHARES = {"wav": 0.28, "wav24": 0.04, "flac": 0.48, "ogg": 0.15, "mp3": 0.05}   # containers; mp3 and ogg encode slowly
 RATES = {22_050: 0.4, 44_100: 0.4, 48_000: 0.2}                                # Hz
 STEREO = 0.5                # share of two-channel files
-ODD_GAINS = {-30.0: 0.02, 12.0: 0.02}   # dB: shares of very quiet and of driven recordings
+ODD_GAINS = {-30.0: 0.02, 12.0: 0.02}   # gain in dB: share of very quiet and of overdriven recordings
 DEFECTS = ("silent", "truncated", "missing", "not audio")   # one track each, none of them cold
-CUT = 1_200                 # bytes left of the truncated file: less than its first frame of sound
+CUT = 1_200                 # bytes of the truncated file: less than its first audio frame
 _SOUND = 4                  # stream of random numbers under the seed (world.py has 1 to 3)
 
 
 @dataclass(frozen=True)
 class Recording:
-    """How one track becomes a file. `path` is relative to the audio folder and kept where the file is missing."""
+    """The audio file of one track. `path` is relative to the audio folder, and set for the missing file, too."""
     path: str
     traits: tuple      # 7 floats in [0, 1], order of world.TRAITS
     container: str
@@ -45,29 +45,29 @@ class Recording:
 
 
 def plan(seed, tracks):
-    """One Recording per track, in the order of the ids. Only traits are taken from the latent space."""
+    """One Recording per track, in the order of the ids. Of the latent world only the traits are used."""
     from scipy.special import ndtr
     n = len(tracks)
     rng = np.random.default_rng([seed, _SOUND])
     traits = ndtr(tracks.latent + rng.normal(0, EXECUTION, tracks.latent.shape))
-    there = synth.containers()
-    container = [c if c in there else "flac" for c in rng.choice(list(SHARES), n, p=list(SHARES.values()))]
+    writable = synth.containers()
+    container = [c if c in writable else "flac" for c in rng.choice(list(SHARES), n, p=list(SHARES.values()))]
     rate = rng.choice(list(RATES), n, p=list(RATES.values()))
     channels = 1 + (rng.random(n) < STEREO)
     gains = [0.0, *ODD_GAINS]
     gain = rng.choice(gains, n, p=[1 - sum(ODD_GAINS.values()), *ODD_GAINS.values()])
     defect = dict(zip(rng.permutation(np.flatnonzero(~tracks.cold)), DEFECTS, strict=False))
-    made = []
+    recordings = []
     for i, track in enumerate(tracks.ids):
         kind = "flac" if defect.get(i) == "truncated" else container[i]
-        made.append(Recording(
+        recordings.append(Recording(
             f"{track[0]}/{track}{synth.extension(kind)}", tuple(traits[i].tolist()), kind, int(rate[i]),
             int(channels[i]), float(gain[i]), defect.get(i, ""), (seed, _SOUND, i)))
-    return made
+    return recordings
 
 
 def record(recording, folder, seconds):
-    """Write the file of one Recording under `folder`, complete or not at all; nothing for the missing one."""
+    """Write the file of one Recording under `folder` atomically; nothing for the missing one."""
     path = Path(folder, recording.path)
     if recording.defect == "missing":
         return
@@ -84,24 +84,24 @@ def record(recording, folder, seconds):
             temporary.write_bytes(temporary.read_bytes()[:CUT])
 
 
-# --------------------------------------------------------------------------- sound, by several processes
+# --------------------------------------------------------------------------- synthesis by several processes
 
 def record_all(planned, folder, seconds, workers=None, sizes=None):
-    """Record every track planned that has no file yet, with `workers` processes (default: one per CPU).
+    """Record every planned track that has no file yet, with `workers` processes (default: one per CPU).
 
-    A file that is there is whole, because files appear only when complete. sizes: {path: bytes} of a
-    finished world; a file of another size is recorded again.
+    Existing files are complete, because they are written atomically. sizes: {path: bytes} of a finished world;
+    a file of another size is recorded again.
     """
     sizes = sizes or {}
     for left in folder.rglob(".*.tmp*"):   # of a killed run
         left.unlink(missing_ok=True)
 
-    def there(recording):
+    def exists(recording):
         path = folder / recording.path
         size = sizes.get(recording.path)
         return recording.defect == "missing" or (path.is_file() and size in (None, path.stat().st_size))
 
-    todo = [r for r in planned if not there(r)]
+    todo = [r for r in planned if not exists(r)]
     workers = max(1, min(workers or cores(), 1 + len(todo) // 8))
     with Progress(len(planned), "demo world", unit="tracks", initial=len(planned) - len(todo)) as progress:
         if workers == 1:
@@ -113,25 +113,25 @@ def record_all(planned, folder, seconds, workers=None, sizes=None):
 
 
 def _in_parallel(todo, folder, seconds, workers, progress):
-    """Each process has its own share and its own pipe: when this process dies, the pipe breaks and they end."""
+    """Each worker has its own share and its own pipe: if this process dies, the pipe breaks and the workers end."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     try:
         for i in range(workers):
-            here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_record_share, args=(there, todo[i::workers], folder, seconds),
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_record_share, args=(sender, todo[i::workers], folder, seconds),
                                       daemon=True)
             process.start()
-            there.close()
-            pipes.append(here)
+            sender.close()
+            pipes.append(receiver)
             processes.append(process)
         while pipes:
             for pipe in wait(pipes):
                 try:
                     message = pipe.recv()
                 except EOFError:
-                    raise WorkError("a process that was making sound ended early (out of memory?); "
-                                         "the same command continues, --workers 1 needs least") from None
+                    raise WorkError("a worker process ended early (out of memory?); the same command continues, "
+                                    "--workers 1 needs the least memory") from None
                 if isinstance(message, BaseException):
                     raise message
                 if message is None:
@@ -146,7 +146,7 @@ def _in_parallel(todo, folder, seconds, workers, progress):
 
 
 def _record_share(pipe, todo, folder, seconds):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # the parent answers Ctrl-C for all
+    signal.signal(signal.SIGINT, signal.SIG_IGN)   # the parent handles Ctrl-C
     try:
         for recording in todo:
             record(recording, folder, seconds)

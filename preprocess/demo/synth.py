@@ -1,9 +1,9 @@
-"""The demo's sound: seven traits become a few seconds of music in an audio file.
+"""Audio synthesis of the demo: seven traits determine a few seconds of music in an audio file.
 
-A small band plays: chords, a melody, a bass and a drummer. Traits (0..1, see TRAITS of world.py):
+Layers: chords, a melody, a bass and drums. Traits (0..1, see TRAITS of world.py):
 timbre: dark and soft to bright and plucked; tempo; mode: from Phrygian to Lydian, one sharpened degree
-at a time; register: pitch; density: notes per beat; loudness: RMS level; noise: drums and hiss against
-tones. Notes are band-limited wavetables, so a track takes some 20 ms.
+at a time; register: pitch; density: notes per beat; loudness: RMS level; noise: level of drums and hiss relative
+to tones. Notes are band-limited wavetables, so a track takes about 20 ms.
 
     sound = synth.render(traits, rate=44100, channels=2, seconds=6.0, rng=rng)      # (frames, channels)
     synth.write(path, sound, rate=44100, container="ogg", serial=1)
@@ -19,7 +19,7 @@ TEMPI = (64, 176)           # beats per minute, in equal ratios
 PITCHES = (45, 76)          # MIDI number around which chords are played
 DENSITIES = (0.6, 4.0)      # melody notes per beat, in equal ratios
 LEVELS = (-34, -9)          # RMS, dB below full scale
-NOISES = (-40, -6)         # drums and hiss against tones, dB of RMS
+NOISES = (-40, -6)         # drums and hiss relative to tones, dB of RMS
 # Degrees as semitones. Each mode sharpens one degree of the one before it.
 MODES = np.array([[0, 1, 3, 5, 7, 8, 10], [0, 2, 3, 5, 7, 8, 10], [0, 2, 3, 5, 7, 9, 10],
                   [0, 2, 4, 5, 7, 9, 10], [0, 2, 4, 5, 7, 9, 11], [0, 2, 4, 6, 7, 9, 11]])
@@ -31,10 +31,10 @@ _REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
 
 def containers():
-    """Containers that can be written here: mp3 needs a libsndfile of 1.1 or later."""
+    """Containers that can be written on this machine: mp3 needs libsndfile 1.1 or later."""
     import soundfile
-    there = soundfile.available_formats()
-    return [name for name, (kind, _) in CONTAINERS.items() if kind in there]
+    available = soundfile.available_formats()
+    return [name for name, (kind, _) in CONTAINERS.items() if kind in available]
 
 
 def extension(container):
@@ -82,7 +82,7 @@ def _rms(x):
     return float(np.sqrt(np.mean(np.square(x), dtype=np.float64)))
 
 
-# --------------------------------------------------------------------------- what is played
+# --------------------------------------------------------------------------- score
 
 def _score(scale, centre, per_beat, n_beats, rng):
     """Notes per layer as rows (start, length in beats, MIDI pitch, strength), and drum hits."""
@@ -105,7 +105,7 @@ def _score(scale, centre, per_beat, n_beats, rng):
 
 
 def _melody(scale, base, progression, per_beat, n_beats, rng):
-    """A walk over the scale on a grid of quarter beats; on the beat it meets the chord."""
+    """A random walk over the scale on a grid of quarter beats; notes on the beat belong to the chord."""
     steps = np.arange(0, n_beats, 0.25)
     weight = np.where(steps % 1 == 0, 2.0, np.where(steps % 0.5 == 0, 1.2, 0.7))
     played = rng.random(len(steps)) < np.minimum(1, weight / weight.mean() * per_beat / 4)
@@ -126,7 +126,7 @@ def _pitch(scale, base, degree):
     return base + 12 * (degree // 7) + scale[degree % 7]
 
 
-# --------------------------------------------------------------------------- how it sounds
+# --------------------------------------------------------------------------- synthesis
 
 def _play(notes, timbre, beat, rate, frames, rng):
     """One mono signal (frames,) per layer."""
@@ -158,7 +158,7 @@ def _play(notes, timbre, beat, rate, frames, rng):
 
 
 def _table(hz, slope, rate, phases):
-    """One period, (TABLE,), of unit RMS, without harmonics above 0.45 of the rate or above 10 kHz."""
+    """One period, (TABLE,), of unit RMS, without harmonics above 0.45 of the sample rate or above 10 kHz."""
     h = np.arange(1, max(2, min(40, int(min(0.45 * rate, 10_000) / hz)) + 1))
     spectrum = np.zeros(TABLE // 2 + 1, complex)
     spectrum[h] = h ** -slope * np.exp(1j * phases[h])
@@ -203,7 +203,7 @@ def write(path, sound, rate, container, serial=1):
 
 
 def _renumber(data, serial):
-    """An ogg file with another stream number: every page carries it, under a checksum (RFC 3533, section 6)."""
+    """An ogg file with another stream number; it is in every page, protected by a checksum (RFC 3533, section 6)."""
     pages, at = [], 0
     while at < len(data):
         n_segments = data[at + 26]
@@ -218,6 +218,6 @@ def _renumber(data, serial):
 
 
 def _ogg_crc(data):
-    """CRC-32 of ogg: zlib's polynomial read from the other end, start and end value 0."""
+    """CRC-32 of ogg: zlib's polynomial in reversed bit order, initial and final value 0."""
     mirrored = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

@@ -1,10 +1,10 @@
-"""The latent music world of the demo: tracks, listeners and what they played.
+"""The generative model of the demo data set: tracks, users and plays from a latent space.
 
-Everything here is numbers; synth.py turns a track's traits into sound, demo.py writes the files.
-A listener's taste and a track's traits are points of one latent space, so sound tells a part of what
-somebody plays. The rest it cannot tell: scenes (shared by listeners, unrelated to sound), fame, and
-each listener's own whims. The constants below were fixed before any audio representation was extracted,
-with chance, popularity, an item-item model and the latent space itself as the only yardsticks.
+Here are the numbers; synth.py renders a track's traits as audio, __init__.py writes the files.
+A user's taste and a track's traits are points of one latent space, so plays depend on audible traits in part.
+The rest is not audible: scenes (shared by users, independent of the traits), popularity ("fame"), and a random
+preference of each user for each track. The constants below were fixed before any audio representation was
+extracted, using only chance, popularity, an item-item model and the latent space itself as references.
 
     tracks = world.make_tracks(seed=42, n_tracks=1000)
     users = world.make_users(seed=42, n_users=1500, tracks=tracks)
@@ -21,42 +21,42 @@ END = np.datetime64("2020-03-21", "s").astype(np.int64)     # first second after
 ARCHIVE = np.datetime64("2016-01-01", "s").astype(np.int64)  # oldest play of an imported old log
 DAY = 86_400
 
-# Tracks. Latent axes are the audible traits; a track is style + artist + its own offset.
+# Tracks. The latent axes are the audible traits; a track is style + artist + its own offset.
 TRAITS = ("timbre", "tempo", "mode", "register", "density", "loudness", "noise")
 STYLES = ("amber", "basalt", "cobalt", "dune", "ember", "fjord", "garnet", "heather", "indigo", "juniper",
           "kelp", "lichen")
 STYLE_SPREAD = 1.0       # standard deviation of style centres, per axis
-ARTIST_SPREAD = 0.45     # of artists around their style
-TRACK_SPREAD = 0.35      # of tracks around their artist
-TRACKS_PER_ARTIST = 8    # on average
-GUEST_SHARE = 0.08       # tracks with a second artist
-BLEND = 0.75             # a track whose second nearest style is this near (ratio of distances) has both
-COLD_SHARE = 0.23        # tracks released in the test month
-COLD_DAYS = 18           # ... within its first days, so that each can be found before the log ends
-RECENT_SHARE = 0.2       # of the others: released during the train year
+ARTIST_SPREAD = 0.45     # standard deviation of artists around their style
+TRACK_SPREAD = 0.35      # standard deviation of tracks around their artist
+TRACKS_PER_ARTIST = 8    # mean number
+GUEST_SHARE = 0.08       # share of tracks with a second artist
+BLEND = 0.75             # ratio of distances below which a track also has the style of the nearest other centre
+COLD_SHARE = 0.23        # share of tracks released in the test month
+COLD_DAYS = 18           # ... within its first days, so that each can be discovered before the log ends
+RECENT_SHARE = 0.2       # share of the other tracks released during the train year
 FAME_ARTIST, FAME_TRACK = 0.5, 0.5   # standard deviations of log popularity
 
-# Listeners. Log-odds of a play = content + scene + fame + whim (+ novelty), see `listen`.
-N_SCENES = 6             # dimensions of taste that sound does not tell
-CONTENT = 7.0            # log-odds of a track that is exactly what is wanted now
-WIDTH = 2.2              # how far from it (latent units) a track is still wanted: exp(-d^2 / 2 WIDTH^2)
-SCENE = 1.4              # standard deviation of the scene part
-WHIM = 0.8               # standard deviation of a listener's own liking of a track
-NOVELTY = 1.5            # log-odds gained by a fresh release, for the curious
-NOVELTY_DAYS = 20        # ... and the days in which it fades
-CURIOUS_SHARE = 0.62     # listeners who notice new releases; the others find them late or never
-SECOND_SHARE = 0.20      # sessions in a listener's second taste
-FOCUS_SPREAD = 0.5       # of tastes around a style centre
-DRIFT = 0.7              # latent units per axis a taste moves in the 13 months (standard deviation)
-MOOD = 0.4               # of a session's mood around the taste: one session hangs together
-SESSIONS, SESSIONS_SPREAD = 36, 0.45   # median sessions in 13 months; sd of their logarithm
+# Users. Log-odds of a play = content + scene + fame + whim (+ novelty), see `listen`.
+N_SCENES = 6             # dimensions of taste that are not audible
+CONTENT = 7.0            # log-odds of a track at the preferred point of the latent space
+WIDTH = 2.2              # decay with the distance d from it (latent units): exp(-d^2 / 2 WIDTH^2)
+SCENE = 1.4              # standard deviation of the scene term
+WHIM = 0.8               # standard deviation of a user's random preference for a track
+NOVELTY = 1.5            # log-odds added for a new release, for users who follow releases
+NOVELTY_DAYS = 20        # ... and its decay in days
+CURIOUS_SHARE = 0.62     # share of users who follow new releases; the others discover them late or never
+SECOND_SHARE = 0.20      # share of sessions in a user's second taste
+FOCUS_SPREAD = 0.5       # standard deviation of tastes around a style centre
+DRIFT = 0.7              # standard deviation of a taste's drift per axis over the 13 months (latent units)
+MOOD = 0.4               # standard deviation of a session's preferred point around the taste
+SESSIONS, SESSIONS_SPREAD = 36, 0.45   # median sessions in 13 months; standard deviation of their logarithm
 PLAYS = 8.0              # mean plays of a session
 GAP = (150, 330)         # seconds from one play to the next
-KNOWN_BEFORE = 0.45      # share of the old catalogue a listener knew before the log; the rest is found during it
-IMPORT_SHARE, IMPORT_SESSIONS = 0.3, 2  # listeners whose log also holds sessions of earlier years
-UNKNOWN_SHARE, N_UNKNOWN = 0.025, 60    # plays of tracks that the track list does not have, and how many those are
+KNOWN_BEFORE = 0.45      # share of old tracks a user knew before the log; the rest are discovered during it
+IMPORT_SHARE, IMPORT_SESSIONS = 0.3, 2  # share of users with imported sessions of earlier years, and their number
+UNKNOWN_SHARE, N_UNKNOWN = 0.025, 60    # share of plays of tracks absent from the track list, and their number
 COUNTRIES = ("US", "DE", "GB", "BR", "PL", "RU", "FI", "NL", "SE", "JP", "MX", "AU")
-NOT_TOLD = 0.12          # listeners without an age; as many, others, without a country
+UNREPORTED = 0.12        # share of users without an age; as many other users have no country
 
 _ALPHABET = np.array(list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
 _TRACKS, _USERS, _PLAYS = 1, 2, 3   # streams of random numbers under one seed
@@ -64,7 +64,7 @@ _TRACKS, _USERS, _PLAYS = 1, 2, 3   # streams of random numbers under one seed
 
 @dataclass(frozen=True)
 class Tracks:
-    """T tracks, sorted by id. Only the oracle and the sound may see `latent`; nobody else `scene` and `fame`."""
+    """T tracks, sorted by id. `latent` is used by the oracle and the audio only, `scene` and `fame` by neither."""
     ids: list              # 16 characters each, as in Music4All
     unknown: list          # ids that occur in the log only
     title: list
@@ -83,10 +83,10 @@ class Tracks:
 
 @dataclass(frozen=True)
 class Users:
-    """U listeners, ascending user ids."""
+    """U users, ascending user ids."""
     ids: np.ndarray        # int64 (U,)
-    age: np.ndarray        # int64 (U,) years, -1 where not told
-    country: list          # two letters, "" where not told
+    age: np.ndarray        # int64 (U,) years, -1 if unknown
+    country: list          # two letters, "" if unknown
     focus: np.ndarray      # float64 (U, 2 tastes, 2 ends, 7): from the first to the last day
     scene: np.ndarray      # float64 (U, N_SCENES)
     sessions: np.ndarray   # int64 (U,)
@@ -101,7 +101,7 @@ class Users:
 class Plays:
     """N plays, ascending by user and newest first within a user.
 
-    track counts through Tracks.ids and then through Tracks.unknown (track >= len(tracks)).
+    track indexes Tracks.ids followed by Tracks.unknown (track >= len(tracks)).
     """
     user: np.ndarray       # int64 (N,) user ids
     track: np.ndarray      # int64 (N,)
@@ -167,7 +167,7 @@ def _releases(rng, n):
 
 
 def _styles(latent, centres, own):
-    """Style names of every track: its artist's, and a second one where the track stands between two."""
+    """Style names of every track: its artist's, and a second one if the track lies between two centres."""
     distance = np.linalg.norm(latent[:, None] - centres, axis=2)
     mine = distance[np.arange(len(own)), own]
     distance[np.arange(len(own)), own] = np.inf
@@ -177,23 +177,23 @@ def _styles(latent, centres, own):
 
 
 def make_users(seed, n_users, tracks):
-    """The listeners. Age and country weigh which styles somebody comes from, weakly."""
+    """The users. Their styles depend weakly on age and country."""
     rng = np.random.default_rng([seed, _USERS])
     age = np.clip(np.round(rng.lognormal(np.log(26), 0.35, n_users)), 13, 80).astype(np.int64)
     country = rng.choice(len(COUNTRIES), n_users, p=_falling(len(COUNTRIES)))
     style_age = rng.uniform(18, 50, len(STYLES))
     leaning = rng.normal(0, 0.7, (len(COUNTRIES), len(STYLES)))
     odds = leaning[country] - ((age[:, None] - style_age) / 18) ** 2
-    # Gumbel noise makes an argmax a draw from the softmax; the two best are two different styles.
+    # Argmax with Gumbel noise is a draw from the softmax; the two largest are two different styles.
     styles = np.argsort(-(odds + rng.gumbel(size=odds.shape)), axis=1)[:, :2]
     first = tracks.centres[styles] + rng.normal(0, FOCUS_SPREAD, (n_users, 2, len(TRAITS)))
     last = first + rng.normal(0, DRIFT, first.shape)
     hidden = rng.permutation(n_users)
-    n_hidden = round(NOT_TOLD * n_users)
+    n_hidden = round(UNREPORTED * n_users)
     age[hidden[:n_hidden]] = -1
-    told = ~np.isin(np.arange(n_users), hidden[n_hidden:2 * n_hidden])
+    reported = ~np.isin(np.arange(n_users), hidden[n_hidden:2 * n_hidden])
     return Users(np.sort(rng.choice(80 * n_users, n_users, replace=False)) + 1, age,
-                 [COUNTRIES[c] if t else "" for c, t in zip(country, told, strict=True)],
+                 [COUNTRIES[c] if r else "" for c, r in zip(country, reported, strict=True)],
                  np.stack([first, last], axis=2), rng.normal(size=(n_users, N_SCENES)),
                  np.maximum(4, np.round(rng.lognormal(np.log(SESSIONS), SESSIONS_SPREAD, n_users))).astype(np.int64),
                  rng.random(n_users) < CURIOUS_SHARE, rng.normal(18, 4, n_users))
@@ -205,7 +205,7 @@ def _falling(n):
 
 
 def listen(seed, tracks, users):
-    """Everything the listeners played; each has a generator of their own, so one does not depend on the others."""
+    """All plays; each user has an own random generator, so users are independent of one another."""
     parts = [_listener(np.random.default_rng([seed, _PLAYS, u]), tracks, users, u) for u in range(len(users))]
     user = np.repeat(users.ids, [len(track) for track, _ in parts])
     track, time = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
@@ -214,33 +214,33 @@ def listen(seed, tracks, users):
 
 
 def _listener(rng, tracks, users, u):
-    """Plays of listener u: track int64 (n,), time int64 (n,), unordered.
+    """Plays of user u: track int64 (n,), time int64 (n,), unordered.
 
-    A session has a time and a mood; its plays are drawn from the softmax of `_odds`.
+    A session has a time and a preferred point; its plays are drawn from the softmax of `_odds`.
     """
     start = _session_starts(rng, users, u)
     odds = _odds(rng, tracks, users, u, start)
-    heard = np.isfinite(odds).any(axis=1)   # a tiny catalogue may hold nothing yet
-    odds, start, n = odds[heard], start[heard], int(heard.sum())
+    possible = np.isfinite(odds).any(axis=1)   # a tiny catalogue may have no discovered track yet
+    odds, start, n = odds[possible], start[possible], int(possible.sum())
     if n == 0:
         return np.zeros((2, 0), np.int64)
     total = np.cumsum(np.exp(odds - odds.max(axis=1, keepdims=True)), axis=1, dtype=np.float64)
     total /= total[:, -1:]
     length = rng.geometric(1 / PLAYS, n)
     session = np.repeat(np.arange(n), length)
-    # One search for all plays: session s owns the interval (s, s + 1] of the joined distributions.
+    # One search for all plays: session s has the interval (s, s + 1] of the concatenated distributions.
     drawn = np.searchsorted((total + np.arange(n)[:, None]).ravel(), session + 1 - rng.random(len(session)))
     track = np.minimum(drawn - session * len(tracks), len(tracks) - 1)
     gaps = rng.integers(*GAP, len(session))
     before = np.cumsum(gaps) - gaps
     time = start[session] + before - before[np.cumsum(length) - length][session]
-    strange = rng.random(len(session)) < UNKNOWN_SHARE
-    track[strange] = len(tracks) + rng.choice(N_UNKNOWN, strange.sum(), p=_falling(N_UNKNOWN))
+    unknown = rng.random(len(session)) < UNKNOWN_SHARE
+    track[unknown] = len(tracks) + rng.choice(N_UNKNOWN, unknown.sum(), p=_falling(N_UNKNOWN))
     return track[time < END], time[time < END]
 
 
 def _odds(rng, tracks, users, u, start):
-    """Log-odds of every track in every session, float32 (n, T); -inf before its release or before it was found.
+    """Log-odds of every track in every session, float32 (n, T); -inf before its release or discovery.
 
     CONTENT exp(-|mood - latent|^2 / 2 WIDTH^2) + SCENE <user, track> / sqrt(N_SCENES) + fame + WHIM noise + novelty
     """
@@ -254,15 +254,15 @@ def _odds(rng, tracks, users, u, start):
     odds = np.float32(CONTENT) * wanted + lasting.astype(np.float32)
     since = start[:, None] - tracks.release                                       # seconds since the release
     if users.curious[u]:
-        new = tracks.release >= START - 5 * NOVELTY_DAYS * DAY                    # the others' novelty has faded
+        new = tracks.release >= START - 5 * NOVELTY_DAYS * DAY                    # older releases have no novelty left
         odds[:, new] += NOVELTY * np.exp(np.minimum(-since[:, new] / (NOVELTY_DAYS * DAY), 0)).astype(np.float32)
-    found = _found(rng, tracks, users.curious[u])
-    odds[(since < 0) | ((start[:, None] < found) & (start[:, None] >= START))] = -np.inf
+    discovery = _discovery(rng, tracks, users.curious[u])
+    odds[(since < 0) | ((start[:, None] < discovery) & (start[:, None] >= START))] = -np.inf
     return odds
 
 
 def _squared_distance(a, b):
-    """|a_i - b_j|^2, float32 (n, m); without BLAS, whose last bits may depend on the number of threads."""
+    """|a_i - b_j|^2, float32 (n, m); without BLAS, whose rounding may depend on the number of threads."""
     a, b = a.astype(np.float32), b.astype(np.float32)
     total = np.zeros((len(a), len(b)), np.float32)
     for axis in range(a.shape[1]):
@@ -271,7 +271,7 @@ def _squared_distance(a, b):
 
 
 def _session_starts(rng, users, u):
-    """Seconds since the epoch, int64 (n,): evenly over the 13 months, plus the import of some."""
+    """Seconds since the epoch, int64 (n,): uniform over the 13 months, plus imported sessions of some users."""
     n = users.sessions[u]
     days = rng.integers(START // DAY, END // DAY, n)
     if rng.random() < IMPORT_SHARE:
@@ -280,16 +280,16 @@ def _session_starts(rng, users, u):
     return days * DAY + (hours * 3600).astype(np.int64)
 
 
-def _found(rng, tracks, curious):
-    """When the listener comes to know each track, int64 (T,) seconds since the epoch.
+def _discovery(rng, tracks, curious):
+    """Time of discovery of each track by a user, int64 (T,) seconds since the epoch.
 
-    Of the old catalogue some was known before, the rest is found evenly over the log. The curious
-    find a new release within days; the others find those of the train year later or never, and
-    those of the test month not before the log ends.
+    A share of the old tracks is known before the log, the rest are discovered uniformly over the log. Users who
+    follow releases (`curious`) discover a new one within days; the others discover those of the train year later or
+    never, and those of the test month not before the log ends.
     """
     n = len(tracks)
     later = START + (rng.random(n) * (END - START)).astype(np.int64)
-    found = np.where(rng.random(n) < KNOWN_BEFORE, START, later)
+    old = np.where(rng.random(n) < KNOWN_BEFORE, START, later)
     new = tracks.release >= START
     soon = tracks.release + (rng.exponential(5 * DAY, n)).astype(np.int64)
-    return np.where(new, soon if curious else np.where(tracks.cold, END, np.maximum(later, tracks.release)), found)
+    return np.where(new, soon if curious else np.where(tracks.cold, END, np.maximum(later, tracks.release)), old)

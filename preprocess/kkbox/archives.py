@@ -1,8 +1,8 @@
-"""Where the five files of the KKBOX challenge are, and their unpacking: .csv, .csv.7z, .csv.zip, or all in one archive.
+"""Find and unpack the five files of the KKBOX challenge: .csv, .csv.7z, .csv.zip, or all in one archive.
 
-    files = kkbox_archives.unpack(kkbox_archives.find("kkbox", names), folder)
+    files = archives.unpack(archives.find("kkbox", names), folder)
 
-A .7z is opened by py7zr or, without it, by one of the programs UNPACKERS.
+A .7z is opened by py7zr or, if that is not installed, by one of the programs UNPACKERS.
 """
 import contextlib
 import errno
@@ -20,70 +20,69 @@ UNPACKERS = ("7zz", "7z", "7za", "bsdtar")
 
 
 def find(raw, names, optional=()):
-    """{name: Path of NAME.csv or of the archive that holds it}, for a folder or one archive `raw`.
+    """{name: Path of NAME.csv or of the archive that contains it}, for a folder or one archive `raw`.
 
-    optional: names that may be nowhere, and then are left out. UsageError where there is no such folder or file;
-    WorkError that names every other file that is missing.
+    optional: names that may be missing, and then are left out. UsageError if there is no such folder or file;
+    WorkError that names every other missing file.
     """
     raw = Path(raw).expanduser()
     if raw.is_file() and raw.suffix in ARCHIVES:
-        there = _chosen(_members(raw), names)
-        return {name: raw for name in names if name in there or name not in optional}
+        members = _chosen(_members(raw), names)
+        return {name: raw for name in names if name in members or name not in optional}
     if not raw.is_dir():
-        raise UsageError(f"--raw {raw} is neither a folder nor a .zip or .7z; name what holds {_csv_names(names)}")
-    found = {}
+        raise UsageError(f"--raw {raw} is neither a folder nor a .zip or .7z; name the one with {_csv_names(names)}")
+    paths = {}
     for name in names:
-        places = (raw / f"{name}{suffix}" for suffix in (".csv", ".csv.7z", ".csv.zip", ".7z", ".zip"))
-        if there := [path for path in places if path.is_file()]:
-            found[name] = there[0]
-    if len(found) < len(names):   # an archive of several of them, or one that has nothing to do with them
-        for archive in [p for p in sorted(raw.iterdir()) if p.suffix in ARCHIVES and p not in found.values()]:
-            found |= dict.fromkeys(_chosen(_members(archive), [n for n in names if n not in found]), archive)
-    if missing := [n for n in names if n not in found and n not in optional]:
-        raise WorkError(f"--raw {raw} lacks {_csv_names(missing)} (nor is it there as .csv.7z or .csv.zip)"
-                        f"{_without(missing)}")
-    return found
+        candidates = (raw / f"{name}{suffix}" for suffix in (".csv", ".csv.7z", ".csv.zip", ".7z", ".zip"))
+        if existing := [path for path in candidates if path.is_file()]:
+            paths[name] = existing[0]
+    if len(paths) < len(names):   # look into the other archives of the folder, which may contain several files
+        for archive in [p for p in sorted(raw.iterdir()) if p.suffix in ARCHIVES and p not in paths.values()]:
+            paths |= dict.fromkeys(_chosen(_members(archive), [n for n in names if n not in paths]), archive)
+    if missing := [n for n in names if n not in paths and n not in optional]:
+        raise WorkError(f"--raw {raw} lacks {_csv_names(missing)} (also as .csv.7z or .csv.zip){_without(missing)}")
+    return paths
 
 
 def _without(missing):
-    return "; without test.csv, --test last takes the end of each playlist instead" if missing == ["test"] else ""
+    return "; use --test last for test points without test.csv" if missing == ["test"] else ""
 
 
 def _chosen(members, names):
-    """{name: the member that is NAME.csv or an archive of it}; without the names that none is."""
-    found = {}
+    """{name: the member that is NAME.csv or an archive of it}, without the names that have no such member."""
+    chosen = {}
     for name in names:
-        there = [m for suffix in (".csv", ".csv.7z", ".csv.zip") for m in members
-                 if Path(m).name == name + suffix and "__MACOSX" not in m]
-        if there:
-            found[name] = there[0]
-    return found
+        matching = [m for suffix in (".csv", ".csv.7z", ".csv.zip") for m in members
+                    if Path(m).name == name + suffix and "__MACOSX" not in m]
+        if matching:
+            chosen[name] = matching[0]
+    return chosen
 
 
 def _csv_names(names):
     return ", ".join(f"{name}.csv" for name in names)
 
 
-def checksums(found):
-    """{file name: sha256} of the raw files or archives, as given."""
-    return {path.name: checksum(path) for path in sorted(set(found.values()))}
+def checksums(sources):
+    """{file name: sha256} of the raw files or archives; sources: the result of `find`."""
+    return {path.name: checksum(path) for path in sorted(set(sources.values()))}
 
 
-def unpack(found, folder):
-    """{name: Path of a plain NAME.csv}; what is in archives, also archives within archives, goes to `folder`."""
+def unpack(sources, folder):
+    """{name: Path of a plain NAME.csv}; archives, also archives within archives, are unpacked into `folder`."""
     plain = {}
-    for archive in sorted({p for p in found.values() if p.suffix in ARCHIVES}):
-        wanted = [name for name, path in found.items() if path == archive]
+    for archive in sorted({p for p in sources.values() if p.suffix in ARCHIVES}):
+        wanted = [name for name, path in sources.items() if path == archive]
         plain |= _open(archive, wanted, folder)
-    return {name: plain.get(name, path) for name, path in found.items()}
+    return {name: plain.get(name, path) for name, path in sources.items()}
 
 
 def _open(archive, names, folder):
-    """Take NAME.csv, or an archive of it, out of an archive."""
+    """Unpack NAME.csv, or an archive of it, from an archive."""
     members = _members(archive)
     chosen = _chosen(members, names)
     if missing := [n for n in names if n not in chosen]:
-        raise WorkError(f"{archive} lacks {_csv_names(missing)}; it holds {', '.join(members[:8]) or 'nothing'}"
+        raise WorkError(f"{archive} lacks {_csv_names(missing)}; it contains {', '.join(members[:8]) or 'nothing'}"
                         f"{_without(missing)}")
     folder.mkdir(parents=True, exist_ok=True)
     print(f"unpacking {_csv_names(chosen)} from {archive.name}")
@@ -109,12 +108,12 @@ def _members(archive):
     program = _program(archive)
     if program == "bsdtar":
         return _run(archive, [program, "-tf", archive]).splitlines()
-    told = _run(archive, [program, "l", "-slt", archive]).partition("\n----------\n")[2]   # before: the archive itself
-    return re.findall("^Path = (.*)$", told, re.MULTILINE)
+    listing = _run(archive, [program, "l", "-slt", archive]).partition("\n----------\n")[2]   # skip the archive itself
+    return re.findall("^Path = (.*)$", listing, re.MULTILINE)
 
 
 def _extract(archive, chosen, folder):
-    """Write members {name: member} flat into `folder`, under their last names."""
+    """Write members {name: member} into `folder` by their base names, without their folders."""
     members = list(chosen.values())
     if archive.suffix == ".zip":
         download.unpack(archive, folder, [Path(m).name for m in members])
@@ -129,7 +128,7 @@ def _extract(archive, chosen, folder):
         _run(archive, [program, "-xf", archive, "-C", inside] if program == "bsdtar"
              else [program, "x", "-y", f"-o{inside}", archive], members)
     if lost := [m for m in members if not (inside / m).is_file()]:
-        raise WorkError(f"{archive} gave no {', '.join(lost)} when it was unpacked; fetch it again")
+        raise WorkError(f"unpacking {archive} did not write {', '.join(lost)}; download it again")
     for member in members:
         (inside / member).replace(folder / Path(member).name)
     shutil.rmtree(inside, ignore_errors=True)
@@ -145,36 +144,38 @@ def _py7zr():
 
 @contextlib.contextmanager
 def _open_7z(py7zr, archive):
-    """A py7zr.SevenZipFile; what it raises of a damaged or encrypted file becomes one sentence."""
+    """A py7zr.SevenZipFile; its errors for a damaged or encrypted file become WorkErrors."""
     try:
         with py7zr.SevenZipFile(archive) as opened:
             yield opened
     except py7zr.exceptions.PasswordRequired:
         raise WorkError(f"{archive} is encrypted; unpack it yourself and name the folder with --raw") from None
     except py7zr.exceptions.UnsupportedCompressionMethodError as e:
-        raise WorkError(f"{archive} is packed in a way that cannot be opened here ({e.message}); unpack it yourself "
+        raise WorkError(f"{archive} uses an unsupported compression method ({e.message}); unpack it yourself "
                         "and name the folder with --raw") from None
-    except Exception as e:   # its parser and five decompressors raise whatever the wrong bytes lead them to
+    except Exception as e:   # its parser and five decompressors raise many types of errors for invalid bytes
         if isinstance(e, MemoryError) or getattr(e, "errno", None) not in (None, errno.EINVAL):
-            raise   # of this machine, not of the file; EINVAL: sent to a place before its beginning
-        raise WorkError(f"{archive} is damaged or no 7z archive ({str(e) or type(e).__name__}); "
-                        "fetch it again") from None
+            raise   # an error of the machine, not of the file; EINVAL is a seek before the start of the file
+        raise WorkError(f"{archive} is damaged or not a 7z archive ({str(e) or type(e).__name__}); "
+                        "download it again") from None
 
 
 def _program(archive):
     """Name of a program on this machine that opens a .7z."""
     program = next((p for p in UNPACKERS if shutil.which(p)), None)
     if program is None:
-        raise WorkError(f"{archive} needs something that opens .7z: pip install py7zr, or one of the programs "
-                        f"{', '.join(UNPACKERS)}; or unpack it yourself and name the folder with --raw")
+        raise WorkError(f"{archive} cannot be unpacked, as neither py7zr nor one of the programs "
+                        f"{', '.join(UNPACKERS)} is installed: pip install py7zr, or unpack it yourself and name the "
+                        "folder with --raw")
     return program
 
 
 def _run(archive, command, members=()):
-    """What an unpacking program prints; it may not ask for a password. Its failure is a WorkError."""
+    """Output of an unpacking program, run without stdin so that it cannot ask for a password; WorkError if it fails."""
     done = subprocess.run([str(word) for word in [*command, *members]], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[-160:]
-        raise WorkError(f"{command[0]} could not open {archive} ({said}); it is damaged, encrypted or no 7z archive")
+        message = " ".join((done.stderr or done.stdout).split())[-160:]
+        raise WorkError(f"{command[0]} could not open {archive} ({message}); it is damaged, encrypted or not a 7z "
+                        "archive: download it again, or unpack it yourself and name the folder with --raw")
     return done.stdout

@@ -1,8 +1,8 @@
-"""Songs as rows of zeros and ones: length, genre, artist, composer, language; and their truncated SVD.
+"""Sparse multi-hot encoding of songs (length, genre, artist, composer, language) and its truncated SVD.
 
-What the DTNMR source encodes of a song, kept sparse. The vocabulary is that of the kept songs, sorted, with one
-place more per field for what is unknown; every other track is written in the same vocabulary, so that the
-matrix has a row per track of the workspace. Contract: kkbox.py.
+The features of a song in the DTNMR source, as a sparse matrix. The vocabulary is the sorted values of the kept
+songs, with one more column per field for unknown values; all other tracks are encoded with the same vocabulary,
+so the matrix has a row per track of the workspace. File formats: preprocess/kkbox/__init__.py.
 """
 import numpy as np
 
@@ -16,7 +16,7 @@ NAME = "metadata"
 def encode(items, kept):
     """Vocabulary and sparse rows.
 
-    items: Arrow table (kkbox_tables.read_items); kept: bool (tracks,)
+    items: Arrow table (tables.read_items); kept: bool (tracks,)
     returns: Arrow table column, field, value, songs; scipy csr float32 (tracks, columns)
     """
     import pyarrow as pa
@@ -40,7 +40,7 @@ def encode(items, kept):
         table["value"] += [*vocabulary, None]
         table["songs"] += songs.tolist()
         if len(vocabulary) < 2:
-            print(f"beware: {name} has {len(vocabulary)} value among the kept songs and tells nothing apart")
+            print(f"warning: {name} has {len(vocabulary)} value among the kept songs and carries no information")
     width = len(table["field"])
     matrix = csr_matrix((np.concatenate(values).astype(np.float32),
                          (np.concatenate(rows), np.concatenate(columns))), shape=(n, width))
@@ -49,7 +49,7 @@ def encode(items, kept):
 
 
 def _codes(column, kept):
-    """Row and place in the vocabulary of every value of it; the vocabulary: sorted values of kept rows."""
+    """Row and vocabulary index of each value in the vocabulary, and the vocabulary: sorted values of the kept rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
     column = column.combine_chunks()
@@ -59,14 +59,14 @@ def _codes(column, kept):
         row, value = np.flatnonzero(np.asarray(column.is_valid())), column.drop_null()
     vocabulary = sorted(pc.unique(value.filter(pa.array(kept[row]))).to_pylist())
     code = pc.index_in(value, value_set=pa.array(vocabulary, pa.string()))
-    there = np.asarray(code.is_valid())
-    return row[there].astype(np.int64), code.drop_null().to_numpy().astype(np.int64), vocabulary
+    known = np.asarray(code.is_valid())
+    return row[known].astype(np.int64), code.drop_null().to_numpy().astype(np.int64), vocabulary
 
 
 def reduce(matrix, kept, dim, seed):
-    """Truncated SVD fitted to the kept rows, applied to all: float32 (tracks, D), D <= dim, and facts.
+    """Truncated SVD fitted to the kept rows and applied to all: float32 (tracks, D), and facts for the json.
 
-    D is smaller where the kept songs have fewer songs or columns than `dim`.
+    D is the minimum of `dim`, the number of kept songs, and the number of columns.
     """
     from sklearn.utils.extmath import randomized_svd
     fit = matrix[kept]
@@ -79,7 +79,7 @@ def reduce(matrix, kept, dim, seed):
 
 
 def write(workdir, tracks, track_checksum, items, matrix, kept, dim, seed, about):
-    """embeddings/metadata.npz, and with `dim` above 0 metadata.npy and .json; returns {name: {dim, rows}}."""
+    """Write embeddings/metadata.npz, and with `dim` above 0 metadata.npy and .json; returns {name: {dim, rows}}."""
     from scipy.sparse import save_npz
     folder = workdir / "embeddings"
     for suffix in ("json", "npy") if dim else ("json",):

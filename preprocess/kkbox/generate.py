@@ -1,16 +1,15 @@
-"""Make files of the KKBOX challenge's format, any size, the same bytes for the same seed.
+"""Generate synthetic files in the format of the KKBOX challenge, of any size, deterministic by the seed.
 
-    python -m preprocess.kkbox.generate --out DIR --scale 1        the challenge's own size, about 1.7 GB
+    python -m preprocess.kkbox.generate --out DIR --scale 1        the size of the challenge, about 1.7 GB
     python -m preprocess.kkbox.generate --out DIR --scale 0.001    for tests
 
-Nothing of it is real. Made like the original: ids of 44 characters, plays in sessions of one listener, a few
-songs played often and most never, quotes, commas and line ends inside names, several names between pipes,
-empty cells, birthdays of 0 and 1051, songs and members that the metadata lack.
+The data are synthetic and share the properties of the original: ids of 44 characters, plays in sessions of one
+user, a long tail of songs, quotes, commas and line ends in names, several names separated by pipes, empty cells,
+ages of 0 and 1051, songs and members without metadata.
 
-There is something to learn. Songs have one of eight styles, which shows in genre, artist and language; listeners
-have one, too. A session keeps to one style, more often the listener's own where it starts from the own library. So
-metadata, the plays before, the last of them, and where they came from all tell of the next play; age, gender and
-city do not.
+The plays are predictable. Each song has one of eight styles, which correlates with genre, artist and language; each
+user has one, too. A session has one style, more often the user's own if it starts from the user's library. So the
+next play depends on metadata, earlier plays, the latest play and its context; age, gender and city are independent.
 """
 import math
 from pathlib import Path
@@ -22,9 +21,9 @@ from harness.files import atomic
 FULL = {"train": 7_377_418, "test": 2_556_790, "songs": 2_296_320, "members": 34_403}
 STYLES = 8
 HEAD = 60            # flattens the head of the popularity, so that the top song has 0.2 % of the plays
-SESSION = 8          # plays of a session on average
-OWN = (0.9, 0.6)     # share of sessions in the listener's own style: out of the own library, from elsewhere
-HELD = 0.9           # share of a session's plays that keep to its style
+SESSION = 8          # mean plays of a session
+OWN = (0.9, 0.6)     # share of sessions in the user's own style: from the user's library, from elsewhere
+HELD = 0.9           # share of a session's plays that have its style
 TABS = ["my library", "discover", "search", "radio", "listen with", "explore", "notification", "settings", None]
 SCREENS = ["Local playlist more", "Online playlist more", "Radio", "Album more", "Discover Chart", "Search", None]
 TYPES = ["local-library", "online-playlist", "local-playlist", "radio", "album", "top-hits-for-artist", "song", None]
@@ -37,14 +36,16 @@ LANGUAGES = ["52", "-1", "3", "17", "31", "10", "24", "45"]
 
 def build_parser():
     parser = cli.Parser(prog="kkbox_generate", description=__doc__)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the five csv files")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full size (default 1)")
-    parser.add_argument("--seed", type=cli.seed_number, default=42, help="seed of everything (default 42)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write the five csv files to")
+    parser.add_argument("--scale", type=float, default=1.0, metavar="FACTOR",
+                        help="size relative to the challenge, above 0 and at most 4 (default 1)")
+    parser.add_argument("--seed", type=cli.seed_number, default=42, metavar="N",
+                        help="seed of all random numbers (default 42)")
     return parser
 
 
 def generate(out, scale=1.0, seed=42):
-    """Write the five files into the folder `out`; returns their numbers of rows by name."""
+    """Write the five files into the folder `out`; returns {name: number of rows}."""
     import numpy as np
     rows = {name: max(round(full * scale), 60) for name, full in FULL.items()}
     rows["members"] = max(round(FULL["members"] * min(1, math.sqrt(scale))), 30) if scale < 1 else rows["members"]
@@ -53,7 +54,7 @@ def generate(out, scale=1.0, seed=42):
     style = rng.integers(STYLES, size=rows["songs"])
     taste = rng.integers(STYLES, size=rows["members"])
     activity = rng.lognormal(0, 1.2, rows["members"])
-    played = max(rows["songs"] // 5, 20)  # the others stand in songs.csv alone
+    played = max(rows["songs"] // 5, 20)  # the others are in songs.csv only
     by_style = [np.flatnonzero(style[:played] == s) for s in range(STYLES)]
     for name in ("train", "test"):
         _write(out / f"{name}.csv", _plays(rng, name, rows[name], songs, members, taste, activity, by_style, played))
@@ -99,7 +100,7 @@ def _pick(values, index):
 
 
 def _skewed(rng, n, pool):
-    """n places in a pool, the first ones likeliest."""
+    """n indices of a pool, the first ones most likely."""
     return (pool * rng.random(n) ** 2).astype("int64")
 
 
@@ -111,11 +112,11 @@ def _blank(rng, column, share):
 
 
 def _names(rng, n, accent):
-    """n names: two words, one word, ideographs with a reading, and some with quotes, commas or two people."""
+    """n names: two words, one word, ideographs with a reading, and some with quotes, commas or two names."""
     import numpy as np
     kind, parts = rng.random(n), rng.integers(len(SYLLABLES), size=(n, 6))
     signs = rng.integers(len(IDEOGRAPHS), size=(n, 3))
-    made = []
+    names = []
     for k, p, s, i in zip(kind, parts, signs, np.arange(n), strict=True):
         words = ["".join(SYLLABLES[j] for j in pair).capitalize() for pair in (p[:3], p[3:])]
         if k < 0.45:
@@ -130,14 +131,14 @@ def _names(rng, n, accent):
             name = f"{words[0]}, {words[1]}"
         else:
             name = f"{words[0]} {words[1]}|  {words[1]} {words[0]}"
-        made.append(name)
-    return made
+        names.append(name)
+    return names
 
 
 # --------------------------------------------------------------------------- files
 
 def _plays(rng, name, n, songs, members, taste, activity, by_style, played):
-    """Rows in sessions: one listener, one way of listening, one style, several songs."""
+    """Rows in sessions: one user, one context in the app, one style, several songs."""
     import numpy as np
     import pyarrow as pa
     lengths = rng.geometric(1 / SESSION, n // 4 + 50)
@@ -215,7 +216,7 @@ def _members(rng, members):
 def main(argv=None):
     args = build_parser().parse_args(argv)
     if not 0 < args.scale <= 4:
-        raise UsageError(f"--scale is above 0 and at most 4, not {args.scale:g}")
+        raise UsageError(f"--scale must be above 0 and at most 4, not {args.scale:g}")
     rows = generate(args.out, args.scale, args.seed)
     print(f"{args.out}: " + ", ".join(f"{n} {name}" for name, n in rows.items()))
 

@@ -1,12 +1,12 @@
 """The five files of the KKBOX challenge as tables of one DuckDB session.
 
-    files = kkbox_archives.unpack(kkbox_archives.find("kkbox", names), hidden)
-    with kkbox_raw.Raw(files, memory=1 << 30, spill=hidden / "spill") as raw:
+    files = archives.unpack(archives.find("kkbox", names), hidden)
+    with Raw(files, memory=1 << 30, spill=hidden / "spill") as raw:
         raw.run("select count(*) from train")
 
 Views `train`, `test`, `songs`, `members`, `song_extra_info`: the columns of the file, all text, an empty cell null.
-A row with another number of cells than the header stops the work with its number, and so do bytes that are no UTF-8
-in a column of COLUMNS; the cells of other columns are not read.
+A row whose number of cells differs from the header, or with invalid UTF-8 in a column of COLUMNS, is a WorkError with
+its row number; the cells of other columns are not read.
 """
 import csv
 import re
@@ -20,11 +20,11 @@ COLUMNS = {"train": ("msno", "song_id", "source_system_tab", "source_screen_name
            "songs": ("song_id", "song_length", "genre_ids", "artist_name", "composer", "lyricist", "language"),
            "members": ("msno", "city", "bd", "gender", "registered_via", "registration_init_time", "expiration_date"),
            "song_extra_info": ("song_id", "name", "isrc")}
-BLOCK = 8 << 20    # bytes of a csv file that one core reads at a time; larger ones fall out of its cache
+BLOCK = 8 << 20    # bytes of a csv file that one core reads at a time; larger blocks do not fit its cache
 
 
 def header(path):
-    """Column names of a csv file: its first line that is not blank; [] where there is none."""
+    """Column names of a csv file: its first line that is not blank; [] for an empty file."""
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as f:
         try:
             return next(filter(None, csv.reader(f)), [])
@@ -33,15 +33,15 @@ def header(path):
 
 
 def columns_of(path, needed):
-    """Names for all columns of a csv file, each once: the needed ones their own, the others a number."""
-    there = header(path)
-    if not there:
+    """Unique names for all columns of a csv file: needed ones keep their names, the others get a number."""
+    columns = header(path)
+    if not columns:
         raise WorkError(f"{path} is empty; a csv with the columns {', '.join(needed)} is expected")
-    if missing := [c for c in needed if c not in there]:
-        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)[:300]}")
-    if twice := [c for c in needed if there.count(c) > 1]:
-        raise WorkError(f"{path} has the column {', '.join(twice)} more than once; remove or rename what is not meant")
-    return [c if c in needed else f"column {i}" for i, c in enumerate(there)]
+    if missing := [c for c in needed if c not in columns]:
+        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)[:300]}")
+    if twice := [c for c in needed if columns.count(c) > 1]:
+        raise WorkError(f"{path} has the column {', '.join(twice)} more than once; remove or rename the duplicates")
+    return [c if c in needed else f"column {i}" for i, c in enumerate(columns)]
 
 
 def has_quotes(path):
@@ -54,7 +54,7 @@ class Raw:
     """A DuckDB session with a view of each file; errors of SQL and of csv become one sentence."""
 
     def __init__(self, files, memory, spill):
-        """files: {name: Path of a plain csv}; memory: bytes for DuckDB; spill: folder for what it cannot hold."""
+        """files: {name: Path of a plain csv}; memory: bytes for DuckDB; spill: folder for its temporary files."""
         import duckdb
         self.files, self.texts = files, {}
         self.pool = ThreadPoolExecutor(2)
@@ -76,15 +76,15 @@ class Raw:
         return self._read(name, columns, pa.dictionary(pa.int32(), pa.string()))
 
     def read_ahead(self, *names):
-        """Begin to read files that `rows` will be asked for."""
+        """Start reading files that are later passed to `rows`."""
         import pyarrow as pa
         self.texts |= {name: self.pool.submit(self._read, name, COLUMNS[name], pa.string()) for name in names}
 
     def rows(self, name, wanted):
-        """The row of each id of `wanted` (Arrow texts), as an Arrow table in their order; nulls where there is none.
+        """The row of each id of `wanted` (Arrow texts), as an Arrow table in their order; nulls for missing ids.
 
-        The id is the first of the file's COLUMNS. Tells of ids that stand there twice; the first row counts. The
-        file was given to `read_ahead`.
+        The id is the first of the file's COLUMNS. Of duplicate ids the first row is used, and their number is
+        printed. `read_ahead` must have been called for the file.
         """
         import numpy as np
         import pyarrow as pa
@@ -94,15 +94,15 @@ class Raw:
         place = pc.index_in(table[key], value_set=wanted)
         table, place = table.filter(place.is_valid()), place.drop_null().to_numpy()
         row = np.full(len(wanted), -1)
-        row[place[::-1]] = np.arange(len(place))[::-1]   # the last that is assigned stays
+        row[place[::-1]] = np.arange(len(place))[::-1]   # of duplicate ids the first row is assigned last
         if repeated := len(place) - np.count_nonzero(row >= 0):
-            print(f"{self.files[name].name}: {repeated} rows repeat a {key}; the first row counts")
+            print(f"{self.files[name].name}: {repeated} rows repeat a {key}; the first row is used")
         return table.combine_chunks().take(pa.array(row, mask=row < 0))
 
     def _read(self, name, columns, kind):
         """Columns of a file as an Arrow table, read once, in blocks, on all cores.
 
-        A fault is looked up by the session, which names its row.
+        After an error the DuckDB session reads the file once more to find the number of the row.
         """
         import pyarrow as pa
         from pyarrow import csv as arrow
@@ -114,11 +114,11 @@ class Raw:
                                      null_values=[""], strings_can_be_null=True))
         except pa.ArrowInvalid as e:
             fault = f"select count(hash(row)) from {name} as row"
-            self._do(lambda: self.con.cursor().execute(fault).fetchall())   # its own: files are read side by side
-            raise WorkError(f"{path} is not the table expected ({str(e).splitlines()[0][:200]})") from None
+            self._do(lambda: self.con.cursor().execute(fault).fetchall())   # a cursor, as files are read concurrently
+            raise WorkError(f"{path} is not the expected table ({str(e).splitlines()[0][:200]})") from None
 
     def select(self, sql, rows):
-        """Result of a query on an Arrow table, which it calls `given`, as an Arrow table."""
+        """Result of a query on an Arrow table, named `given` in the query, as an Arrow table."""
         self.con.register("given", rows)
         try:
             return self._do(lambda: self.con.sql(sql).to_arrow_table())
@@ -130,8 +130,8 @@ class Raw:
         try:
             return work()
         except duckdb.OutOfMemoryException as e:
-            raise WorkError(f"out of memory or of disk to spill to ({str(e).splitlines()[0]}); "
-                            "give more with --memory, or free disk in the workspace") from None
+            raise WorkError(f"out of memory or of disk space for temporary files ({str(e).splitlines()[0]}); "
+                            "raise --memory, or free disk space in the workspace") from None
         except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
             raise WorkError(self._explain(str(e))) from None
 
@@ -144,12 +144,12 @@ class Raw:
                  f"{f'; it begins {text[1]!r}' if text else ''})")
         if counts:
             many = counts[2] if int(counts[2]) < int(counts[1]) else "more"
-            return f"{place}: {many} cells where the header has {counts[1]}; mend or remove that row"
+            return f"{place}: {many} cells where the header has {counts[1]}; correct or remove that row"
         if "unterminated quote" in error:
-            return f"{place}: a quoted cell begins there and never ends"
+            return f"{place}: the quoted cell that begins there is not closed; correct or remove that row"
         if "unicode" in error:
-            return f"{place}: bytes that are no UTF-8; the challenge's files are UTF-8"
-        return f"{place} is not the table expected ({' '.join(error.split())[:200]})"
+            return f"{place}: invalid UTF-8; the files of the challenge are UTF-8"
+        return f"{place} is not the expected table ({' '.join(error.split())[:200]})"
 
     def __enter__(self):
         return self

@@ -1,8 +1,8 @@
-"""Number the listeners and songs of the KKBOX files and write plays.pqt, items and users: SQL and arrays.
+"""Number the users and songs of the KKBOX files and write plays.pqt, items and users, with SQL and arrays.
 
-The plays are read once, on all cores, as dictionaries: a text is kept once per block of the file, a row is a few
-numbers. 10 million plays take 0.5 GB so, where their ids alone would take 0.9. Of the metadata files only the rows of
-songs and listeners that were played are kept.
+The plays are read once, on all cores, as dictionary columns: each text is stored once per block of the file. So 10
+million plays need 0.5 GB, where the text of their ids would need 0.9. Of the metadata files only the rows of songs and
+users with plays are kept.
 """
 import csv
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ ROWS = 1 << 19      # rows of a row group of plays.pqt
 NO_TARGET = -1      # target of a play of test.csv, in memory
 SECOND = 1_000_000  # microseconds
 IDS = ("msno", "song_id")
-SEVERAL = ("genre_ids", "artist_name", "composer", "lyricist")   # cells with pipes between their names
+SEVERAL = ("genre_ids", "artist_name", "composer", "lyricist")   # cells with several values, separated by pipes
 
 
 @dataclass
 class Plays:
     """Every play in order: user, track int32 (N,) rows of the sorted id lists; n_train rows of train.csv first.
 
-    context: {column: unsigned (N,) place in categories[column], the number of them where unknown}
-    target: int8 (N,), -1 where there is none. users, tracks: the ids, sorted Arrow texts.
+    context: {column: unsigned (N,) index of categories[column], or their number for unknown}
+    target: int8 (N,), -1 for none. users, tracks: the ids, sorted Arrow texts.
     skipped: {file: rows without ids}
     """
     user: np.ndarray
@@ -43,8 +43,8 @@ class Plays:
         return len(self.user)
 
     def table(self, rows):
-        """Arrow table of some rows, an array or a slice with both ends, in the columns of plays.pqt."""
-        number = np.r_[rows]   # of an array itself, of a slice its numbers
+        """Arrow table of some rows (an array of indices, or a slice with both ends) with the columns of plays.pqt."""
+        number = np.r_[rows]   # the indices of an array or a slice
         columns = {"user_id": self.user[rows].astype(np.int64), "track_id": self.track[rows].astype(np.int64),
                    "timestamp": pa.array(number * SECOND).cast(pa.timestamp("us"))}
         for name in CONTEXT:
@@ -59,14 +59,14 @@ class Plays:
 # --------------------------------------------------------------------------- numbering
 
 def read_plays(raw, with_test=True):
-    """Plays of train.csv, then of test.csv. The metadata is read ahead while the plays are numbered."""
+    """Plays of train.csv, then of test.csv. Reading of the metadata starts while the plays are numbered."""
     files = ("train", "test") if with_test else ("train",)
     parts = [*raw.pool.map(raw.encoded, files, ([*IDS, *CONTEXT, "target"], [*IDS, *CONTEXT]))]
     rows = [part.num_rows for part in parts]
     order = (*reversed(IDS), *CONTEXT, "target")   # the songs take longest
     chunks = {c: [chunk for part in parts if c in part.column_names for chunk in part[c].chunks] for c in order}
     del parts
-    codes = raw.pool.map(encoded, map(chunks.pop, order))   # each freed when it is done
+    codes = raw.pool.map(encoded, map(chunks.pop, order))   # popped, so that each is freed when done
     raw.read_ahead("songs", "song_extra_info", "members")
     columns = dict(zip(order, codes, strict=True))
     target, words = columns.pop("target")
@@ -86,7 +86,7 @@ def read_plays(raw, with_test=True):
 
 
 def encoded(chunks):
-    """(codes int32 (N,), values) of dictionary chunks: places in the sorted distinct values, their number for null."""
+    """(codes int32 (N,), values) of dictionary chunks: indices of the sorted distinct values, their number for null."""
     import pyarrow.compute as pc
     if not chunks:
         return np.zeros(0, np.int32), pa.array([], pa.string())
@@ -100,14 +100,14 @@ def encoded(chunks):
 
 
 def _without(code, values):
-    """Codes and values without the values that no row has."""
+    """Codes and values without unused values."""
     used = np.bincount(code, minlength=len(values) + 1) > 0
     used[-1] = True
     return (np.cumsum(used, dtype=np.int32) - 1)[code], values.filter(pa.array(used[:-1]))
 
 
 def _small(text):
-    """A number of one byte out of a text, NO_TARGET where it is none."""
+    """A text as a number of one byte, NO_TARGET if it is not one."""
     try:
         number = int(float(text))
     except (ValueError, OverflowError):
@@ -116,7 +116,7 @@ def _small(text):
 
 
 def write_ids(path, header, ids):
-    """idx,id of sorted Arrow texts; quoted where one of them needs it."""
+    """Write idx,id of sorted Arrow texts as csv, quoted if one of them needs it."""
     ids = ids.to_pylist()
     whole = "\n".join(ids)
     with open(path, "w", encoding="utf-8", newline="") as f:
@@ -128,7 +128,7 @@ def write_ids(path, header, ids):
 
 
 def write_plays(path, plays):
-    """plays.pqt, a row group at a time."""
+    """Write plays.pqt, one row group at a time."""
     import pyarrow.parquet as pq
     with pq.ParquetWriter(path, plays.table(slice(0, 0)).schema, compression="zstd", compression_level=1,
                           use_dictionary=[*CONTEXT], write_statistics=["timestamp"], column_encoding=dict.fromkeys(
@@ -140,7 +140,7 @@ def write_plays(path, plays):
 # --------------------------------------------------------------------------- metadata
 
 def names(column):
-    """SQL of the distinct names of a list, in their order and without '', or null where there is none."""
+    """SQL of the distinct names of a list, in their order and without '', or null if there are none."""
     given = f"list_filter({column}, lambda n: n <> '')"
     return f"""case when len({column}) = 1 and {column}[1] <> '' then {column}
                     else nullif(list_filter({given}, lambda n, i: list_position({given}, n) = i), []) end"""
@@ -171,9 +171,9 @@ USERS = f"""
 
 
 def stripped(table):
-    """An Arrow table of texts without the blanks, tabs and line ends around them, as str.strip makes them.
+    """An Arrow table of texts without surrounding whitespace, as from str.strip.
 
-    The columns SEVERAL become lists of what stands between the pipes.
+    The columns SEVERAL become lists, split at the pipes.
     """
     import pyarrow.compute as pc
     columns = {}
@@ -189,22 +189,22 @@ def stripped(table):
 
 
 def read_items(raw, tracks):
-    """Arrow table of the songs' metadata, a row per track, with `known`: stands in songs.csv."""
+    """Arrow table of the songs' metadata, a row per track, with `known`: is in songs.csv."""
     rows, extra = raw.pool.map(raw.rows, ("songs", "song_extra_info"), (tracks, tracks))
     rows = rows.append_column("name", extra["name"]).append_column("code", extra["isrc"])
     return raw.select(ITEMS, stripped(rows).append_column("idx", pa.array(np.arange(len(tracks)))))
 
 
 def read_users(raw, users):
-    """Arrow table of the listeners' metadata, a row per user, with `known`: stands in members.csv."""
+    """Arrow table of the users' metadata, a row per user, with `known`: is in members.csv."""
     rows = stripped(raw.rows("members", users))
     return raw.select(USERS, rows.append_column("idx", pa.array(np.arange(len(users)))))
 
 
-# --------------------------------------------------------------------------- what the filters made of them
+# --------------------------------------------------------------------------- results of the filters
 
 def write_metadata(path, plays, items, users, kept):
-    """items.pqt and users.pqt; returns counts. path: function from a file's name to where it is written."""
+    """Write items.pqt and users.pqt; returns counts. path: function from a file name to its output path."""
     popularity = np.bincount(plays.track[:plays.n_train], minlength=len(plays.tracks))
     write_parquet(path("items.pqt"), items.drop_columns(["known"])
                        .append_column("plays", pa.array(popularity)).append_column("kept", pa.array(kept.tracks)))
@@ -215,7 +215,7 @@ def write_metadata(path, plays, items, users, kept):
 
 
 def write_points(path, plays, rows, position, part):
-    """points.pqt and split.pqt, see kkbox.py; returns counts."""
+    """Write points.pqt and split.pqt (see preprocess/kkbox/__init__.py); returns counts."""
     from preprocess.kkbox.filters import PARTS, split_pairs
     words = pa.DictionaryArray.from_arrays(pa.array(part), pa.array(PARTS.tolist()))
     table = plays.table(rows).add_column(1, "position", pa.array(position)).add_column(3, "part", words)

@@ -3,17 +3,17 @@
     python preprocess/0_get_plays_pqt.py lastfm --raw DIR [--audio-features DIR] [--spotify FILE] --workdir W
     python preprocess/0_get_plays_pqt.py lastfm --raw DIR --audio-features DIR --audio-only --workdir W2
 
-1,892 listeners, 17,632 artists, 92,834 play counts. Here an artist is a "track": `track_id` is the row
-of trackid_sorted.csv, whose ids are the artist ids of artists.dat, sorted as text like the ids of every
-other data set ("10" before "2"); users keep their integer ids. Plays carry a count and no time.
-Embeddings: `tags`, with --spotify `spotify`, with --audio-features `vggish`, `whisper`, `minilm`; artists
-without one are rows of NaN. `tags` and `minilm` (a text model on the same tags) were given by the very
-listeners whose plays are to be predicted: they are no content in the sense of audio.
---audio-only makes the data set `lastfm-audio`: the 1,425 artists and 1,858 listeners of the published
-split, which is written as split.pqt (`1_train_test_split.py --protocol given`).
+1,892 listeners, 17,632 artists, 92,834 play counts. The items ("tracks") are artists: `track_id` is the row of
+trackid_sorted.csv, whose ids are the artist ids of artists.dat, sorted as text like the ids of every other
+data set ("10" before "2"); users keep their integer ids. Plays have a count and no time.
+Embeddings: `tags`; with --spotify `spotify`; with --audio-features `vggish`, `whisper`, `minilm`; artists
+without a vector have NaN rows. `tags` and `minilm` (a text model of the same tags) come from the listeners whose
+plays are to be predicted, so unlike audio they are not independent of the interactions.
+--audio-only writes the data set `lastfm-audio`: the 1,425 artists and 1,858 listeners of the published split,
+which becomes split.pqt (for `1_train_test_split.py --protocol given`).
 
 Source: Cantador, Brusilovsky, Kuflik, "2nd Workshop on Information Heterogeneity and Fusion in
-Recommender Systems (HetRec 2011)", RecSys 2011. Non-commercial use only. Takes 0.6 GB of memory.
+Recommender Systems (HetRec 2011)", RecSys 2011. Non-commercial use only. Needs 0.6 GB of memory.
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,25 +34,28 @@ FILES = {
     "user_taggedartists.dat": {"userID": int, "artistID": int, "tagID": int},
     "user_friends.dat": {"userID": int, "friendID": int},
 }
-ENCODINGS = {"tags.dat": ("utf-8", "latin-1")}  # alone among the files, tags.dat is Latin-1
+ENCODINGS = {"tags.dat": ("utf-8", "latin-1")}  # only tags.dat is Latin-1
 SPLIT_PAIRS = {"train": 44_327, "val": 4_799, "test": 7_219}  # of the published split, for comparison
 
 
 def add_arguments(parser):
     parser.add_argument("--raw", metavar="DIR", help="folder with artists.dat, tags.dat, user_artists.dat, "
-                        "user_taggedartists.dat, user_friends.dat (default: downloaded)")
-    parser.add_argument("--audio-features", metavar="DIR", help="folder with artists.csv, users.csv, lfm2k.inter and "
-                        "matrices (vggish.npy, ...), or the archive lfm2k_mm_json.zip of Zenodo record 15403972; "
-                        "'download' fetches that (624 MB)")
-    parser.add_argument("--spotify", metavar="FILE", help="csv of Spotify playlist songs with their audio features")
+                        "user_taggedartists.dat, user_friends.dat (default: downloaded from grouplens.org)")
+    parser.add_argument("--audio-features", metavar="PATH", help="multimodal features of the artists: a folder with "
+                        "artists.csv, users.csv, lfm2k.inter and matrices (vggish.npy, ...), the archive "
+                        "lfm2k_mm_json.zip of Zenodo record 15403972, or 'download' to fetch the archive (624 MB)")
+    parser.add_argument("--spotify", metavar="FILE", help="csv file of Spotify playlist songs with their audio "
+                        "features, for the embedding spotify")
     parser.add_argument("--audio-only", action="store_true",
-                        help="only the artists and listeners of the published audio split, and that split")
-    parser.add_argument("--seed", type=cli.seed_number, default=42, help="seed of the tags' reduction (default 42)")
-    parser.add_argument("--downloads", metavar="DIR", help="where downloads are kept (default: raw/ in the workspace)")
+                        help="keep only the artists and listeners of the published audio split, and write that split")
+    parser.add_argument("--seed", type=cli.seed_number, default=42, metavar="N",
+                        help="seed of the truncated SVD of the tags (default 42)")
+    parser.add_argument("--downloads", metavar="DIR",
+                        help="folder for downloaded files (default: raw/ in the workspace)")
 
 
 def get_plays(args, workdir):
-    """Write the workspace: plays, items, users, embeddings and dataset.json; skip it when nothing changed."""
+    """Write the workspace: plays, items, users, embeddings and dataset.json; skip it if nothing changed."""
     from preprocess.lastfm import tables
     raw = Path(args.raw).expanduser() if args.raw else _download_raw(args, workdir)
     audio = _audio_source(args, workdir)
@@ -60,7 +63,7 @@ def get_plays(args, workdir):
     files = _inputs(raw, audio, spotify)
     name = "lastfm-audio" if args.audio_only else "lastfm"
     request = {"dataset": name, "tag_dim": tables.TAG_DIM, "seed": args.seed, **{p.name: checksum(p) for p in files}}
-    with stage.together(workdir / "dataset.json", name) as new:
+    with stage.atomic_outputs(workdir / "dataset.json", name) as new:
         if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
             return
         data = read(raw)
@@ -86,14 +89,14 @@ def _has_embeddings(workdir, old):
 
 
 def _inputs(raw, audio, spotify):
-    """Every file that decides the result, or one sentence about those that are not there."""
+    """Every file that determines the result; UsageError or WorkError if one is missing."""
     from preprocess.lastfm import audio as lastfm_audio
     if not raw.is_dir():
-        raise UsageError(f"--raw {raw} is not a folder; name the one with the .dat files of {Path(URL).name}")
+        raise UsageError(f"--raw {raw} is not a folder; name the folder with the .dat files of {Path(URL).name}")
     if missing := [n for n in FILES if not (raw / n).is_file()]:
         raise WorkError(f"--raw {raw} lacks {', '.join(missing)}; it must hold the unpacked {Path(URL).name}")
     if spotify is not None and not spotify.is_file():
-        raise UsageError(f"--spotify {spotify} is no file; name a csv with track_artist and the audio features")
+        raise UsageError(f"--spotify {spotify} is not a file; name a csv with track_artist and the audio features")
     return [raw / n for n in FILES] + (lastfm_audio.files_of(audio) if audio else []) + ([spotify] if spotify else [])
 
 
@@ -128,7 +131,7 @@ class Listening:
 
     artists: id, name, url; tags: tagID, tagValue; plays: userID, artistID, weight (plays), one row per pair;
     tagged: userID, artistID, tagID, one row per assignment; friends: userID, friendID, both directions
-    dropped: what was left out, in words -> rows
+    dropped: {description: rows left out}
     """
     artists: object
     tags: object
@@ -139,16 +142,16 @@ class Listening:
 
 
 def read(folder):
-    """Read and clean the five files. Raises WorkError in one sentence for anything that is not as described.
+    """Read and clean the five files. Raises WorkError for a file that does not have the documented form.
 
     Left out and counted: plays and tags of artists absent from artists.dat, tags absent from tags.dat,
-    tags and friends of users without plays, repeated tags and friends. Repeated play rows are summed.
+    tags and friends of users without plays, duplicate tags and friends. Duplicate play rows are summed.
     """
     artists, tags, plays, tagged, friends = (
         read_table(folder / n, columns, encodings=ENCODINGS.get(n, ("utf-8",))) for n, columns in FILES.items())
     for frame, column, file in ((artists, "id", "artists.dat"), (tags, "tagID", "tags.dat")):
         if twice := int(frame[column].duplicated().sum()):
-            raise WorkError(f"{folder / file}: {twice} ids of {column} stand in it twice")
+            raise WorkError(f"{folder / file} contains {twice} duplicate values of {column}")
     if few := int((plays["weight"] < 1).sum()):
         raise WorkError(f"{folder / 'user_artists.dat'}: {few} rows have fewer than one play (weight)")
     dropped = {}
@@ -184,7 +187,7 @@ def _catalogue(data, features):
     if features is not None:
         ids = ids[ids.isin(features.artists)]
         if ids.empty:
-            raise WorkError("none of the artists with audio features is in artists.dat; are the two of one data set?")
+            raise WorkError("none of the artists with audio features is in artists.dat; use files of one data set")
     artists = sorted(ids.tolist(), key=str)
     return artists, (None if features is None else set(features.split[0].tolist())), features and features.split
 

@@ -1,13 +1,13 @@
-"""What pretrained models heard and read of 1,425 Last.fm artists, and the published split of their plays.
+"""Embeddings of 1,425 Last.fm artists by pretrained audio and text models, and the published split of their plays.
 
 Source: Spillo et al., "See the Movie, Hear the Song, Read the Book: Extending MovieLens-1M, Last.fm-2K,
 and DBbook with Multimodal Data" (RecSys 2025), data https://zenodo.org/records/15403972.
-Two forms are read:
-- a folder of matrices: `artists.csv` (row,artistID,...), `users.csv` (row,userID) and `lfm2k.inter`
-  (userID, itemID as rows of those, x_label 0 train, 1 val, 2 test), and one `NAME.npy` per
-  representation, its row r for row r of artists.csv;
-- the archive `lfm2k_mm_json.zip` of the record, or a folder with its files: per encoder one json
-  {"ARTIST_SONG": [numbers]}. Songs are averaged by artist, and the split is made again by its recipe.
+Two forms are accepted:
+- a folder of matrices: `artists.csv` (row,artistID,...), `users.csv` (row,userID), `lfm2k.inter`
+  (userID and itemID as rows of those, x_label 0 train, 1 val, 2 test), and one `NAME.npy` per
+  representation, row r for row r of artists.csv;
+- the archive `lfm2k_mm_json.zip` of the record, or a folder with its files: one json per encoder,
+  {"ARTIST_SONG": [numbers]}. Songs are averaged by artist, and the split is recomputed by the published procedure.
 """
 import contextlib
 import json
@@ -29,7 +29,7 @@ SIZE = "624 MB"
 SOURCE = "https://zenodo.org/records/15403972 (doi 10.1145/3705328.3748162)"
 LICENCE = ("see the record; made from Last.fm 2k (non-commercial) and from songs whose rights "
            "stay with their owners")
-# Backends by the name their files have, with what the authors' scripts did.
+# Backends by file name, as processed by the authors' scripts.
 BACKENDS = {
     "vggish": {"backend": "VGGish, PCA and 8-bit quantisation of its release (values 0 to 255)",
                "pooling": "mean over the frames of a song, then over the songs of an artist"},
@@ -37,7 +37,7 @@ BACKENDS = {
                 "pooling": "mean over time, over chunks, then over the songs of an artist"},
     "minilm": {"backend": "sentence-transformers/all-MiniLM-L6-v2 on the artist's tags, sorted, joined by commas",
                "pooling": "one text per artist",
-               "beware": "text of the tags given by the same listeners: the caveat of `tags` holds here too"},
+               "beware": "text of the tags given by the same listeners: the caveat of `tags` applies"},
 }
 JSON_NAMES = {"vggish": "vggish", "whisper": "whisper", "minilm": "all-MiniLM-L6-v2"}
 ENCODERS = (*JSON_NAMES.values(), "all-mpnet-base-v2", "resnet152", "vgg", "vit_avg", "vit_cls")
@@ -47,12 +47,12 @@ _ENTRY = re.compile(rb'"(\d+)(?:_[^"]*)?"\s*:\s*(\[[^\[\]]*\])')
 
 @dataclass
 class Features:
-    """Artists with a representation, and who played them in which part.
+    """Artists with a representation, and the published split of their plays.
 
     vectors:  name -> (artist ids int64 (n,), float (n, D)), the ids distinct
     artists:  int64 (A,) ids of the published catalogue
     split:    (user id, artist id, part) arrays of equal length, part one of train, val, test
-    recipe:   how the split was come by; files: the Paths read; pool: songs averaged per name
+    recipe:   origin of the split; files: the Paths read; facts: for the json of the embeddings
     """
     vectors: dict
     artists: np.ndarray
@@ -63,7 +63,7 @@ class Features:
 
 
 def files_of(source):
-    """The files `read` would read, so that a caller can tell whether anything changed."""
+    """The files that `read` would read, for checksums."""
     source = Path(source)
     if source.is_file():
         return [source]
@@ -100,11 +100,11 @@ def _read_matrices(files):
     for column, ids, path in (("a userID", user_ids, users), ("an itemID", artist_ids, artists)):
         outside = ~table[column.split()[1]].between(0, len(ids) - 1)
         if outside.any():
-            raise WorkError(f"{pairs}: {int(outside.sum())} rows have {column} that is no row of {path.name}")
+            raise WorkError(f"{pairs}: {int(outside.sum())} rows have {column} that is not a row of {path.name}")
     if not table["x_label"].isin([0, 1, 2]).all():
         raise WorkError(f"{pairs}: x_label must be 0 (train), 1 (val) or 2 (test)")
     if twice := int(table.duplicated(["userID", "itemID"]).sum()):
-        raise WorkError(f"{pairs}: {twice} pairs stand in it twice")
+        raise WorkError(f"{pairs} contains {twice} duplicate (userID, itemID) pairs")
     vectors = {}
     for path in matrices:
         matrix = _matrix(path, len(artist_ids))
@@ -120,7 +120,7 @@ def _numbered(path, column, table):
     if table["row"].tolist() != list(range(len(ids))):
         raise WorkError(f"{path}: row must count 0, 1, 2, ... without gaps")
     if len(np.unique(ids)) != len(ids):
-        raise WorkError(f"{path} lists {len(ids) - len(np.unique(ids))} ids of {column} twice")
+        raise WorkError(f"{path} contains {len(ids) - len(np.unique(ids))} duplicate values of {column}")
     return ids
 
 
@@ -143,8 +143,8 @@ def _read_json(files, user, artist):
     with _streams(files) as streams:
         if missing := [n for n in ENCODERS if n not in streams]:
             raise WorkError(f"{files[0].parent if len(files) > 1 else files[0]} lacks "
-                            f"{', '.join(f'{m}.json' for m in missing)}; the published catalogue is "
-                            "the artists all of these have")
+                            f"{', '.join(f'{m}.json' for m in missing)}; the published catalogue "
+                            "consists of the artists that all of these contain")
         with Progress(len(streams), "reading encoders", unit="files", every=2.0) as progress:
             for stem, open_stream in streams.items():
                 name = next((n for n, s in JSON_NAMES.items() if s == stem), None)
@@ -156,12 +156,12 @@ def _read_json(files, user, artist):
                 progress.update(1)
     split = published_split(user, artist, known)
     catalogue = np.unique(split[1])
-    return Features(vectors, catalogue, split, "made again by the published recipe", files, {"songs": songs})
+    return Features(vectors, catalogue, split, "recomputed by the published procedure", files, {"songs": songs})
 
 
 @contextlib.contextmanager
 def _streams(files):
-    """{encoder: function opening its json as a binary stream}, from the archive or the unpacked files."""
+    """{encoder: function that opens its json as a binary stream}, from the archive or the unpacked files."""
     if files[0].suffix == ".json":
         yield {p.stem: (lambda p=p: open(p, "rb")) for p in files}
         return
@@ -173,7 +173,7 @@ def _streams(files):
 def entries(stream, name, block=1 << 22, longest=1 << 26):
     """Yield (artist id, bytes of the json list) from {"ARTIST_SONG": [...], ...}, a block at a time.
 
-    Memory is a few blocks however large the file. Raises WorkError where the text is of another form.
+    Memory is a few blocks, whatever the size of the file. Raises WorkError for text of another form.
     """
     rest, empty = b"", True
     while chunk := stream.read(block):
@@ -189,7 +189,7 @@ def entries(stream, name, block=1 << 22, longest=1 << 26):
     if rest.strip(b" \t\r\n{},"):
         raise WorkError(f'{name}.json is not of the form {{"ARTIST_SONG": [numbers], ...}} near {rest[:40]!r}')
     if empty:
-        raise WorkError(f"{name}.json holds no vector")
+        raise WorkError(f"{name}.json contains no vectors")
 
 
 def _pool(pairs, keep):
@@ -203,19 +203,19 @@ def _pool(pairs, keep):
             lengths.add(len(vector))
             total[artist] = total[artist] + vector if artist in total else vector
         if len(lengths) > 1:
-            raise WorkError(f"the vectors of one encoder differ in length: {sorted(lengths)}")
+            raise WorkError(f"the vectors of an encoder must have equal lengths, but have {sorted(lengths)}")
     ids = np.array(sorted(songs), dtype=np.int64)
     matrix = np.array([total[a] / songs[a] for a in ids], dtype=np.float32) if keep else None
     return ids, matrix, sum(songs.values())
 
 
 def published_split(user, artist, known):
-    """The split of lfm2k.inter, made again: (user id, artist id, part) arrays in the order of that file.
+    """The split of lfm2k.inter, recomputed: (user id, artist id, part) arrays in the order of that file.
 
     user, artist: int64 (N,) pairs in the order of user_artists.dat; known: ids of artists with all modalities
-    Pairs of users and artists with at least 5 pairs, repeatedly, then of known artists; those of each
-    user in an order shuffled with seed 42; the first 80 % train, the next 10 % val, the rest test, both
-    shares rounded down; val and test pairs of an artist or user absent from train dropped.
+    Procedure: the 5-core of users and artists, restricted to known artists; the pairs of each user shuffled with
+    seed 42; the first 80 % train, the next 10 % val, the rest test, both shares rounded down; val and test pairs
+    of an artist or user absent from train dropped.
     """
     core = np.flatnonzero(_core(user, artist, 5) & np.isin(artist, known))
     core = core[np.argsort(user[core], kind="stable")]
@@ -227,7 +227,8 @@ def published_split(user, artist, known):
         val = train + int(n * 0.1)
         part.append(np.repeat([0, 1, 2], [train, val - train, n - val]))
     if not order:
-        raise WorkError("no user has 5 plays of artists that all encoders know; there is no published split of this")
+        raise WorkError("no user has 5 pairs with artists that all encoders contain, so the published split is empty; "
+                        "use files of one data set")
     rows, part = core[np.concatenate(order)], np.concatenate(part)
     rows, part = rows[by := np.argsort(part, kind="stable")], part[by]
     seen = (part == 0) | (np.isin(user[rows], user[rows[part == 0]]) & np.isin(artist[rows], artist[rows[part == 0]]))
@@ -236,7 +237,7 @@ def published_split(user, artist, known):
 
 
 def _core(user, artist, k):
-    """Mask (N,) of the pairs left when users and artists with less than k pairs are removed until none is left."""
+    """The k-core: mask (N,) of the pairs left after repeatedly removing users and artists with fewer than k pairs."""
     mask = np.ones(len(user), dtype=bool)
     codes = [np.unique(ids, return_inverse=True)[1] for ids in (user, artist)]
     while True:

@@ -1,6 +1,6 @@
-"""Write the Last.fm workspace: tables and embeddings, every file whole or not at all.
+"""Write the tables and embeddings of the Last.fm workspace.
 
-Called by preprocess/lastfm/__init__.py, which reads the sources; the layout is that of every workspace (README).
+Called by preprocess/lastfm/__init__.py, which reads the sources; the files are those of every workspace (README).
 """
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,8 @@ TAG_DIM = 200
 def write_tables(path, data, artists, users, split):
     """Track list, plays, items, users and the given split; returns the counts for dataset.json.
 
-    path: function from a file's name to where it is written; artists: ids in row order
-    users: set of ids kept, None for all; split: (user, artist, part) arrays or None
+    path: function from a file name to its output path; artists: ids in row order
+    users: set of user ids to keep, None for all; split: (user, artist, part) arrays or None
     """
     write_text(path("trackid_sorted.csv"), "idx,trackid\n" + "".join(f"{i},{a}\n" for i, a in enumerate(artists)))
     row = _rows_of(artists)
@@ -37,7 +37,7 @@ def write_tables(path, data, artists, users, split):
 
 
 def _rows_of(artists):
-    """Function from a series of artist ids, all in the list, to their rows."""
+    """Function that maps a series of artist ids, all in the list, to their rows."""
     ids = np.array(artists, dtype=np.int64)
     order = np.argsort(ids)
 
@@ -57,7 +57,7 @@ def _lists(row, values, n):
 
 
 def _write_items(path, data, artists, row):
-    """items.pqt: artist, and the tags given to it, the most frequent first (then by name)."""
+    """items.pqt: artist and its tags, the most frequent first (then by name)."""
     meta = data.artists.set_index("id").loc[artists]
     given = data.tagged[data.tagged["artistID"].isin(artists)]
     given = given.groupby(["artistID", "tagID"], as_index=False).size().merge(data.tags, on="tagID")
@@ -72,7 +72,7 @@ def _write_items(path, data, artists, row):
 
 
 def _write_users(path, data, user):
-    """users.pqt: the users with plays and their friends among them; returns how many users."""
+    """users.pqt: the users with plays and their friends among them; returns the number of users."""
     users = np.unique(user)
     friends = data.friends[data.friends["userID"].isin(users) & data.friends["friendID"].isin(users)]
     friends = friends.sort_values(["userID", "friendID"])
@@ -83,34 +83,34 @@ def _write_users(path, data, user):
 
 
 def _write_split(path, split, plays, row):
-    """split.pqt for `--protocol given`; pairs that nobody played are left out and counted."""
+    """split.pqt for `--protocol given`; pairs without plays are left out and counted."""
     import pandas as pd
     pairs = pd.DataFrame(dict(zip(("userID", "artistID", "part"), split, strict=True)))
-    there = pairs.merge(plays[["userID", "artistID", "track"]], how="left", on=["userID", "artistID"])
-    played = there["track"].notna()
-    kept = there[played].astype({"track": np.int64}).sort_values(["userID", "track"])
+    merged = pairs.merge(plays[["userID", "artistID", "track"]], how="left", on=["userID", "artistID"])
+    played = merged["track"].notna()
+    kept = merged[played].astype({"track": np.int64}).sort_values(["userID", "track"])
     write_parquet(path("split.pqt"), pa.table({
         "user_id": _ints(kept["userID"]), "track_id": _ints(kept["track"]),
         "part": pa.array(kept["part"].tolist(), pa.string())}))
-    found = kept["part"].value_counts()
-    return {"split": {p: int(found.get(p, 0)) for p in lastfm_audio.PARTS.tolist()},
+    sizes = kept["part"].value_counts()
+    return {"split": {p: int(sizes.get(p, 0)) for p in lastfm_audio.PARTS.tolist()},
             "split_pairs_without_plays": int((~played).sum()), "plays_outside_split": len(plays) - len(kept)}
 
 
 # --------------------------------------------------------------------------- embeddings
 
 def write_embeddings(workdir, tracks, data, artists, features, spotify, seed):
-    """Every representation the sources give of the artists of the workspace; returns {name: {dim, rows}}.
+    """Write every available embedding of the workspace's artists; returns {name: {dim, rows}}.
 
-    tracks: checksum of trackid_sorted.csv. What is fitted (idf, SVD, mean and spread) is fitted to them.
+    tracks: checksum of trackid_sorted.csv. Statistics (idf, SVD, mean and deviation) are fitted to these artists.
     """
-    made = {"tags": _tags(data, artists, seed)}
+    embeddings = {"tags": _tags(data, artists, seed)}
     if spotify is not None:
-        made["spotify"] = _spotify(data, artists, spotify)
+        embeddings["spotify"] = _spotify(data, artists, spotify)
     for name, (ids, matrix) in (features.vectors if features else {}).items():
-        made[name] = _audio(name, ids, matrix, artists, features)
+        embeddings[name] = _audio(name, ids, matrix, artists, features)
     return {name: _write_embedding(workdir, name, matrix, artists, tracks, reason, about)
-            for name, (matrix, reason, about) in made.items()}
+            for name, (matrix, reason, about) in embeddings.items()}
 
 
 def _write_embedding(workdir, name, matrix, artists, tracks, reason, about):
@@ -133,10 +133,10 @@ def _tags(data, artists, seed):
                                                 TAG_DIM, seed)
     plays = data.plays[data.plays["artistID"].isin(artists)]
     own = plays.merge(tagged[["userID", "artistID"]].drop_duplicates())
-    return matrix, "nobody tagged this artist", {
+    return matrix, "artist without tags", {
         "backend": "TF-IDF of tag assignments, truncated SVD, rows of length 1", "source": SOURCE,
         "licence": LICENCE, "facts": facts, "seed": seed,
-        "beware": "the tags were given by the listeners themselves, to artists of held-out pairs too: for "
+        "beware": "the tags were given by the listeners themselves, also to artists of held-out pairs: for "
                   f"{len(own) / len(plays):.1%} of the plays the same listener tagged the same artist"}
 
 
@@ -147,7 +147,7 @@ def _spotify(data, artists, path):
     covered = np.array(artists)[~np.isnan(matrix[:, 0])]
     facts["share_of_pairs"] = round(float(plays["artistID"].isin(covered).mean()), 4)
     return matrix, "no artist of this name", {
-        "backend": "Spotify audio features, mean over an artist's songs, standardised over the artists found",
+        "backend": "Spotify audio features, mean over an artist's songs, standardised over the matched artists",
         "source": f"{path.name}, songs of Spotify playlists", "licence": "Spotify's terms for its audio features",
         "facts": facts}
 
@@ -157,6 +157,6 @@ def _audio(name, ids, matrix, artists, features):
     known = np.isin(ids, artists)
     vectors = np.full((len(artists), matrix.shape[1]), np.nan, np.float32)
     vectors[_rows_of(artists)(pd.Series(ids[known]))] = matrix[known]
-    return vectors, "no finite vector given", {
+    return vectors, "no finite vector in the source", {
         **lastfm_audio.BACKENDS.get(name, {"backend": name}), "source": lastfm_audio.SOURCE,
         "licence": lastfm_audio.LICENCE, "facts": features.facts}

@@ -1,26 +1,27 @@
-"""Random forest: learning to rank what other runs have found, from features of train.
+"""Random forest: learning to rank the candidates of other runs by features of train.
 
     python -m recommenders.random_forest                                  candidates of popularity, content_knn, itemknn
     python -m recommenders.random_forest popularity content_knn ease --model lambdarank
 
-Candidates are all tracks in the saved lists of the named runs (a run's name, or a recommender's: then its best run on
-val); their code is never used. Features come from train and those lists alone (forest_features.py): nothing is
-computed from the pairs to be predicted. The label of a candidate is whether the user played it in val,
-which the candidates' runs have not seen, as they fit train. Test is ranked by a model of all val users. Val is ranked
-by --folds models, each user by one that has not seen this user's labels, so the figures of val are honest and settings
-can be chosen on them. The test lists hide what val holds.
+Candidates are all tracks in the saved lists of the named runs (the name of a run, or of a recommender: then its best
+run on val). Features are computed from train and these lists only (features.py), not from the pairs to be predicted.
+The label of a candidate is whether the user played it in val, which the candidates' runs have not used, as they are
+fitted to train. Test is ranked by a model fitted to all val users. Val is ranked by --folds models, each user by a
+model fitted without this user's labels, so the metrics on val are unbiased and settings can be selected on them. The
+test lists exclude the pairs of val.
 
     --model forest      the mean of --trees regression trees on labels 0 and 1 (Breiman, "Random Forests", Machine
                         Learning 2001; scikit-learn)
     --model lambdarank  boosted trees on the gradient of NDCG (Burges, "From RankNet to LambdaRank to LambdaMART",
                         MSR-TR-2010-82; LightGBM)
 
-The run's folder also gets importances.csv and .png: by how much NDCG@10 of val falls, over at most 500 users, when a
-feature's values are shuffled among the candidates of users the model has not learned from (with its 95 % interval over
-users; `in_model` is the feature's share of what the splits gained in learning); and plays.csv: a forest on the same
-features of user, item and pair that learns the plays of val's pairs and guesses those of test's, beside plain guesses.
+The run's folder also gets importances.csv and .png: the permutation importance of each feature, that is the drop of
+NDCG@10 on val, over at most 500 users, when its values are shuffled among the candidates of users the model was not
+fitted to (with a 95 % interval over users; `in_model` is the feature's share of the impurity decrease or gain in the
+model); and plays.csv: the error of a forest on the same features of user, item and pair, fitted to the plays of val's
+pairs, in predicting those of test's pairs, compared with simple predictions.
 
-Practical limit: about 3 k candidates a user and 4 bytes a feature of each.
+Practical limit: about 3 k candidates per user, and 4 bytes per candidate and feature.
 """
 from evaluation.intervals import mean_and_half_width
 from harness import cli, runs
@@ -31,9 +32,9 @@ from harness.progress import Progress
 NEEDS = ()
 COLD = False
 METRIC = "NDCG@10"
-IMPORTANCE_USERS = 500   # each feature costs a prediction of all their candidates
-MOST_OF_A_USER = 10_000  # candidates that LightGBM's lambdarank takes as one list
-PLAYS_LEAF = 5           # least pairs in a leaf of the forest that guesses plays, as Breiman has it for regression
+IMPORTANCE_USERS = 500   # each feature needs a prediction of all their candidates
+MOST_OF_A_USER = 10_000  # candidates that LightGBM's lambdarank accepts as one list
+PLAYS_LEAF = 5           # minimum of pairs in a leaf of the forest that predicts plays, as in Breiman's for regression
 DEFAULTS = {"forest": {"min_leaf": 10, "negatives": 15, "max_features": 0.33},  # chosen on val of Last.fm with audio
             "lambdarank": {"min_leaf": 100, "negatives": 0, "leaves": 15, "lr": 0.1}}
 
@@ -41,7 +42,7 @@ DEFAULTS = {"forest": {"min_leaf": 10, "negatives": 15, "max_features": 0.33},  
 def build_parser():
     parser = cli.Parser(prog="recommenders.random_forest", description=__doc__)
     parser.add_argument("sources", nargs="*", default=["popularity", "content_knn", "itemknn"], metavar="RUN",
-                        help="runs or recommenders whose lists are the candidates "
+                        help="names of runs or recommenders whose lists are the candidates "
                              "(default popularity content_knn itemknn)")
     parser.add_argument("--model", choices=tuple(DEFAULTS), default="forest",
                         help="model that learns to rank: a random forest, or LambdaMART of LightGBM (default forest)")
@@ -50,7 +51,7 @@ def build_parser():
     parser.add_argument("--min-leaf", type=cli.positive, metavar="N",
                         help="smallest number of candidates in a leaf (default: forest 10, lambdarank 100)")
     parser.add_argument("--negatives", type=int, metavar="N",
-                        help="wrong candidates of each user to learn from, at random; 0: all "
+                        help="negative candidates sampled per user for training; 0 uses all "
                              "(default: forest 15, lambdarank 0)")
     parser.add_argument("--folds", type=cli.whole_number(1), default=5, metavar="N",
                         help="cross-validation folds of the users of val, at least 2 (default 5)")
@@ -68,14 +69,14 @@ def parse(argv):
     own = DEFAULTS[args.model]
     for name in {name: None for flags in DEFAULTS.values() for name in flags}:
         if name not in own and getattr(args, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} means nothing to --model {args.model}")
+            raise UsageError(f"--{name.replace('_', '-')} does not apply to --model {args.model}; leave it out")
         if name in own and getattr(args, name) is None:
             setattr(args, name, own[name])
     if args.negatives < 0 or args.folds < 2:
         raise UsageError("--negatives must be at least 0 and --folds at least 2, "
                          f"not {args.negatives} and {args.folds}")
     if args.max_features is not None and not 0 < args.max_features <= 1:
-        raise UsageError(f"--max-features is a share above 0 and up to 1, not {args.max_features:g}")
+        raise UsageError(f"--max-features must be above 0 and at most 1, not {args.max_features:g}")
     if args.leaves == 1 or args.lr is not None and not args.lr > 0:
         raise UsageError(f"--leaves must be at least 2 and --lr above 0, not {args.leaves} and {args.lr:g}")
     return args
@@ -105,9 +106,9 @@ def forest(x, y, trees, min_leaf, max_features, seed):
 
 
 def guess(model, x, block=1 << 14):
-    """Predictions, float64 (N,); x: float32 (N, F), C order. The same bits whatever the block and the threads.
+    """Predictions, float64 (N,); x: float32 (N, F), C order. Independent of the block size and the number of threads.
 
-    A forest's own `predict` adds its trees up in the order in which threads finish; here threads share out the rows.
+    scikit-learn's `predict` sums the trees in the order in which threads finish; here the threads share the rows.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -125,7 +126,7 @@ def guess(model, x, block=1 << 14):
 
 
 def to_learn(user, hits, negatives, generator):
-    """Rows to learn from, ascending: every hit, and of each user `negatives` others at random (0: all)."""
+    """Rows to train on, ascending: every hit, and `negatives` random others of each user (0: all)."""
     import numpy as np
 
     from evaluation.lists import places_of
@@ -137,20 +138,20 @@ def to_learn(user, hits, negatives, generator):
 
 
 def check_groups(user, fold):
-    """WorkError for what LightGBM cannot learn from; user, fold: (N,) of the rows to learn from, users ascending."""
+    """WorkError for rows that LightGBM cannot be fitted to; user, fold: (N,) of the training rows, users ascending."""
     import numpy as np
     most = int(np.bincount(user - user[0]).max())
     if most > MOST_OF_A_USER:
-        raise WorkError(f"--model lambdarank takes {MOST_OF_A_USER} candidates of a user at most, and one has {most}; "
+        raise WorkError(f"--model lambdarank accepts at most {MOST_OF_A_USER} candidates per user, but one has {most}; "
                         "use --negatives, shorter lists (--k of the candidates' runs) or --model forest")
     left = int(len(fold) - np.bincount(fold).max())
     if left < 2:
-        raise WorkError(f"--model lambdarank learns from at least two candidates, and without one fold {left} of "
-                        f"{len(fold)} is left; longer lists (--k of the candidates' runs) bring more")
+        raise WorkError(f"--model lambdarank needs at least two candidates to train on, but without one fold {left} of "
+                        f"{len(fold)} is left; use longer lists (--k of the candidates' runs)")
 
 
 class Ranker:
-    """The models of one run: one of all users of val for test, and one of each fold's others for val."""
+    """The models of one run: one fitted to all val users, for test, and one per fold fitted to the others, for val."""
 
     def __init__(self, args, names, x, pool):
         """x: float32 (N, F) features of the candidates of val, in the order of the pool; names: of the F features"""
@@ -158,9 +159,9 @@ class Ranker:
         self.args, self.names, self.x, self.pool, self.hits = args, names, x, pool, pool.hits()
         users, generator = np.unique(pool.user), np.random.default_rng(args.seed)
         if len(users) < 2 or not self.hits.any():
-            raise WorkError(f"val has {len(users)} users with candidates and {self.hits.sum()} of the candidates are "
-                            "right, which leaves nothing to learn; at least two users and one right candidate are "
-                            "needed, and longer lists (--k of the candidates' runs) bring more")
+            raise WorkError(f"val has {len(users)} users with candidates and {self.hits.sum()} relevant candidates, "
+                            "but training needs at least two users and one relevant candidate; use longer lists (--k "
+                            "of the candidates' runs)")
         fold = generator.permutation(len(users)) % min(args.folds, len(users))
         self.fold = fold[np.searchsorted(users, pool.user)]                  # (N,) of each candidate's user
         rows = to_learn(pool.user, self.hits, args.negatives, generator)
@@ -178,7 +179,7 @@ class Ranker:
         return self.models[0]
 
     def on_val(self, x=None, rows=slice(None)):
-        """Predictions for candidates of val, each by the model that has not learned from its user; float64 (n,)."""
+        """Predictions for candidates of val, each by the model fitted without its user; float64 (n,)."""
         import numpy as np
         x, fold = self.x[rows] if x is None else x, self.fold[rows]
         values = np.empty(len(fold))
@@ -187,7 +188,7 @@ class Ranker:
         return values
 
     def importances(self, seed):
-        """Frame of the features, the most important first: importance, conf (see the module) and in_model."""
+        """Frame of the features, most important first: importance, conf and in_model (see the module)."""
         import numpy as np
         import pandas as pd
 
@@ -218,22 +219,22 @@ class Ranker:
 # --------------------------------------------------------------------------- reports
 
 def plot(path, frame, title):
-    """Bars of importances with their intervals, the most important on top."""
+    """Bar chart of importances with their intervals, the most important on top."""
     from matplotlib.figure import Figure
     frame = frame[::-1]
     figure = Figure(figsize=(7, 1 + 0.27 * len(frame)), layout="constrained")
     axes = figure.add_subplot()
     axes.barh(frame["feature"], frame["importance"], xerr=frame["conf"].fillna(0), color="tab:blue", ecolor="0.4")
     axes.axvline(0, color="0.4", linewidth=0.8)
-    axes.set(xlabel=f"fall of {METRIC} on val when shuffled", title=title)
+    axes.set(xlabel=f"drop of {METRIC} on val when the feature is permuted", title=title)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
 def plays_report(split, args):
-    """How well the plays of test's pairs are guessed from features of train, by models of val's pairs: frame.
+    """Frame of the errors in predicting the plays of test's pairs, by models fitted to val's pairs.
 
-    Rows: target (plays, log(1 + plays)) x model (forest; user: the user's mean in train; constant: val's mean).
+    Rows: target (plays, log(1 + plays)) x model (forest; user: the user's mean in train; constant: the mean of val).
     """
     import numpy as np
     import pandas as pd
@@ -290,11 +291,11 @@ def main(argv=None):
                              scores={p: pools[p].scorer(values[p]) for p in parts})
         write_reports(run, split, ranker, args)
         run.finish(parts=sorted(results), sources={s.word: s.run for s in sources},
-                   candidates={p: len(pools[p]) for p in parts}, found=found(pools["val"]))
+                   candidates={p: len(pools[p]) for p in parts}, found=candidate_recall(pools["val"]))
 
 
-def found(pool):
-    """Share of the part's pairs that are among the candidates: no order of them has a higher recall."""
+def candidate_recall(pool):
+    """Share of the part's pairs that are among the candidates: the upper bound of recall."""
     return float(pool.hits().sum() / len(pool.split.part(pool.part)))
 
 

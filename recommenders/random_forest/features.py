@@ -1,6 +1,6 @@
-"""Features of candidates for recommenders/random_forest.py: of the user, the item and the pair, out of train alone.
+"""Features of candidates for recommenders.random_forest: of the user, the item and the pair, computed from train.
 
-Nothing here is computed from val or test: a candidate's features would be the same whatever was played there.
+No feature depends on val or test, so the features of a candidate do not leak its label.
 """
 import numpy as np
 
@@ -8,12 +8,12 @@ from ranking import candidates
 
 
 def features_of(train, user, item, n_users, n_items):
-    """Features of users, items and pairs out of train: (names, float32 (N, F)).
+    """Features of users, items and pairs computed from train: (names, float32 (N, F)).
 
     train: dataset.Interactions; user, item: int64 (N,) codes, each with at least one pair in train. The pairs
-    (user, item) themselves should not be in train: a feature would hold what is to be predicted of them.
-    Logarithms are log(1 + x): the user_popularity is the mean log listeners of the user's tracks, mean_plays the mean
-    log plays of a pair, item_listeners_tracks the mean log number of tracks of the item's listeners.
+    (user, item) themselves should not be in train, as their features would then depend on the label.
+    Logarithms are log(1 + x): user_popularity is the mean log number of users of the user's tracks, mean_plays the mean
+    log plays of a pair, item_listeners_tracks the mean log number of tracks of the item's users.
     """
     def per(code, values, n):
         return np.bincount(code, values, minlength=n)
@@ -22,7 +22,7 @@ def features_of(train, user, item, n_users, n_items):
     played, heard = per(train.user, plays, n_users), per(train.item, plays, n_items)
     top = np.zeros(n_users)
     np.maximum.at(top, train.user, plays)
-    with np.errstate(divide="ignore", invalid="ignore"):  # who has no pair in train is not asked for
+    with np.errstate(divide="ignore", invalid="ignore"):  # users without train pairs do not occur
         popular = per(train.user, np.log1p(listeners)[train.item], n_users) / tracks
         of_user = {"tracks": np.log1p(tracks), "plays": np.log1p(played), "top_share": top / played,
                    "mean_plays": per(train.user, np.log1p(plays), n_users) / tracks, "popularity": popular}
@@ -36,9 +36,10 @@ def features_of(train, user, item, n_users, n_items):
 
 
 def pool_features(pool, words):
-    """`features_of` of a pool's candidates, and how many lists a pair is in, its score (0..1) and place in each.
+    """`features_of` of a pool's candidates, the number of lists with the pair, and its score (0..1) and rank in each.
 
-    The place is log2(1 + place from 1); a pair outside a list stands behind the longest one.
+    The column `place` is log2(1 + rank), ranks starting at 1; a pair that is not in a list has the rank after the
+    longest one.
     """
     split = pool.split
     names, plain = features_of(split.train, pool.user, pool.item, split.n_users, split.n_hot)

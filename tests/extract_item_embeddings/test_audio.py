@@ -100,9 +100,9 @@ BAD = {
     "text.wav": (lambda p: p.write_text("no sound " * 500), "not readable as audio: Format not recognised; ffmpeg"),
     "folder.ogg": (lambda p: p.mkdir(), "a folder, not a file"),
     "pipe.wav": (os.mkfifo, "not a regular file"),
-    "dangling.wav": (lambda p: p.symlink_to("nowhere"), "No such file or directory (a link that leads nowhere)"),
-    "header.wav": (lambda p: write(p, tone()[:0]), "only 0 s of sound; 0.1 s are needed"),
-    "click.wav": (lambda p: write(p, tone()[:441]), "only 0.01 s of sound; 0.1 s are needed"),
+    "dangling.wav": (lambda p: p.symlink_to("nowhere"), "No such file or directory (a broken link)"),
+    "header.wav": (lambda p: write(p, tone()[:0]), "only 0 s of audio; at least 0.1 s are needed"),
+    "click.wav": (lambda p: write(p, tone()[:441]), "only 0.01 s of audio; at least 0.1 s are needed"),
     "nan.wav": (nan_wav, "2 of 88200 samples are not finite numbers"),
 }
 

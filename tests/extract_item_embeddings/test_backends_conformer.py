@@ -290,8 +290,8 @@ def test_unfit_weights_are_one_sentence(tmp_path, capsys, case, said):
 
 @pytest.mark.parametrize("backend, flags, said", [
     (mfm, ["--as-published", "--seconds", "0"], "25 values per second of one window"),
-    (mfm, ["--as-published", "--seconds", "31"], "is not between 0 and 30"),
-    (muq, ["--mulan", "--layer", "3"], "--layer 3 is for MuQ")])
+    (mfm, ["--as-published", "--seconds", "31"], "must be above 0 and at most 30, not 31"),
+    (muq, ["--mulan", "--layer", "3"], "--layer 3 does not apply to --mulan")])
 def test_bad_usage_is_one_sentence(tmp_path, capsys, backend, flags, said):
     sounds(tmp_path / "audio", 24000, a=0.3)
     with pytest.raises(SystemExit) as stopped:

@@ -140,10 +140,10 @@ def test_published_names_and_wrong_words(sounds, tmp_path, weights):
     common = ["--audio", str(sounds), "--workdir", str(tmp_path), "--device", "cpu"]
     args = several.task("music2vec --weights x --batch 2", several_args(common), several.backends()).args
     assert (args.weights, args.batch, args.seconds, args.device) == ("x", 2, 30.0, "cpu")
-    for words, sentence in ((["mfcc", "nothing"], "no backend 'nothing'; there are clap, emae"),
-                            (["mfcc", "mfcc"], "two of these would write embeddings/mfcc.npy; give one a --name"),
-                            (["mfcc --name '"], "is no backend with flags"), ([], "name one backend or several"),
-                            (["mfcc --batch 0"], "--batch 0 is not possible")):
+    for words, sentence in ((["mfcc", "nothing"], "no backend 'nothing'; choose from clap, emae"),
+                            (["mfcc", "mfcc"], "two backends would write embeddings/mfcc.npy"),
+                            (["mfcc --name '"], "is not a backend with options"), ([], "name one or more backends"),
+                            (["mfcc --batch 0"], "--batch must be at least 1, not 0")):
         with pytest.raises(UsageError, match=re.escape(sentence)):
             several.main([*words, *common])
     with pytest.raises(SystemExit) as end:

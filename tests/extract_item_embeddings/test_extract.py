@@ -274,7 +274,7 @@ def test_a_begun_shard_notices_changed_files(tmp_path):
 def test_a_matrix_of_unknown_origin_is_not_touched(sounds, tmp_path):
     (tmp_path / "embeddings").mkdir()
     np.save(tmp_path / "embeddings/mfcc.npy", np.ones((21, 3)))
-    with pytest.raises(UsageError, match="without a json that says how it was made; choose another --name"):
+    with pytest.raises(UsageError, match="without the json that records its settings; choose another --name"):
         extract(tmp_path, sounds)
     assert np.load(tmp_path / "embeddings/mfcc.npy").shape == (21, 3)
 
@@ -288,19 +288,19 @@ def test_two_at_once(sounds, tmp_path):
             extract(tmp_path, sounds)
 
 
-# --------------------------------------------------------------------------- requests that cannot be meant
+# ------------------------------------------------------- contradictory options and values out of range
 
 @pytest.mark.parametrize("flags, sentence", [
-    ([], "--audio DIR is needed"),
+    ([], "--audio DIR is required"),
     (["--audio", "nowhere"], "--audio nowhere is not a folder"),
-    (["--audio", ".", "--shard", "8/8"], "--shard 8/8 is not I/N with I from 0 to N-1"),
+    (["--audio", ".", "--shard", "8/8"], "--shard must be I/N with I from 0 to N-1, such as 0/8 or 7/8, not 8/8"),
     (["--audio", ".", "--shard", "half"], "--shard half is not I/N"),
-    (["--shard", "0/2", "--merge"], "--merge joins all shards and --shard makes one"),
-    (["--audio", ".", "--batch", "0"], "--batch 0 is not possible; at least 1 is expected"),
-    (["--audio", ".", "--workers", "-1"], "--workers -1 is not possible"),
-    (["--audio", ".", "--seconds", "-3"], "--seconds -3 is not possible; expected 0"),
-    (["--audio", ".", "--seconds", "nan"], "--seconds nan is not possible"),
-    (["--audio", ".", "--name", "../x"], "--name '../x' is no name of an embedding"),
+    (["--shard", "0/2", "--merge"], "--merge joins all shards and --shard extracts one"),
+    (["--audio", ".", "--batch", "0"], "--batch must be at least 1, not 0"),
+    (["--audio", ".", "--workers", "-1"], "--workers must be at least 1, not -1"),
+    (["--audio", ".", "--seconds", "-3"], "--seconds must be 0 (the whole track) or at least 0.1, not -3"),
+    (["--audio", ".", "--seconds", "nan"], "or at least 0.1, not nan"),
+    (["--audio", ".", "--name", "../x"], "--name '../x' is not a name of an embedding"),
     (["--audio", ".", "--layer", "3"], "unrecognized arguments: --layer 3"),
 ])
 def test_bad_requests(tmp_path, flags, sentence):
@@ -321,7 +321,7 @@ def test_when_no_track_can_be_used_nothing_is_written(tmp_path):
 
 @pytest.mark.parametrize("text, sentence", [
     ("idx,trackid\n0,a\n1,a\n", "lists 1 track ids twice"), ("trackid\na\n", "must have the columns idx,trackid"),
-    ("idx,trackid\n", "lists no track")])
+    ("idx,trackid\n", "has no tracks")])
 def test_bad_track_lists(sounds, tmp_path, text, sentence):
     (tmp_path / "trackid_sorted.csv").write_text(text)
     with pytest.raises(WorkError, match=sentence):

@@ -112,7 +112,7 @@ def test_frames_in_shards_and_again(tmp_path, weights, capsys):
     assert "finished before, skipped" in capsys.readouterr().err
     (tmp_path / "whole/frames/mert/3.npy").unlink()
     extract(mert, tmp_path, weights("mert"), *flags, work="whole")
-    assert "made again, because some of its frames are gone" in capsys.readouterr().err
+    assert "made again, because some of its frames are missing" in capsys.readouterr().err
     assert kept == {p.name: p.read_bytes() for p in (tmp_path / "whole/frames/mert").iterdir()}
     soundfile.write(tmp_path / "audio" / "b.wav", np.zeros(100, np.float32), 24000)  # it sounds no longer
     extract(mert, tmp_path, weights("mert"), *flags, work="whole")
@@ -174,7 +174,7 @@ def test_batch_auto_halves_until_it_fits(tmp_path, weights, little_room, capsys,
     folder = extract(mert, tmp_path, weights("mert"), "--batch", "auto", *flags)
     assert little_room == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1]  # 8 + 8 + 3 tracks, nothing lost, no silence heard
     said = capsys.readouterr().err
-    assert "no room for a pass of 8 windows, 4 from now on" in said and "pass of 4 windows, 2 from now on" in said
+    assert "memory for a pass of 8 windows, 4 from now on" in said and "pass of 4 windows, 2 from now on" in said
     fixed = np.load(extract(mert, tmp_path, weights("mert"), "--batch", "3", work="fixed") / "mert.npy")
     assert np.abs(np.load(folder / "mert.npy") - fixed).max() < 1e-5
     about = read_json(folder / "mert.json")
@@ -183,7 +183,7 @@ def test_batch_auto_halves_until_it_fits(tmp_path, weights, little_room, capsys,
 
 def test_a_fixed_batch_without_room_is_one_sentence(tmp_path, weights, little_room):
     sounds(tmp_path / "audio", 24000, **{f"t{i:02}": 0.2 for i in range(5)})
-    with pytest.raises(WorkError, match="no room for a pass of 5 windows; --batch auto finds how many fit"):
+    with pytest.raises(WorkError, match="too little memory for a pass of 5 windows; use --batch auto"):
         extract(mert, tmp_path, weights("mert"), "--batch", "5")
     assert little_room == [5]
 
@@ -195,7 +195,7 @@ def test_batch_auto_gives_up_where_one_window_does_not_fit(tmp_path, weights, mo
         raise torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(mert.MERT, "hear", full)
     sounds(tmp_path / "audio", 24000, a=0.3, b=0.3)
-    with pytest.raises(WorkError, match="no room for a pass of 1 windows; --device cpu, or a smaller --seconds"):
+    with pytest.raises(WorkError, match="too little memory for a pass of 1 windows; try --device cpu"):
         extract(mert, tmp_path, weights("mert"), "--batch", "auto")
 
 

@@ -231,7 +231,7 @@ def test_without_the_package_one_sentence_says_what_to_install(songs, tmp_path):
 
 
 def test_as_published_concerns_one_layer():
-    with pytest.raises(UsageError, match="--as-published concerns the penultimate layer only"):
+    with pytest.raises(UsageError, match="--as-published applies to --layer penultimate only"):
         backend(layer="taggram", as_published=True)
 
 
@@ -313,8 +313,8 @@ def test_reads_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("file, change, sentence", [
-    ("index", lambda b: b[:-1] + b"\0", "is no TensorFlow checkpoint index"),
-    ("index", lambda b: b[:40], "is no TensorFlow checkpoint index"),
+    ("index", lambda b: b[:-1] + b"\0", "is not a TensorFlow checkpoint index"),
+    ("index", lambda b: b[:40], "is not a TensorFlow checkpoint index"),
     ("index", lambda b: b[:30] + b"\xff" + b[31:], "a block of .*index does not match its checksum"),
     ("index", lambda b: b[60:], "damaged|checksum"),
     ("data-00000-of-00001", lambda b: b[:-1], "should be 1200 bytes of shape .3, 100., but 1199 are there"),

@@ -157,18 +157,18 @@ def test_values_that_are_no_numbers_are_named(work, tmp_path, capsys):
 
 def test_matrices_that_are_refused(work, tmp_path):
     m, ids = tmp_path / "m.npy", ids_lines(tmp_path)
-    refused(work, "m.npy has no track ids; --ids FILE names those", "--file", *_saved(m, VALUES), error=UsageError)
+    refused(work, "m.npy has no track ids; name a file", "--file", *_saved(m, VALUES), error=UsageError)
     for array, sentence in ((VALUES[:3], "has 3 rows, but there are 4 track ids"),
-                            (VALUES[:, 0], r"but holds float64 \(4,\)"), (VALUES[:, :0], r"but holds float64 \(4, 0\)"),
-                            (VALUES.astype(str), "must hold a matrix of numbers"),
-                            (VALUES.astype(complex), "but holds complex128")):
+                            (VALUES[:, 0], r"but is float64 \(4,\)"), (VALUES[:, :0], r"but is float64 \(4, 0\)"),
+                            (VALUES.astype(str), "must be a matrix of numbers"),
+                            (VALUES.astype(complex), "but is complex128")):
         refused(work, sentence, "--file", *_saved(m, array), "--ids", ids)
     np.save(m, np.array([{}, {}, {}, {}]), allow_pickle=True)
-    refused(work, "it holds Python objects, not numbers", "--file", m, "--ids", ids)
+    refused(work, "it contains Python objects, not numbers", "--file", m, "--ids", ids)
     m.write_bytes(b"no array")
     refused(work, "m.npy cannot be read as numbers", "--file", m, "--ids", ids)
     _saved(m, VALUES)
-    refused(work, "--ids .*nowhere is not there", "--file", m, "--ids", tmp_path / "nowhere", error=UsageError)
+    refused(work, "--ids .*nowhere does not exist", "--file", m, "--ids", tmp_path / "nowhere", error=UsageError)
     ids.write_text("alpha\nalpha\nbeta\ngamma\n")
     refused(work, "m.npy has the track alpha more than once", "--file", m, "--ids", ids)
     ids.write_text("a,b\nc,d\ne,f\ng,h\n")
@@ -176,9 +176,9 @@ def test_matrices_that_are_refused(work, tmp_path):
     ids.write_text("a\nb\nc\nd\n")
     refused(work, "none of the 4 tracks of m.npy .* look like a, b, c, the list's like alp", "--file", m, "--ids", ids)
     ids.write_bytes(b"\xff\xfe\x00")
-    refused(work, "is no text", "--file", m, "--ids", ids)
+    refused(work, "is not text in UTF-8", "--file", m, "--ids", ids)
     np.save(tmp_path / "ids.npy", VALUES)
-    refused(work, "must be one text or whole number per row", "--file", m, "--ids", tmp_path / "ids.npy")
+    refused(work, "must be one string or integer per row", "--file", m, "--ids", tmp_path / "ids.npy")
 
 
 def _saved(path, array):
@@ -189,17 +189,17 @@ def _saved(path, array):
 def test_archives_that_are_refused(work, tmp_path):
     path = tmp_path / "m.npz"
     np.savez(path, a=VALUES, b=VALUES)
-    refused(work, "must hold one matrix and one array of track ids, .*but holds 2 arrays", "--file", path)
+    refused(work, "must contain one matrix and one array of track ids, .*but contains 2 arrays", "--file", path)
     np.savez(path, a=VALUES, ids=VALUES[:, 0])
-    refused(work, "must be one text or whole number per row", "--file", path)
+    refused(work, "must be one string or integer per row", "--file", path)
     np.savez(path, alpha=VALUES[0], beta=VALUES[1, :2])
-    refused(work, "but holds 2 arrays of 2 shapes", "--file", path)
+    refused(work, "but contains 2 arrays of 2 shapes", "--file", path)
     np.savez(path, a=np.array([{}], dtype=object))
-    refused(work, "it holds Python objects, not numbers", "--file", path)
+    refused(work, "it contains Python objects, not numbers", "--file", path)
     path.write_bytes(path.read_bytes()[:100])
     refused(work, "cannot be read as numbers", "--file", path)
     np.savez(path)
-    refused(work, "but holds 0 arrays", "--file", path)
+    refused(work, "but contains 0 arrays", "--file", path)
 
 
 def test_tables_that_are_refused(work, tmp_path):
@@ -242,12 +242,12 @@ def test_the_command_line(work, tmp_path):
     assert "finished before, skipped" in command("mine", "--file", tmp_path / "m.csv")[1]
     (tmp_path / "other.csv").write_bytes((tmp_path / "m.csv").read_bytes())
     status, said = command("mine", "--file", tmp_path / "other.csv")
-    assert status == 2 and 'was made in another way (file "m.csv", now "other.csv")' in said
+    assert status == 2 and 'was made with other settings (file "m.csv", now "other.csv")' in said
     (work / "embeddings/bare.npy").write_bytes((work / "embeddings/mine.npy").read_bytes())
-    assert "is there without a json" in command("bare", "--file", tmp_path / "m.csv")[1]
-    for words, sentence in ((("a/b", "--file", tmp_path / "m.csv"), "is no name of an embedding"),
-                            (("x", "--file", "/nowhere.csv"), "--file /nowhere.csv is not there"),
-                            (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids is for a .npy"),
-                            (("x", "--file", ROOT / "train.py"), "is neither .npy, .npz, .parquet, .csv nor .tsv")):
+    assert "exists without the json" in command("bare", "--file", tmp_path / "m.csv")[1]
+    for words, sentence in ((("a/b", "--file", tmp_path / "m.csv"), "is not a name of an embedding"),
+                            (("x", "--file", "/nowhere.csv"), "--file /nowhere.csv does not exist"),
+                            (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids applies to .npy"),
+                            (("x", "--file", ROOT / "train.py"), "must be a .npy, .npz, .parquet, .csv or .tsv file")):
         status, said = command(*words)
         assert status == 2 and sentence in said

@@ -108,9 +108,9 @@ def test_a_quoted_header_and_one_name_twice(work, tmp_path):
     (lambda t: t[:-12], "is damaged: .*Expected 4 columns, got"),
     (lambda t: t + t.splitlines()[1] + b"\n", "has the track [0-9]{16} more than once"),
     (lambda t: t.replace(b"id\t", b"song\t"), "has no column trackid, track_id, id or idx with the tracks; it has son"),
-    (lambda t: t.splitlines()[0], "id_x.tsv has no rows behind its header"),
+    (lambda t: t.splitlines()[0], "id_x.tsv has no rows after its header"),
     (lambda t: b"", "id_x.tsv is empty"),
-    (lambda t: b"\xff\xfe" + t, "is no text table"),
+    (lambda t: b"\xff\xfe" + t, "is not a text table in UTF-8"),
     (lambda t: bz2.compress(t)[:-30], "is damaged: "),
 ])
 def test_damaged_files(work, tmp_path, spoil, sentence):
@@ -148,7 +148,7 @@ def test_skipped_made_again_and_asked_about(work, tmp_path, capsys):
     onion.main(argv)
     assert "made again, because the source changed since" in capsys.readouterr().err
     assert (work / "embeddings/onion-x.npy").read_bytes() != first
-    with pytest.raises(UsageError, match="was made in another way .*feature"):
+    with pytest.raises(UsageError, match="was made with other settings .*feature"):
         onion.main(["y", "--name", "onion-x", *argv[1:]])
     write_tracks(work, 3)
     with pytest.raises(WorkError, match="none of the 40 tracks"):
@@ -197,13 +197,13 @@ def test_downloaded_by_name_and_verified(work, zenodo, capsys):
     assert "40 of 40 tracks" in capsys.readouterr().out
     zenodo.clear()
     onion.main(["maestro", "--workdir", str(work), "--overwrite"])  # the file is there: no network is needed
-    with pytest.raises(WorkError, match="the checksum of id_gems.tsv.bz2 cannot be asked of .*Not Found"):
+    with pytest.raises(WorkError, match="the checksum of id_gems.tsv.bz2 cannot be read from .*Not Found"):
         onion.main(["gems", "--workdir", str(work)])
     zenodo["/api/1"] = json.dumps(listed).encode()
-    with pytest.raises(UsageError, match="has no id_gems.tsv.bz2; its features are maestro"):
+    with pytest.raises(UsageError, match="has no id_gems.tsv.bz2; choose from maestro"):
         onion.main(["gems", "--workdir", str(work)])
     zenodo["/api/1"] = b"<html>"
-    with pytest.raises(WorkError, match="the checksum of id_gems.tsv.bz2 cannot be asked of"):
+    with pytest.raises(WorkError, match="the checksum of id_gems.tsv.bz2 cannot be read from"):
         onion.main(["gems", "--workdir", str(work)])
 
 
@@ -217,15 +217,15 @@ def test_another_file_under_a_known_name_is_refused(work, zenodo):
 def test_without_a_network(work, monkeypatch):
     monkeypatch.setattr(onion, "API", "https://127.0.0.1:1/api")
     monkeypatch.setattr(onion, "RECORD", "https://127.0.0.1:1/records/1")
-    with pytest.raises(WorkError, match="cannot be asked of .* a network is needed once, or fetch id_jukebox"):
+    with pytest.raises(WorkError, match="cannot be read from .* a network is needed once, or download id_jukebox"):
         onion.main(["jukebox", "--workdir", str(work)])
-    with pytest.raises(WorkError, match="cannot be reached .* or fetch id_maest.tsv.bz2 of .* with --file"):
+    with pytest.raises(WorkError, match="cannot be reached .* or download id_maest.tsv.bz2 of .* with --file"):
         onion.main(["maest", "--workdir", str(work)])
 
 
 def test_bad_requests(work, tmp_path):
-    assert "--file /nowhere is not there" in run(work, "x", "--file", "/nowhere", status=2)
-    assert "is no name of an embedding" in run(work, "x", "--file", "/nowhere", "--name", "../x", status=2)
+    assert "--file /nowhere does not exist" in run(work, "x", "--file", "/nowhere", status=2)
+    assert "is not a name of an embedding" in run(work, "x", "--file", "/nowhere", "--name", "../x", status=2)
     path = tmp_path / "id_x.tsv"
     path.write_bytes(table(numbers().items()))
     assert "trackid_sorted.csv is missing" in run(tmp_path, "x", "--file", path, status=1)

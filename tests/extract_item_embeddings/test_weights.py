@@ -119,7 +119,7 @@ def damaged(case, folder, good):
     ("unexpected key", "has unexpected encoder.layers.9.extra"),
     ("misshapen", "encoder.layer_norm.bias (31,) for (32,)"),
     ("truncated", "cannot be read as weights"), ("text", "not opened"), ("a list", "no table of named tensors"),
-    ("code", "not opened"), ("no config", "has no config.json"), ("another model", "asks for deepnorm")])
+    ("code", "not opened"), ("no config", "has no config.json"), ("another model", "enables deepnorm")])
 def test_damaged_weights_are_one_sentence(tmp_path, mert_weights, capsys, case, said):
     sounds(tmp_path / "audio", 24000, a=0.3)
     kept = extract(mert, tmp_path, mert_weights) / "mert.npy"

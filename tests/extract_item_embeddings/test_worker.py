@@ -179,10 +179,10 @@ def calm(place, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how, sentence", [
-    ("die", r"the worker of jukemir was killed by signal 9; its last words: 'about to die'"),
+    ("die", r"the worker of jukemir was killed by signal 9; its last output: 'about to die'"),
     ("error", r"the worker of jukemir failed \(RuntimeError: CUDA out of memory\)"),
     ("wrong", r"answered 1 windows with float32 \(1, 4801\), not with float32 \(1, 4800\)"),
-    ("garbage", r"does not keep to the protocol"),
+    ("garbage", r"violates the protocol"),
     ("close", r"ended with status 0"),
 ])
 def test_a_worker_that_fails_in_the_middle_is_resumed(place, calm, tmp_path, how, sentence):
@@ -191,9 +191,9 @@ def test_a_worker_that_fails_in_the_middle_is_resumed(place, calm, tmp_path, how
     assert done.returncode == 1 and done.stderr.count("jb.py:") == 1
     said = done.stderr.splitlines()[-1]
     assert re.search(sentence, said) and "finished batches are saved, the same command continues after them" in said
-    assert said.endswith("it was hearing t4 to t5")
+    assert said.endswith("it was processing t4 to t5")
     assert "Traceback" not in done.stderr and not (work / "embeddings/jukemir.npy").exists()
-    log = Path(re.search(r"all it said: (\S+)\)", said)[1])
+    log = Path(re.search(r"log: (\S+)\)", said)[1])
     assert f"about to {how}" in log.read_text()
     log.unlink()
     done = faulty(place, work)
@@ -205,13 +205,13 @@ def test_a_worker_that_fails_in_the_middle_is_resumed(place, calm, tmp_path, how
 def test_a_worker_that_says_nothing(place, tmp_path):
     done = faulty(place, tmp_path / "w", "silent", 1, "--patience", "1")
     assert done.returncode == 1 and "gave no answer for 1 s (--patience)" in done.stderr
-    Path(re.search(r"all it said: (\S+)\)", done.stderr)[1]).unlink()
+    Path(re.search(r"log: (\S+)\)", done.stderr)[1]).unlink()
 
 
 def test_a_model_of_another_size(place, tmp_path):
     done = faulty(place, tmp_path / "w", STANDIN_DIM=1728)
     assert done.returncode == 1 and "has a model of 1728 values, not 4800" in done.stderr
-    Path(re.search(r"all it said: (\S+)\)", done.stderr)[1]).unlink()
+    Path(re.search(r"log: (\S+)\)", done.stderr)[1]).unlink()
 
 
 def test_upstream_that_cannot_load(place, tmp_path):
@@ -220,7 +220,7 @@ def test_upstream_that_cannot_load(place, tmp_path):
         (tmp_path / "weights" / name).write_text(text)
     done = command("jb", place, tmp_path / "w", "--weights", tmp_path / "weights")
     assert done.returncode == 1 and "failed (ValueError: could not convert string to float: 'no number')" in done.stderr
-    log = Path(re.search(r"all it said: (\S+)\)", done.stderr)[1])
+    log = Path(re.search(r"log: (\S+)\)", done.stderr)[1])
     assert "Setting up the VQ-VAE" in log.read_text() and "Traceback" in log.read_text()
     log.unlink()
 
@@ -250,15 +250,15 @@ def test_missing_environments_and_weights(place, tmp_path):
     assert status == 1 and "make one from requirements/jukebox.txt and name its interpreter with --python or " \
                            "JUKEMIR_PYTHON" in said
     status, said = missing(place, tmp_path, "jb", *weights, JUKEMIR_PYTHON="/nowhere/python")
-    assert status == 1 and "the interpreter /nowhere/python of jukemir cannot be run: No such file" in said
+    assert status == 1 and "the interpreter /nowhere/python of jukemir cannot be run (No such file" in said
     status, said = missing(place, tmp_path, "jb", *weights, "--python", "/bin/echo")
     assert status == 1 and "/bin/echo does not answer as a Python interpreter" in said
     status, said = missing(place, tmp_path, "mule", "--weights", place / "model.keras", "--python", sys.executable)
     assert status == 1 and f"{sys.executable} has no mule and no tensorflow; install requirements/mule.txt" in said
     status, said = missing(place, tmp_path, "jb", "--python", sys.executable)
-    assert status == 1 and ".cache/jukemirlib has no vqvae.pth.tar and no prior_level_2.pth.tar; fetch https://" in said
+    assert status == 1 and ".cache/jukemirlib has no vqvae.pth.tar and no prior_level_2.pth.tar; download" in said
     status, said = missing(place, tmp_path, "mule")
-    assert status == 1 and "mule/model.keras is not there; fetch supporting_data/model/model.keras (251," in said
+    assert status == 1 and "mule/model.keras does not exist; download supporting_data/model/model.keras (251," in said
     status, said = missing(place, tmp_path, "jb", "--layer", "73")
     assert status == 2 and "must be a number from 1 to 72, not 73" in said
 
@@ -267,9 +267,9 @@ def test_weights_that_are_not_the_published_ones(place, tmp_path):
     folder = tmp_path / ".cache/mule"
     folder.mkdir(parents=True)
     (folder / "model.keras").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1da1\nsize 251054764\n")
-    assert "is only a pointer to the weights; fetch" in missing(place, tmp_path, "mule")[1]
+    assert "is a git lfs pointer and not the weights; download" in missing(place, tmp_path, "mule")[1]
     (folder / "model.keras").write_text("something else")
-    assert "is not the file that was published (its sha256 should be 1da111d6" in missing(place, tmp_path, "mule")[1]
+    assert "is not the published file (its sha256 should be 1da111d6" in missing(place, tmp_path, "mule")[1]
 
 
 @pytest.mark.parametrize("device, visible, expected", [

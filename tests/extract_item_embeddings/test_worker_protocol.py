@@ -128,7 +128,7 @@ def test_an_answer_that_is_none(asked, monkeypatch, way):
     thread = answering(theirs, answer)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(WorkError, match=f"^the worker of small .*({words})") as error:
-        remote.heard(np.zeros((2, 3), np.float32))
+        remote.computed(np.zeros((2, 3), np.float32))
     assert "the last words" in str(error.value) and len(str(error.value)) < 1000 and "\n" not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10   # KiB
     thread.join(5)
@@ -151,15 +151,15 @@ def test_a_right_answer_and_the_next(asked):
     answering(theirs, said({"ready": True, "dim": DIM}), close=False).join(5) or remote.greet()
     for value in (1, 2):
         answering(theirs, array(np.full((2, DIM), value, np.float64)), close=False)
-        assert (remote.heard(np.zeros((2, 3), np.float32)) == value).all()
+        assert (remote.computed(np.zeros((2, 3), np.float32)) == value).all()
 
 
 def test_an_answer_too_many_is_not_taken_for_the_next(asked):
     remote, theirs = asked()
     answering(theirs, GOOD + GOOD, close=False)
-    assert remote.heard(np.zeros((2, 3), np.float32)).shape == (2, DIM)
+    assert remote.computed(np.zeros((2, 3), np.float32)).shape == (2, DIM)
     with pytest.raises(WorkError, match=r"protocol \(float32 \(2, 4\) before anything was asked\)"):
-        remote.heard(np.zeros((2, 3), np.float32))
+        remote.computed(np.zeros((2, 3), np.float32))
 
 
 def test_an_error_that_came_before_the_question_is_told(asked):
@@ -167,7 +167,7 @@ def test_an_error_that_came_before_the_question_is_told(asked):
     theirs.sendall(said({"error": "out of memory"}))
     theirs.shutdown(socket.SHUT_RDWR)
     with pytest.raises(WorkError, match=r"failed \(out of memory\)"):
-        remote.heard(np.zeros((2, 3), np.float32))
+        remote.computed(np.zeros((2, 3), np.float32))
 
 
 def test_an_answer_that_trickles_has_no_more_time_than_another(asked):
@@ -184,7 +184,7 @@ def test_an_answer_that_trickles_has_no_more_time_than_another(asked):
     threading.Thread(target=trickle, daemon=True).start()
     remote.early = lambda: False
     with pytest.raises(WorkError, match="gave no answer for 1 s"):
-        remote.heard(np.zeros((2, 3), np.float32))
+        remote.computed(np.zeros((2, 3), np.float32))
     assert time.monotonic() - start < 10
 
 

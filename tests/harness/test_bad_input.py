@@ -36,10 +36,10 @@ def made(workdir):
     (np.ones((ROWS - 1, 4), np.float32), 1, "has 79 rows, but trackid_sorted.csv has 80 tracks"),
     (np.full((ROWS, 4), np.nan, np.float32), 1, "has no finite row for any of"),
     (np.where(np.arange(ROWS)[:, None] % 2, np.nan, np.ones((ROWS, 4))).astype(np.float32), 1, "--missing mean"),
-    (np.ones((ROWS, 4), np.int64), 1, "must hold float32, but holds int64"),
+    (np.ones((ROWS, 4), np.int64), 1, "must be float32, but is int64"),
     (np.ones(ROWS, np.float32), 1, "must be a matrix (tracks, dimensions), but has shape (80,)"),
-    (np.array([[{}]] * ROWS, dtype=object), 1, "it holds Python objects, not numbers"),
-    (np.full((ROWS, 4), "x"), 1, "must hold float32"),
+    (np.array([[{}]] * ROWS, dtype=object), 1, "it contains Python objects, not numbers"),
+    (np.full((ROWS, 4), "x"), 1, "must be float32"),
     (b"1,2,3\n", 1, "cannot be read as a .npy matrix"),
 ])
 @pytest.mark.parametrize("script", [knn, train], ids=["knn", "train"])
@@ -111,7 +111,7 @@ def test_k_larger_than_the_catalogue_gives_what_there_is(tiny):
 
 def test_a_bad_embedding_does_not_keep_the_others_from_being_done(tiny, capsys):
     np.save(tiny / "embeddings" / "aaa.npy", np.full((ROWS, 4), np.nan, np.float32))
-    assert refused(capsys, knn, 1, "--workdir", tiny).endswith("2 of 3 embeddings are done, not aaa")
+    assert refused(capsys, knn, 1, "--workdir", tiny).endswith("1 of 3 embeddings failed: aaa; see the errors above")
     assert {p.name for p in made(tiny)} >= {"content_cosine_test.pqt", "noise_cosine_test.pqt"}
 
 

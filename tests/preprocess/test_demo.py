@@ -1,4 +1,4 @@
-"""The built-in world on disk: raw files at a small size, runs that are repeated, killed, refused, and the door."""
+"""The built-in world on disk: raw files at a small size, repeated, killed and refused runs, and stage 2."""
 import bz2
 import json
 import os
@@ -20,13 +20,15 @@ from preprocess import demo
 from preprocess.demo import recordings, world
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = "preprocess.demo"
 SMALL = ["--tracks", "24", "--users", "30", "--seconds", "1"]
 
 
 def run(script, *args, check=True):
-    """A script through its command line; the finished process with its text."""
-    done = subprocess.run([sys.executable, ROOT / "preprocess" / script, *map(str, args)],
-                          capture_output=True, text=True, timeout=120)
+    """A script, or a module after -m, through its command line; the finished process with its text."""
+    command = ["-m", script] if script == DEMO else [ROOT / "preprocess" / script]
+    done = subprocess.run([sys.executable, *command, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -55,7 +57,7 @@ def contents(raw):
 def raw(tmp_path_factory):
     """A small raw world made by two processes through the command line."""
     folder = tmp_path_factory.mktemp("demo") / "raw"
-    run("demo.py", "--raw", folder, *SMALL, "--workers", 2)
+    run(DEMO, "--raw", folder, *SMALL, "--workers", 2)
     return folder
 
 
@@ -136,7 +138,7 @@ def test_loudness_reaches_the_files(raw):
 
 def test_a_second_run_touches_nothing(raw):
     before = {p: p.stat().st_mtime_ns for p in raw.rglob("*")}
-    run("demo.py", "--raw", raw)
+    run(DEMO, "--raw", raw)
     assert {p: p.stat().st_mtime_ns for p in raw.rglob("*")} == before
 
 
@@ -155,7 +157,7 @@ def test_lost_and_altered_files_are_made_again_and_only_those(tmp_path):
 def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path):
     size = ["--tracks", "60", "--users", "5", "--seconds", "2"]
     raw = tmp_path / "raw"
-    first = subprocess.Popen([sys.executable, ROOT / "preprocess/demo.py", "--raw", raw, *size, "--workers", "2"],
+    first = subprocess.Popen([sys.executable, "-m", DEMO, "--raw", raw, *size, "--workers", "2"], cwd=ROOT,
                              start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list((raw / "audio").rglob("*.*"))) < 8:
@@ -180,27 +182,27 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path):
 
 @pytest.mark.parametrize("flags, sentence", [
     (["--seed", "7"], "holds a world made with --seed 42"),
-    (["--tracks", "0"], "--tracks is 0; at least 1 is needed"),
+    (["--tracks", "0"], "--tracks must be at least 1, not 0"),
     (["--seed", "-1"], "must be a whole number from 0 to 4294967295, not -1"),
-    (["--seconds", "0"], "--seconds is 0; 0.5 to 600 are possible"),
-    (["--workers", "0"], "--workers is 0; at least 1 is needed"),
+    (["--seconds", "0"], "--seconds must be from 0.5 to 600, not 0"),
+    (["--workers", "0"], "--workers must be at least 1, not 0"),
     (["--track", "5"], "unrecognized arguments: --track 5")])
 def test_a_wrong_request_is_one_sentence_and_nothing_is_lost(raw, flags, sentence):
     before = contents(raw)
-    done = run("demo.py", "--raw", raw, *flags, check=False)
+    done = run(DEMO, "--raw", raw, *flags, check=False)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
     assert contents(raw) == before
 
 
 def test_somebody_elses_folder_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds files that are no demo world"):
+    with pytest.raises(UsageError, match="contains files that are not a demo world"):
         demo.main(["--raw", str(tmp_path)])
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "demo.json").write_text("{}")
     with pytest.raises(WorkError, match="not the manifest of a demo world"):
         demo.main(["--raw", str(tmp_path)])
-    done = run("demo.py", "--raw", tmp_path / "thesis.txt", check=False)
+    done = run(DEMO, "--raw", tmp_path / "thesis.txt", check=False)
     assert done.returncode == 1 and "a folder is needed here" in done.stderr
 
 
@@ -216,7 +218,7 @@ def test_overwrite_takes_away_what_the_world_owns_and_nothing_else(tmp_path):
 
 
 def test_two_processes_do_not_write_one_world(tmp_path):
-    with demo._locked(tmp_path / "raw"), pytest.raises(WorkError, match="made by another process"):
+    with demo._locked(tmp_path / "raw"), pytest.raises(WorkError, match="another process is writing"):
         demo.main(["--raw", str(tmp_path / "raw"), *SMALL])
 
 
@@ -232,7 +234,7 @@ def test_the_smallest_worlds_work(tmp_path, n_tracks, n_users):
     assert len(pd.read_csv(tmp_path / "raw" / demo.TRACKS)) == n_tracks
 
 
-# --------------------------------------------------------------------------- the door
+# --------------------------------------------------------------------------- stage 2
 
 @pytest.fixture(scope="module")
 def workspace(raw, tmp_path_factory):

@@ -113,7 +113,7 @@ def test_damaged_and_encrypted_7z_archives_are_named(raw, tmp_path):
     songs.unlink()
     for at in (10, 40, len(whole) // 2, len(whole) - 5):
         archive.write_bytes(whole[:at] + bytes([whole[at] ^ 0xff]) + whole[at + 1:])
-        with pytest.raises(WorkError, match="songs.csv.7z is damaged or no 7z archive"):
+        with pytest.raises(WorkError, match="songs.csv.7z is damaged or not a 7z archive"):
             get(raw, tmp_path / "w", *LOOSE)
 
 

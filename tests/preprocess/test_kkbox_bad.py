@@ -56,7 +56,7 @@ def test_without_test_csv_the_end_of_each_playlist_is_test(raw, made, tmp_path, 
     (raw / "test.csv").unlink()
     for number, flags in enumerate(((), ("--test", "last"))):
         work = get(raw, tmp_path / f"w{number}", *LOOSE, *flags)
-        assert ("raw holds no test.csv: the last tenth" in capsys.readouterr().out) == (not flags)
+        assert ("raw contains no test.csv: the last tenth" in capsys.readouterr().out) == (not flags)
         assert table(work, "points").part.tolist() == table(made, "points").part.tolist()
         assert len(table(work, "plays")) == 11
 
@@ -123,10 +123,10 @@ def test_rows_of_wrong_length_are_named_and_nothing_is_lost(raw, made, tmp_path,
 def test_bytes_and_quotes_that_are_wrong(raw, tmp_path):
     text = (raw / "songs.csv").read_bytes()
     (raw / "songs.csv").write_bytes(text + b"a\xff,1,1,1,1,1,1\n")
-    with pytest.raises(WorkError, match="songs.csv, row 10 .*: bytes that are no UTF-8"):
+    with pytest.raises(WorkError, match="songs.csv, row 10 .*: invalid UTF-8"):
         get(raw, tmp_path / "w", *LOOSE)
     (raw / "songs.csv").write_bytes(text + b'"a,1,1,1,1,1,1\n')
-    with pytest.raises(WorkError, match="songs.csv, row 10 .*: a quoted cell begins there"):
+    with pytest.raises(WorkError, match="songs.csv, row 10 .*: the quoted cell that begins there is not closed"):
         get(raw, tmp_path / "w", *LOOSE)
 
 
@@ -161,7 +161,7 @@ def test_a_song_and_a_member_without_metadata(raw, tmp_path, capsys):
     (("--min-playlist-len", 3, "--max-playlist-len", 5), "--max-playlist-len 5 leaves none.*try --max-playlist-len 7",
      ("--min-playlist-len", 3, "--max-playlist-len", 7))])
 def test_filters_that_leave_nobody_say_so_and_their_advice_works(raw, tmp_path, flags, sentence, mended):
-    if mended is None:   # the most played song always passes: a second, that nobody knows, is played most
+    if mended is None:   # the most played song always passes: the most played one here is not in songs.csv
         tables = world()
         tables["train"] += [play("Bo=", "z")] * 30
         write(raw, tables)
@@ -193,11 +193,11 @@ def test_names_that_leave_nothing(raw, tmp_path):
 
 
 @pytest.mark.parametrize("flags, sentence", [
-    (("--top", 1), "--top is a share"), (("--min-playlist-len", 0), "at least 1"),
+    (("--top", 1), "--top must be at least 0 and below 1"), (("--min-playlist-len", 0), "at least 1"),
     (("--max-playlist-len", 21), "two above"), (("--min-age", 60), "above --max-age"),
     (("--val-share", 1), "--val-share"), (("--max-seconds", "nan"), "--max-seconds must be above 0"),
     (("--dim", -1), "--dim")])
-def test_flags_that_cannot_be_meant(raw, tmp_path, flags, sentence):
+def test_values_out_of_range(raw, tmp_path, flags, sentence):
     done = command("--raw", raw, "--workdir", tmp_path / "w", *flags)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
 

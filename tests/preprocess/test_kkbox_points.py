@@ -170,4 +170,4 @@ def test_the_reduced_matrix_keeps_products_of_songs(made, generated, tmp_path):
 
 def test_a_vocabulary_of_one_value_is_told_and_works(raw, tmp_path, capsys):
     get(raw, tmp_path / "w", *LOOSE)
-    assert "beware: language has 1 value" in capsys.readouterr().out
+    assert "warning: language has 1 value" in capsys.readouterr().out

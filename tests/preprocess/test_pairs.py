@@ -54,8 +54,8 @@ def test_packed_files_and_a_mark_at_the_start(tmp_path):
 
 
 @pytest.mark.parametrize("content, sentence", [
-    (b"a b\nc\n", "'c', pair 2, is not two words"), (b"a b 5\n", "'a b 5', pair 1, is not two words"),
-    (b"a b\na b 5 6\n", "2 is a line of more than two words"), (b"\n \n", "has no line"), (b"", "has no line"),
+    (b"a b\nc\n", "pair 2, 'c', is not two words"), (b"a b 5\n", "pair 1, 'a b 5', is not two words"),
+    (b"a b\na b 5 6\n", "line 2 has more than two words"), (b"\n \n", "has no pairs"), (b"", "has no pairs"),
     (b"a \xff\n", "cannot be read"),
 ])
 def test_other_files_are_refused_in_one_sentence(content, sentence, tmp_path):
@@ -65,4 +65,4 @@ def test_other_files_are_refused_in_one_sentence(content, sentence, tmp_path):
     assert status == 1 and sentence in err and "Traceback" not in err
     assert not (tmp_path / "w" / "plays.pqt").exists()
     status, _, err = say("pairs", "--raw", tmp_path / "none.txt", workdir=tmp_path / "w")
-    assert status == 2 and "is no file" in err
+    assert status == 2 and "is not a file" in err

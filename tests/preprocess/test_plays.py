@@ -24,16 +24,16 @@ from preprocess import log, stage
 from tests.conftest import ROOT
 from tests.worlds.listening import files, mount_small_disk  # noqa: F401 - a fixture
 
-door = importlib.import_module("preprocess.0_get_plays_pqt")
+script = importlib.import_module("preprocess.0_get_plays_pqt")
 IDS = [f"track{i:03d}" for i in range(40)]
 
 
 @pytest.fixture
 def command(capsys):
-    """Run the door with a command line; returns exit status, stdout and stderr."""
+    """Run the script with a command line; returns exit status, stdout and stderr."""
     def run(*argv):
         with pytest.raises(SystemExit) as end:
-            cli.run(door.main, [str(a) for a in argv])
+            cli.run(script.main, [str(a) for a in argv])
         said = capsys.readouterr()
         return end.value.code, said.out, said.err
     return run
@@ -159,7 +159,7 @@ def test_users_that_are_no_integers_are_numbered_in_sorted_order(world, monkeypa
     (folder / "text.tsv").write_text("\n".join([lines[0], *map("\t".join, zip(names, rest, strict=True))]) + "\n")
     status, out, _ = command("music4all", "--log", folder / "text.tsv", "--tracks", folder / "tracks.csv",
                              "--workdir", folder / "w")
-    assert status == 0 and "userid_sorted.csv numbers them" in out
+    assert status == 0 and "numbered as in userid_sorted.csv" in out
     known = np.array([not r.startswith("unlisted") for r in rest])
     ids = sorted(set(np.array(names)[known]))
     table = pd.read_csv(folder / "w" / "userid_sorted.csv", dtype=str)
@@ -282,8 +282,8 @@ def test_a_log_that_is_no_text(tmp_path, command):
     (["music4all"], "required: --log"),
     (["nothing"], "invalid choice: 'nothing'"),
     ([], "required: DATASET"),
-    (["music4all", "--log", "x", "--memory", "lots"], "--memory lots is no amount"),
-    (["music4all", "--log", "x", "--memory", "10MB"], "512MB is the least"),
+    (["music4all", "--log", "x", "--memory", "lots"], "--memory lots is not a memory size"),
+    (["music4all", "--log", "x", "--memory", "10MB"], "at least 512MB is required"),
 ])
 def test_usage(tmp_path, command, argv, sentence):
     status, _, err = command(*argv, *(["--workdir", tmp_path / "w"] if argv[:1] == ["music4all"] else []))
@@ -304,11 +304,11 @@ def test_finished_work_is_skipped_and_changed_work_done_again(world, command):
     assert (folder / "w" / "plays.pqt").stat().st_mtime_ns == made
     assert "skipped" not in command(*run, "--overwrite")[1]
     (folder / "w" / "plays.pqt").unlink()
-    assert "plays.pqt is gone or altered" in command(*run)[1]
+    assert "plays.pqt missing or modified" in command(*run)[1]
     same(plays(folder / "w"), expected)
     with open(folder / "log.tsv", "a") as f:
         f.write("999\ttrack000\t2021-01-01 00:00:00\n")
-    assert "made again, because log changed" in command(*run)[1]
+    assert "done again, because log changed" in command(*run)[1]
     assert len(plays(folder / "w")) == len(expected) + 1
 
 
@@ -337,10 +337,10 @@ def test_killed_while_files_are_swapped(world, monkeypatch, command):
 
 def test_two_at_once(world, command):
     folder, _ = world
-    with stage.together(folder / "w" / "dataset.json"):
+    with stage.atomic_outputs(folder / "w" / "dataset.json"):
         status, _, err = command("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv",
                                  "--workdir", folder / "w")
-    assert status == 1 and "is being made by another process right now" in err
+    assert status == 1 and "another process is writing" in err
 
 
 def test_a_file_where_the_workspace_should_be(world, command):
@@ -369,10 +369,10 @@ def test_full_disk(world, small_disk, command):
     assert files(small_disk / "w") == before and not list((small_disk / "w").glob(".*.new"))
 
 
-# --------------------------------------------------------------------------- the door
+# --------------------------------------------------------------------------- the script
 
 def test_data_sets_are_found_by_file():
-    found = door.datasets()
+    found = script.datasets()
     assert "music4all" in found and not {"log", "stage", "parts", "protocols", "log_blocks"} & set(found)
     for module in found.values():
         assert module.HELP and "\n" not in module.HELP and callable(module.add_arguments)

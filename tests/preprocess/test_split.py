@@ -155,7 +155,7 @@ def test_all_test_items_cold(tmp_path, split):
     assert status == 1 and "all 8 test pairs are of users or tracks absent from train; --protocol hotcold" in err
     assert not list((workdir / "data").glob("*.pqt"))
     status, out, _ = split(workdir, "--protocol", "hotcold", "--test-date", "2020-02-20")
-    assert status == 0 and "beware: all test pairs are of cold tracks" in out
+    assert status == 0 and "warning: all test pairs are of cold tracks" in out
     assert [len(part(workdir, p)) for p in ALL] == [8, 0, 0, 8]
     assert dataset.load(workdir).parts == ("cold_test",)
 
@@ -282,7 +282,7 @@ def test_given_split_with_a_cold_part(tmp_path, split):
 
 
 @pytest.mark.parametrize("rows, sentence", [
-    ([*GIVEN, (1, 0, "test")], "1 (user, track) pairs stand in it more than once"),
+    ([*GIVEN, (1, 0, "test")], "contains 1 duplicate (user_id, track_id) pairs"),
     ([*GIVEN, (1, 3, "holdout")], "a part is one of train, val, test, cold_test, not 'holdout'"),
     ([*GIVEN, (1, 4, "train")], "1 of its pairs have no play in plays.pqt"),
     ([(2, 0, "cold_test"), (1, 0, "train"), (2, 1, "train")], "leak: 1 cold pairs are of tracks of train"),
@@ -329,7 +329,7 @@ def test_tracks_with_by_name_and_content(tmp_path, split):
     status, _, err = split(workdir, "--tracks-with", "nobody")
     assert status == 2 and "no embedding 'nobody'" in err
     assert files(workdir / "data") == before
-    assert "made again, because embedding half, tracks_with changed" in split(workdir, "--tracks-with", "half")[1]
+    assert "done again, because embedding half, tracks_with changed" in split(workdir, "--tracks-with", "half")[1]
     for name in ALL[:3]:
         assert (part(workdir, name)["track_id"] % 2 == 1).all() and len(part(workdir, name))
     assert "skipped" in split(workdir, "--tracks-with", "half", "half")[1]

@@ -51,7 +51,7 @@ def test_expect(tmp_path, split):
     rows = part(workdir, "train").shape[0]
     status, _, err = split(workdir, "--expect", expected, "--train-share", ".5")
     assert status == 1 and err.count("\n") == 1 and f"Train Rows is {round(rows / 2)}"[:-3] in err
-    assert f"and not {rows} (and " in err and "the workspace is as it was" in err
+    assert f"and not {rows} (and " in err and "nothing was written" in err
     assert files(workdir / "data") == before
     expected.write_text("a,b\n1,2\n")
     assert split(workdir, "--expect", expected)[0] == 2
@@ -79,14 +79,14 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
     def join(one, other):
         return pd.concat([one, other]).sort_values(["user_id", "track_id"])
     leaks = {
-        "stand in train and in another part": {"train": join(train, test.head(1))},
-        "stand in one part twice": {"train": join(train, train.head(1))},
+        "pairs are in train and in another part": {"train": join(train, test.head(1))},
+        "duplicate pairs": {"train": join(train, train.head(1))},
         "of users absent from train": {"test": test.assign(user_id=test["user_id"] + 100)},
         "val and test pairs are of tracks absent": {"test": join(test, cold), "cold_test": cold.head(0)},
         "cold pairs are of tracks of train": {"cold_test": join(cold, test), "test": test.head(0)},
         "first play outside the train window": {"train": train.assign(timestamp=pd.Timestamp("2020-02-20"))},
         "users played held-out pairs in the train window": {"train": train[1:], "test": join(test, train.head(1))},
-        "plays in train that were not made": {"train": train.assign(count=train["count"] + 1)},
+        "users have other plays in train than in the train window": {"train": train.assign(count=train["count"] + 1)},
         "of users of a test part": {"val": val.head(0), "test": join(test, val)[:-1], "cold_test": cold} | {
             "val": join(test, val)[-1:].assign(user_id=test["user_id"].iloc[0], track_id=train["track_id"].max())}}
     for sentence, changed in leaks.items():
@@ -97,17 +97,17 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
 # --------------------------------------------------------------------------- usage and bad plays
 
 @pytest.mark.parametrize("argv, sentence", [
-    (["--protocol", "random", "--test-date", "2020-01-01"], "--test-date means nothing to --protocol random"),
-    (["--test-share", ".1"], "--test-share means nothing to --protocol recsys24"),
-    (["--protocol", "leave-one-out", "--val-share", ".1"], "--val-share means nothing"),
-    (["--split", "x.csv"], "--split means nothing to --protocol recsys24"),
+    (["--protocol", "random", "--test-date", "2020-01-01"], "--test-date does not apply to --protocol random"),
+    (["--test-share", ".1"], "--test-share does not apply to --protocol recsys24"),
+    (["--protocol", "leave-one-out", "--val-share", ".1"], "--val-share does not apply"),
+    (["--split", "x.csv"], "--split does not apply to --protocol recsys24"),
     (["--protocol", "random", "--val-share", ".6", "--test-share", ".4"], "leave nothing for train"),
-    (["--val-share", "1.5"], "--val-share is a share from 0 to below 1, not 1.5"),
-    (["--train-share", "0"], "--train-share is a share above 0"),
-    (["--test-date", "soon"], "--test-date soon is no date; write it like 2020-02-20"),
-    (["--train-start", "2020-03-01"], "the dates must follow one another"),
+    (["--val-share", "1.5"], "--val-share must be at least 0 and below 1, not 1.5"),
+    (["--train-share", "0"], "--train-share must be above 0 and at most 1, not 0"),
+    (["--test-date", "soon"], "--test-date soon is not a date in UTC; write it like 2020-02-20"),
+    (["--train-start", "2020-03-01"], "--train-start, --test-date and --test-end must increase"),
     (["--protocol", "coldhot"], "invalid choice: 'coldhot'"),
-    (["--memory", "1KB"], "512MB is the least"),
+    (["--memory", "1KB"], "at least 512MB is required"),
 ])
 def test_usage(tmp_path, split, argv, sentence):
     status, _, err = split(workspace(tmp_path / "w", HAND), *argv)
@@ -120,10 +120,10 @@ def test_usage(tmp_path, split, argv, sentence):
     (lambda f: f.drop(columns="track_id"), "must have an integer column track_id"),
     (lambda f: f.assign(track_id=f["track_id"] + 2), "track_id runs from 2 to 5 with 0 incomplete pairs, "
      "but trackid_sorted.csv has 4 rows"),
-    (lambda f: f.assign(timestamp=f["timestamp"].where(f.index > 2)), "without gaps, but is timestamp with 3 nulls"),
-    (lambda f: f.assign(timestamp=f["timestamp"].dt.tz_localize("UTC")), "must be naive UTC timestamps"),
+    (lambda f: f.assign(timestamp=f["timestamp"].where(f.index > 2)), "without nulls, but is timestamp with 3 nulls"),
+    (lambda f: f.assign(timestamp=f["timestamp"].dt.tz_localize("UTC")), "must be UTC timestamps without time zone"),
     (lambda f: f.assign(user_id=f["user_id"].astype("Int64").where(f.index > 0)), "incomplete pairs"),
-    (lambda f: f.assign(count=-1), "counts must be 1 or more"),
+    (lambda f: f.assign(count=-1), "every count must be at least 1"),
     (lambda f: f.head(0), "nothing to split"),
     (None, "cannot be read as parquet"),
     ("gone", "run preprocess/0_get_plays_pqt.py first"),
@@ -161,12 +161,12 @@ def test_finished_work_is_skipped_and_changed_work_done_again(tmp_path, split):
     assert "finished before, skipped" in said and said.splitlines()[1:5] == table.splitlines()[:4]
     assert "skipped" in split(workdir, "--train-start", "2019-02-20 00:00:00", "--memory", "1GB")[1]
     assert {p: (workdir / "data" / p).stat().st_mtime_ns for p in files(workdir / "data")} == before
-    assert "made again, because seed changed" in split(workdir, "--seed", "1")[1]
+    assert "done again, because seed changed" in split(workdir, "--seed", "1")[1]
     (workdir / "data" / "val.pqt").write_bytes(b"")
-    assert "val.pqt is gone or altered" in split(workdir, "--seed", "1")[1]
+    assert "val.pqt missing or modified" in split(workdir, "--seed", "1")[1]
     plays = pd.read_parquet(workdir / "plays.pqt")
     write_parquet(workdir / "plays.pqt", plays.iloc[:-100])
-    assert "made again, because plays.pqt changed" in split(workdir, "--seed", "1")[1]
+    assert "done again, because plays.pqt changed" in split(workdir, "--seed", "1")[1]
 
 
 def test_split_json_says_what_readers_need(tmp_path, split):
@@ -200,7 +200,7 @@ def test_killed_while_parts_are_swapped(tmp_path, monkeypatch, split):
     mixed = files(workdir / "data")
     assert mixed["train.pqt"] == old["train.pqt"] and "cold_test.pqt" in mixed    # this is the mix ...
     assert manifest(workdir)["status"] == "writing"                               # ... that says so
-    assert "was interrupted; made again" in split(workdir)[1]
+    assert "was interrupted; done again" in split(workdir)[1]
     assert {k: v for k, v in files(workdir / "data").items() if k != "split.json"} == {
         k: v for k, v in old.items() if k != "split.json"}
     assert manifest(workdir)["status"] == "finished" and not list((workdir / "data").glob(".*.new"))
@@ -222,9 +222,9 @@ def test_killed_with_minus_nine_leaves_the_old_split(tmp_path, split):
 
 def test_two_at_once(tmp_path, split):
     workdir = crowd(tmp_path / "w")
-    with stage.together(workdir / "data" / "split.json"):
+    with stage.atomic_outputs(workdir / "data" / "split.json"):
         status, _, err = split(workdir)
-    assert status == 1 and "is being made by another process right now" in err
+    assert status == 1 and "another process is writing" in err
     assert split(workdir)[0] == 0
 
 
@@ -265,7 +265,7 @@ def test_spilling_to_disk_gives_the_same_parts(tmp_path, monkeypatch, split):
         return log
     monkeypatch.setattr(protocols, "Log", tight("1MiB"))       # so memory alone does not do
     status, _, err = split(workdir, "--overwrite")
-    assert status == 1 and "give more with --memory" in err and err.count("\n") == 1
+    assert status == 1 and "raise --memory" in err and err.count("\n") == 1
     assert files(workdir / "data") == roomy
     monkeypatch.setattr(protocols, "Log", tight("1GiB"))
     assert split(workdir, "--overwrite")[0] == 0
@@ -278,5 +278,5 @@ def test_expect_wants_something_to_compare(tmp_path, split, text):
     workdir = crowd(tmp_path / "w")
     (tmp_path / "stats.csv").write_text(text)
     status, _, err = split(workdir, "--expect", tmp_path / "stats.csv")
-    assert status == 2 and err.count("\n") == 1 and "is no table of counts" in err
+    assert status == 2 and err.count("\n") == 1 and "is not a table of counts" in err
     assert not (workdir / "data").exists()

@@ -78,7 +78,8 @@ def test_the_embedding_is_standardised_over_the_tracks_and_not_over_the_rows(raw
     first = np.array([0.4, 0.2, 0.9])                    # danceability of a, b, c; b stands in two playlists
     np.testing.assert_allclose(matrix[:3, 0], (first - first.mean()) / first.std(), rtol=1e-6)
     assert matrix.dtype == np.float32 and matrix.shape == (4, 12) and (matrix[:3, 2:] == 0).all()
-    assert np.isnan(matrix[3]).all() and about["failed"] == {"3": {"trackid": "d", "reason": "a feature is no number"}}
+    assert np.isnan(matrix[3]).all()
+    assert about["failed"] == {"3": {"trackid": "d", "reason": "a feature is not a number"}}
     assert about["facts"]["features"] == list(SPOTIFY) and about["facts"]["std"][2:] == [0] * 10
     np.testing.assert_allclose(about["facts"]["mean"][:2], [first.mean(), -7])
     assert dataset.open_embedding(w, "spotify", 4, dataset.read_tracks(w)[1]).shape == (4, 12)
@@ -166,7 +167,7 @@ def test_bad_files_are_one_sentence_and_leave_nothing(tmp_path, content, sentenc
 
 def test_bad_requests_are_one_sentence(raw, tmp_path):
     status, _, err = say("spotify", "--raw", tmp_path / "none.csv", workdir=tmp_path / "w")
-    assert status == 2 and "none.csv is no file; name the csv of playlist songs" in err
+    assert status == 2 and "none.csv is not a file; name the csv of playlist songs" in err
     (tmp_path / "v").mkdir()
     write_json(tmp_path / "v/dataset.json", {"name": "demo"})
     status, _, err = say("spotify", "--raw", raw, workdir=tmp_path / "v")

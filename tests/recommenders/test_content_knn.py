@@ -154,7 +154,7 @@ def test_one_track_or_one_user(tmp_path, train, val):
 
 def test_a_bad_embedding_does_not_stop_the_others(tiny, capsys):
     write_embedding(tiny, "bad", np.full((80, 4), np.nan, np.float32))
-    with pytest.raises(WorkError, match="^2 of 3 embeddings are done, not bad$"):
+    with pytest.raises(WorkError, match="^1 of 3 embeddings failed: bad; see the errors above$"):
         content_knn.main(["--workdir", str(tiny)])
     assert "bad: embedding 'bad' has no finite row" in capsys.readouterr().err
     assert {c["embedding"] for _, c in runs.find_runs(tiny) if c["status"] == "finished"} == {"content", "noise"}
@@ -163,8 +163,8 @@ def test_a_bad_embedding_does_not_stop_the_others(tiny, capsys):
 
 
 @pytest.mark.parametrize("flags, sentence", [
-    (["--show", "3"], "--show says how many tracks --like prints"),
-    (["--like", "a", "--shuffle"], "so --shuffle means nothing to it")])
+    (["--show", "3"], "--show is the number of tracks printed by --like"),
+    (["--like", "a", "--shuffle"], "--shuffle does not apply to --like")])
 def test_a_flag_that_would_be_ignored_is_refused(tiny, flags, sentence):
     with pytest.raises(UsageError, match=sentence):
         content_knn.main(["content", "--workdir", str(tiny), *flags])

@@ -53,15 +53,15 @@ def world(tmp_path_factory):
 
 def test_lambdarank_refuses_too_many_candidates_and_too_few_before_it_fits(world, tmp_path, monkeypatch):
     monkeypatch.setattr(random_forest, "fit", lambda *_: pytest.fail("fitted"))
-    with monkeypatch.context() as patch, pytest.raises(WorkError, match="takes 20 candidates of a user at most, "
-                                                                             "and one has [0-9]+; use --negatives"):
+    with monkeypatch.context() as patch, pytest.raises(WorkError, match="accepts at most 20 candidates per user, "
+                                                                             "but one has [0-9]+; use --negatives"):
         patch.setattr(random_forest, "MOST_OF_A_USER", 20)
         ranker_of(world, "--model", "lambdarank")
     write_tracks(tmp_path, 4)                                            # each user has one candidate left
     write_pairs(tmp_path, "train", [1, 1, 1, 2, 2, 2], [0, 1, 2, 0, 1, 3])
     write_pairs(tmp_path, "val", [1, 2], [3, 2])
     popularity.main(["--workdir", str(tmp_path)])
-    with pytest.raises(WorkError, match="at least two candidates, and without one fold 1 of 2 is left"):
+    with pytest.raises(WorkError, match="at least two candidates to train on, but without one fold 1 of 2"):
         random_forest.main(["popularity", "--workdir", str(tmp_path), "--model", "lambdarank"])
 
 
@@ -237,10 +237,10 @@ def test_plays_are_guessed_from_train_alone(tmp_path):
 
 # --------------------------------------------------------------------------- bad input
 
-def test_flags_that_mean_nothing_to_the_model_or_nothing_at_all(tiny):
-    for flags, sentence in ((["--leaves", "7"], "--leaves means nothing to --model forest"),
-                            (["--model", "lambdarank", "--max-features", "1"], "--max-features means nothing to"),
-                            (["--max-features", "0"], "--max-features is a share above 0 and up to 1, not 0"),
+def test_flags_that_do_not_apply_to_the_model_or_are_out_of_range(tiny):
+    for flags, sentence in ((["--leaves", "7"], "--leaves does not apply to --model forest"),
+                            (["--model", "lambdarank", "--max-features", "1"], "--max-features does not apply to"),
+                            (["--max-features", "0"], "--max-features must be above 0 and at most 1, not 0"),
                             (["--folds", "1"], "--folds at least 2, not 15 and 1"),
                             (["--model", "lambdarank", "--lr", "0"], "--lr above 0, not 15 and 0"),
                             (["--negatives", "-1"], "--negatives must be at least 0")):
@@ -264,7 +264,7 @@ def test_nothing_to_learn_is_one_sentence(tmp_path, train, val):
     for part, pairs in (("train", train), ("val", val)):
         write_pairs(tmp_path, part, *np.array(pairs).T)
     popularity.main(["--workdir", str(tmp_path)])
-    with pytest.raises(WorkError, match="val has [02] users with candidates and 0 of the candidates are right"):
+    with pytest.raises(WorkError, match="val has [02] users with candidates and 0 relevant candidates"):
         random_forest.main(["popularity", "--workdir", str(tmp_path)])
 
 

@@ -159,7 +159,7 @@ def test_without_a_part_for_cold_items_the_cold_test_is_left_out(tiny):
     three_runs(tiny)
     hybrid.main(["popularity", "itemknn", "--workdir", str(tiny), "--k", "10"])
     _, config = made(tiny)
-    assert config["parts"] == ["test", "val"] and config["left_out"] == {"cold_test": "no part ranks it"}
+    assert config["parts"] == ["test", "val"] and config["left_out"] == {"cold_test": "no component ranks it"}
 
 
 # --------------------------------------------------------------------------- little to recommend
@@ -266,14 +266,14 @@ def test_runs_of_another_split_unfinished_ones_and_lost_lists(tiny):
         hybrid.main(["itemknn", "popularity", "--workdir", str(tiny)])
 
 
-def test_words_that_mean_nothing(tiny):
+def test_invalid_components_metrics_and_steps(tiny):
     three_runs(tiny)
     for words, sentence in ((["popularty", "itemknn"], "'popularty' is no run of .* and no recommender; there are runs "
                                                        "of: content_knn, itemknn, popularity"),
                             (["itemknn", "itemknn"], "itemknn is asked for twice"),
-                            (["itemknn"], "a hybrid mixes at least two parts"),
-                            (["itemknn", "ease", "--metric", "NDGC@10"], "--metric is one of HitRate, .*not NDGC@10"),
-                            (["itemknn", "ease", "--metric", "NDCG@0"], "--metric is one of"),
+                            (["itemknn"], "a hybrid has at least two components"),
+                            (["itemknn", "ease", "--metric", "NDGC@10"], "--metric must be one of HitRate, .*NDGC@10"),
+                            (["itemknn", "ease", "--metric", "NDCG@0"], "--metric must be one of"),
                             (["itemknn", "ease", "popularity", "--steps", "500"], "are 125751 trials, more than")):
         with pytest.raises(UsageError, match=sentence):
             hybrid.main([*words, "--workdir", str(tiny)])

@@ -1,4 +1,4 @@
-"""A world of four artists in the format of HetRec's Last.fm 2k, and the door of stage 2 as a function."""
+"""A world of four artists in the format of HetRec's Last.fm 2k, and the script of stage 2 as a function."""
 import contextlib
 import importlib
 import io
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from harness import cli
 from harness.readers import read_json
 
-DOOR = importlib.import_module("preprocess.0_get_plays_pqt")
+SCRIPT = importlib.import_module("preprocess.0_get_plays_pqt")
 
 # Text order of the artist ids: 1, 10, 2, 30.
 FILES = {
@@ -49,13 +49,13 @@ def say(*argv, workdir):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.run(DOOR.main, [*map(str, argv), "--workdir", str(workdir)])
+            cli.run(SCRIPT.main, [*map(str, argv), "--workdir", str(workdir)])
         except SystemExit as e:
             return e.code, out.getvalue(), err.getvalue()
 
 
 def get_plays(*argv, workdir):
-    """Run the door, which must succeed; returns the workspace."""
+    """Run the script, which must succeed; returns the workspace."""
     status, _, err = say(*argv, workdir=workdir)
     assert status == 0, err
     return workdir

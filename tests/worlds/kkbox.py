@@ -1,4 +1,4 @@
-"""Files of the KKBOX challenge by hand, and the door they go through: what the tests of KKBOX share."""
+"""Hand-made files of the KKBOX challenge, and the script that converts them: shared by the tests of KKBOX."""
 import csv
 import importlib
 
@@ -6,7 +6,7 @@ import pandas as pd
 
 from preprocess.kkbox import raw as kkbox_raw
 
-door = importlib.import_module("preprocess.0_get_plays_pqt")
+script = importlib.import_module("preprocess.0_get_plays_pqt")
 splitter = importlib.import_module("preprocess.1_train_test_split")
 HEADERS = {name: list(columns) for name, columns in kkbox_raw.COLUMNS.items()} | {
     "test": ["id", *kkbox_raw.COLUMNS["test"]]}
@@ -44,7 +44,7 @@ def write(folder, tables, headers=HEADERS):
 
 
 def get(raw, workdir, *flags):
-    door.main([str(a) for a in ("kkbox", "--raw", raw, "--workdir", workdir, *flags)])
+    script.main([str(a) for a in ("kkbox", "--raw", raw, "--workdir", workdir, *flags)])
     return workdir
 
 

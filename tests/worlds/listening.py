@@ -12,7 +12,7 @@ from harness import cli
 from harness.files import write_json, write_parquet
 from tests.worlds.world import write_tracks
 
-door = importlib.import_module("preprocess.1_train_test_split")
+script = importlib.import_module("preprocess.1_train_test_split")
 ALL = ("train", "val", "test", "cold_test")
 HAND = [  # user, track, time. train from 2019-02-20, test from 2020-02-20
     (1, 0, "2019-02-20 00:00:00"), (1, 0, "2019-08-01 00:00:00"), (1, 0, "2020-03-01 00:00:00"),  # 2 plays in train
@@ -29,7 +29,7 @@ def split_command(capsys):
     """Run the splitter in a workspace; returns exit status, stdout and stderr."""
     def run(workdir, *argv):
         with pytest.raises(SystemExit) as end:
-            cli.run(door.main, [*map(str, argv), "--workdir", str(workdir)])
+            cli.run(script.main, [*map(str, argv), "--workdir", str(workdir)])
         said = capsys.readouterr()
         return end.value.code, said.out, said.err
     return run

@@ -1,4 +1,4 @@
-"""The checkpoints must be where the worker was told; the model is a number in one of them."""
+"""The checkpoints must be in the folder given to the worker; the model is a number in one of them."""
 from pathlib import Path
 from types import SimpleNamespace
 
