@@ -124,7 +124,7 @@ def test_compared_on_what_it_hears(convolutions):
             self.heard, self.infinite, self.silent, self.unheard = (torch.nn.Conv1d(8, 8, 2) for _ in range(4))
 
         def forward(self):
-            self.computed(torch.ones(1, 8, 9))
+            self.heard(torch.ones(1, 8, 9))
             self.infinite(1e6 * torch.ones(1, 8, 9))
             self.silent(torch.zeros(1, 8, 9))
     model = Network()
