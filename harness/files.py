@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.readers import load_checkpoint as load_checkpoint
-from harness.readers import read_json as read_json
 
 
 @contextlib.contextmanager
