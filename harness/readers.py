@@ -129,7 +129,7 @@ def _npy_shape(f, size):
     f.seek(start)
     shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(f)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, not numbers")
+        raise ValueError("it contains Python objects, not numbers")
     if not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError(f"its shape is {shape}")
     if (need := math.prod(shape) * dtype.itemsize) > size - f.tell():

@@ -55,7 +55,7 @@ def test_embeddings_that_are_none(tiny, capsys, script, matrix, status, expected
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../outside", ".hidden", ""])
 def test_an_embedding_is_a_plain_name(tiny, capsys, name):
-    assert "plain word" in refused(capsys, knn, 2, name, "--workdir", tiny)
+    assert "is not a name of an embedding" in refused(capsys, knn, 2, name, "--workdir", tiny)
 
 
 def test_an_embedding_made_for_another_track_list(tiny, capsys):

@@ -116,7 +116,7 @@ def test_elsas_embedding_is_never_written_over_anothers(tmp_path):
     content = (tiny / "embeddings" / "content.npy").read_bytes()
     with pytest.raises(UsageError, match="was not made by elsa"):
         elsa.main([*argv, "content"])
-    with pytest.raises(UsageError, match="plain word"):
+    with pytest.raises(UsageError, match="is not a name of an embedding"):
         elsa.main([*argv, "../x"])
     assert (tiny / "embeddings" / "content.npy").read_bytes() == content and not (tiny / "model_embeddings").exists()
     elsa.main([*argv, "mine"])
