@@ -70,6 +70,7 @@ def test_lists_keep_the_contract(made, name):
     split = dataset.load(workdir)
     expected = [p for p in split.parts if p != "cold_test" or module_of(name).COLD]
     assert config["parts"] == sorted(expected)
+    assert config["departures"]["k"] == 10 and "comment" not in config["departures"]   # the scripts' defaults are known
     for part in expected:
         preds = pd.read_parquet(workdir / "preds" / f"{run_name}_{part}.pqt")
         assert list(preds.columns) == ["user_id", "track_id", "rank", "score"]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dataset
+import metrics
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
@@ -197,6 +198,21 @@ def test_a_recommenders_best_run_on_val_is_taken_and_named_runs_as_they_are(tiny
     source, = candidates.find_runs(split, ["itemknn"])
     assert source.among == 2 and source.run != worse
     assert candidates.find_runs(split, [worse])[0].run == worse
+
+
+def test_which_run_is_best_on_val_is_read_from_their_metrics_and_evaluated_only_where_they_lack_it(tiny, monkeypatch):
+    three_runs(tiny)
+    split = dataset.load(tiny)
+    save(split, "itemknn", {p: np.zeros((60, split.n_hot)) for p in ("val", "test")}, comment="constant")
+    best = candidates.find_runs(split, ["itemknn"], "NDCG@10")[0].run
+    wanted = []
+    evaluate = metrics.evaluate
+    monkeypatch.setattr(metrics, "evaluate", lambda *args: wanted.append(args[2]) or evaluate(*args))
+    assert candidates.find_runs(split, ["itemknn"], "NDCG@10")[0].run == best and not wanted
+    assert candidates.find_runs(split, ["itemknn"], "NDCG@3")[0].run == best and wanted == [(3,)] * 2
+    for path in (tiny / "metrics").glob("itemknn*_val.csv"):
+        path.unlink()
+    assert candidates.find_runs(split, ["itemknn"], "NDCG@10")[0].run == best and wanted[2:] == [(10,)] * 2
 
 
 def test_of_equally_good_runs_the_one_with_longer_lists_is_taken(four):
