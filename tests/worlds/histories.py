@@ -58,3 +58,10 @@ class Largest(TorchDispatchMode):
             if isinstance(x, torch.Tensor):
                 self.numel = max(self.numel, x.untyped_storage().nbytes() // x.element_size())
         return out
+
+
+def largest_allocation(call):
+    """Bytes of the largest block of memory that one operation inside call() took, those of torch's own kernels too."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    return max(event.self_cpu_memory_usage for event in profile.events())
