@@ -87,7 +87,10 @@ def scalar(value):
 
 def short(value):
     """A value in a sentence, cut where it is long or deep."""
-    return reprlib.repr(value)
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to write integers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def words_of_split(text, where):

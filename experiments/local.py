@@ -5,24 +5,28 @@ A run that fails or crashes says why in a line, and the next one begins. slurm/g
 import collections
 import contextlib
 import itertools
+import json
 import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from experiments import watchdog
+from experiments import run_server
 from experiments.expand import impossible
 from harness.cli import one_line
-from harness.errors import RunInProgress, UsageError
+from harness.errors import RunInProgress, UsageError, WorkError
 from harness.machine import cores
 from harness.progress import EXIT_RESUMABLE, StopRequest, stop_here
 
 ROOT = Path(__file__).resolve().parents[1]
 TAIL = 50  # last lines of stderr that are kept to say why a run failed
+SHARED = ("torch", "pandas", "pyarrow.parquet", "scipy.sparse")  # imported once for all runs
+TRAINED = {"train.py", "train_bert.py", "recommenders.sasrec", "recommenders.two_tower", "recommenders.dtnmr"}
 
 
 def say(text):
@@ -48,53 +52,90 @@ def possible(jobs, workdir):
 
 # --------------------------------------------------------------------------- one run, one process
 
-class Guard:
-    """The process group of the runs, led by experiments/watchdog.py, which ends them when this process is gone."""
+class Server:
+    """The process that starts the runs and ends them when this one is gone (experiments/run_server.py).
+
+    libraries: what it imports once for all of them. `ended`: {process: exit status} of runs that are over.
+    """
+
+    def __init__(self, libraries, threads, selector):
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", RunInProgress.VARIABLE: str(RunInProgress.STATUS)}
+        if threads:
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self.control, other = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.run_server", str(other.fileno()), *libraries], cwd=ROOT,
+            env=environment, pass_fds=[other.fileno()], process_group=0, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL)
+        other.close()
+        self.answers, self.ended = b"", {}
+        selector.register(self.control, selectors.EVENT_READ, self)
 
     def __enter__(self):
-        self.process = subprocess.Popen([sys.executable, "-I", "-S", watchdog.__file__], stdin=subprocess.PIPE,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
         return self
 
-    @property
-    def group(self):
-        return self.process.pid
-
     def __exit__(self, *_):
-        os.killpg(self.group, signal.SIGKILL)  # the watchdog, and whatever a run has left behind
-        self.process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # the server, and whatever a run has left behind
+        self.process.wait()
+        self.control.close()
+
+    def start(self, words, streams):
+        """Start a command (its words after `python`) that writes to two descriptors; its process id."""
+        socket.send_fds(self.control, [json.dumps(words).encode() + b"\n"], streams)
+        while (started := self.forward()) is None:
+            pass
+        return started
+
+    def forward(self, _=None):
+        """Read an answer or more; the process id of a run that was started, else None."""
+        data = self.control.recv(1 << 16)
+        if not data:
+            raise WorkError("the process that starts the runs has ended; the same command continues")
+        *lines, self.answers = (self.answers + data).split(b"\n")
+        started = None
+        for fields in map(json.loads, lines):
+            started = fields.get("started", started)
+            if "ended" in fields:
+                self.ended[fields["ended"]] = fields["status"]
+        return started
 
 
 class Running:
     """A job at work: its process, its output handed on in whole lines, the last of stderr kept."""
 
-    def __init__(self, job, group, threads, selector):
-        self.job, self.selector, self.begun = job, selector, time.monotonic()
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", RunInProgress.VARIABLE: str(RunInProgress.STATUS)}
-        if threads:
-            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen(
-            [sys.executable, *job.words[1:]], cwd=ROOT, env=environment, process_group=group,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self.rest = {self.process.stdout: b"", self.process.stderr: b""}
+    def __init__(self, job, server, selector):
+        self.job, self.server, self.selector, self.begun = job, server, selector, time.monotonic()
+        (self.stdout, stdout), (self.stderr, stderr) = os.pipe(), os.pipe()
+        self.rest = {self.stdout: b"", self.stderr: b""}
         self.tail = collections.deque(maxlen=TAIL)
         for stream in self.rest:
-            os.set_blocking(stream.fileno(), False)
+            os.set_blocking(stream, False)
             selector.register(stream, selectors.EVENT_READ, self)
+        try:
+            self.pid = server.start(job.words[1:], [stdout, stderr])
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+
+    @property
+    def status(self):
+        """Exit status, minus the signal of one that a signal ended, None while it runs."""
+        return self.server.ended.get(self.pid)
 
     def forward(self, stream):
         """Hand on what has arrived on a stream, up to its last line's end; True while there may be more."""
         try:
-            data = os.read(stream.fileno(), 1 << 16)
+            data = os.read(stream, 1 << 16)
         except BlockingIOError:
             return False
         *lines, self.rest[stream] = (self.rest[stream] + data).split(b"\n")
         if not data:
             lines = [last] if (last := self.close(stream)) else []
         lines = [line.decode(errors="replace") for line in lines]
-        if stream is self.process.stderr:
+        if stream == self.stderr:
             self.tail.extend(line for line in lines if line.strip())
-        target = sys.stderr if stream is self.process.stderr else sys.stdout
+        target = sys.stderr if stream == self.stderr else sys.stdout
         if lines:
             target.write("".join(f"{line}\n" for line in lines))
             target.flush()
@@ -103,12 +144,12 @@ class Running:
     def close(self, stream):
         """Read a stream no more; what it had of a last line."""
         self.selector.unregister(stream)
-        stream.close()
+        os.close(stream)
         return self.rest.pop(stream)
 
     def over(self):
         """Whether the process has ended; then all of its output has been handed on and its pipes are closed."""
-        if self.process.poll() is None:
+        if self.status is None:
             return False
         for stream in list(self.rest):
             while self.forward(stream):
@@ -119,8 +160,7 @@ class Running:
 
     def result(self):
         """(exit status, why it failed in a sentence) of a run that is over; a signal's status is negative."""
-        status = self.process.returncode
-        return status, "" if status == 0 else sentence(status, list(self.tail), self.job.script)
+        return self.status, "" if self.status == 0 else sentence(self.status, list(self.tail), self.job.script)
 
 
 def sentence(status, tail, script):
@@ -140,6 +180,15 @@ def sentence(status, tail, script):
 
 # --------------------------------------------------------------------------- many runs
 
+def libraries(jobs):
+    """What to import once for these jobs; () where each is to import for itself: there is one, or no safe fork."""
+    if len(jobs) < 2 or sys.platform != "linux":
+        return ()
+    scripts = {job.script for job in jobs}
+    return (*SHARED, *(["torch.utils.tensorboard"] if scripts & TRAINED else []),
+            *(["transformers.models.bert.modeling_bert"] if "train_bert.py" in scripts else []))
+
+
 def share(at_once):
     """Threads of each of several runs, None for a run that is alone: it decides as if it were called by hand."""
     if at_once == 1:
@@ -155,18 +204,18 @@ def run_all(jobs, stop, at_once):
     A stop request goes to the runs, which save and end; so does a run that was itself asked to stop (status 85).
     Then the grid ends with that status. However this ends, no run stays behind.
     """
-    waiting, working, stopping, threads = collections.deque(jobs), [], False, share(at_once)
-    with selectors.DefaultSelector() as selector, Guard() as guard:
+    waiting, working, stopping = collections.deque(jobs), [], False
+    with selectors.DefaultSelector() as selector, Server(libraries(jobs), share(at_once), selector) as server:
         try:
             while waiting or working:
                 while waiting and len(working) < at_once and not stopping:
                     say(str(waiting[0]))
-                    working.append(Running(waiting.popleft(), guard.group, threads, selector))
+                    working.append(Running(waiting.popleft(), server, selector))
                 for key, _ in selector.select(0.1):
                     key.data.forward(key.fileobj)
                 ended = [run for run in working if run.over()]
                 working = [run for run in working if run not in ended]
-                if not stopping and (stop.requested or any(r.process.returncode == EXIT_RESUMABLE for r in ended)):
+                if not stopping and (stop.requested or any(r.status == EXIT_RESUMABLE for r in ended)):
                     stopping = True
                     waiting.clear()
                     send(working, signal.SIGTERM)
@@ -186,12 +235,13 @@ def run_all(jobs, stop, at_once):
 def send(working, number):
     for run in working:
         with contextlib.suppress(ProcessLookupError):
-            run.process.send_signal(number)
+            if run.status is None:
+                os.kill(run.pid, number)
 
 
 def wait(working):
-    """Wait until runs have ended, forwarding what they say; after the watchdog's patience they are killed."""
-    end = time.monotonic() + watchdog.PATIENCE
+    """Wait until runs have ended, forwarding what they say; after the server's patience they are killed."""
+    end = time.monotonic() + run_server.PATIENCE
     while working := [run for run in working if not run.over()]:
         for key, _ in working[0].selector.select(0.1):
             key.data.forward(key.fileobj)

@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from experiments import local
@@ -44,20 +45,14 @@ def until(condition, process, seconds=300):
     return result
 
 
-def processes_of(workdir):
-    """Ids of the processes that make runs in a workspace, the grid itself left out."""
-    ids = []
-    for path in (p for p in os.listdir("/proc") if p.isdigit()):
-        try:
-            words = open(f"/proc/{path}/cmdline", "rb").read().decode().split("\0")
-        except OSError:
-            continue
-        ids += [int(path)] if str(workdir) in words and "slurm/grid.py" not in words else []
-    return ids
+def runs_of(process):
+    """Ids of the processes in which a grid makes its runs."""
+    servers = psutil.Process(process.pid).children()
+    return [run.pid for server in servers for run in server.children()]
 
 
 def alive(ids):
-    return [i for i in ids if os.path.exists(f"/proc/{i}")]
+    return [i for i in ids if psutil.pid_exists(i)]
 
 
 # --------------------------------------------------------------------------- counted, and nothing is lost
@@ -88,10 +83,11 @@ CRASHES = {
 }
 
 
-def test_a_crash_takes_no_other_run_along(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_crash_takes_no_other_run_along(tmp_path, monkeypatch, capsys, forked):
     """Scripts that raise, abort, are killed or exit: one sentence each, and the ones after them run."""
-    monkeypatch.setattr(local, "ROOT", tmp_path)
-    monkeypatch.setattr("experiments.expand.script_of", lambda script: (script,))
+    monkeypatch.setattr("experiments.expand.script_of", lambda script: (str(tmp_path / script),))
+    monkeypatch.setattr(local, "libraries", lambda jobs: ("json",) if forked else ())
     jobs = []
     for i, code in enumerate(CRASHES):
         for name, text in ((f"crash_{i}.py", code), (f"fine_{i}.py", f"print('fine {i}')")):
@@ -109,8 +105,7 @@ def test_a_crash_takes_no_other_run_along(tmp_path, monkeypatch, capsys):
 
 def test_lines_of_runs_side_by_side_are_not_mixed(tmp_path, monkeypatch, capfd):
     """Two processes that write halves of lines: every line that comes out is one that a process wrote."""
-    monkeypatch.setattr(local, "ROOT", tmp_path)
-    monkeypatch.setattr("experiments.expand.script_of", lambda script: (script,))
+    monkeypatch.setattr("experiments.expand.script_of", lambda script: (str(tmp_path / script),))
     for name in "ab":
         (tmp_path / f"{name}.py").write_text(
             "import sys, time\n"
@@ -157,7 +152,7 @@ def test_a_signal_stops_the_grid_and_says_that_it_continues(tiny, at_once, numbe
     process = call(["train.py", "--model", "content", "--seed", "1", "2", "3", "--workdir", tiny, "--local",
                     "--jobs", at_once, "--set", *ENDLESS])
     until(lambda: len(list(tiny.glob("checkpoints/content/*_last.pt"))) == at_once, process)
-    children = processes_of(tiny)
+    children = runs_of(process)
     process.send_signal(number)
     _, err = process.communicate(timeout=200)
     assert process.returncode == EXIT_RESUMABLE, err
@@ -170,7 +165,7 @@ def test_a_run_that_is_asked_to_stop_ends_the_grid(tiny):
     process = call(["train.py", "--model", "content", "--seed", "1", "2", "3", "--workdir", tiny, "--local",
                     "--jobs", 2, "--set", *ENDLESS])
     until(lambda: len(list(tiny.glob("checkpoints/content/*_last.pt"))) == 2, process)
-    os.kill(processes_of(tiny)[0], signal.SIGUSR1)
+    os.kill(runs_of(process)[0], signal.SIGUSR1)
     _, err = process.communicate(timeout=200)
     assert process.returncode == EXIT_RESUMABLE and err.count("everything is saved") == 3, err
     assert len(runs.find_runs(tiny)) == 2
@@ -181,7 +176,7 @@ def test_no_run_outlives_the_grid(tiny, number):
     process = call(["train.py", "--model", "content", "--seed", "1", "2", "--workdir", tiny, "--local",
                     "--jobs", 2, "--set", *ENDLESS])
     until(lambda: len(list(tiny.glob("checkpoints/content/*_last.pt"))) == 2, process)
-    children = processes_of(tiny)
+    children = runs_of(process)
     assert len(children) == 2
     process.send_signal(number)
     process.wait(60)

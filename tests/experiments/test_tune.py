@@ -1,5 +1,7 @@
 """tune.py: the same draws for everybody, no test in sight, what was chosen runs; interrupted and repeated searches."""
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import yaml
 
 import tune
 from experiments import spaces as tune_spaces
-from harness import runs
+from harness import registry, runs
 from harness.errors import UsageError
 from harness.files import write_parquet
 from harness.readers import read_json
@@ -101,7 +103,7 @@ def test_ranges_keep_their_ends_and_their_kind():
 
 def test_the_committed_spaces_are_read_by_the_scripts(tiny, capsys):
     """Every line of tune.yaml: ten trials (or its whole space), the same settings for each representation."""
-    assert call(tiny, str(ROOT / "tune.yaml"), "--print", "--embeddings", "content") == 0
+    assert tune.main(["--workdir", str(tiny), "--print", "--embeddings", "content"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for script, count in (("recommenders.popularity", 2), ("recommenders.itemknn", 10), ("recommenders.ease", 10),
                           ("recommenders.ials", 10), ("recommenders.elsa", 10), ("knn.py", 8),
@@ -113,14 +115,46 @@ def test_the_committed_spaces_are_read_by_the_scripts(tiny, capsys):
     assert [x.replace("--model random", "--model content") for x in both[:10]] == both[10:]
 
 
+def test_what_a_file_does_not_say_is_what_the_recommender_declares(tmp_path):
+    declared = registry.recommenders()["ease"].space
+    assert declared == {"l2": {"log": [5.0, 5000.0]}}
+    file = spaces(tmp_path, "ease: {seeds: 2}\nmine: {script: recommenders.ease}\nfixed: {script: recommenders.ease, "
+                            "space: {}}\nother: {script: recommenders.ease, space: {l2: [1]}}\n")
+    methods = {m.name: m for m in tune_spaces.read_methods(file)}
+    assert {name: m.space for name, m in methods.items()} == {
+        "ease": declared, "mine": declared, "fixed": {}, "other": {"l2": [1]}}
+    assert {m.script for m in methods.values()} == {"recommenders.ease"} and methods["ease"].seeds == 2
+
+
+def test_a_declared_space_needs_no_entry_in_the_file(tmp_path):
+    """Every recommender with a space is tuned; one with an embedding on all of the workspace, with a control."""
+    methods = {m.name: m for m in tune_spaces.read_methods(spaces(tmp_path, "popularity: {seeds: 3}"), declared=True)}
+    assert {*methods} == {name for name, r in registry.recommenders().items() if r.space is not None}
+    assert methods["popularity"].seeds == 3 and methods["elsa"].each == {} == methods["elsa"].control
+    for name, flag in (("knn", "names"), ("shallow", "model"), ("two_tower", "embedding")):
+        assert methods[name].each == {flag: "all"} and methods[name].control == {"shuffle": True}
+    assert [m.name for m in tune_spaces.read_methods(spaces(tmp_path), ["elsa"], declared=True)] == ["elsa"]
+
+
+def test_spaces_are_read_without_torch():
+    code = "import sys; from experiments import spaces; spaces.read_methods('tune.yaml', declared=True); " \
+           "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_huge_finite_space_is_drawn_from_without_being_listed():
+    space = {f"f{i}": list(range(1000)) for i in range(12)}
+    assert len(tune_spaces.settings(method(space), 5, 0)) == 5
+
+
 # --------------------------------------------------------------------------- the search
 
 def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
     """What the file names is, by hand, the best of the figures of val; the grid then makes its runs and controls."""
     assert call(tiny, spaces(tmp_path), "--trials", "5", "--embeddings", "content") == 0
-    told = trials(tiny)
-    assert told.groupby("method").size().to_dict() == {"ease": 5, "knn": 4} and (told.reason == "").all()
-    for row in told.itertuples():
+    table = trials(tiny)
+    assert table.groupby("method").size().to_dict() == {"ease": 5, "knn": 4} and (table.reason == "").all()
+    for row in table.itertuples():
         figures = pd.read_csv(tiny / "tuning" / "metrics" / f"{row.run}_val.csv", index_col=0)
         assert row.value == pytest.approx(figures.loc["mean", "NDCG@10"], abs=1e-12)
         asked = read_json(tiny / "tuning" / "runs" / row.run / "config.json")["arguments"]
@@ -129,7 +163,7 @@ def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
             got = asked[flag]
             assert got == (value == "on") if isinstance(got, bool) else float(value) == got
     blocks = chosen(tiny)
-    best = told[told.method == "ease"].sort_values(["value", "trial"], ascending=[False, True]).iloc[0]
+    best = table[table.method == "ease"].sort_values(["value", "trial"], ascending=[False, True]).iloc[0]
     assert blocks[0]["set"] == {"l2": float(best.setting.split()[1])} and blocks[0]["grid"] == {"seed": [1]}
     assert blocks[1]["set"]["names"] == "content" and blocks[1]["grid"] == {"seed": [1, 2]}
     assert blocks[2] == {"script": "knn.py", "grid": {"seed": list(range(1, 11))},
@@ -183,9 +217,9 @@ def test_failed_trials_are_counted_and_a_method_without_a_figure_is_named(tiny, 
                             "never: {script: recommenders.two_tower, set: {embedding: content, batch_size: 64},\n"
                             "        space: {lr: [1.0e+30, 2.0e+30]}}\n")
     assert call(tiny, file, "--trials", "10") == 1
-    told = trials(tiny).set_index(["method", "trial"])
-    assert (told.reason != "").sum() == 3 and told.reason["ease"].str.contains("GB are allowed").sum() == 1
-    assert told.reason["never"].str.contains("loss is NaN or infinite").all() and (told.run == "").sum() == 3
+    table = trials(tiny).set_index(["method", "trial"])
+    assert (table.reason != "").sum() == 3 and table.reason["ease"].str.contains("GB are allowed").sum() == 1
+    assert table.reason["never"].str.contains("loss is NaN or infinite").all() and (table.run == "").sum() == 3
     text = (tiny / "tuning" / "chosen.yaml").read_text()
     assert "the best of 1 trials" in text and "; 1 gave none" in text
     assert "# never: none of 2 trials gave a figure" in text
@@ -223,7 +257,12 @@ def test_links_follow_the_workspace(tiny, tmp_path):
     ("a: {script: recommenders.ease, space: {l3: [1]}}", "has no flag --l3"),
     ("a: {script: recommenders.ease, seeds: 0}", "seeds is a whole number of at least 1"),
     ("a: {script: recommenders.ease, controls: 0}", "controls is a whole number of at least 1"),
-    ("a: {script: recommenders.nosuch, space: {l2: [1]}}", "has no script recommenders.nosuch"),
+    ("a: {script: recommenders.nosuch, space: {l2: [1]}}", "has no script 'recommenders.nosuch'"),
+    ("a: {script: os}", "has no script 'os'"),
+    ('"a\\nb": {script: recommenders.ease}', "the name of a method is a word"),
+    ("a: {script: recommenders.ease, seeds: true}", "seeds is a whole number of at least 1"),
+    ("a: {script: recommenders.ease, space: {l2: {log: [1, .inf]}}}", "l2: should be a list of values"),
+    ("a: {script: recommenders.ease, set: {l2: {a: 1}}}", "should be a flag with a value"),
 ])
 def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
     with pytest.raises(UsageError, match=words):
@@ -258,6 +297,6 @@ def test_bad_requests(tiny, tmp_path):
 def test_another_metric_decides(tmp_path):
     workdir = tiny_workspace(tmp_path / "w", n_users=30)
     call(workdir, spaces(tmp_path), "ease", "--trials", "2", "--metric", "HitRate@3")
-    told = trials(workdir)
-    assert np.allclose(told.value * 10, (told.value * 10).round()) and told.value.max() > 0    # ten users of val
+    table = trials(workdir)
+    assert np.allclose(table.value * 10, (table.value * 10).round()) and table.value.max() > 0    # ten users of val
     assert "by HitRate@3" in (workdir / "tuning" / "chosen.yaml").read_text()
