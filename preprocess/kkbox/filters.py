@@ -151,7 +151,7 @@ def points(args, plays, kept):
         longest = int(in_test.max(initial=0))
         raise WorkError(f"--test csv gives no test point: no kept listener has more than {args.min_playlist_len} and "
                         f"fewer than {args.max_playlist_len} plays of kept songs in test.csv (the most is {longest}); "
-                        "use --test last, which takes the last tenth of each playlist")
+                        "try --test last, which takes the last tenth of each playlist")
     rows = np.concatenate([train, test[listened[plays.user[test]]]]) if from_csv else train
     rows = rows[np.argsort(plays.user[rows], kind="stable")]
     user = plays.user[rows]

@@ -207,7 +207,7 @@ def test_clap_refuses_fusion_and_other_rates(tmp_path, clap_weights, capsys):
     sounds(tmp_path / "audio", 48000, a=0.3)
     config = read_json(clap_weights / "config.json")
     for name, key, change, said in (("fusion", "config.json", {"audio_config": {**config["audio_config"],
-                                     "enable_fusion": True}}, "fusion of several crops"),
+                                     "enable_fusion": True}}, "fusion of random crops"),
                                     ("rate", "preprocessor_config.json", {"sampling_rate": 44100}, "48,000 Hz")):
         folder = tmp_path / name
         shutil.copytree(clap_weights, folder)

@@ -320,7 +320,7 @@ def test_when_no_track_can_be_used_nothing_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("text, sentence", [
-    ("idx,trackid\n0,a\n1,a\n", "lists 1 track ids twice"), ("trackid\na\n", "must have the columns idx,trackid"),
+    ("idx,trackid\n0,a\n1,a\n", "1 duplicate track ids"), ("trackid\na\n", "must have the columns idx,trackid"),
     ("idx,trackid\n", "has no tracks")])
 def test_bad_track_lists(sounds, tmp_path, text, sentence):
     (tmp_path / "trackid_sorted.csv").write_text(text)

@@ -181,7 +181,7 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.parametrize("flags, sentence", [
-    (["--seed", "7"], "holds a world made with --seed 42"),
+    (["--seed", "7"], "contains a demo world of --seed 42"),
     (["--tracks", "0"], "--tracks must be at least 1, not 0"),
     (["--seed", "-1"], "must be a whole number from 0 to 4294967295, not -1"),
     (["--seconds", "0"], "--seconds must be from 0.5 to 600, not 0"),
@@ -289,9 +289,9 @@ def test_one_command_makes_the_world_as_well_and_a_second_one_skips(tmp_path):
     assert {p: p.read_bytes() for p in w.rglob("*") if p.is_file()} == made
 
 
-def test_the_door_refuses_flags_of_another_world(raw, workspace):
+def test_stage_2_refuses_options_of_another_world(raw, workspace):
     done = run("0_get_plays_pqt.py", "demo", "--raw", raw, "--workdir", workspace, "--users", 31, check=False)
-    assert done.returncode == 2 and "holds a world made with --users 30" in done.stderr
+    assert done.returncode == 2 and "contains a demo world of --users 30" in done.stderr
 
 
 def test_a_damaged_table_is_one_sentence(tmp_path):

@@ -214,7 +214,7 @@ def test_random_leaves_everybody_a_train_pair(tmp_path, split):
 def test_aggregated_plays_have_counts_and_no_times(tmp_path, split):
     workdir = crowd(tmp_path / "w", timed=False)
     status, _, err = split(workdir, "--protocol", "recsys24")
-    assert status == 2 and "needs times, but this data set's time is none; use random or given" in err
+    assert status == 2 and "the time of this data set is 'none'; use --protocol random or given" in err
     assert split(workdir, "--protocol", "leave-one-out")[0] == 2
     assert split(workdir, "--protocol", "random")[0] == 0
     plays = pd.read_parquet(workdir / "plays.pqt").set_index(["user_id", "track_id"])["count"]
