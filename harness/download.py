@@ -211,11 +211,12 @@ def _or(mend):
 # --------------------------------------------------------------------------- opening archives
 
 @contextlib.contextmanager
-def open_zip(path, max_bytes=MAX_UNPACKED):
+def open_zip(path, max_bytes=None):
     """A zipfile.ZipFile whose every member was checked; reading a damaged one is a WorkError too.
 
     Refused before anything is read: a path that is absolute, has '..', a backslash or a drive letter;
-    a link or another special file; encryption; two members of one name; more than `max_bytes` in all.
+    a link or another special file; encryption; two members of one name; more than `max_bytes`
+    (None: MAX_UNPACKED) in all.
     """
     path = Path(path)
     if not path.is_file():
@@ -238,9 +239,7 @@ def _check_members(path, archive, max_bytes):
     names = [m.filename for m in members]
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
-        if _escapes(member.orig_filename):
-            what = "points outside its folder"
-        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             what = "is a link or a special file"
         elif member.flag_bits & 1:
             what = "is encrypted"
@@ -249,7 +248,19 @@ def _check_members(path, archive, max_bytes):
         raise WorkError(f"{path} is refused, nothing was unpacked: its member {member.orig_filename!r} {what}")
     if len(set(names)) != len(names):
         raise WorkError(f"{path} is refused, nothing was unpacked: it has two members of one name")
-    if (size := sum(m.file_size for m in members)) > max_bytes:
+    check_members(path, [(m.orig_filename, m.file_size) for m in members], max_bytes)
+
+
+def check_members(path, members, max_bytes=None):
+    """Refuse an archive of any format for the members that it lists, [(name, bytes unpacked)], before it is unpacked.
+
+    WorkError for a name that leads outside the folder and for more than `max_bytes` (None: MAX_UNPACKED) in all.
+    """
+    for name, _ in members:
+        if _escapes(name):
+            raise WorkError(f"{path} is refused, nothing was unpacked: its member {name!r} points outside its folder")
+    max_bytes = MAX_UNPACKED if max_bytes is None else max_bytes
+    if (size := sum(size for _, size in members)) > max_bytes:
         raise WorkError(f"{path} is refused, nothing was unpacked: it would take {size} bytes, "
                         f"more than the {max_bytes} allowed")
 

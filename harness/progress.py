@@ -1,59 +1,55 @@
 """Progress of long work, and signals that ask it to stop."""
+import io
+import math
 import signal
 import sys
 import time
 
+PLAIN = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_noinv_fmt}, {remaining} left{postfix}"   # tqdm's own fields
+ENDLESS = "{desc}: {n_fmt} {unit}, {rate_noinv_fmt}{postfix}"
+
 
 class Progress:
-    """A progress bar with rate and time left; plain lines every `every` seconds without a terminal."""
+    """tqdm's bar with rate and time left; without a terminal its line as plain text every `every` seconds."""
 
     def __init__(self, total, desc, unit="it", every=10.0, initial=0):
-        self.total, self.desc, self.unit, self.every = total, desc, unit, every
-        self.n = self.initial = initial
-        self.start = self.last = time.monotonic()
-        self.note, self.printed = "", initial
-        self.bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-            self.bar = tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=True, leave=True)
+        from tqdm import tqdm
+        self.plain, self.every, self.last, self.printed = not sys.stderr.isatty(), every, time.monotonic(), initial
+        hidden = {"file": io.StringIO(), "mininterval": math.inf, "bar_format": PLAIN if total else ENDLESS}
+        self.bar = tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=not self.plain,
+                        **hidden if self.plain else {})
+
+    @property
+    def n(self):
+        """Units so far."""
+        return self.bar.n
 
     def update(self, n=1, **note):
         """Advance by n units; keyword values are shown beside the bar."""
-        self.n += n
         if note:
-            self.note = ", ".join(f"{k}={v}" for k, v in note.items())
-        if self.bar is not None:
-            if note:
-                self.bar.set_postfix_str(self.note, refresh=False)
-            self.bar.update(n)
-        elif time.monotonic() - self.last >= self.every:
+            self.bar.set_postfix_str(", ".join(f"{k}={v}" for k, v in note.items()), refresh=False)
+        self.bar.update(n)
+        if self.plain and time.monotonic() - self.last >= self.every:
             self._line()
 
     def _line(self):
         self.last, self.printed = time.monotonic(), self.n
-        rate = (self.n - self.initial) / max(self.last - self.start, 1e-9)
-        left = f", {_clock((self.total - self.n) / rate)} left" if self.total and rate > 0 else ""
-        of = f"/{self.total}" if self.total else ""
-        print(f"{self.desc}: {self.n}{of} {self.unit}, {rate:.3g} {self.unit}/s{left}"
-              f"{f' [{self.note}]' if self.note else ''}", file=sys.stderr, flush=True)
+        line = self.bar.format_meter(**self.bar.format_dict)
+        print(" ".join(line.split()), file=sys.stderr, flush=True)   # tqdm pads the rate
 
     def close(self):
-        if self.bar is not None:
-            self.bar.close()
-        elif self.n > self.printed:
+        """End the bar; without a terminal, print what has come since the last line."""
+        if self.plain and self.n > self.printed:
             self._line()
+        self.bar.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if kind is None or self.bar is not None:  # an error's one sentence stands alone
-            self.close()
-
-
-def _clock(seconds):
-    seconds = int(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        if self.plain and kind is not None:
+            self.printed = self.n   # an error's one sentence stands alone
+        self.close()
 
 
 class StopRequest:

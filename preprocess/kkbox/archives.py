@@ -2,7 +2,8 @@
 
     files = archives.unpack(archives.find("kkbox", names), folder)
 
-A .7z is opened by py7zr or, if that is not installed, by one of the programs UNPACKERS.
+A .7z is opened by py7zr or, without it, by one of the programs UNPACKERS. Archives within archives are opened
+DEEPEST levels deep. All formats have one limit of size (harness/download.py).
 """
 import contextlib
 import errno
@@ -17,6 +18,7 @@ from harness.files import checksum
 
 ARCHIVES = (".7z", ".zip")
 UNPACKERS = ("7zz", "7z", "7za", "bsdtar")
+DEEPEST = 3          # an archive may contain itself
 
 
 def find(raw, names, optional=()):
@@ -77,8 +79,11 @@ def unpack(sources, folder):
     return {name: plain.get(name, path) for name, path in sources.items()}
 
 
-def _open(archive, names, folder):
-    """Unpack NAME.csv, or an archive of it, from an archive."""
+def _open(archive, names, folder, depth=1):
+    """Take NAME.csv, or an archive of it, out of an archive; depth: of archives within one another."""
+    if depth > DEEPEST:
+        raise WorkError(f"{archive.name} is within {DEEPEST} other archives; unpack it yourself and name the folder "
+                        "with --raw")
     members = _members(archive)
     chosen = _chosen(members, names)
     if missing := [n for n in names if n not in chosen]:
@@ -92,24 +97,35 @@ def _open(archive, names, folder):
         path = folder / Path(member).name
         plain[name] = path
         if path.suffix in ARCHIVES:
-            plain |= _open(path, [name], folder)
+            plain |= _open(path, [name], folder / "within", depth + 1)   # it may hold one of its own name
             path.unlink()
     return plain
 
 
 def _members(archive):
-    """Names of the files in an archive."""
+    """Names of the files in an archive; WorkError for one that is refused."""
     if archive.suffix == ".zip":
         with download.open_zip(archive) as opened:
             return [m.filename for m in opened.infolist() if not m.is_dir()]
+    members = _members_7z(archive)
+    download.check_members(archive, members)
+    return [name for name, _ in members]
+
+
+def _members_7z(archive):
+    """[(name, bytes unpacked)] of the files in a .7z."""
     if py7zr := _py7zr():
         with _open_7z(py7zr, archive) as opened:
-            return opened.getnames()
+            if link := next((m.filename for m in opened.list() if m.is_symlink), None):
+                raise WorkError(f"{archive} is refused, nothing was unpacked: its member {link!r} is a link")
+            return [(m.filename, m.uncompressed) for m in opened.list() if not m.is_directory]
     program = _program(archive)
-    if program == "bsdtar":
-        return _run(archive, [program, "-tf", archive]).splitlines()
-    listing = _run(archive, [program, "l", "-slt", archive]).partition("\n----------\n")[2]   # skip the archive itself
-    return re.findall("^Path = (.*)$", listing, re.MULTILINE)
+    if program == "bsdtar":   # as ls -l: mode, links, owner, group, bytes, three words of time, name
+        rows = [line.split(None, 8) for line in _run(archive, [program, "-tvf", archive]).splitlines()]
+        return [(row[8], int(row[4])) for row in rows if len(row) == 9 and row[0].startswith("-")]
+    listing = _run(archive, [program, "l", "-slt", archive]).partition("\n----------\n")[2]   # before: the archive
+    return [(name, int(size)) for name, size in re.findall(r"^Path = (.*)\n(?:(?!Path = ).*\n)*?Size = (\d+)$", listing,
+                                                           re.MULTILINE)]
 
 
 def _extract(archive, chosen, folder):
@@ -148,6 +164,8 @@ def _open_7z(py7zr, archive):
     try:
         with py7zr.SevenZipFile(archive) as opened:
             yield opened
+    except WorkError:
+        raise
     except py7zr.exceptions.PasswordRequired:
         raise WorkError(f"{archive} is encrypted; unpack it yourself and name the folder with --raw") from None
     except py7zr.exceptions.UnsupportedCompressionMethodError as e:

@@ -17,7 +17,7 @@ from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.worlds.checkpoints import music
 
-STANDINS = Path(__file__).parent / "standins"
+STANDINS = ROOT / "tests" / "worlds" / "standins"
 RATE = jb.Jukebox.SAMPLE_RATE
 
 

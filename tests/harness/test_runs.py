@@ -1,10 +1,12 @@
 """runs: whole files or none, one-sentence errors, names from requests, skip / redo / resume, locks."""
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -159,6 +161,24 @@ def test_progress_without_a_terminal_is_plain_lines(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("work: 1/10 tracks") and "loss=0.5" in lines[0]
     assert lines[-1].startswith("work: 10/10 tracks")
+
+
+def test_a_line_of_progress_has_the_rate_and_the_time_left(capsys):
+    with Progress(10, "work", "tracks", every=0, initial=5) as progress:
+        time.sleep(0.05)
+        progress.update(1, loss="0.5", lr=1)
+    assert re.fullmatch(r"work: 6/10 tracks, [\d.]+tracks/s, 00:0\d left, loss=0.5, lr=1\n", capsys.readouterr().err)
+    with Progress(None, "work", "rows", every=0) as progress:
+        time.sleep(0.05)
+        progress.update(3)
+    assert re.fullmatch(r"work: 3 rows, [\d.]+rows/s\n", capsys.readouterr().err)
+
+
+def test_an_error_ends_progress_without_a_line(capsys):
+    with pytest.raises(WorkError), Progress(10, "work") as progress:
+        progress.update(3)
+        raise WorkError
+    assert capsys.readouterr().err == ""
 
 
 def test_progress_says_each_line_once(capsys):

@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from harness import download
 from harness.errors import WorkError
 from preprocess.kkbox import archives as kkbox_archives
 from tests.worlds.kkbox import LOOSE, get, song, table, world, write
@@ -65,13 +66,13 @@ def test_7z_by_a_program(raw, made, tmp_path, monkeypatch, program):
     stand_in = tmp_path / "bin" / program
     stand_in.parent.mkdir()
     names = [f"data/{p.name}" for p in raw.glob("*.csv")]
-    listing = "\n".join(names) if program == "bsdtar" else "\n".join(
+    listing = "\n".join(f"-rw-r--r--  0 me us  9 Jan  1 2020 {n}" for n in names) if program == "bsdtar" else "\n".join(
         ["Path = all.7z", "Type = 7z", "", "----------", *(f"Path = {n}\nSize = 9\n" for n in names)])
     stand_in.write_text(f"""#!{sys.executable}
 import pathlib, shutil, sys
 words = sys.argv[1:]
 assert not sys.stdin.read(), "it would wait for a password"
-if words[0] in ("l", "-tf"):
+if words[0] in ("l", "-tvf"):
     print({listing!r})
 else:
     out = pathlib.Path(words[3] if words[0] == "-xf" else words[2][2:])
@@ -85,6 +86,9 @@ else:
     (tmp_path / "all.7z").touch()
     work = get(tmp_path / "all.7z", tmp_path / "w2", *LOOSE)
     assert (work / "plays.pqt").read_bytes() == (made / "plays.pqt").read_bytes()
+    monkeypatch.setattr(download, "MAX_UNPACKED", 44)
+    with pytest.raises(WorkError, match="all.7z is refused, .*: it would take 45 bytes, more than the 44"):
+        get(tmp_path / "all.7z", tmp_path / "w4", *LOOSE)
     stand_in.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('wrong password?')\n")
     with pytest.raises(WorkError, match=f"{program} could not open .*all.7z .wrong password"):
         get(tmp_path / "all.7z", tmp_path / "w3", *LOOSE)
@@ -133,3 +137,55 @@ def test_plays_do_not_depend_on_how_test_csv_is_packed(raw, tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     for number, place in enumerate((raw, tmp_path / "all.zip", "~/raw", "~/all.zip")):
         assert len(table(get(place, tmp_path / f"w{number}", *LOOSE, "--test", "last"), "plays")) == 15
+
+
+@pytest.mark.parametrize("form", ["7z", "zip", "zip in zip", "7z in zip"])
+def test_every_archive_has_the_same_limit_of_size(raw, tmp_path, monkeypatch, form):
+    py7zr = pytest.importorskip("py7zr", reason="needs py7zr to write a .7z")
+    songs = raw / "songs.csv"
+    songs.write_bytes(songs.read_bytes() + b"\n" * 3_000_000)
+    inner = raw / f"songs.csv.{form[:3].strip()}"
+    if inner.suffix == ".7z":
+        with py7zr.SevenZipFile(inner, "w") as z:
+            z.write(songs, songs.name)
+    else:
+        with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as z:
+            z.write(songs, songs.name)
+    songs.unlink()
+    if " in " in form:
+        with zipfile.ZipFile(raw / "all.zip", "w") as z:
+            z.write(inner, inner.name)
+        inner.unlink()
+    monkeypatch.setattr(download, "MAX_UNPACKED", 1_000_000)
+    with pytest.raises(WorkError, match=r"songs.csv.(7z|zip) is refused, .*: it would take 3\d{6} bytes, "
+                                        "more than the 1000000 allowed"):
+        get(raw, tmp_path / "w", *LOOSE)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 9])
+def test_a_zip_within_a_zip_of_the_same_name(raw, made, tmp_path, depth):
+    path = raw / "songs.csv"
+    content, name = path.read_bytes(), path.name
+    path.unlink()
+    for _ in range(depth):
+        with zipfile.ZipFile(raw / "songs.csv.zip", "w", zipfile.ZIP_DEFLATED) as z:
+            z.writestr(name, content)
+        content, name = (raw / "songs.csv.zip").read_bytes(), "songs.csv.zip"
+    if depth <= kkbox_archives.DEEPEST:
+        work = get(raw, tmp_path / "w2", *LOOSE)
+        assert (work / "items.pqt").read_bytes() == (made / "items.pqt").read_bytes()
+        return
+    with pytest.raises(WorkError, match="songs.csv.zip is within 3 other archives; unpack it yourself and name the "
+                                        "folder with --raw"):
+        get(raw, tmp_path / "w2", *LOOSE)
+
+
+@pytest.mark.parametrize("name", ["../songs.csv", "/tmp/songs.csv"])
+def test_a_7z_member_that_leads_elsewhere(raw, tmp_path, monkeypatch, name):
+    py7zr = pytest.importorskip("py7zr", reason="needs py7zr to write a .7z")
+    with py7zr.SevenZipFile(raw / "songs.csv.7z", "w") as z:
+        z.write(raw / "songs.csv", "songs.csv")
+    (raw / "songs.csv").unlink()
+    monkeypatch.setattr(kkbox_archives, "_members_7z", lambda archive: [(name, 5)])
+    with pytest.raises(WorkError, match="its member .*songs.csv' points outside its folder"):
+        get(raw, tmp_path / "w", *LOOSE)
