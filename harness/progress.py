@@ -10,14 +10,19 @@ ENDLESS = "{desc}: {n_fmt} {unit}, {rate_noinv_fmt}{postfix}"
 
 
 class Progress:
-    """tqdm's bar with rate and time left; without a terminal its line as plain text every `every` seconds."""
+    """tqdm's bar with rate and time left; without a terminal its line as plain text every `every` seconds.
 
-    def __init__(self, total, desc, unit="it", every=10.0, initial=0):
+    quiet: say nothing of work that takes less than `every` seconds, and leave no bar behind
+    """
+
+    def __init__(self, total, desc, unit="it", every=10.0, initial=0, quiet=False):
         from tqdm import tqdm
+        self.quiet, self.said = quiet, False
         self.plain, self.every, self.last, self.printed = not sys.stderr.isatty(), every, time.monotonic(), initial
         hidden = {"file": io.StringIO(), "mininterval": math.inf, "bar_format": PLAIN if total else ENDLESS}
+        shown = {"delay": every, "leave": False} if quiet else {}
         self.bar = tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=not self.plain,
-                        **hidden if self.plain else {})
+                        **hidden if self.plain else shown)
 
     @property
     def n(self):
@@ -33,13 +38,13 @@ class Progress:
             self._line()
 
     def _line(self):
-        self.last, self.printed = time.monotonic(), self.n
+        self.last, self.printed, self.said = time.monotonic(), self.n, True
         line = self.bar.format_meter(**self.bar.format_dict)
         print(" ".join(line.split()), file=sys.stderr, flush=True)   # tqdm pads the rate
 
     def close(self):
         """End the bar; without a terminal, print what has come since the last line."""
-        if self.plain and self.n > self.printed:
+        if self.plain and self.n > self.printed and (self.said or not self.quiet):
             self._line()
         self.bar.close()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import WorkError
+from harness.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,7 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     tracks = torch.as_tensor(split.tracks[candidates], device=device)
     rows = max(1, block_bytes // (4 * max(n, 1)))
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), Progress(len(codes), f"{part}: ranking", "users", quiet=True) as bar:
         for start in range(0, len(codes), rows):
             block = codes[start:start + rows]
             matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
@@ -66,6 +67,7 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
                 raise WorkError(f"{part}: scores are not numbers for {int(torch.isnan(best).any(1).sum())} users; "
                                 "the model has diverged or an embedding is broken")
             parts.append((ids.cpu().numpy(), best.cpu().numpy(), column.cpu().numpy()))
+            bar.update(len(block))
     user = np.concatenate([p[0] for p in parts]) if parts else np.zeros(0, np.int64)
     value = np.concatenate([p[1] for p in parts]) if parts else np.zeros((0, 1), np.float32)
     item = np.concatenate([p[2] for p in parts]) if parts else np.zeros((0, 1), np.int64)

@@ -20,6 +20,7 @@ import sys
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
+from harness.progress import Progress
 
 NEEDS = ("embedding",)
 COLD = True
@@ -100,14 +101,16 @@ def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
     from ranking import topk
     items, ids, tracks = (torch.as_tensor(a).to(device) for a in (items, ids, tracks))
     rows, blocks = max(1, topk.BLOCK_BYTES // (4 * max(len(items), 1))), []
-    for start in range(0, len(queries), rows):
-        some = ids[start:start + rows]
-        cosine = torch.as_tensor(queries[start:start + rows]).to(device) @ items.T          # (b, I)
-        cosine.masked_fill_(some[:, None] == tracks[None, :], -torch.inf)
-        value, column = (a.cpu().numpy() for a in topk.top(cosine, min(n, len(items)), some, tracks, seed))
-        kept = value > 0
-        row = np.broadcast_to(np.arange(len(value))[:, None], kept.shape)
-        blocks.append(csr_matrix((value[kept], (row[kept], column[kept])), shape=(len(value), len(items))))
+    with Progress(len(queries), "content_knn: neighbours", "tracks", quiet=True) as bar:
+        for start in range(0, len(queries), rows):
+            some = ids[start:start + rows]
+            cosine = torch.as_tensor(queries[start:start + rows]).to(device) @ items.T          # (b, I)
+            cosine.masked_fill_(some[:, None] == tracks[None, :], -torch.inf)
+            value, column = (a.cpu().numpy() for a in topk.top(cosine, min(n, len(items)), some, tracks, seed))
+            kept = value > 0
+            row = np.broadcast_to(np.arange(len(value))[:, None], kept.shape)
+            blocks.append(csr_matrix((value[kept], (row[kept], column[kept])), shape=(len(value), len(items))))
+            bar.update(len(some))
     return vstack(blocks, format="csr")
 
 

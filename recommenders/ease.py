@@ -11,15 +11,18 @@ Practical limit: one dense square matrix of the smaller side, in float64 up to 1
 beyond (21,018 users: 1.8 GB), and the time of its inversion, which grows with the cube.
 """
 import math
+import sys
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.machine import free_memory
+from harness.progress import Progress
 
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {"l2": {"log": [5.0, 5000.0]}}
 FLOAT64_ROWS = 12_000
+SILENT_ROWS = 8000      # an inversion of more takes longer than ten seconds
 
 
 def build_parser():
@@ -35,6 +38,9 @@ def inverse(gram, l2):
     """(gram + l2 I)^-1 of a symmetric positive semidefinite (n, n), by Cholesky, overwriting `gram`."""
     import numpy as np
     from scipy.linalg.lapack import get_lapack_funcs
+    if len(gram) > SILENT_ROWS:
+        print(f"ease: inverting a {len(gram)} x {len(gram)} matrix, one step without progress of its own",
+              file=sys.stderr)
     factor, invert = get_lapack_funcs(("potrf", "potri"), (gram,))
     gram.flat[::len(gram) + 1] += l2
     fortran = gram.T  # symmetric: the transpose of a C array is the same matrix in LAPACK's order, without a copy
@@ -58,8 +64,10 @@ def gram_of(rows, dtype, block=1024):
     import numpy as np
     gram = np.empty((rows.shape[0], rows.shape[0]), dtype)
     other = rows.T.tocsr()
-    for start in range(0, len(gram), block):
-        (rows[start:start + block] @ other).toarray(out=gram[start:start + block])
+    with Progress(len(gram), "ease: products", "rows", quiet=True) as bar:
+        for start in range(0, len(gram), block):
+            (rows[start:start + block] @ other).toarray(out=gram[start:start + block])
+            bar.update(min(block, len(gram) - start))
     return gram
 
 
@@ -84,10 +92,12 @@ class Ease:
     def _dual_diagonal(self, l2, block=512):
         import numpy as np
         total = np.zeros(self.matrix.shape[1], np.float64)
-        for start in range(0, self.matrix.shape[0], block):
-            rows = self.matrix[start:start + block]
-            product = self._product(slice(start, start + block))            # rows of K X, dense (b, I)
-            total += np.bincount(rows.indices, product[_row_index(rows), rows.indices], minlength=len(total))
+        with Progress(self.matrix.shape[0], "ease: diagonal", "users", quiet=True) as bar:
+            for start in range(0, self.matrix.shape[0], block):
+                rows = self.matrix[start:start + block]
+                product = self._product(slice(start, start + block))        # rows of K X, dense (b, I)
+                total += np.bincount(rows.indices, product[_row_index(rows), rows.indices], minlength=len(total))
+                bar.update(rows.shape[0])
         return ((1 - total) / l2).astype(self.matrix.dtype)
 
     def _product(self, rows):

@@ -87,17 +87,16 @@ def train(matrix, args, device, writer=None):
     step, optimiser = Step(factors), torch.optim.NAdam([factors], lr=args.lr)
     factors.grad = step.gradient
     lengths = np.diff(matrix.indptr)
-    with Progress(args.epochs, "elsa", "epochs") as progress:
+    with Progress(args.epochs * matrix.shape[0], "elsa", "users") as progress:
         for epoch in range(args.epochs):
             order, total = torch.randperm(matrix.shape[0], generator=generator).numpy(), 0.0
             for start in range(0, len(order), args.batch_size):
-                users = order[start:start + args.batch_size]
-                users = users[lengths[users] > 0]
-                if not len(users):
-                    continue
-                total += step(matrix[users]).item() * len(users)
-                optimiser.step()
-            progress.update(1, loss=f"{total / len(order):.4f}")
+                batch = order[start:start + args.batch_size]
+                users = batch[lengths[batch] > 0]
+                if len(users):
+                    total += step(matrix[users]).item() * len(users)
+                    optimiser.step()
+                progress.update(len(batch), epoch=epoch + 1, loss=f"{total / (start + len(batch)):.4f}")
             if writer is not None:
                 writer.add_scalar("loss/train", total / len(order), epoch)
     return torch.nn.functional.normalize(factors, dim=-1)

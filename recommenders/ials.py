@@ -9,6 +9,7 @@ log(1 + plays) (log), and 1 for a pair without plays. (`implicit` is given the w
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_npy
+from harness.progress import Progress
 
 NEEDS = ()
 COLD = False
@@ -48,7 +49,8 @@ def factorise(matrix, args):
         model = AlternatingLeastSquares(factors=args.factors, regularization=args.regularization, alpha=1.0,
                                         iterations=args.iterations, random_state=args.seed, use_gpu=False)
         try:
-            model.fit(confidence, show_progress=False)
+            with Progress(args.iterations, "ials", "iterations", quiet=True) as bar:
+                model.fit(confidence, show_progress=False, callback=lambda *_: bar.update(1))
         except ModelFitError:
             raise WorkError("the factors are NaN or infinite; try a larger --regularization or a smaller "
                             "--alpha") from None

@@ -12,6 +12,7 @@ Ties at the end of a neighbourhood are broken at random by --seed.
 Practical limit: computed in blocks of items; the time grows with the sum over users of (played tracks)^2.
 """
 from harness import cli, runs
+from harness.progress import Progress
 
 NEEDS = ()
 COLD = False
@@ -63,17 +64,19 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     columns = matrix.T.tocsr()                                             # (I, U)
     norm = np.sqrt(np.asarray(columns.multiply(columns).sum(axis=1))).ravel()
     blocks = []
-    for start in range(0, columns.shape[0], block):
-        product = (columns[start:start + block] @ matrix).tocsr()          # overlaps (b, I)
-        row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
-        value = product.data / (norm[start + row] * norm[product.indices] + shrink)
-        value[product.indices == start + row] = 0
-        few = np.concatenate([low + best(value[low:high], n)
-                              for low, high in zip(product.indptr[:-1], product.indptr[1:], strict=True)])
-        row, column, value = row[few], product.indices[few], value[few]
-        order = np.lexsort((topk.tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
-        kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
-        blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=product.shape))
+    with Progress(columns.shape[0], "itemknn: neighbours", "items", quiet=True) as bar:
+        for start in range(0, columns.shape[0], block):
+            product = (columns[start:start + block] @ matrix).tocsr()          # overlaps (b, I)
+            row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
+            value = product.data / (norm[start + row] * norm[product.indices] + shrink)
+            value[product.indices == start + row] = 0
+            few = np.concatenate([low + best(value[low:high], n)
+                                  for low, high in zip(product.indptr[:-1], product.indptr[1:], strict=True)])
+            row, column, value = row[few], product.indices[few], value[few]
+            order = np.lexsort((topk.tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
+            kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
+            blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=product.shape))
+            bar.update(product.shape[0])
     return vstack(blocks, format="csr")
 
 

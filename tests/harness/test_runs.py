@@ -262,3 +262,29 @@ def test_an_input_removed_meanwhile_is_a_change(tmp_path):
         source.unlink()
         with pytest.raises(WorkError, match="changed while"):
             run.finish(parts=[])
+
+
+def test_quiet_progress_speaks_only_of_long_work(capsys):
+    with Progress(4, "short", "users", every=1000, quiet=True) as progress:
+        progress.update(4)
+    assert capsys.readouterr().err == ""
+    with Progress(4, "long", "users", every=0, quiet=True) as progress:
+        progress.update(1)
+        progress.every = 1000
+        progress.update(3)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" users")[0] for line in lines] == ["long: 1/4", "long: 4/4"]
+
+
+@pytest.mark.parametrize("script, words", [("recommenders.itemknn", ()), ("recommenders.elsa", ("--epochs", "2")),
+                                           ("recommenders.ials", ()), ("recommenders.content_knn", ("content",)),
+                                           ("recommenders.ease", ())])
+def test_long_fits_and_rankings_say_how_long_they_take(tiny, script, words, monkeypatch, capsys):
+    from harness import progress, registry
+    begin = progress.Progress.__init__
+    monkeypatch.setattr(progress.Progress, "__init__", lambda self, *args, **kwargs: begin(
+        self, *args, **{**kwargs, "every": 0}))             # as if every step took its ten seconds
+    registry.load(script).main([*words, "--workdir", str(tiny), "--k", "5"])
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith(script.partition(".")[2]) and " left" in line for line in lines), lines
+    assert any(line.startswith("test: ranking: ") and " left" in line for line in lines), lines
