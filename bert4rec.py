@@ -3,10 +3,10 @@
     python train_bert.py musicnn item 100 128 200 1 0 "bert_baseline" 1 0 0 0 0.0
 
 Sources: Sun et al., "BERT4Rec", CIKM '19 (arXiv 1904.06690): some items of a sequence are replaced by a mask
-and guessed from both sides; "Comparative Analysis of Pretrained Audio Representations in Music Recommender
+and predicted from both sides; "Comparative Analysis of Pretrained Audio Representations in Music Recommender
 Systems" (RecSys '24), section 3.2: the item table is an audio embedding, and the output layer is tied to it.
-The transformer is BertModel of transformers, fed with vectors; as published it normalises after each part of a layer
-(`norm: after`), ours before it, which learns where the other stays with what is popular.
+The transformer is BertModel of transformers, fed with vectors; as published it normalises after each sublayer
+(`norm: after`), ours before it, which learns where the other recommends little but popular items.
 
 Letters: U users, B sequences of a batch, L positions, M masked positions of a batch, V hot items (the
 catalogue of the training softmax), D dimensions of the item table, H width of the transformer.
@@ -54,17 +54,17 @@ def load_config(path=None, as_published=False):
 
 def _read_yaml(path):
     try:
-        found = read_yaml(path) or {}
+        values = read_yaml(path) or {}
     except OSError as e:
         raise UsageError(f"--config {path} cannot be read as YAML ({e.strerror})") from None
     except WorkError as e:
         raise UsageError(f"--config {e}") from None
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise UsageError(f"--config {path} must hold lines of the form key: value")
-    unknown = sorted(map(str, set(found) - set(RANGES)))
+    unknown = sorted(map(str, set(values) - set(RANGES)))
     if unknown:
         raise UsageError(f"--config {path}: unknown {', '.join(unknown)}; known are {', '.join(RANGES)}")
-    return {key: _checked(key, value, path) for key, value in found.items()}
+    return {key: _checked(key, value, path) for key, value in values.items()}
 
 
 def _checked(key, value, path):
@@ -140,13 +140,13 @@ class BERT4Rec(nn.Module):
         return torch.where((beyond < 0)[..., None], F.embedding(ids.clamp(max=len(self.items) - 1), self.items),
                            F.embedding(beyond.clamp(min=0), self.special))
 
-    def narrow(self):
-        """Autocast to bf16 where the model was asked to."""
+    def autocast(self):
+        """Context in which matrix products are bf16, where the model is to use it."""
         return torch.autocast(self.items.device.type, torch.bfloat16, enabled=self.dtype is not None)
 
-    def places(self, ids, inside):
-        """Positions (B, L) or (1, L) of codes (B, L): counted from a sequence's end, where it is asked, or from its
-        start; all 0 where there are to be none."""
+    def position_ids(self, ids, inside):
+        """Positions (B, L) or (1, L) of codes (B, L), counted from the end of a sequence, where the mask token of a
+        prediction is, or from its start; all 0 without positions."""
         count = torch.arange(ids.shape[1], device=ids.device)[None]
         if self.positions == "none":
             return torch.zeros_like(count)
@@ -155,76 +155,80 @@ class BERT4Rec(nn.Module):
         last = ids.shape[1] - 1 if inside is None else inside.sum(1, keepdim=True) - 1
         return (last - count).clamp(min=0)
 
-    def start(self, ids, inside):
-        """What the first layer gets, (B, L, H). Normalised before, it is the plain sum: the embeddings' own norm and
-        token type then stand idle, because a mask of unit length would outweigh what attention brings it."""
-        embeddings, places = self.transformer_model.embeddings, self.places(ids, inside)
+    def embed(self, ids, inside):
+        """Input of the first layer, (B, L, H). With pre-norm it is the plain sum of item and position embeddings:
+        BertModel's embedding norm and token types are unused, as a mask token of unit length would outweigh the output
+        of attention."""
+        embeddings, positions = self.transformer_model.embeddings, self.position_ids(ids, inside)
         vectors = self.into(self.rows(ids))
         if self.norm == "after":
-            return embeddings(inputs_embeds=vectors, position_ids=places)
-        return embeddings.dropout(vectors + embeddings.position_embeddings(places))
+            return embeddings(inputs_embeds=vectors, position_ids=positions)
+        return embeddings.dropout(vectors + embeddings.position_embeddings(positions))
 
-    def ahead(self, part, x):
-        """What a part of a layer (attention or feed-forward, by its BertSelfOutput or BertOutput) reads of x."""
-        return part.LayerNorm(x) if self.norm == "before" else x
+    def pre_norm(self, sublayer, x):
+        """Input of a sublayer (attention or feed-forward, given its BertSelfOutput or BertOutput) made of x."""
+        return sublayer.LayerNorm(x) if self.norm == "before" else x
 
-    def merged(self, part, new, x):
-        """x with what its part made of it, `new`, added."""
-        return x + part.dropout(part.dense(new)) if self.norm == "before" else part(new, x)
+    def add_residual(self, sublayer, output, x):
+        """Residual connection: x plus the output of a sublayer, normalised where the norm comes after."""
+        return x + sublayer.dropout(sublayer.dense(output)) if self.norm == "before" else sublayer(output, x)
 
-    def forward_part(self, layer, x):
-        """x after a layer's feed-forward."""
-        return self.merged(layer.output, layer.intermediate(self.ahead(layer.output, x)), x)
+    def feed_forward(self, layer, x):
+        """x after the feed-forward sublayer of a layer."""
+        return self.add_residual(layer.output, layer.intermediate(self.pre_norm(layer.output, x)), x)
 
-    def through(self, layer, x, seen):
+    def run_layer(self, layer, x, seen):
         """Hidden vectors (B, L, H) after one whole layer."""
-        part = layer.attention.output
-        return self.forward_part(layer, self.merged(part, layer.attention.self(self.ahead(part, x), seen)[0], x))
+        sublayer = layer.attention.output
+        context = layer.attention.self(self.pre_norm(sublayer, x), seen)[0]
+        return self.feed_forward(layer, self.add_residual(sublayer, context, x))
 
     def forward(self, ids, inside=None):
-        """Scores (B, L, V + 2) of every row at every position of codes (B, L): for looking at, training never
-        holds them. inside (B, L) bool is False at the padding, None without any.
+        """Scores (B, L, V + 2) of every row at every position of codes (B, L); for inspection, as training never holds
+        them all. inside (B, L) bool is False at the padding, None without any.
         """
         seen = None if inside is None else inside[:, None, None]
-        with self.narrow():
-            hidden = self.start(ids, inside)
+        with self.autocast():
+            hidden = self.embed(ids, inside)
             for layer in self.transformer_model.encoder.layer:
-                hidden = self.through(layer, hidden, seen)
+                hidden = self.run_layer(layer, hidden, seen)
             vectors = self.out(hidden).to(self.items.dtype)
         return vectors @ torch.cat([self.items, self.special]).T
 
     def vectors(self, ids, inside, wanted):
         """Output vectors (M, D), float32, at the wanted positions (B, L) bool of codes (B, L), in order.
 
-        They meet the item table by their dot product. All positions are keys and values of the last layer,
-        but only the wanted ones pass through its queries and its feed-forward: nothing else of it is read.
+        Their dot product with the item table is the score. All positions are keys and values of the last layer, but
+        only the wanted ones pass through its queries and its feed-forward, as no other output of it is read.
         """
         seen = None if inside is None else inside[:, None, None]                 # (B, 1, 1, L) for SDPA
         *early, last = self.transformer_model.encoder.layer
-        part, at = last.attention.output, wanted.flatten().nonzero().squeeze(1)
-        with self.narrow():
-            hidden = self.start(ids, inside)
+        sublayer, at = last.attention.output, wanted.flatten().nonzero().squeeze(1)
+        with self.autocast():
+            hidden = self.embed(ids, inside)
             for layer in early:
-                hidden = self.through(layer, hidden, seen)
-            read = self.ahead(part, hidden)
-            few, asking = (x.flatten(0, 1).index_select(0, at) for x in (hidden, read))           # (M, H) each
-            few = self.merged(part, self.attend(last.attention.self, read, asking, seen, wanted), few)
-            return self.out(self.forward_part(last, few)).to(self.items.dtype)
+                hidden = self.run_layer(layer, hidden, seen)
+            keys = self.pre_norm(sublayer, hidden)
+            selected, queries = (x.flatten(0, 1).index_select(0, at) for x in (hidden, keys))     # (M, H) each
+            context = self.attend(last.attention.self, keys, queries, seen, wanted)
+            hidden = self.add_residual(sublayer, context, selected)
+            return self.out(self.feed_forward(last, hidden)).to(self.items.dtype)
 
     @staticmethod
-    def attend(attention, hidden, few, seen, wanted):
-        """What a BertSelfAttention gives the wanted positions (M, H): each row's queries moved to its front."""
+    def attend(attention, hidden, selected, seen, wanted):
+        """Output (M, H) of a BertSelfAttention at the wanted positions, whose inputs are `selected` (M, H); the queries
+        of each sequence are moved to its front."""
         def heads(x):
             return x.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)          # (B, heads, L, .)
-        place = wanted.cumsum(1)                                                 # counts from 1 within its row
-        width = int(place.max())
-        spot = (place - 1 + width * torch.arange(len(place), device=place.device)[:, None])[wanted]
-        query = attention.query(few)
-        query = query.new_zeros(len(place) * width, query.shape[1]).index_copy(0, spot, query)
+        number = wanted.cumsum(1)                                                # of a query in its row, from 1
+        width = int(number.max())
+        slot = (number - 1 + width * torch.arange(len(number), device=number.device)[:, None])[wanted]
+        query = attention.query(selected)
+        query = query.new_zeros(len(number) * width, query.shape[1]).index_copy(0, slot, query)
         context = F.scaled_dot_product_attention(
-            heads(query.view(len(place), width, -1)), heads(attention.key(hidden)), heads(attention.value(hidden)),
+            heads(query.view(len(number), width, -1)), heads(attention.key(hidden)), heads(attention.value(hidden)),
             attn_mask=seen, dropout_p=attention.dropout.p if attention.training else 0.0)
-        return context.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, spot)
+        return context.transpose(1, 2).flatten(2).flatten(0, 1).index_select(0, slot)
 
     def log_normaliser(self, vectors):
         """log of the softmax's denominator, (M,), for output vectors (M, D)."""
@@ -239,7 +243,7 @@ class BERT4Rec(nn.Module):
         return (self.log_normaliser(vectors) - (vectors * F.embedding(targets, self.items)).sum(1)).mean()
 
     def load_published(self, state):
-        """Take over a state dict of the published code: table with mask and pad behind, its norm and positions."""
+        """Load a state dict of the published code, whose table ends in mask and pad; its norm and positions apply."""
         self.norm, self.positions = PUBLISHED["norm"], PUBLISHED["positions"]
         rows = state["item_embeddings.weight"]
         if rows.shape != (len(self.items) + 2, self.items.shape[1]):
@@ -253,7 +257,8 @@ class BERT4Rec(nn.Module):
 # --------------------------------------------------------------------------- sequences
 
 class Sequences(sequences.Sequences):
-    """Histories with masks: the mask's code is behind the items, the padding's behind it. See sequences.Sequences."""
+    """Histories with masked items; the code of the mask follows those of the items, then the padding's. See
+    sequences.Sequences."""
 
     def __init__(self, indptr, items, length, mask_id, device="cpu"):
         super().__init__(indptr, items, length, mask_id + 1, device)
@@ -272,8 +277,8 @@ class Sequences(sequences.Sequences):
             return None
         return ids.masked_fill(masked, self.mask_id), None if inside.all() else inside, masked, targets
 
-    def asking(self, users):
-        """A prediction batch (ids, inside, wanted): the latest items and behind them the mask that is asked."""
+    def prediction_batch(self, users):
+        """(ids, inside, wanted): the latest items of the users (B,), then the mask token, and True at the mask."""
         ids, inside = self.pad(users, room=1)
         wanted = inside.sum(1, keepdim=True) == torch.arange(ids.shape[1], device=self.device)
         inside |= wanted

@@ -145,8 +145,9 @@ def fit(run, training, split, args, device, origin=None):
     origin: of `origin_of`, the run to continue. returns: the best epoch
     """
     from training import shallow
-    pairs = shallow.pairs_of("train", split, args, device)
-    val = shallow.pairs_of("val", split, args, device) if "val" in split.parts else None
+    settings = training.settings
+    pairs = shallow.pairs_of("train", split, settings, device)
+    val = shallow.pairs_of("val", split, settings, device) if "val" in split.parts else None
     checkpoints = Checkpoints(run, training, args.checkpoint_seconds or math.inf, args.checkpoint_seconds)
     begin(checkpoints, training, origin)
     note_missing_val(run.name, split, args.epochs)
@@ -160,7 +161,7 @@ def fit(run, training, split, args, device, origin=None):
                 checkpoints.after_step()
             losses = {"train": training.close_epoch(len(pairs))}
             if val is not None:
-                losses["val"] = shallow.validation_loss(training.model, val, args)
+                losses["val"] = shallow.validation_loss(training.model, val, settings)
             check_loss(training.epoch, *losses.values())
             better = training.stopping.update(training.epoch, {"loss": losses["val"]} if val is not None else {})
             record(writer, training, losses, split, args, device)
@@ -256,8 +257,9 @@ def main(argv=None):
     with run:
         if run.finished:
             return
-        model, cold = shallow.build(split, args, device)
-        training = shallow.Training(model, args, device)
+        settings = cli.settings(shallow.Settings, args)
+        model, cold = shallow.build(split, settings, device)
+        training = shallow.Training(model, settings, device)
         frozen = sorted(n for n, p in model.named_parameters() if not p.requires_grad)
         best = fit(run, training, split, args, device, origin)
         finish(run, training, cold, split, args, device, best_epoch=best, frozen_at_first=frozen,

@@ -22,7 +22,7 @@ SEARCH_SPACE = {
     "l2": [0, 1e-06, 1e-05],
 }
 RECORDED = ("sample_type", "user_freeze", "user_init", "use_confidence")
-PUBLISHED_BATCH, PUBLISHED_WINDOW = 128, 50  # the published code trains and predicts with these, whatever is asked
+PUBLISHED_BATCH, PUBLISHED_WINDOW = 128, 50  # the published code trains and predicts with these in any case
 
 
 # --------------------------------------------------------------------------- the command line
@@ -111,10 +111,10 @@ def settings(args):
     return config | {k: v for k, v in (("learning_rate", args.lr), ("patience", args.patience)) if v is not None}
 
 
-# --------------------------------------------------------------------------- what is trained on what
+# --------------------------------------------------------------------------- the model and its training
 
 def build(split, args, config, device):
-    """The model at its start, the vectors (n_cold, D) of the cold items (None for random), and whether the item
+    """The initial model, the vectors (n_cold, D) of the cold items (None for random), and whether the item
     table can ever train."""
     import torch
 
@@ -125,7 +125,8 @@ def build(split, args, config, device):
         dim = args.hidden_dim or config["random_dim"]
         items, cold = torch.randn(split.n_hot, dim, generator=draw) * config["initializer_range"], None
     else:
-        items, cold = sequence_training.content(split, args, device)
+        items, cold = sequence_training.content(split, args.model, args.missing, args.seed if args.shuffle else None,
+                                                args.scale, device)
     freeze = args.model != "random" and bool(args.item_freeze) != args.as_published
     waits = bool(args.dynamic_item_freeze)
     torch.random.default_generator.manual_seed(draw.initial_seed())  # transformers draws its start from this one
@@ -135,29 +136,42 @@ def build(split, args, config, device):
 
 
 class Training(sequence_training.Training):
-    """See sequence_training.Training; a batch is sequences of which some items are masked."""
+    """See sequence_training.Training; a batch is sequences of which some items are masked.
+
+    mlm_probability: share of the items that are masked
+    """
+
+    def __init__(self, model, settings, whole=True, mlm_probability=0.2):
+        super().__init__(model, settings, whole)
+        self.mlm_probability = mlm_probability
 
     def batch(self, sequences, users, draw):
-        return sequences.masked(users, self.config["mlm_probability"], draw)
+        return sequences.masked(users, self.mlm_probability, draw)
 
 
 def check(split, args, config, device):
     """Refuse before anything is written what cannot work with this workspace or device."""
     import bert4rec
-    sequence_training.check(split, args, device)
-    dim = sequence_training.width_of(split, args) or config["random_dim"]
+    sequence_training.check(split, args.dynamic_item_freeze, args.precision, device)
+    dim = sequence_training.width_of(split, args.model) or config["random_dim"]
     bert4rec.check_width(args.hidden_dim or dim, config["num_attention_heads"])
 
 
 def prepare(split, args, config, indptr, items, device):
-    """What is trained, on which sequences, and what asks it: (Training, Sequences, Asking)."""
+    """Build the trainer, its training sequences and the user encoder: (Training, Sequences, UserEncoder)."""
     from bert4rec import Sequences
-    from training.sequences import Asking
+    from training.sequences import UserEncoder
     model, cold, whole = build(split, args, config, device)
     window = min(PUBLISHED_WINDOW, args.max_seq_len) if args.as_published else args.max_seq_len
-    asking = Asking(model, Sequences(indptr, items, window, model.mask_id, device), split, cold)
-    return (Training(model, args, config, whole), Sequences(indptr, items, args.max_seq_len, model.mask_id, device),
-            asking)
+    encoder = UserEncoder(model, Sequences(indptr, items, window, model.mask_id, device), split, cold)
+    training = Training(model, training_settings(args, config), whole, config["mlm_probability"])
+    return training, Sequences(indptr, items, args.max_seq_len, model.mask_id, device), encoder
+
+
+def training_settings(args, config):
+    """sequence_training.Settings of a command line and its config."""
+    names = ("patience", "plateau_patience", "plateau_factor", "learning_rate")
+    return cli.settings(sequence_training.Settings, args, betas=(0.9, 0.999), **{name: config[name] for name in names})
 
 
 def main(argv=None):
@@ -174,13 +188,14 @@ def main(argv=None):
     with run:
         if run.finished:
             return
-        training, sequences, asking = prepare(split, args, config, indptr, items, device)
+        training, sequences, encoder = prepare(split, args, config, indptr, items, device)
         batch_size = PUBLISHED_BATCH if args.as_published else args.batch_size
         frozen = not training.model.items.requires_grad
-        best = sequence_training.fit(run, training, sequences, asking, batch_size)
+        best = sequence_training.fit(run, training, sequences, encoder, batch_size, args.eval_every,
+                                     args.checkpoint_seconds)
         width = training.model.transformer_model.config.hidden_size
-        sequence_training.finish(run, training, asking, split, best_epoch=best, items_frozen_at_first=frozen,
-                                 batch_size=batch_size, hidden_dim=width,
+        sequence_training.finish(run, training, encoder, split, args.k, best_epoch=best, order=args.order,
+                                 items_frozen_at_first=frozen, batch_size=batch_size, hidden_dim=width,
                                  recorded_only={name: getattr(args, name) for name in RECORDED})
 
 

@@ -133,7 +133,7 @@ class Ours:
             import train_bert
             args = train_bert.parse(argv)
             made = train_bert.prepare(split, args, train_bert.settings(args), indptr, items, device)
-        self.training, self.sequences, self.asking = made
+        self.training, self.sequences, self.encoder = made
 
     def epoch(self):
         """Train one epoch; its seconds."""
@@ -144,7 +144,7 @@ class Ours:
 
     def lists(self):
         from ranking import topk
-        return topk.recommend(self.split, "test", K, users=self.asking.users, items=self.asking.items())
+        return topk.recommend(self.split, "test", K, users=self.encoder.users, items=self.encoder.items())
 
 
 # --------------------------------------------------------------------------- theirs

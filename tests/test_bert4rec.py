@@ -149,7 +149,7 @@ def asked(model, *histories):
     indptr = np.cumsum([0, *map(len, histories)])
     sequences = bert4rec.Sequences(indptr, np.concatenate(histories), 10, model.mask_id)
     with torch.no_grad():
-        return model.eval().vectors(*sequences.asking(np.arange(len(histories))))
+        return model.eval().vectors(*sequences.prediction_batch(np.arange(len(histories))))
 
 
 def test_positions_count_from_the_end_where_it_is_asked():
@@ -158,15 +158,16 @@ def test_positions_count_from_the_end_where_it_is_asked():
     beside, _ = asked(model, [3, 4, 5], [1, 2, 3, 4, 5, 6, 7])
     assert torch.allclose(alone, beside, atol=1e-12)
     ids = torch.tensor([[3, 4, model.mask_id, model.pad_id, model.pad_id]])
-    assert model.places(ids, ids != model.pad_id).tolist() == [[2, 1, 0, 0, 0]]
-    assert model.places(ids, None).tolist() == [[4, 3, 2, 1, 0]]
+    assert model.position_ids(ids, ids != model.pad_id).tolist() == [[2, 1, 0, 0, 0]]
+    assert model.position_ids(ids, None).tolist() == [[4, 3, 2, 1, 0]]
     assert not torch.allclose(alone, asked(model, [4, 3, 5])[0], atol=1e-5)
 
 
 def test_positions_from_the_start_and_none():
     start, none = small(config={"positions": "start"}), small(config={"positions": "none"})
     ids = torch.tensor([[3, 4, 5]])
-    assert start.places(ids, None).tolist() == [[0, 1, 2]] and none.places(ids, None).tolist() == [[0, 0, 0]]
+    assert start.position_ids(ids, None).tolist() == [[0, 1, 2]]
+    assert none.position_ids(ids, None).tolist() == [[0, 0, 0]]
     assert torch.allclose(*asked(none, [3, 4, 5], [5, 3, 4]), atol=1e-12)
     assert not torch.allclose(*asked(start, [3, 4, 5], [5, 3, 4]), atol=1e-5)
 
@@ -224,16 +225,16 @@ def test_padding_never_changes_a_vector():
     """A sequence alone, in longer company, and with other rows at its padding."""
     model = small(config={"num_hidden_layers": 3})
     sequences = Sequences(np.array([0, 2, 11]), np.arange(11), 10, model.mask_id)
-    alone = model.vectors(*sequences.asking(np.array([0])))
-    ids, inside, wanted = sequences.asking(np.array([0, 1]))
+    alone = model.vectors(*sequences.prediction_batch(np.array([0])))
+    ids, inside, wanted = sequences.prediction_batch(np.array([0, 1]))
     assert not inside.all() and ids[0].tolist() == [0, 1, 30] + [31] * 7
     assert torch.allclose(model.vectors(ids, inside, wanted)[0], alone[0], atol=1e-12)
     assert torch.allclose(model.vectors(torch.where(inside, ids, 17), inside, wanted)[0], alone[0], atol=1e-12)
 
 
-def test_asking_takes_the_latest_items_and_ends_in_the_mask():
+def test_a_prediction_batch_takes_the_latest_items_and_ends_in_the_mask():
     sequences = Sequences(np.array([0, 3, 8]), np.arange(8), 4, mask_id=100)
-    ids, inside, wanted = sequences.asking(np.array([1, 0]))
+    ids, inside, wanted = sequences.prediction_batch(np.array([1, 0]))
     assert ids.tolist() == [[5, 6, 7, 100], [0, 1, 2, 100]] and inside is None
     assert wanted.nonzero().tolist() == [[0, 3], [1, 3]]
 

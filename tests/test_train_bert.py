@@ -19,7 +19,7 @@ from harness.progress import EXIT_RESUMABLE, Progress
 from tests.worlds.histories import ROOT, ring, same_weights, stopped
 from tests.worlds.world import tiny_workspace, write_embedding
 from training import sequence_loop as sequence_training
-from training.sequences import Asking
+from training.sequences import UserEncoder
 from training.softmax import native_bf16
 
 QUICK = ["--model", "content", "--epochs", "2", "--batch-size", "16", "--max-seq-len", "10", "--k", "10"]
@@ -162,7 +162,8 @@ def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, tmp_p
     assert (state["model"]["items"].numpy() != frozen).any(axis=1).all()
 
     model = bert4rec.BERT4Rec(torch.zeros(5, 4), settings := bert4rec.load_config(config), 5)
-    training = train_bert.Training(model, train_bert.parse(["--dynamic-item-freeze", "1"]), settings)
+    training = train_bert.Training(
+        model, train_bert.training_settings(train_bert.parse(["--dynamic-item-freeze", "1"]), settings))
     freezes = []
     for epoch, loss in enumerate((3.0, 2.0, 2.5, 2.4), 1):
         training.stopping.update(epoch, {"loss": loss})
@@ -300,14 +301,14 @@ def test_the_validation_loss_is_the_cross_entropy_at_the_mask(tiny):
     vectors = torch.from_numpy(dataset.load_embedding(split, "content"))
     model = bert4rec.BERT4Rec(vectors[:split.n_hot], config, 10).eval()
     indptr, items = split.sequences()
-    asking = Asking(model, bert4rec.Sequences(indptr, items, 10, model.mask_id), split)
+    encoder = UserEncoder(model, bert4rec.Sequences(indptr, items, 10, model.mask_id), split)
     losses = []
     for user, item in zip(split.part("val").user, split.part("val").item, strict=True):
         history = items[indptr[user]:indptr[user + 1]][-9:]
         ids = torch.tensor([[*history, model.mask_id]])
         with torch.no_grad():
             losses.append(-model(ids)[0, -1, :split.n_hot].log_softmax(0)[item].item())
-    assert asking.loss() == pytest.approx(np.mean(losses), abs=1e-5)
+    assert encoder.loss() == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def test_tensorboard_holds_losses_metrics_and_hyperparameters(tiny):
@@ -366,7 +367,7 @@ def test_a_signal_inside_an_epoch_keeps_its_steps(tiny):
 
     def fresh():
         model, _, whole = train_bert.build(split, args, config, torch.device("cpu"))
-        training = train_bert.Training(model, args, config, whole)
+        training = train_bert.Training(model, train_bert.training_settings(args, config), whole)
         return training, bert4rec.Sequences(indptr, items, 10, model.mask_id)
     with Progress(0, "test") as progress:
         one, sequences = fresh()

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when they are written, how an interrupted run is resumed, and what is said on the way.
+"""Checkpoints of a training: when they are written, how an interrupted run is resumed, and the messages on the way.
 
     checkpoints = Checkpoints(run, training, step_seconds=30)
     checkpoints.resume()
@@ -36,7 +36,7 @@ class Checkpoints:
         self.unwritten = None   # of the best epoch, while its file holds an earlier one
 
     def resume(self, device="cpu"):
-        """Bring the training to where an interrupted run left it; whether there was a checkpoint to begin from."""
+        """Load the last checkpoint of an interrupted run; whether the run has one."""
         if not (self.run.resume and self.run.checkpoint("last").exists()):
             return False
         self.training.load(load_checkpoint(self.run.checkpoint("last"), device, keys=self.training.state()))
@@ -76,7 +76,7 @@ class Checkpoints:
         self.unwritten, self.written = None, time.monotonic()
 
 
-# --------------------------------------------------------------------------- what is said
+# --------------------------------------------------------------------------- messages
 
 def check_loss(epoch, *losses):
     """WorkError where a loss of the epoch (counted from 1) is NaN or infinite."""
@@ -94,7 +94,7 @@ def check_device(state, device, precision=None):
 
 
 def note_missing_val(name, split, epochs):
-    """Say that there is nothing to stop early on, where that is so."""
+    """Print that there is no early stopping, where the split has no val part."""
     if "val" not in split.parts:
         print(f"{name}: this split has no val part, so all {epochs} epochs are trained and the last one counts",
               file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Flags, content, training and output of a model of sequences: what train_bert.py and recommenders/sasrec.py share.
+"""Flags, content, training and output of a sequence model: what train_bert.py and recommenders/sasrec share.
 
-A model is one of sequences.Asking that also has `loss(*batch)`, whose batch ends in the targets, and
-`freeze_item_embs(flag)`. `args` has what `flags` adds, the common ones, and model, epochs, lr, l2 and
-dynamic_item_freeze; `config` has learning_rate, patience, plateau_patience and plateau_factor.
+A model is one of sequences.UserEncoder that also has `loss(*batch)`, whose batch ends in the targets, and
+`freeze_item_embs(flag)`.
 """
 import math
+from dataclasses import dataclass
 
 from harness import cli
 from harness.errors import UsageError
@@ -48,52 +48,68 @@ def settle(parser, args, scale="unit"):
     args.scale = args.scale or ("none" if args.model == "random" else scale)
 
 
-def check(split, args, device):
+def check(split, dynamic_item_freeze, precision, device):
     """Refuse before anything is written what cannot work with this workspace or device."""
     from training.softmax import native_bf16
-    check_release(split, args.dynamic_item_freeze)
-    if args.precision == "bf16" and not native_bf16(device):
+    check_release(split, dynamic_item_freeze)
+    if precision == "bf16" and not native_bf16(device):
         raise UsageError(f"--precision bf16: this {device.type} has no bf16 arithmetic and would be slower; use fp32")
 
 
 # --------------------------------------------------------------------------- the item table
 
-def width_of(split, args):
-    """Dimensions of the embedding that args.model names; 0 for random."""
+def width_of(split, name):
+    """Dimensions of the embedding of that name; 0 for random."""
     import dataset
-    if args.model == "random":
+    if name == "random":
         return 0
-    return dataset.open_embedding(split.workdir, args.model, split.n_tracks, split.track_checksum).shape[1]
+    return dataset.open_embedding(split.workdir, name, split.n_tracks, split.track_checksum).shape[1]
 
 
-def content(split, args, device):
-    """Vectors of the embedding args.model: float32 tensors (n_hot, D) and, on the device, (n_cold, D)."""
+def content(split, name, missing="fail", shuffle=None, scale="unit", device="cpu"):
+    """Vectors of the embedding of that name: float32 tensors (n_hot, D) and, on the device, (n_cold, D).
+
+    missing, shuffle (a seed or None), scale: as for dataset.load_embedding
+    """
     import torch
 
     import dataset
-    vectors = torch.from_numpy(dataset.load_embedding(
-        split, args.model, args.missing, args.seed if args.shuffle else None, args.scale))
+    vectors = torch.from_numpy(dataset.load_embedding(split, name, missing, shuffle, scale))
     return vectors[:split.n_hot], vectors[split.n_hot:].to(device)
 
 
 # --------------------------------------------------------------------------- what training changes
 
+@dataclass(frozen=True)
+class Settings:
+    """How a model of sequences is trained."""
+    epochs: int
+    patience: int                  # epochs without a better validation loss before training stops
+    plateau_patience: int          # such epochs before the learning rate is multiplied by plateau_factor
+    plateau_factor: float
+    learning_rate: float           # of Adam
+    betas: tuple = (0.9, 0.999)    # of Adam
+    l2: float = 0.0                # times the sum of squares of the trained parameters
+    dynamic_item_freeze: int = 0   # 1 releases the item embeddings at the first plateau of the validation loss
+    seed: int = 42
+
+
 class Training:
     """A model and all that training changes; `state` and `load` carry it through a checkpoint, bit for bit.
 
-    Every step draws from a generator seeded by (seed, epoch, step), so its place is all there is to remember.
-    whole: the item table can train, so that checkpoints hold it; else it is an input of the run
+    Every step draws from a generator seeded by (seed, epoch, step), so a checkpoint holds these and no generator.
+    settings: a Settings; whole: the item table can train, so that checkpoints hold it; else it is an input of the run
     """
     COUNTERS = ("epoch", "step", "count")
 
-    def __init__(self, model, args, config, whole=True, betas=(0.9, 0.999)):
+    def __init__(self, model, settings, whole=True):
         import torch
-        self.model, self.args, self.config, self.whole = model, args, config, whole
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"],
-                                          weight_decay=2 * args.l2, betas=betas, fused=True)
-        self.stopping = EarlyStopping(
-            "loss", args.epochs, config["patience"], self.optimizer, config["plateau_patience"],
-            config["plateau_factor"], (lambda: model.freeze_item_embs(False)) if args.dynamic_item_freeze else None)
+        self.model, self.settings, self.whole = model, settings, whole
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=settings.betas,
+                                          weight_decay=2 * settings.l2, fused=True)
+        release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
+        self.stopping = EarlyStopping("loss", settings.epochs, settings.patience, self.optimizer,
+                                      settings.plateau_patience, settings.plateau_factor, release)
         self.epoch = 0                                              # epochs done
         self.step, self.count = 0, 0                                # of the epoch under way: steps, masked items
         self.total = torch.zeros((), dtype=torch.float64, device=model.items.device)  # and their summed loss
@@ -137,7 +153,7 @@ def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
     import torch
 
     from training.sequences import generator_of
-    model, optimizer, seed, epoch = training.model, training.optimizer, training.args.seed, training.epoch
+    model, optimizer, seed, epoch = training.model, training.optimizer, training.settings.seed, training.epoch
     batches = sequences.epoch(batch_size, generator_of(seed, 1, epoch))
     model.train()
     for users in batches[training.step:]:
@@ -165,59 +181,60 @@ def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
 
 # --------------------------------------------------------------------------- the run
 
-def fit(run, training, sequences, asking, batch_size):
+def fit(run, training, sequences, encoder, batch_size, eval_every=5, checkpoint_seconds=10.0):
     """Train until done, from the run's last checkpoint where there is one; the best weights are loaded at the end.
 
+    encoder: UserEncoder; eval_every: epochs between metrics on val; checkpoint_seconds: least time between checkpoints
     returns: the best epoch
     """
-    args, split = training.args, asking.split
-    checkpoints = Checkpoints(run, training, epoch_seconds=args.checkpoint_seconds)
+    split, epochs = encoder.split, training.settings.epochs
+    checkpoints = Checkpoints(run, training, epoch_seconds=checkpoint_seconds)
     checkpoints.resume()
-    note_missing_val(run.name, split, args.epochs)
+    note_missing_val(run.name, split, epochs)
     writer, users = run.writer(purge_step=training.epoch + 1), len(sequences.lengths)
-    with Progress(args.epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
+    with Progress(epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
         while not training.done:
             losses = {"train": train_epoch(training, sequences, batch_size, progress, checkpoints)}
             if "val" in split.parts:
-                losses["val"] = asking.loss()
+                losses["val"] = encoder.loss()
             check_loss(training.epoch, *losses.values())
             better = training.stopping.update(training.epoch, {"loss": losses["val"]} if "val" in losses else {})
-            record(writer, training, losses, asking)
+            record(writer, training, losses, encoder, eval_every)
             checkpoints.after_epoch(better)
     best = checkpoints.best()
     training.load_weights(best["model"])
     return best["epoch"]
 
 
-def record(writer, training, losses, asking):
+def record(writer, training, losses, encoder, eval_every):
     """Losses, learning rate and, every few epochs, metrics on val, to TensorBoard; the step is the epochs done."""
     for name, value in losses.items():
         writer.add_scalar(f"Loss/{name}", value, training.epoch)
     writer.add_scalar("lr", training.stopping.learning_rate(), training.epoch)
-    if "val" in losses and (training.done or training.epoch % training.args.eval_every == 0):
-        for name, value in asking.metrics(training.args.seed).items():
+    if "val" in losses and (training.done or training.epoch % eval_every == 0):
+        for name, value in encoder.metrics(training.settings.seed).items():
             writer.add_scalar(f"Val/{name}", value, training.epoch)
 
 
-def finish(run, training, asking, split, **results):
-    """Write the learned vectors, the lists and the metrics of every part, and close the run."""
+def finish(run, training, encoder, split, k, **results):
+    """Write the learned vectors, the lists of k tracks and the metrics of every part, and close the run."""
     import numpy as np
 
     from ranking import save
-    args, parts, left_out = training.args, list(split.parts), {}
-    if asking.cold is None and "cold_test" in parts:
+    parts, left_out, seed = list(split.parts), {}, training.settings.seed
+    if encoder.cold is None and "cold_test" in parts:
         parts.remove("cold_test")
         left_out["cold_test"] = COLD_WITHOUT_CONTENT
-    users, items = asking.users(np.arange(split.n_users)), asking.items()
+    users, items = encoder.users(np.arange(split.n_users)), encoder.items()
     write_npy(run.model_embeddings("users"), users.cpu().numpy())
     if training.whole:  # else they are the embedding
         write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
-    means = save.write(run, split, args.k, args.seed, parts, users=users, items=items, device=asking.sequences.device)
+    means = save.write(run, split, k, seed, parts, users=users, items=items, device=encoder.sequences.device)
     flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
-    asked = run.request | run.request.get("config", {})
-    run.writer().add_hparams({k: v for k, v in asked.items() if k != "config"}, flat, run_name=".",
+    hyperparameters = run.request | run.request.get("config", {})
+    run.writer().add_hparams({name: v for name, v in hyperparameters.items() if name != "config"}, flat, run_name=".",
                              global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(training.model.items.shape[1]),
-               order=args.order, items_released=training.stopping.released,
+               items_released=training.stopping.released,
                best_val_loss=training.stopping.best if "val" in split.parts else None, **results)
     print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")

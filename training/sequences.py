@@ -1,7 +1,7 @@
-"""The users' histories as padded batches, and what a model that reads them in order says of them.
+"""The users' histories as padded batches, and their encoding by a sequence model.
 
-Letters: U users, B sequences of a batch, L positions. Item codes are those of a split; a model adds the code of its
-padding, and of whatever else it puts into a sequence, behind them.
+Letters: U users, B sequences of a batch, L positions. Item codes are those of a split; the codes of padding and of
+other tokens of a model follow them.
 """
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ class Sequences:
     """The users' histories as tensors, cut into padded batches.
 
     indptr (U + 1,), items (N,): user u owns items[indptr[u]:indptr[u + 1]], oldest first
-    length: positions at most, L; longer histories count with their latest part
+    length: largest number of positions, L; of a longer history only the latest items are read
     pad_id: the code of the padding
     """
 
@@ -36,7 +36,7 @@ class Sequences:
     def epoch(self, batch_size, generator):
         """Every user once, as arrays of at most batch_size users of like length, in random order.
 
-        Lengths are jittered by up to 15 % before the sort, so that the company changes from epoch to epoch.
+        Lengths are jittered by up to 15 % before the sort, so that batch composition varies between epochs.
         """
         jitter = torch.rand(len(self.lengths), generator=generator).numpy()
         order = np.argsort(np.minimum(self.lengths, self.length) * (1 + 0.15 * jitter), kind="stable")
@@ -59,13 +59,13 @@ def generator_of(*numbers):
     return torch.Generator().manual_seed(seed)
 
 
-# --------------------------------------------------------------------------- asking the model
+# --------------------------------------------------------------------------- users as vectors
 
-class Asking:
-    """User vectors and validation of a model, from the latest items of train.
+class UserEncoder:
+    """User vectors of a model, from the latest items of train, and its validation.
 
-    The model has an item table `items` (V, D), vectors(*sequences.asking(users)) that meet it by their dot product,
-    and log_normaliser(vectors) of the softmax over it. cold: (n_cold, D) vectors of the cold items, if any are known
+    The model has an item table `items` (V, D), vectors(*sequences.prediction_batch(users)) whose dot product with it is
+    the score, and log_normaliser(vectors) of the softmax over it. cold: (n_cold, D) vectors of the cold items, or None
     """
 
     def __init__(self, model, sequences, split, cold=None):
@@ -76,7 +76,7 @@ class Asking:
             self.rows, self.wanted = (torch.as_tensor(x, device=sequences.device) for x in (rows, val.item))
 
     def items(self):
-        """The item table (n_items, D), the cold ones behind; (n_hot, D) where nothing is known of them."""
+        """The item table (n_items, D), cold items last; (n_hot, D) without vectors of the cold items."""
         hot = self.model.items.detach()
         return hot if self.cold is None else torch.cat([hot, self.cold])
 
@@ -87,7 +87,7 @@ class Asking:
         out = torch.empty(len(codes), self.model.items.shape[1], device=self.sequences.device)
         with torch.inference_mode():
             for places in self.sequences.by_tokens(codes):
-                out[torch.as_tensor(places)] = self.model.vectors(*self.sequences.asking(codes[places]))
+                out[torch.as_tensor(places)] = self.model.vectors(*self.sequences.prediction_batch(codes[places]))
         return out
 
     def loss(self):

@@ -1,8 +1,10 @@
-"""Training the Shallow Net: what is drawn, what is trained, and the state that a checkpoint carries.
+"""Training the Shallow Net: pairs and negatives, the model at its start, and the state that a checkpoint carries.
 
-train.py is the command line; `args` here is its parsed form. Data stay in tensors throughout: a batch is
-a few index operations, negatives are drawn on the device.
+train.py is the command line. Data stay in tensors throughout: a batch is a few index operations, negatives are drawn
+on the device.
 """
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -85,58 +87,91 @@ class Pairs:
         return (self.known[place] == keys).nonzero().squeeze(1)
 
 
-# --------------------------------------------------------------------------- what is trained on what
+# --------------------------------------------------------------------------- settings, model and pairs
 
-def build(split, args, device):
-    """The model with its tables started, and the vectors (n_cold, D) of the cold items (None for random)."""
-    draw = generator(args.seed, 0)
-    if args.model == "random":
-        items, cold = torch.randn(split.n_hot, args.hidden_dim or RANDOM_DIM, generator=draw), None
+@dataclass(frozen=True)
+class Settings:
+    """What the Shallow Net is trained on and how; the defaults are the published call's. train.py's flags say more."""
+    model: str                        # embedding of the workspace, or "random" for ID embeddings
+    sample_type: str = "item"         # anchor of a pair: "item" draws negative users for it, "user" negative items
+    neg_samples: int = 20             # negatives per pair
+    batch_size: int = 10_000          # pairs per step
+    epochs: int = 100
+    item_freeze: int = 1              # 1 freezes the item embeddings, 0 trains them; with as_published the reverse
+    user_freeze: int = 0              # the same for the user embeddings
+    user_init: int = 1                # initial user embeddings: 1 the mean of the history's items, 0 random
+    dynamic_item_freeze: int = 0      # 1 freezes the items until the first plateau of the validation loss
+    hidden_dim: int = 0               # width of the shared layer; 0 for that of the embedding
+    use_confidence: int = 0           # 1 weights a pair by 1 + 2 log(1 + plays)
+    l2: float = 0.0                   # times the sum of squares of the trained parameters
+    loss: str = "hinge"               # "hinge", "bpr" or "infonce"
+    margin: float | None = 0.2        # of the hinge loss
+    temperature: float | None = 0.1   # of the BPR and InfoNCE losses
+    lr: float = 0.001                 # learning rate of Adam
+    patience: int = 16                # epochs without a better validation loss before training stops
+    plateau: int = 5                  # such epochs before the learning rate is divided by 10
+    exclude_positives: bool = False   # never draw a known positive as a negative
+    shuffle: bool = False             # permute the rows of the embedding by the seed
+    missing: str = "fail"             # tracks without an embedding: "fail", or "mean" to fill with the mean
+    scale: str = "none"               # of the embedding: "none", or "unit"
+    as_published: bool = False        # with the freezing, the negative users and the penalty of the published code
+    seed: int = 42
+
+
+def build(split, settings, device):
+    """The model with its initial embeddings, and the vectors (n_cold, D) of the cold items (None for random)."""
+    draw = generator(settings.seed, 0)
+    if settings.model == "random":
+        items, cold = torch.randn(split.n_hot, settings.hidden_dim or RANDOM_DIM, generator=draw), None
     else:
         vectors = torch.from_numpy(dataset.load_embedding(
-            split, args.model, args.missing, args.seed if args.shuffle else None, args.scale))
+            split, settings.model, settings.missing, settings.seed if settings.shuffle else None, settings.scale))
         items, cold = vectors[:split.n_hot], vectors[split.n_hot:].to(device)
-    if args.user_init:
+    if settings.user_init:
         history = split.matrix()
         users = torch.from_numpy(history @ items.numpy() / history.sum(axis=1).reshape(-1, 1)).float()
     else:
         users = torch.randn(split.n_users, items.shape[1], generator=draw)
-    model = ShallowEmbeddingModel(items, users, args.hidden_dim, draw).to(device)
-    item_freeze = args.item_freeze if args.model != "random" or args.as_published else 0
-    model.freeze_item_embs(args.dynamic_item_freeze or bool(item_freeze) != args.as_published)
-    model.freeze_user_embs(bool(args.user_freeze) != args.as_published)
+    model = ShallowEmbeddingModel(items, users, settings.hidden_dim, draw).to(device)
+    item_freeze = settings.item_freeze if settings.model != "random" or settings.as_published else 0
+    model.freeze_item_embs(settings.dynamic_item_freeze or bool(item_freeze) != settings.as_published)
+    model.freeze_user_embs(bool(settings.user_freeze) != settings.as_published)
     return model, cold
 
 
-def pairs_of(part, split, args, device):
+def pairs_of(part, split, settings, device):
     """Pairs of train or val in the roles of sample_type; with --exclude-positives val excludes train's, too."""
     def roles(pairs):
         user, item = torch.as_tensor(pairs.user, device=device), torch.as_tensor(pairs.item, device=device)
-        return (item, user) if args.sample_type == "item" else (user, item)
-    mine = split.part(part)
-    weight = confidence(torch.as_tensor(mine.count, device=device)) if args.use_confidence else None
+        return (item, user) if settings.sample_type == "item" else (user, item)
+    own = split.part(part)
+    weight = confidence(torch.as_tensor(own.count, device=device)) if settings.use_confidence else None
     known = None
-    if args.exclude_positives:
+    if settings.exclude_positives:
         both = [roles(split.part(p)) for p in dict.fromkeys(("train", part))]
         known = [torch.cat(side) for side in zip(*both, strict=True)]
-    pairs = Pairs(*roles(mine), weight, split.n_users if args.sample_type == "item" else split.n_hot,
-                  PUBLISHED_USERS if args.as_published and args.sample_type == "item" else None, known)
+    pairs = Pairs(*roles(own), weight, split.n_users if settings.sample_type == "item" else split.n_hot,
+                  PUBLISHED_USERS if settings.as_published and settings.sample_type == "item" else None, known)
     if pairs.without_negatives():
-        raise WorkError(f"--exclude-positives: {pairs.without_negatives()} {args.sample_type}s of {part} leave "
+        raise WorkError(f"--exclude-positives: {pairs.without_negatives()} {settings.sample_type}s of {part} leave "
                         "nothing to draw as a negative; leave the flag out")
     return pairs
 
 
 class Training:
-    """All that a step changes; `state` and `load` carry it through a checkpoint, bit for bit."""
+    """All that a step changes; `state` and `load` carry it through a checkpoint, bit for bit.
+
+    settings: a Settings
+    """
     COUNTERS = ("epoch", "step")
 
-    def __init__(self, model, args, device):
-        self.model, self.args = model, args
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=args.lr, fused=True)
-        release = (lambda: model.freeze_item_embs(False)) if args.dynamic_item_freeze else None
-        self.stopping = EarlyStopping("loss", args.epochs, args.patience, self.optimizer, args.plateau, release=release)
-        self.draw = generator(args.seed, 1, device)
+    def __init__(self, model, settings, device):
+        self.model, self.settings = model, settings
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
+        release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
+        self.stopping = EarlyStopping("loss", settings.epochs, settings.patience, self.optimizer, settings.plateau,
+                                      release=release)
+        self.draw = generator(settings.seed, 1, device)
         self.epoch = 0                      # epochs done
         self.step, self.opening = 0, None   # of the epoch under way: steps, and the state of `draw` before them
         self.total = torch.zeros((), dtype=torch.float64, device=device)   # and their summed loss
@@ -148,7 +183,7 @@ class Training:
     def state(self):
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "draw": self.draw.get_state(), "opening": self.opening, "total": self.total,
-                "device": self.draw.device.type, "seed": self.args.seed, "lr": self.args.lr,
+                "device": self.draw.device.type, "seed": self.settings.seed, "lr": self.settings.lr,
                 **self.stopping.state(), **{name: getattr(self, name) for name in self.COUNTERS}}
 
     def best_state(self):
@@ -170,19 +205,19 @@ class Training:
             setattr(self, name, state[name])
         self.total.copy_(state["total"])
         self.opening = None if state["opening"] is None else state["opening"].cpu()
-        if not continued or state["seed"] == self.args.seed:
+        if not continued or state["seed"] == self.settings.seed:
             self.draw.set_state(state["draw"].cpu())
-        if continued and state["lr"] != self.args.lr:
-            self.stopping.set_learning_rate(self.args.lr)
+        if continued and state["lr"] != self.settings.lr:
+            self.stopping.set_learning_rate(self.settings.lr)
 
     def batches(self, pairs):
-        """The batches of this epoch that are not over yet."""
+        """The remaining batches of this epoch."""
         now = self.draw.get_state()
         if self.step:
             self.draw.set_state(self.opening)
         else:
             self.opening = now
-        return pairs.batches(self.args.batch_size, self.args.neg_samples, self.draw, done=self.step, then=now)
+        return pairs.batches(self.settings.batch_size, self.settings.neg_samples, self.draw, done=self.step, then=now)
 
     def close_epoch(self, pairs):
         """Count the epoch; the mean loss over its pairs."""
@@ -192,17 +227,17 @@ class Training:
         return mean
 
 
-def loss_of(model, batch, args, penalty=True):
+def loss_of(model, batch, settings, penalty=True):
     """Loss of one batch of Pairs.batches, a scalar tensor."""
     anchors, candidates, weight = batch
-    loss = LOSSES[args.loss](model.scores(args.sample_type, anchors, candidates), weight,
-                             args.margin if args.loss == "hinge" else args.temperature)
-    return loss + args.l2 * model.penalty(everything=args.as_published) if args.l2 and penalty else loss
+    loss = LOSSES[settings.loss](model.scores(settings.sample_type, anchors, candidates), weight,
+                             settings.margin if settings.loss == "hinge" else settings.temperature)
+    return loss + settings.l2 * model.penalty(everything=settings.as_published) if settings.l2 and penalty else loss
 
 
 def step(training, batch):
     """One step of Adam; the loss before it, detached."""
-    loss = loss_of(training.model, batch, training.args)
+    loss = loss_of(training.model, batch, training.settings)
     training.optimizer.zero_grad()
     loss.backward()
     training.optimizer.step()
@@ -211,11 +246,11 @@ def step(training, batch):
     return loss.detach()
 
 
-def validation_loss(model, pairs, args):
+def validation_loss(model, pairs, settings):
     """Mean loss over the pairs of val with the same negatives every time; the penalty only as published."""
     total = 0.0
     with torch.no_grad():
-        draw = generator(args.seed, 2, pairs.anchors.device)
-        for batch in pairs.batches(args.batch_size, args.neg_samples, draw, shuffle=False):
-            total += loss_of(model, batch, args, penalty=args.as_published).item() * len(batch[0])
+        draw = generator(settings.seed, 2, pairs.anchors.device)
+        for batch in pairs.batches(settings.batch_size, settings.neg_samples, draw, shuffle=False):
+            total += loss_of(model, batch, settings, penalty=settings.as_published).item() * len(batch[0])
     return total / len(pairs)

@@ -108,7 +108,7 @@ def parse(argv=None):
 
 
 def request_of(args):
-    """Every argument that can change the result."""
+    """Every argument that can change the result; without content its flags say nothing."""
     excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds"}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
     return {k: v for k, v in sorted(vars(args).items()) if k not in excluded} | no_content
@@ -119,10 +119,10 @@ def defaults():
     return request_of(parse([]))
 
 
-# --------------------------------------------------------------------------- what is trained on what
+# --------------------------------------------------------------------------- the model and its training
 
 def build(split, args, device):
-    """The model at its start, the vectors (n_cold, D) of the cold items (None for random), and whether the item
+    """The initial model, the vectors (n_cold, D) of the cold items (None for random), and whether the item
     table can ever train."""
     import torch
 
@@ -132,7 +132,8 @@ def build(split, args, device):
     if args.model == "random":
         items, cold = torch.nn.init.xavier_normal_(torch.empty(split.n_hot, args.hidden_dim)), None
     else:
-        items, cold = sequence_training.content(split, args, device)
+        items, cold = sequence_training.content(split, args.model, args.missing, args.seed if args.shuffle else None,
+                                                args.scale, device)
     freeze, waits = args.model != "random" and bool(args.item_freeze), bool(args.dynamic_item_freeze)
     model = SASRec(items, args.max_seq_len, args.hidden_dim, args.layers, args.heads, args.dropout, freeze or waits,
                    args.loss, args.gbce_t, args.precision == "bf16").to(device)
@@ -140,36 +141,46 @@ def build(split, args, device):
 
 
 class Training(sequence_training.Training):
-    """See sequence_training.Training; a batch is sequences with what comes next, and items sampled for all of it."""
+    """See sequence_training.Training; a batch is sequences with the next items, and items sampled for all of it.
+
+    sampled: how many items are sampled for a batch, None for a loss over the whole catalogue
+    """
+
+    def __init__(self, model, settings, whole=True, sampled=None):
+        super().__init__(model, settings, whole)
+        self.sampled = sampled
 
     def batch(self, sequences, users, draw):
-        made = sequences.shifted(users)
-        return made and (*made[:2], self.negatives(draw), made[2])
+        shifted = sequences.shifted(users)
+        return shifted and (*shifted[:2], self.negatives(draw), shifted[2])
 
     def negatives(self, draw):
+        """Sampled item codes (N,) of a batch, or None."""
         from recommenders.sasrec.model import sample
-        if self.args.loss == "ce":
+        if self.sampled is None:
             return None
-        return sample(len(self.model.items), self.args.negatives, draw, self.model.items.device)
+        return sample(len(self.model.items), self.sampled, draw, self.model.items.device)
 
 
 def check(split, args, indptr, device):
     """Refuse before anything is written what cannot work with this workspace or device."""
-    sequence_training.check(split, args, device)
-    sequence_training.width_of(split, args)
+    sequence_training.check(split, args.dynamic_item_freeze, args.precision, device)
+    sequence_training.width_of(split, args.model)   # refuses an embedding that does not fit the split
     if (indptr[1:] - indptr[:-1]).max() < 2:
         raise WorkError("no user has two tracks in train, so there is no next track to learn from")
 
 
 def prepare(split, args, indptr, items, device):
-    """What is trained, on which sequences, and what asks it: (Training, Sequences, Asking)."""
-    from recommenders.sasrec.model import Asking, Sequences
+    """Build the trainer, its training sequences and the user encoder: (Training, Sequences, UserEncoder)."""
+    from recommenders.sasrec.model import Sequences, UserEncoder
     from training.sequences import generator_of
     model, cold, whole = build(split, args, device)
-    training = Training(model, args, {"learning_rate": args.lr, "patience": args.patience, **PLATEAU}, whole, BETAS)
+    settings = cli.settings(sequence_training.Settings, args, learning_rate=args.lr, betas=BETAS, **PLATEAU)
+    training = Training(model, settings, whole, args.negatives)
     negatives = training.negatives(generator_of(args.seed, 3))
-    asking = Asking(model, Sequences(indptr, items, args.max_seq_len, model.pad_id, device), split, cold, negatives)
-    return training, Sequences(indptr, items, args.max_seq_len + 1, model.pad_id, device), asking
+    encoder = UserEncoder(model, Sequences(indptr, items, args.max_seq_len, model.pad_id, device), split, cold,
+                          negatives)
+    return training, Sequences(indptr, items, args.max_seq_len + 1, model.pad_id, device), encoder
 
 
 def main(argv=None):
@@ -185,9 +196,11 @@ def main(argv=None):
     with run:
         if run.finished:
             return
-        training, sequences, asking = prepare(split, args, indptr, items, device)
-        best = sequence_training.fit(run, training, sequences, asking, args.batch_size)
-        sequence_training.finish(run, training, asking, split, best_epoch=best, hidden_dim=args.hidden_dim)
+        training, sequences, encoder = prepare(split, args, indptr, items, device)
+        best = sequence_training.fit(run, training, sequences, encoder, args.batch_size, args.eval_every,
+                                     args.checkpoint_seconds)
+        sequence_training.finish(run, training, encoder, split, args.k, best_epoch=best, order=args.order,
+                                 hidden_dim=args.hidden_dim)
 
 
 if __name__ == "__main__":

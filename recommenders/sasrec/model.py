@@ -3,7 +3,7 @@
     python -m recommenders.sasrec musicnn --loss gbce
 
 Sources: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018 (arXiv 1808.09781): what comes next
-is guessed at every position from what came before; Petrov and Macdonald, "gSASRec", RecSys 2023 (arXiv 2308.07192):
+is predicted at every position from what came before; Petrov and Macdonald, "gSASRec", RecSys 2023 (arXiv 2308.07192):
 the loss gBCE; Khrylchenko et al., RecSys 2025 (arXiv 2507.09331): in a sampled softmax the positive is always in the
 sum and so keeps its weight, only the sampled items stand for others.
 
@@ -78,10 +78,10 @@ class Block(nn.Module):
 
         def heads(y):
             return y.unflatten(-1, (self.heads, -1)).transpose(1, 2)                                 # (B, h, L, .)
-        asking = self.attention_norm(x)
+        queried = self.attention_norm(x)
         key, value = self.keys_values(x).chunk(2, dim=-1)
-        context = F.scaled_dot_product_attention(heads(self.queries(asking)), heads(key), heads(value), is_causal=True)
-        x = self.forward_norm(asking + drop(self.merge(context.transpose(1, 2).flatten(2))))
+        context = F.scaled_dot_product_attention(heads(self.queries(queried)), heads(key), heads(value), is_causal=True)
+        x = self.forward_norm(queried + drop(self.merge(context.transpose(1, 2).flatten(2))))
         return x + drop(self.down(drop(F.relu(self.up(x)))))
 
 
@@ -93,7 +93,7 @@ class SASRec(nn.Module):
     frozen: the item rows do not train and cost no gradient
     bf16:   matrix products in bf16, parameters and sums in float32
     Padding stands behind a sequence, where nothing looks (a position sees only what stands before it); its vector
-    is zero. Positions count from the end, so the place that is asked at is one that every sequence trains. Item rows
+    is zero. Positions count from the end, so the position of the prediction is trained by every sequence. Item rows
     are multiplied by sqrt(D) on their way in, as published: rows of length 1 then weigh as much as what a layer adds.
     """
 
@@ -163,7 +163,7 @@ class SASRec(nn.Module):
 # --------------------------------------------------------------------------- sequences
 
 class Sequences(sequences.Sequences):
-    """Histories as questions and answers: at each position the next item. See sequences.Sequences."""
+    """Histories with the next item as the target of each position. See sequences.Sequences."""
 
     def shifted(self, users):
         """A training batch (ids, inside, targets), None where nobody has two items.
@@ -177,8 +177,8 @@ class Sequences(sequences.Sequences):
             return None
         return torch.where(inside, ids[:, :-1], self.pad_id), inside, targets[inside]
 
-    def asking(self, users):
-        """A prediction batch (ids, inside, wanted): the latest items, asked at the last of them."""
+    def prediction_batch(self, users):
+        """(ids, inside, wanted): the latest items of the users (B,), and True at the last of them."""
         ids, inside = self.pad(users)
         return ids, inside, inside.sum(1, keepdim=True) - 1 == torch.arange(ids.shape[1], device=self.device)
 
@@ -190,8 +190,8 @@ def sample(v, n, generator, device="cpu"):
 
 # --------------------------------------------------------------------------- validation
 
-class Asking(sequences.Asking):
-    """See sequences.Asking; a sampled loss is validated by itself, each time against the same sampled items (N,)."""
+class UserEncoder(sequences.UserEncoder):
+    """See sequences.UserEncoder; a sampled loss is validated by itself, always against the same items (N,)."""
 
     def __init__(self, model, sequences, split, cold=None, negatives=None):
         super().__init__(model, sequences, split, cold)

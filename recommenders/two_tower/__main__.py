@@ -2,17 +2,17 @@
 
     python -m recommenders.two_tower --embedding tags
     python -m recommenders.two_tower --embedding vggish tags --index ivf --lists 128
-    python -m recommenders.two_tower --embedding tags --listener 289 291     what a newcomer with these plays gets
+    python -m recommenders.two_tower --embedding tags --listener 289 291     recommendations for a new user
 
 Source: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei and Chi, "Sampling-Bias-Corrected Neural Modeling for
 Large Corpus Item Recommendations", RecSys 2019: vectors of length 1, a temperature, the other items of the batch
-as negatives, log q taken off (q counted exactly here, estimated from a stream there). Towers are 256, 128 -> 128.
+as negatives, log q subtracted (q counted exactly here, estimated from a stream in the paper). Layers: 256, 128 -> 128.
 
-No tower sees an id (two_tower_model.py lists the columns), so new users and items are served by the same network:
+No tower sees an id (model.py beside this file lists the columns), so new users and items are served by the network:
   a cold item   has content and no counts; in training the counts of some items are hidden (--hide), as in
                 DropoutNet (Volkovs, Yu and Poutanen, NIPS 2017)
-  a new user    by the few plays there are; by the average listener without any
-A user's column of means never contains the item to be found: in training each pair is left out of its own history.
+  a new user    by their first plays; by the average user without any
+In training the mean of a user's items never contains the positive: each pair is left out of its own history.
 Training stops on NDCG@10 of val. The lists are ranked exactly; the index in model_embeddings/ is for serving, its
 recall against exact search is printed and recorded.
 """
@@ -25,7 +25,6 @@ from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
 NEEDS = ("embedding",)
 COLD = True
-VAL_K = 10             # length of the lists that are evaluated on val
 SEARCH_SPACE = {
     "logq": ["standard", "unbiased"],
     "temperature": {"log": [0.02, 0.3]},
@@ -117,22 +116,23 @@ def val_metrics(training, split):
     """{'NDCG@10': mean, ...} on val, {} without one."""
     import metrics
     from ranking import topk
+    from recommenders.two_tower.model import VAL_K
     if "val" not in split.parts:
         return {}
     users, items = training.towers.vectors(training.data)
-    preds = topk.recommend(split, "val", VAL_K, training.args.seed, users=users, items=items,
+    preds = topk.recommend(split, "val", VAL_K, training.settings.seed, users=users, items=items,
                            device=training.data.device)
     return metrics.evaluate(preds, split.truth("val"), (VAL_K,)).mean().to_dict()
 
 
-def fit(run, training, split):
+def fit(run, training, split, checkpoint_seconds):
     """Train until done, from the last checkpoint where there is one; the best epoch's towers are loaded at the end."""
-    args, device, pairs = training.args, training.data.device, len(training.data.user)
-    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    epochs, device, pairs = training.settings.epochs, training.data.device, len(training.data.user)
+    checkpoints = Checkpoints(run, training, step_seconds=checkpoint_seconds)
     checkpoints.resume(device)
-    note_missing_val(run.name, split, args.epochs)
+    note_missing_val(run.name, split, epochs)
     writer = run.writer(purge_step=training.epoch + 1)
-    with Progress(args.epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
+    with Progress(epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
         while not training.done:
             for batch in training.batches():
                 training.learn(batch)
@@ -150,11 +150,10 @@ def fit(run, training, split):
 
 # --------------------------------------------------------------------------- lists and serving
 
-def finish(run, training, split, shape, **results):
+def finish(run, training, split, shape, args, **results):
     """Write vectors, index, lists and metrics of every part, and close the run."""
     from ranking import save
     from recommenders.two_tower import index as serving
-    args = training.args
     users, items = training.towers.vectors(training.data)
     queries, vectors = users.cpu().numpy(), items.cpu().numpy()
     write_npy(run.model_embeddings("users"), queries)
@@ -162,8 +161,8 @@ def finish(run, training, split, shape, **results):
     index = serving.build(vectors, split.tracks, shape, args.seed)
     serving.write(index_path(run), index)
     recall = serving.recall(index, vectors, queries[:10_000], RECALL_AT)
-    told = f"{shape.lists} lists, {shape.probe} looked into" if shape.lists else "flat"
-    print(f"{run.name}: index of {len(vectors)} tracks, {told}: "
+    kind = f"{shape.lists} lists, {shape.probe} searched" if shape.lists else "flat"
+    print(f"{run.name}: index of {len(vectors)} tracks, {kind}: "
           + ", ".join(f"recall@{k} {value:.4f}" for k, value in recall.items()) + " against exact search")
     means = save.write(run, split, args.k, args.seed, users=users, items=items, device=training.data.device)
     run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.stopping.best_epoch,
@@ -184,7 +183,7 @@ def newcomer(split, tracks):
     names, known = read_names(split.workdir, len(ids)), set(split.tracks.tolist())
     played = list(dict.fromkeys(find_track(track, ids, names) for track in tracks))
     if unknown := [ids[row] for row in played if row not in known]:
-        raise UsageError(f"--listener: {', '.join(unknown[:3])} has no place in this split, so nothing is known of it")
+        raise UsageError(f"--listener: {', '.join(unknown[:3])} is not a track of this split, so it has no vector")
     return ids, names, played
 
 
@@ -215,11 +214,11 @@ def main(argv=None):
     from recommenders.two_tower import index as serving
     split, device = dataset.load(workdir), cli.pick_device(args.device)
     if not args.embedding:
-        there = ", ".join(dataset.embedding_names(workdir)) or "none"
-        raise UsageError(f"--embedding names the content that the towers read; there: {there}")
-    from recommenders.two_tower.model import Data, Training, item_columns, pick_precision
+        available = ", ".join(dataset.embedding_names(workdir)) or "none"
+        raise UsageError(f"--embedding is needed: the content that the towers read; there: {available}")
+    from recommenders.two_tower.model import Data, Settings, Training, item_columns, pick_precision
     pick_precision(args.precision, device)
-    asked = None if args.listener is None else newcomer(split, args.listener)   # before hours of training
+    played = None if args.listener is None else newcomer(split, args.listener)   # before hours of training
     shape = serving.shape(args.index, split.n_items, args.lists, args.probe)
     files = [p for name in args.embedding for p in dataset.embedding_inputs(workdir, name)]
     files += [workdir / "items.pqt"] * bool(args.fields and (workdir / "items.pqt").exists())
@@ -234,11 +233,11 @@ def main(argv=None):
     with run:
         if not run.finished:
             data = read()
-            training = Training(data, args)
-            fit(run, training, split)
-            finish(run, training, split, shape, columns=data.items.shape[1])
-    if asked:
-        serve(run, data or read(), split, args, *asked)
+            training = Training(data, cli.settings(Settings, args))
+            fit(run, training, split, args.checkpoint_seconds)
+            finish(run, training, split, shape, args, columns=data.items.shape[1])
+    if played:
+        serve(run, data or read(), split, args, *played)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The two towers: what they read, the network, the softmax in the batch, and the state of a training.
+"""The two towers: features, network, in-batch softmax, and the state of a training.
 
-recommenders/two_tower.py is the command line, two_tower_index.py the index for serving.
-Letters: U users, I items of train, n items with the cold ones behind, F columns of an item, B pairs of a batch.
+__main__.py is the command line, index.py the index for serving.
+Letters: U users, I items of train, n items with the cold ones last, F columns of an item, B pairs of a batch.
 
 No tower sees an id. Columns of an item: log(1 + users who played it), log(1 + its plays), both counted in train,
 then the embeddings, then the commonest values of the metadata fields asked for. Columns of a user: log(1 + tracks
 played), log(1 + plays), then the mean of the items played. All but the field values are standardised.
 """
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ from training.softmax import native_bf16
 COUNTS = 2           # first columns of an item and of a user: what train counts
 FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
 HIDDEN, SIZE = (256, 128), 128
-WATCHED = "NDCG@10"  # on val, for early stopping
+VAL_K = 10           # length of the lists that are evaluated on val
+WATCHED = f"NDCG@{VAL_K}"  # metric on val that early stopping watches
 
 
 # --------------------------------------------------------------------------- features
@@ -55,21 +57,21 @@ def field_columns(split, field):
     path = split.workdir / "items.pqt"
     table = read_table(path, "track_id", split.n_tracks)
     if table is None:
-        raise UsageError(f"--fields {field}: {path} is missing, so nothing is told of the tracks")
+        raise UsageError(f"--fields {field}: {path} is missing, so the tracks have no metadata")
     if field not in table.column_names or field == "track_id":
         raise UsageError(f"--fields {field}: {path} has no such column; it has {', '.join(table.column_names)}")
     frame = table.select(["track_id", field]).filter(table["track_id"].is_valid()).to_pandas(ignore_metadata=True)
     codes = pd.Series(np.arange(split.n_items), index=split.tracks)
-    told = pd.DataFrame({"item": frame["track_id"].map(codes), "value": frame[field]}).explode("value").dropna()
-    told["value"] = told["value"].astype(str)
-    told = told.drop_duplicates()
-    counts = told["value"][told["item"] < split.n_hot].value_counts()
+    pairs = pd.DataFrame({"item": frame["track_id"].map(codes), "value": frame[field]}).explode("value").dropna()
+    pairs["value"] = pairs["value"].astype(str)
+    pairs = pairs.drop_duplicates()
+    counts = pairs["value"][pairs["item"] < split.n_hot].value_counts()
     commonest = counts.sort_index().sort_values(ascending=False, kind="stable").index[:FIELD_VALUES]
     if not len(commonest):
         raise WorkError(f"{path}: {field} has no value for any track of train")
-    place = commonest.get_indexer(told["value"])
+    place = commonest.get_indexer(pairs["value"])
     matrix = np.zeros((split.n_items, len(commonest)), np.float32)
-    matrix[told["item"][place >= 0].astype(np.int64), place[place >= 0]] = 1
+    matrix[pairs["item"][place >= 0].astype(np.int64), place[place >= 0]] = 1
     return matrix / np.sqrt(np.maximum(matrix.sum(axis=1, keepdims=True), 1))
 
 
@@ -130,9 +132,9 @@ class Data:
         start, length = self.indptr[users], self.indptr[users + 1] - self.indptr[users]
         row = torch.repeat_interleave(torch.arange(len(users), device=self.device), length)
         place = torch.arange(len(row), device=self.device) + (start - length.cumsum(0) + length)[row]
-        found = slot[self.item[place]]
+        column_of = slot[self.item[place]]
         mask = torch.zeros(len(users), len(distinct), dtype=torch.bool, device=self.device)
-        mask[row[found >= 0], found[found >= 0]] = True
+        mask[row[column_of >= 0], column_of[column_of >= 0]] = True
         return mask[:, column]
 
 
@@ -222,18 +224,37 @@ def pick_precision(name, device):
     return name
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How the towers are trained."""
+    temperature: float = 0.05     # of the softmax over a batch
+    hide: float = 0.1             # share of a batch's items whose counts are hidden
+    dropout: float = 0.1          # of both towers
+    logq: str = "standard"        # correction of in_batch_softmax
+    lr: float = 0.001             # learning rate of AdamW
+    l2: float = 0.01              # weight decay of AdamW
+    batch_size: int = 1024        # pairs per step
+    epochs: int = 100
+    patience: int = 5             # epochs without a better NDCG@10 on val before training stops
+    precision: str = "auto"       # of pick_precision
+    seed: int = 42
+
+
 class Training:
-    """Everything a checkpoint carries: towers, optimiser, scaler, and where in which epoch it stands."""
+    """Everything a checkpoint carries: towers, optimiser, scaler, epochs and steps done.
+
+    data: a Data; settings: a Settings
+    """
     COUNTERS = ("epoch", "step", "total")
 
-    def __init__(self, data, args):
-        self.data, self.args = data, args
-        torch.manual_seed(args.seed)
-        self.towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
-        self.optimizer = torch.optim.AdamW(self.towers.parameters(), lr=args.lr, weight_decay=args.l2)
-        self.precision = pick_precision(args.precision, data.device)
+    def __init__(self, data, settings):
+        self.data, self.settings = data, settings
+        torch.manual_seed(settings.seed)
+        self.towers = Towers(data.items.shape[1], settings.dropout, settings.temperature).to(data.device)
+        self.optimizer = torch.optim.AdamW(self.towers.parameters(), lr=settings.lr, weight_decay=settings.l2)
+        self.precision = pick_precision(settings.precision, data.device)
         self.scaler = torch.amp.GradScaler(data.device.type, enabled=self.precision == "fp16")
-        self.stopping = EarlyStopping(WATCHED, args.epochs, args.patience)
+        self.stopping = EarlyStopping(WATCHED, settings.epochs, settings.patience)
         self.epoch, self.step, self.total = 0, 0, 0.0   # epochs done; of the one under way: steps, summed loss
 
     @property
@@ -261,24 +282,24 @@ class Training:
     def batches(self):
         """This epoch's batches of pairs, nearly equal in size, from the present step on."""
         pairs = len(self.data.user)
-        order = np.random.default_rng([self.args.seed, 1, self.epoch]).permutation(pairs)
+        order = np.random.default_rng([self.settings.seed, 1, self.epoch]).permutation(pairs)
         order = torch.as_tensor(order, device=self.data.device)
-        return order.tensor_split(math.ceil(pairs / self.args.batch_size))[self.step:]
+        return order.tensor_split(math.ceil(pairs / self.settings.batch_size))[self.step:]
 
     def learn(self, pairs):
         """One step. Its dropout and hidden counts come from (seed, epoch, step), so a resumed run repeats them."""
         data, towers = self.data, self.towers
-        stream = np.random.SeedSequence([self.args.seed, 2, self.epoch, self.step])
+        stream = np.random.SeedSequence([self.settings.seed, 2, self.epoch, self.step])
         torch.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         towers.train()
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         item = data.item[pairs]
-        hidden = torch.rand(len(pairs), device=data.device) < self.args.hide
+        hidden = torch.rand(len(pairs), device=data.device) < self.settings.hide
         with torch.autocast(data.device.type, half, enabled=half is not None):
             users = towers.users(data.describe(data.without(pairs)))
             items = towers.items(data.items[item], hidden)
         loss = in_batch_softmax(users @ items.T / towers.temperature, data.log_q[item],
-                                data.known(data.user[pairs], item), self.args.logq)
+                                data.known(data.user[pairs], item), self.settings.logq)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)

@@ -78,8 +78,8 @@ def test_a_later_item_never_changes_an_earlier_output(place, other, width):
 def test_padding_never_changes_a_vector():
     """A sequence alone, in longer company, and with other codes at its padding."""
     model, sequences = small().eval(), histories((2, 9))
-    alone = model.vectors(*sequences.asking(np.array([0])))
-    ids, inside, wanted = sequences.asking(np.array([0, 1]))
+    alone = model.vectors(*sequences.prediction_batch(np.array([0])))
+    ids, inside, wanted = sequences.prediction_batch(np.array([0, 1]))
     assert ids[0, 2:].tolist() == [30] * 7 == [model.pad_id] * 7 and inside.sum(1).tolist() == [2, 9]
     assert torch.allclose(model.vectors(ids, inside, wanted)[0], alone[0], atol=1e-12)
     assert torch.equal(model.vectors(torch.where(inside, ids, 17), inside, wanted), model.vectors(ids, inside, wanted))
@@ -99,7 +99,7 @@ def test_padding_gets_no_gradient():
 def test_positions_count_from_the_end(n):
     """Without layers an output is its item and its position: the one asked has the first row at any length."""
     model = small(layers=0)
-    vectors = model.vectors(*histories((n,), length=10).asking(np.array([0])))
+    vectors = model.vectors(*histories((n,), length=10).prediction_batch(np.array([0])))
     (vectors * torch.arange(8)).sum().backward()
     assert model.positions.grad.abs().sum(1).nonzero().flatten().tolist() == [0]
 
@@ -113,7 +113,7 @@ def test_training_asks_for_the_next_item_and_prediction_for_the_one_after_the_la
     assert inside.tolist() == [[True, True, False], [True] * 3, [False] * 3]
     assert targets.tolist() == [11, 12, 15, 16, 17]
     assert sequences.shifted(np.array([2])) is None
-    ids, inside, wanted = sequences.asking(np.array([0, 1, 2]))
+    ids, inside, wanted = sequences.prediction_batch(np.array([0, 1, 2]))
     assert ids.tolist() == [[10, 11, 12, 30], [14, 15, 16, 17], [18, 30, 30, 30]]
     assert wanted.nonzero().tolist() == [[0, 2], [1, 3], [2, 0]]
 
@@ -285,12 +285,12 @@ def test_cold_items_are_ranked_by_content_and_left_out_without(tiny):
 @pytest.mark.parametrize("loss", ["sampled", "gbce"])
 def test_a_sampled_loss_is_validated_by_itself_on_fixed_items(tiny, loss):
     split, args = dataset.load(tiny), sasrec.parse([*QUICK, "--loss", loss, "--negatives", "9"])
-    training, _, asking = sasrec.prepare(split, args, *split.sequences(), torch.device("cpu"))
+    training, _, encoder = sasrec.prepare(split, args, *split.sequences(), torch.device("cpu"))
     val, model = split.part("val"), training.model
-    vectors = asking.users(val.user)
-    own, others = sampled_scores(vectors, model.items, torch.from_numpy(val.item), asking.negatives)
+    vectors = encoder.users(val.user)
+    own, others = sampled_scores(vectors, model.items, torch.from_numpy(val.item), encoder.negatives)
     expected = sampled_softmax(own, others, split.n_hot) if loss == "sampled" else gbce(own, others, split.n_hot, 0.75)
-    assert asking.loss() == asking.loss() == pytest.approx(expected.mean().item(), rel=1e-6)
+    assert encoder.loss() == encoder.loss() == pytest.approx(expected.mean().item(), rel=1e-6)
 
 
 # --------------------------------------------------------------------------- bad and odd data

@@ -18,7 +18,16 @@ from harness.progress import EXIT_RESUMABLE
 from harness.readers import load_checkpoint, read_json
 from recommenders.two_tower import __main__ as two_tower
 from recommenders.two_tower import index as serving
-from recommenders.two_tower.model import COUNTS, Data, Towers, Training, in_batch_softmax, item_columns, standardise
+from recommenders.two_tower.model import (
+    COUNTS,
+    Data,
+    Settings,
+    Towers,
+    Training,
+    in_batch_softmax,
+    item_columns,
+    standardise,
+)
 from tests.conftest import ROOT
 from tests.worlds.world import tiny_workspace, write_embedding, write_pairs, write_tracks
 
@@ -372,7 +381,7 @@ def test_lists_that_hold_too_little_give_short_answers_without_padding(tmp_path)
 # --------------------------------------------------------------------------- bad requests
 
 @pytest.mark.parametrize("flags,status,words", [
-    ([], 2, "--embedding names the content that the towers read; there: content, noise"),
+    ([], 2, "--embedding is needed: the content that the towers read; there: content, noise"),
     (["--embedding", "nosuch"], 2, "no embedding 'nosuch'"),
     (["--embedding", "content", "--lists", "3"], 2, "--lists and --probe are for --index ivf"),
     (["--embedding", "content", "--index", "ivf", "--lists", "5000"], 2, "has at most 78 lists"),
@@ -405,7 +414,7 @@ def test_metadata_that_name_no_tracks_are_one_sentence(tiny, capsys, flags, ids,
 
 def test_a_checkpoint_of_another_precision_is_refused(tiny):
     _, _, data = world_of(tiny)
-    training = Training(data, two_tower.parse(SMALL))
+    training = Training(data, cli.settings(Settings, two_tower.parse(SMALL)))
     state = training.state() | {"precision": "bf16"}
     with pytest.raises(UsageError, match="began on cpu in bf16"):
         training.load(state)

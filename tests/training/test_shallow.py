@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import dataset
 import model
 import train
+from harness import cli
 from training import fused_cosine, shallow
 
 
@@ -20,6 +21,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def settings(argv):
+    """The settings of a command line of train.py."""
+    return cli.settings(shallow.Settings, train.parse(argv))
 
 
 def net_of(items, users, hidden=0, seed=0):
@@ -146,7 +152,7 @@ def test_penalty_is_the_sum_of_squares_of_what_trains():
 
 @pytest.mark.parametrize("sample_type", ["item", "user"])
 def test_steps_are_plain_adam_on_the_plain_loss(sample_type):
-    args = train.parse(["content", sample_type, "--l2", "0.01", "--lr", "0.01", "--use-confidence", "1"])
+    args = settings(["content", sample_type, "--l2", "0.01", "--lr", "0.01", "--use-confidence", "1"])
     ours, plain = random_net(30, 40), random_net(30, 40)
     training, adam = shallow.Training(ours, args, "cpu"), torch.optim.Adam(plain.parameters(), lr=0.01)
     draw = torch.Generator().manual_seed(1)
@@ -169,7 +175,7 @@ def test_steps_are_plain_adam_on_the_plain_loss(sample_type):
 
 def moved(tiny, *flags):
     """Names of the tables that two epochs move."""
-    args = train.parse(["content", "--lr", "0.01", *flags])
+    args = settings(["content", "--lr", "0.01", *flags])
     split = dataset.load(tiny)
     net, _ = shallow.build(split, args, "cpu")
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
@@ -191,26 +197,26 @@ def test_one_freezes_zero_trains_and_as_published_the_reverse(tiny, item_freeze,
 
 def test_random_items_always_train_and_dynamic_ones_wait(tiny):
     assert moved(tiny, "--item-freeze", "0", "--dynamic-item-freeze", "1") == {"user_embeddings"}
-    args = train.parse(["random", "--hidden-dim", "6"])
+    args = settings(["random", "--hidden-dim", "6"])
     net, cold = shallow.build(dataset.load(tiny), args, "cpu")
     assert net.item_embeddings.requires_grad and net.item_embeddings.shape[1] == 6 and cold is None
-    assert shallow.build(dataset.load(tiny), train.parse(["random"]), "cpu")[0].weight.shape == (64, 64)
+    assert shallow.build(dataset.load(tiny), settings(["random"]), "cpu")[0].weight.shape == (64, 64)
 
 
 def test_users_start_at_the_mean_of_their_history_or_at_random(tiny):
     split = dataset.load(tiny)
     vectors = dataset.load_embedding(split, "content")
     means = np.stack([vectors[split.train.item[split.train.user == u]].mean(0) for u in range(split.n_users)])
-    net, cold = shallow.build(split, train.parse(["content"]), "cpu")
+    net, cold = shallow.build(split, settings(["content"]), "cpu")
     assert np.allclose(net.user_embeddings.detach(), means, atol=1e-5)
     assert np.array_equal(torch.cat([net.item_embeddings.detach(), cold]), vectors)
-    net, _ = shallow.build(split, train.parse(["content", "--user-init", "0"]), "cpu")
+    net, _ = shallow.build(split, settings(["content", "--user-init", "0"]), "cpu")
     assert abs(net.user_embeddings.mean()) < 0.2 and abs(net.user_embeddings.std() - 1) < 0.2
 
 
 def test_shuffle_permutes_rows(tiny):
     split = dataset.load(tiny)
-    plain, shuffled = (shallow.build(split, train.parse(["content", *flags]), "cpu") for flags in ([], ["--shuffle"]))
+    plain, shuffled = (shallow.build(split, settings(["content", *flags]), "cpu") for flags in ([], ["--shuffle"]))
     plain, shuffled = (torch.cat([net.item_embeddings.detach(), cold]) for net, cold in (plain, shuffled))
     assert not torch.equal(plain, shuffled)
     assert sorted(map(tuple, plain.tolist())) == sorted(map(tuple, shuffled.tolist()))
@@ -234,7 +240,7 @@ def test_a_split_of_21018_users_draws_from_all_of_them(tmp_path):
     pairs = dataset.Interactions(users, users % 7, np.ones(21_018, np.float32), None)
     split = dataset.Split(tmp_path, users, np.arange(7), 7, pairs, {}, 7, "", "none")
     for flags, drawn in (([], 21_018), (["--as-published"], 17_052), (["--sample-type", "user"], 7)):
-        assert shallow.pairs_of("train", split, train.parse(["content", *flags]), "cpu").drawn == drawn
+        assert shallow.pairs_of("train", split, settings(["content", *flags]), "cpu").drawn == drawn
 
 
 def test_an_epoch_meets_every_pair_once_with_its_weight_and_the_roles_of_sample_type(tiny):
@@ -242,7 +248,7 @@ def test_an_epoch_meets_every_pair_once_with_its_weight_and_the_roles_of_sample_
     expected = {(u, i): 1 + 2 * math.log(1 + c) for u, i, c in
                 zip(split.train.user.tolist(), split.train.item.tolist(), split.train.count.tolist(), strict=True)}
     for sample_type in ("item", "user"):
-        args = train.parse(["content", sample_type, "--use-confidence", "1"])
+        args = settings(["content", sample_type, "--use-confidence", "1"])
         pairs = shallow.pairs_of("train", split, args, "cpu")
         assert pairs.n_others == (split.n_users if sample_type == "item" else split.n_hot)
         met = {}
@@ -258,7 +264,7 @@ def test_known_positives_are_drawn_unless_excluded(tiny):
     for sample_type in ("item", "user"):
         for flags, part, excluded in (([], "train", ()), (["--exclude-positives"], "train", ("train",)),
                                       (["--exclude-positives"], "val", ("train", "val"))):
-            args = train.parse(["content", sample_type, *flags])
+            args = settings(["content", sample_type, *flags])
             pairs = shallow.pairs_of(part, split, args, "cpu")
             hits = dict.fromkeys(("train", "val"), 0)
             for anchors, candidates, _ in pairs.batches(500, 50, torch.Generator().manual_seed(0)):
@@ -274,7 +280,7 @@ def test_known_positives_are_drawn_unless_excluded(tiny):
 # --------------------------------------------------------------------------- the plateau, the penalty, the scale
 
 def test_the_first_plateau_releases_the_items_and_the_second_lowers_the_learning_rate():
-    training = shallow.Training(random_net(), train.parse(["content", "--dynamic-item-freeze", "1"]), "cpu")
+    training = shallow.Training(random_net(), settings(["content", "--dynamic-item-freeze", "1"]), "cpu")
     training.model.freeze_item_embs(True)
     frozen = []
     for epoch in range(1, 14):
@@ -285,7 +291,7 @@ def test_the_first_plateau_releases_the_items_and_the_second_lowers_the_learning
 
 def test_the_penalty_is_trained_on_and_enters_the_validation_loss_only_as_published(tiny):
     split, flags = dataset.load(tiny), ["content", "--l2", "0.5", "--user-freeze", "1"]
-    args = train.parse(flags)
+    args = settings(flags)
     net, _ = shallow.build(split, args, "cpu")
     batch = next(shallow.pairs_of("train", split, args, "cpu").batches(50, 5, torch.Generator().manual_seed(0)))
     data = model.hinge(net.scores("item", *batch[:2]))
@@ -295,7 +301,7 @@ def test_the_penalty_is_trained_on_and_enters_the_validation_loss_only_as_publis
     everything = sum((p ** 2).sum() for p in net.parameters()).item()
     plain = shallow.validation_loss(net, val, args)
     assert plain == shallow.validation_loss(net, val, args) < 1
-    published = shallow.validation_loss(net, val, train.parse([*flags, "--as-published"]))
+    published = shallow.validation_loss(net, val, settings([*flags, "--as-published"]))
     assert published == pytest.approx(plain + 0.5 * everything, rel=1e-5)
 
 
@@ -304,7 +310,7 @@ def test_scaling_makes_the_units_of_an_embedding_irrelevant(tiny):
     matrix = np.load(tiny / "embeddings" / "content.npy")
     np.save(tiny / "embeddings" / "loud.npy", 100 * matrix + 7)
     shutil.copy(tiny / "embeddings" / "content.json", tiny / "embeddings" / "loud.json")
-    plain, loud, published = (shallow.build(split, train.parse(argv), "cpu")[0].item_embeddings.detach() for argv in (
+    plain, loud, published = (shallow.build(split, settings(argv), "cpu")[0].item_embeddings.detach() for argv in (
         ["content", "--scale", "unit"], ["loud", "--scale", "unit"], ["content"]))
     assert torch.allclose(plain, loud, atol=1e-5) and plain.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
     assert torch.allclose(published, torch.from_numpy(dataset.load_embedding(split, "content")[:split.n_hot]))
