@@ -83,7 +83,8 @@ def test_printed_lines_are_understood_and_never_run(tmp_path, echo):
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", '["python"]\n', '["bash", "-c"]\n', "touch x\n", "[1, 2]\n",
-                                  '["python"\n', "python 'x\n", "[" * 5000 + "\n", '["python", "a\\u0000b"]\n', '{"a": 1}\n'])
+                                  '["python"\n', "python 'x\n", "[" * 5000 + "\n",
+                                  '["python", "a\\u0000b"]\n', '{"a": 1}\n'])
 def test_a_damaged_job_list_is_one_sentence(tmp_path, text):
     (tmp_path / "jobs.txt").write_text(text)
     with pytest.raises(UsageError, match=r"jobs.txt.*line 1"):
