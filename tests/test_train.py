@@ -306,7 +306,7 @@ def test_the_published_call_runs_and_its_places_are_the_flags(tiny):
     (["content", "--as-published", "--dynamic-item-freeze", "1"], "never uses it"),
     (["content", "--neg-sample", "3"], "unrecognized arguments"),
     (["nothing"], "no embedding 'nothing'"),
-    (["nothing"], "there: content, noise"),
+    (["nothing"], "available: content, noise"),
     (["content", "--device", "tpu9x"], "is no device"),
 ])
 def test_a_request_that_cannot_be_meant_is_one_sentence_and_leaves_nothing(tiny, capsys, argv, expected):

@@ -149,6 +149,7 @@ def test_a_huge_finite_space_is_drawn_from_without_being_listed():
 
 # --------------------------------------------------------------------------- the search
 
+@pytest.mark.trains
 def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
     """What the file names is, by hand, the best of the figures of val; the grid then makes its runs and controls."""
     assert call(tiny, spaces(tmp_path), "--trials", "5", "--embeddings", "content") == 0
@@ -180,6 +181,7 @@ def test_controls_only_of_the_named(tiny, tmp_path):
     assert not any(block["set"].get("shuffle") for block in chosen(tiny))
 
 
+@pytest.mark.trains
 def test_no_test_part_is_there_while_it_is_tuned(tiny, tmp_path):
     """Other test plays, the same choice: the file is the same to the byte, and nothing is tried again."""
     file = spaces(tmp_path)
@@ -196,6 +198,7 @@ def test_no_test_part_is_there_while_it_is_tuned(tiny, tmp_path):
     assert {p.name for p in (tiny / "tuning" / "data").iterdir()} == {"train.pqt", "val.pqt"}
 
 
+@pytest.mark.trains
 def test_a_repeated_search_makes_only_what_is_missing(tiny, tmp_path):
     file = spaces(tmp_path)
     call(tiny, file, "ease", "--trials", "3")
