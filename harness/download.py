@@ -5,6 +5,9 @@
 
 A file that exists under its own name is complete and has the checksum asked for. What has arrived of an
 unfinished one waits beside it as `.NAME.part`, and the next call continues there, after a kill -9 too.
+
+Not pooch 1.9: it begins a broken download at zero (it sends no Range), follows a redirect from https to http, leaves
+a killed download's file under a random name, and does not keep two processes from one file.
 """
 import contextlib
 import errno
