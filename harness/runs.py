@@ -26,7 +26,7 @@ PART_ORDER = ("val", "test", "cold_test")
 NULL = type(None)
 MANIFEST = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
-            "versions": dict, "git": dict, "parts": list, "outputs": list, "sources": dict,
+            "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
             "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
 SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *PART_ORDER)))
 
