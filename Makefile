@@ -14,7 +14,7 @@ help:
 	@echo "make demo        the built-in world from sound to tables (about five minutes, into $(DEMO))"
 	@echo "make test        lint and all tests (about 15 minutes on 2 cores); lists the twenty slowest"
 	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
-	@echo "make lint        ruff"
+	@echo "make lint        ruff, and mypy on harness, ranking, dataset and metrics"
 	@echo "make bench       side-by-side measurements, quick sizes"
 	@echo "make clean-demo  remove $(DEMO)"
 
@@ -43,6 +43,7 @@ test-quick: $(STAMP) lint
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 bench: $(STAMP)
 	$(PY) -m bench --quick

@@ -330,7 +330,7 @@ def _existing(workdir, name):
 
 
 def open_embedding(workdir: str | Path, name: str, n_tracks: int | None = None,
-                   track_checksum: str | None = None) -> np.memmap:
+                   track_checksum: str | None = None) -> np.ndarray:
     """Memory-map an embedding, float (n_tracks, D), and check its form; NaN rows are allowed here.
 
     Raises UsageError for an unknown name, and WorkError unless it is a float matrix with one row per track that

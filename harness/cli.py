@@ -7,13 +7,17 @@ import re
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness import environment
 from harness.errors import UsageError, WorkError
 from harness.files import expanded
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,10 +28,10 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse; no argument may hold a control character: arguments enter job lists, logs and file names."""
         parsed, rest = super().parse_known_args(args, namespace)
         for name, value in vars(parsed).items():
@@ -37,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, rest
 
 
-def control_character(text):
+def control_character(text: object) -> str | None:
     """The first character of a text that is no text ("U+000A", a newline), None without one.
 
     Control characters, separators of lines and paragraphs, and bytes that are not UTF-8 (lone surrogates).
@@ -46,12 +50,12 @@ def control_character(text):
     return next((f"U+{ord(c):04X}" for c in bad), None)
 
 
-def one_line(text):
+def one_line(text: object) -> str:
     """A text for a terminal and a log: white space made single spaces, control characters written as U+001B."""
     return "".join(control_character(c) or c for c in " ".join(str(text).split()))
 
 
-def run(main, argv=None):
+def run(main: Callable, argv: Sequence[str] | None = None) -> NoReturn:
     """Run `main(argv)` as a script: exit status 0, 1 (work) or 2 (usage), one sentence on stderr."""
     prog = environment.program()
     environment.print_anything()
@@ -105,7 +109,7 @@ def _os_sentence(e):
 
 # --------------------------------------------------------------------------- types of arguments
 
-def whole_number(least):
+def whole_number(least: int) -> Callable[[str], int]:
     """argparse type: a whole number of at least `least`."""
     def convert(text):
         if not re.fullmatch("[0-9]{1,15}", text) or int(text) < least:
@@ -117,7 +121,7 @@ def whole_number(least):
 positive = whole_number(1)
 
 
-def number(least, above=False, below=math.inf):
+def number(least: float, above: bool = False, below: float = math.inf) -> Callable[[str], float]:
     """argparse type: a finite number of at least `least` (more than that where `above`), and below `below`."""
     bound = f"{'above' if above else 'of at least'} {least:g}" + ("" if below == math.inf else f" and below {below:g}")
 
@@ -132,7 +136,7 @@ def number(least, above=False, below=math.inf):
     return convert
 
 
-def one_of(*words):
+def one_of(*words: str) -> Callable[[str], str]:
     """argparse type: one of these words."""
     def convert(text):
         if text not in words:
@@ -141,12 +145,12 @@ def one_of(*words):
     return convert
 
 
-def flag01(text):
+def flag01(text: str) -> int:
     """argparse type: 0 or 1, as an int."""
     return int(one_of("0", "1")(text))
 
 
-def seed_number(text):
+def seed_number(text: str) -> int:
     """argparse type: what every generator takes as its seed, 0 to 4294967295."""
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 1 << 32:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {(1 << 32) - 1}, not {text[:40]}")
@@ -155,7 +159,8 @@ def seed_number(text):
 
 # --------------------------------------------------------------------------- flags that scripts share
 
-def common_flags(parser, seed=True, device=False, overwrite=True):
+def common_flags(parser: argparse.ArgumentParser, seed: bool = True, device: bool = False,
+                 overwrite: bool = True) -> argparse._ArgumentGroup:
     """Add the flags that mean the same in every script."""
     group = parser.add_argument_group("common")
     group.add_argument("--workdir", metavar="DIR", default=None,
@@ -172,14 +177,14 @@ def common_flags(parser, seed=True, device=False, overwrite=True):
     return group
 
 
-def recommender_flags(parser, device=False):
+def recommender_flags(parser: argparse.ArgumentParser, device: bool = False) -> argparse._ArgumentGroup:
     """The flags of everything that writes lists: --k, --comment and the common ones."""
     list_length(parser)
     parser.add_argument("--comment", default="", metavar="TEXT", help="free text appended to the run name")
     return common_flags(parser, device=device)
 
 
-def list_length(parser):
+def list_length(parser: argparse.ArgumentParser) -> None:
     """Add --k."""
     parser.add_argument("--k", type=positive, default=100, metavar="N",
                         help="length of the recommendation lists, in tracks (default 100)")
@@ -200,7 +205,7 @@ class Argument:
     help: str
 
 
-def published_call(parser, arguments):
+def published_call(parser: argparse.ArgumentParser, arguments: Sequence[Argument]) -> None:
     """Add the arguments of a published call to a parser: as positional arguments in this order, and as flags.
 
     `parse_published` reads a command line of such a parser.
@@ -218,7 +223,8 @@ def published_call(parser, arguments):
                            help=a.help + default)
 
 
-def parse_published(parser, arguments, argv=None):
+def parse_published(parser: argparse.ArgumentParser, arguments: Sequence[Argument],
+                    argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The parsed command line of a published call, positional arguments and flags merged and defaults filled in.
 
     An argument that is given twice with different values, or one too many, is an error of the parser.
@@ -240,14 +246,14 @@ def parse_published(parser, arguments, argv=None):
     return args
 
 
-def settings(kind, args, **values):
+def settings(kind: type, args: argparse.Namespace, **values: Any) -> Any:
     """An instance of the dataclass `kind`: `values`, and its other fields from a parsed command line."""
     return kind(**{f.name: getattr(args, f.name) for f in fields(kind) if f.name not in values}, **values)
 
 
 # --------------------------------------------------------------------------- workspace and device
 
-def workspace(args, create=False):
+def workspace(args: argparse.Namespace, create: bool = False) -> Path:
     """The workspace folder of a parsed command line, as an absolute Path."""
     path = expanded(args.workdir or os.environ.get("WORKDIR") or ".").absolute()
     if found := control_character(path):
@@ -259,7 +265,7 @@ def workspace(args, create=False):
     return path
 
 
-def pick_device(name="auto"):
+def pick_device(name: str = "auto") -> "torch.device":
     """torch.device for 'auto', 'cpu', 'cuda', 'cuda:N'; an absent one is a usage error."""
     import torch
     if name == "auto":

@@ -26,6 +26,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from harness.errors import UsageError, WorkError
@@ -54,7 +55,8 @@ class _SameRules(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def fetch(url, target, checksum, mend="", loopback=False, context=None, attempts=5, timeout=60, pause=1.0):
+def fetch(url: str, target: str | Path, checksum: str, mend: str = "", loopback: bool = False,
+          context: ssl.SSLContext | None = None, attempts: int = 5, timeout: float = 60, pause: float = 1.0) -> Path:
     """Download `url` to `target` and return its Path; a complete target is only verified.
 
     checksum: "md5:HEX" or "sha256:HEX" of the whole file
@@ -214,7 +216,7 @@ def _or(mend):
 # --------------------------------------------------------------------------- opening archives
 
 @contextlib.contextmanager
-def open_zip(path, max_bytes=None):
+def open_zip(path: str | Path, max_bytes: int | None = None) -> Iterator[zipfile.ZipFile]:
     """A zipfile.ZipFile whose every member was checked; reading a damaged one is a WorkError too.
 
     Refused before anything is read: a path that is absolute, has '..', a backslash or a drive letter;
@@ -254,7 +256,7 @@ def _check_members(path, archive, max_bytes):
     check_members(path, [(m.orig_filename, m.file_size) for m in members], max_bytes)
 
 
-def check_members(path, members, max_bytes=None):
+def check_members(path: str | Path, members: Sequence[tuple[str, int]], max_bytes: int | None = None) -> None:
     """Refuse an archive of any format for the members that it lists, [(name, bytes unpacked)], before it is unpacked.
 
     WorkError for a name that leads outside the folder and for more than `max_bytes` (None: MAX_UNPACKED) in all.
@@ -274,12 +276,12 @@ def _escapes(name):
     return not parts or name.startswith("/") or ".." in parts or bool({"\\", "\0"} & set(name)) or ":" in parts[0]
 
 
-def find_members(archive, names):
+def find_members(archive: zipfile.ZipFile, names: Collection[str]) -> dict[str, zipfile.ZipInfo]:
     """{name: member} of the files called so in whatever folder of the archive; absent ones are left out.
 
     A name that two folders have is a WorkError. Resource forks (`__MACOSX/`) do not count.
     """
-    found = {}
+    found: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         inside = PurePosixPath(member.filename)
         if member.is_dir() or inside.name not in names or inside.parts[0] == "__MACOSX":
@@ -291,7 +293,7 @@ def find_members(archive, names):
     return found
 
 
-def unpack(path, folder, names):
+def unpack(path: str | Path, folder: str | Path, names: Sequence[str]) -> list[Path]:
     """Unpack the files called `names` from a zip archive into `folder`, flat; returns their Paths in order.
 
     Each file appears whole or not at all; a missing one is a WorkError before anything is unpacked.

@@ -7,13 +7,14 @@ import codecs
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = {"±": "+-", "–": "-", "…": "...", "≥": ">=", "≤": "<=", "×": "x"}   # what output in ASCII has instead
 
 
-def check_platform(platform=sys.platform):
+def check_platform(platform: str = sys.platform) -> None:
     """Leave with status 2 on Windows: locks, signals and atomic renames are those of Linux and macOS."""
     if platform == "win32":
         print(f"{program()}: Windows is not supported; use Linux, macOS or the Windows Subsystem for Linux",
@@ -21,13 +22,13 @@ def check_platform(platform=sys.platform):
         sys.exit(2)
 
 
-def program():
+def program() -> str:
     """Name of the running script: train.py, or sasrec for recommenders/sasrec/__main__.py."""
     path = Path(sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "python")
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
-def absent_package(error):
+def absent_package(error: BaseException) -> str | None:
     """The package that a ModuleNotFoundError names, None where it is a module of Python or of this project."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return None
@@ -36,7 +37,7 @@ def absent_package(error):
     return None if ours or name in sys.stdlib_module_names else name
 
 
-def sentence(package):
+def sentence(package: str) -> str:
     """One sentence about a package that is not installed, with the remedy for this interpreter."""
     venv = ROOT / ".venv"
     if Path(sys.prefix) == venv:
@@ -49,15 +50,19 @@ def sentence(package):
     return f"{package} is not installed for {sys.executable}; {remedy}, in {ROOT}"
 
 
-def print_anything():
+def print_anything() -> None:
     """Let output that cannot hold a character (ASCII has no ±) replace it instead of failing."""
-    codecs.register_error("plain", lambda e: ("".join(PLAIN.get(c, "?") for c in e.object[e.start:e.end]), e.end))
+    codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain")
 
 
-def unknown_home(words):
+def _plain(error):
+    return "".join(PLAIN.get(c, "?") for c in error.object[error.start:error.end]), error.end
+
+
+def unknown_home(words: Iterable[object]) -> str:
     """The sentence about a path such as ~name/x, in an argument or the environment, whose user is not known here."""
     places = [*words, *(f"{name}={value}" for name, value in os.environ.items())]
     paths = [found[0] for word in places if (found := re.search(r"(?<![^=])~[^/]+.*", str(word), re.DOTALL))

@@ -1,5 +1,6 @@
 """The two ways a script ends badly; harness/cli.py turns either into one sentence and an exit status."""
 import os
+from typing import Any
 
 
 class UsageError(Exception):
@@ -8,7 +9,7 @@ class UsageError(Exception):
 
 class WorkError(Exception):
     """The request is valid but the work failed: bad data, full disk, lost file. Exit status 1."""
-    status = 1
+    status: Any = 1
 
 
 class RunInProgress(WorkError):
@@ -20,6 +21,6 @@ class RunInProgress(WorkError):
     VARIABLE, STATUS = "RUN_IN_PROGRESS_STATUS", 75  # EX_TEMPFAIL of sysexits.h: try again later
 
     @property
-    def status(self):
+    def status(self) -> int:
         asked = os.environ.get(self.VARIABLE, "")
         return self.STATUS if asked == str(self.STATUS) else WorkError.status

@@ -8,13 +8,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
 
 @contextlib.contextmanager
-def atomic(path, keep_suffix=True):
+def atomic(path: str | Path, keep_suffix: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place when the block ends well.
 
     A reader never sees half a file; an exception leaves the old file as it was. Missing parent folders are
@@ -89,16 +96,16 @@ def _lock(path):
         file.close()      # renamed or removed between opening and locking
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def expanded(path):
+def expanded(path: str | Path) -> Path:
     """Path of a text that a user gave, with ~ and ~user resolved; UsageError for a user that does not exist."""
     try:
         return Path(path).expanduser()
@@ -106,13 +113,13 @@ def expanded(path):
         raise UsageError(f"{path}: {e}") from None
 
 
-def write_npy(path, array):
+def write_npy(path: str | Path, array: "np.ndarray") -> None:
     import numpy as np
     with atomic(path) as temporary, open(temporary, "wb") as f:  # given a name, np.save may add .npy to it
         np.save(f, array, allow_pickle=False)
 
 
-def write_parquet(path, frame):
+def write_parquet(path: str | Path, frame: "pd.DataFrame | pa.Table") -> None:
     """Write a pandas frame (index dropped) or a pyarrow table; timestamps stay naive microseconds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -121,12 +128,12 @@ def write_parquet(path, frame):
         pq.write_table(table, temporary, compression="zstd")
 
 
-def write_csv(path, frame, index=True, **kwargs):
+def write_csv(path: str | Path, frame: "pd.DataFrame", index: bool = True, **kwargs: Any) -> None:
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=index, **kwargs)
 
 
-def write_report_csv(path, frame):
+def write_report_csv(path: str | Path, frame: "pd.DataFrame") -> None:
     """Write a table that people open: the frame without its index, text of foreign names made harmless.
 
     A spreadsheet runs a cell that begins with = + - @ as a formula, blanks before it left out; such a text, a header
@@ -142,22 +149,22 @@ def write_report_csv(path, frame):
     texts = [i for i, kind in enumerate(frame.dtypes) if kind.kind not in "iufbmM"]
     frame = frame.copy()
     for i in texts:
-        frame.isetitem(i, frame.iloc[:, i].map(harmless))
+        frame.isetitem(i, frame.iloc[:, i].map(harmless))  # type: ignore[arg-type]
     write_csv(path, frame.set_axis([harmless(c) for c in frame.columns], axis=1), index=False)
 
 
-def save_checkpoint(path, state):
+def save_checkpoint(path: str | Path, state: dict) -> None:
     import torch
     with atomic(path) as temporary:
         torch.save(state, temporary)
 
 
-def checksum(path):
+def checksum(path: str | os.PathLike) -> str:
     """sha256 of a file's bytes, as hex."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def quoted(text):
+def quoted(text: object) -> str:
     """Text (a path, a name) as an SQL string."""
     return "'" + str(text).replace("'", "''") + "'"

@@ -4,8 +4,10 @@ Every stage publishes by renaming, so a file is never written in place: while it
 it had when it was hashed, whatever was read from it since is what the hash is of.
 """
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import WorkError
 from harness.files import checksum
@@ -54,7 +56,8 @@ def hashed(path: Path) -> Input:
             return found
 
 
-def read_whole(paths, read, tries: int = 3):
+def read_whole(paths: Callable[[], list[Path]], read: Callable[[list[Input]], Any],
+               tries: int = 3) -> tuple[list[Input], Any]:
     """`read([Input])` of files that belong together, read again where one of them was replaced meanwhile.
 
     paths: function that lists them; returns (inputs, what `read` returned). WorkError when they keep changing.

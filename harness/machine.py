@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from harness.cli import pick_device
 
 
-def cores():
+def cores() -> int:
     """Number of processor cores this process may use, at least 1: its affinity where the system tells, else all."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
@@ -19,7 +20,7 @@ def cores():
     return os.cpu_count() or 1
 
 
-def peak_memory():
+def peak_memory() -> int:
     """Peak resident memory of this process, bytes (and of the GPU, where one was used, if larger)."""
     peak = _peak_resident()
     torch = sys.modules.get("torch")
@@ -38,7 +39,7 @@ def _peak_resident():
         return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
-def computed_on(name):
+def computed_on(name: str) -> dict[str, Any]:
     """{"device", "threads"} of a finished run; name: its --device."""
     torch = sys.modules.get("torch")
     if torch is None:
@@ -48,7 +49,7 @@ def computed_on(name):
     return {"device": f"{device}{model}", "threads": torch.get_num_threads()}
 
 
-def free_memory():
+def free_memory() -> int:
     """Memory this machine has free for a new array, bytes."""
     try:
         import psutil
@@ -59,7 +60,7 @@ def free_memory():
 
 
 @functools.cache
-def versions():
+def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a figure, those that are installed."""
     from importlib.metadata import PackageNotFoundError, version
     found = {"python": sys.version.split()[0]}
@@ -70,7 +71,7 @@ def versions():
     return found
 
 
-def git_state():
+def git_state() -> dict[str, Any]:
     """Commit of the code and whether the tree differs from it; empty outside a git checkout."""
     def git(*words):
         return subprocess.run(["git", "-C", str(Path(__file__).parents[1]), *words], check=True,

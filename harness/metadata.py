@@ -1,11 +1,19 @@
 """Track and user metadata: read and check items.pqt and users.pqt, put their rows in order, look up a track by name."""
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from harness.errors import UsageError, WorkError
 from harness.readers import read_parquet
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
 
 NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most specific first
 
 
-def read_table(path, key, n=None, required=""):
+def read_table(path: Path, key: str, n: int | None = None, required: str = "") -> "pa.Table | None":
     """A metadata file as an arrow table, with n in the order of its key 0..n-1; None where there is no such file.
 
     n: number of tracks or users; row i of the table is all null where the file has no key i
@@ -35,7 +43,7 @@ def read_table(path, key, n=None, required=""):
     return table if n is None else in_order(table, key, np.arange(n))
 
 
-def in_order(table, key, ids):
+def in_order(table: "pa.Table", key: str, ids: "np.ndarray") -> "pa.Table":
     """The rows of a metadata table in the order of `ids` (n,); a row of nulls for an id that it lacks."""
     import numpy as np
     import pyarrow as pa
@@ -48,7 +56,7 @@ def in_order(table, key, ids):
     return table.take(pa.array(row, mask=absent))
 
 
-def read_names(workdir, n_tracks):
+def read_names(workdir: Path, n_tracks: int) -> "pd.DataFrame":
     """Frame of what items.pqt calls its tracks (columns of NAMES, text, '' where unknown), indexed by track id."""
     import pandas as pd
     items = read_table(workdir / "items.pqt", "track_id", n_tracks)
@@ -63,7 +71,7 @@ def read_names(workdir, n_tracks):
     return names.map(text)
 
 
-def find_track(track, ids, names):
+def find_track(track: str, ids: list[str], names: "pd.DataFrame") -> int:
     """Row of the track of that id, or of that name (whatever its case); UsageError when there is none or several."""
     import difflib
     if track in ids:

@@ -4,6 +4,7 @@ import math
 import signal
 import sys
 import time
+from typing import NoReturn
 
 PLAIN = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_noinv_fmt}, {remaining} left{postfix}"   # tqdm's own fields
 ENDLESS = "{desc}: {n_fmt} {unit}, {rate_noinv_fmt}{postfix}"
@@ -25,11 +26,11 @@ class Progress:
                         **hidden if self.plain else shown)
 
     @property
-    def n(self):
+    def n(self) -> int:
         """Units so far."""
         return self.bar.n
 
-    def update(self, n=1, **note):
+    def update(self, n: int = 1, **note: object) -> None:
         """Advance by n units; keyword values are shown beside the bar."""
         if note:
             self.bar.set_postfix_str(", ".join(f"{k}={v}" for k, v in note.items()), refresh=False)
@@ -42,7 +43,7 @@ class Progress:
         line = self.bar.format_meter(**self.bar.format_dict)
         print(" ".join(line.split()), file=sys.stderr, flush=True)   # tqdm pads the rate
 
-    def close(self):
+    def close(self) -> None:
         """End the bar; without a terminal, print what has come since the last line."""
         if self.plain and self.n > self.printed and (self.said or not self.quiet):
             self._line()
@@ -71,7 +72,7 @@ class StopRequest:
     def _set(self, number, frame):
         self.requested = True
 
-    def restore(self):
+    def restore(self) -> None:
         """Let signals do again what they did before; a request nobody acted on goes to who listened before."""
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
@@ -82,7 +83,7 @@ class StopRequest:
 EXIT_RESUMABLE = 85  # work saved, not finished: the batch template requeues on this status
 
 
-def stop_here(what):
+def stop_here(what: str) -> NoReturn:
     """Leave with the status that means: all is saved, run the same command again."""
     print(f"{what}: stopped by a signal; everything is saved, the same command continues", file=sys.stderr)
     sys.exit(EXIT_RESUMABLE)

@@ -8,17 +8,26 @@ import contextlib
 import errno
 import json
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError, WorkError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
 
 LONGEST_HEADER = 10_000   # bytes of a .npy's header, numpy's own limit
 KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", int: "a whole number",
          float: "a number", type(None): "null"}   # what json calls them
 
+Fields = Mapping[str, type | tuple[type, ...]]   # of a json object: the types that each may have
+
 
 @contextlib.contextmanager
-def reading(path, kind, remedy=""):
+def reading(path: str | Path, kind: str, remedy: str = "") -> Iterator[None]:
     """Turn what a parser raises of wrong bytes into `PATH cannot be read as KIND (reason); REMEDY`, a WorkError.
 
     Errors of the machine pass: a missing file, a permission, a full disk.
@@ -36,14 +45,14 @@ def reading(path, kind, remedy=""):
         raise WorkError(f"{path} cannot be read as {kind} ({words}){f'; {remedy}' if remedy else ''}") from None
 
 
-def reason(error):
+def reason(error: BaseException) -> str:
     """An error's message as one line of at most 200 characters; its kind where it has no message."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 # --------------------------------------------------------------------------- json and yaml
 
-def read_json(path, fields=None):
+def read_json(path: str | Path, fields: Fields | None = None) -> dict[str, Any]:
     """The object in a json file, a dict; WorkError with the file's name when there is none.
 
     fields: {name: type, or tuple of types} of the fields that the caller looks into; absent ones are allowed
@@ -53,7 +62,7 @@ def read_json(path, fields=None):
     return checked_fields(value, path, fields or {})
 
 
-def checked_fields(value, where, fields):
+def checked_fields(value: Any, where: str | Path, fields: Fields) -> dict[str, Any]:
     """`value`, when it is a dict whose `fields` are absent or of their types; else a WorkError that names the field."""
     if not isinstance(value, dict):
         raise WorkError(f"{where} should hold a json object, but holds {KINDS.get(type(value), 'something else')}")
@@ -65,7 +74,7 @@ def checked_fields(value, where, fields):
     return value
 
 
-def read_yaml(path):
+def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds: plain values, None for an empty file. No tags, so nothing foreign is made or run."""
     import yaml
     with reading(path, "YAML"):
@@ -74,7 +83,7 @@ def read_yaml(path):
 
 # --------------------------------------------------------------------------- numpy
 
-def read_npy(path, mapped=True, kind="a .npy matrix"):
+def read_npy(path: str | Path, mapped: bool = True, kind: str = "a .npy matrix") -> "np.ndarray":
     """The array of a .npy file, mapped (read-only) unless `mapped` is False or it is empty; never pickled objects.
 
     kind: what the sentence of an error calls it
@@ -86,7 +95,7 @@ def read_npy(path, mapped=True, kind="a .npy matrix"):
         return np.load(path, mmap_mode="r" if mapped and math.prod(shape) else None, allow_pickle=False)
 
 
-def npy_from_bytes(data):
+def npy_from_bytes(data: bytes) -> "np.ndarray":
     """The array of a .npy file's bytes, a copy; ValueError for anything else."""
     import io
 
@@ -98,7 +107,7 @@ def npy_from_bytes(data):
         raise ValueError(f"an array that cannot be read: {reason(e)}") from None
 
 
-def read_npz(path, kind="a .npz archive"):
+def read_npz(path: str | Path, kind: str = "a .npz archive") -> dict[str, "np.ndarray"]:
     """{name: array} of a .npz archive, all in memory; WorkError when it claims more memory than is free."""
     import numpy as np
 
@@ -106,12 +115,13 @@ def read_npz(path, kind="a .npz archive"):
     with reading(path, kind), np.load(path, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is no archive of arrays")
-        sizes = [member.file_size for member in archive.zip.infolist()]
+        packed: Any = archive.zip
+        sizes = [member.file_size for member in packed.infolist()]
         if sum(sizes) > (have := free_memory()):
             raise ValueError(f"its arrays would take {sum(sizes)} bytes, but {have} are free")
         arrays = {}
-        for name, member in zip(archive.files, archive.zip.infolist(), strict=True):
-            with archive.zip.open(member) as f:
+        for name, member in zip(archive.files, packed.infolist(), strict=True):
+            with packed.open(member) as f:
                 _npy_shape(f, member.file_size)
             arrays[name] = archive[name]
         return arrays
@@ -139,7 +149,7 @@ def _npy_shape(f, size):
 
 # --------------------------------------------------------------------------- tables
 
-def read_parquet(path, columns=None, remedy=""):
+def read_parquet(path: str | Path, columns: Sequence[str] | None = None, remedy: str = "") -> "pa.Table":
     """The columns of a parquet file (None: all) as an arrow table, without pandas' notes on them.
 
     remedy: end of the sentence about a damaged file
@@ -153,7 +163,7 @@ def read_parquet(path, columns=None, remedy=""):
         return table
 
 
-def parquet_schema(path):
+def parquet_schema(path: str | Path) -> "pa.Schema":
     """The arrow schema of a parquet file."""
     import pyarrow.parquet as pq
     with reading(path, "parquet"), pq.ParquetFile(path) as file:
@@ -161,7 +171,7 @@ def parquet_schema(path):
         return file.schema_arrow
 
 
-def parquet_batches(path, columns, rows):
+def parquet_batches(path: str | Path, columns: Sequence[str], rows: int) -> Iterator["pa.RecordBatch"]:
     """Yield record batches of at most `rows` rows of these columns of a parquet file."""
     import pyarrow.parquet as pq
     with contextlib.ExitStack() as opened:
@@ -188,7 +198,8 @@ def _check_columns(path, names, columns=()):
 
 # --------------------------------------------------------------------------- checkpoints
 
-def load_checkpoint(path, device="cpu", keys=()):
+def load_checkpoint(path: str | Path, device: "str | torch.device" = "cpu",
+                    keys: Iterable[str] = ()) -> dict[str, Any]:
     """The dict that `save_checkpoint` wrote; WorkError when the file is gone, damaged or lacks one of `keys`."""
     import torch
     again = "remove it or use --overwrite to start again"

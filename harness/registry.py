@@ -22,6 +22,8 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from harness import environment
 from harness.errors import UsageError, WorkError
@@ -45,12 +47,12 @@ class Recommender:
     space: dict | None = None
 
     @property
-    def script(self):
+    def script(self) -> str:
         """What a grid calls it: train.py, recommenders.ease."""
         return self.command.split()[-1]
 
 
-def declared(path):
+def declared(path: str | Path) -> dict[str, Any] | None:
     """What a file declares, or None: {"needs": tuple, "cold": bool, "about": first line of its docstring,
     "space": dict, None where there is no SEARCH_SPACE}."""
     try:
@@ -67,7 +69,7 @@ def declared(path):
     return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space}
 
 
-def scripts():
+def scripts() -> dict[str, Path]:
     """Every script that may be a recommender: {module: path}, those of the root first."""
     folder = ROOT / "recommenders"
     paths = {path.stem: path for path in sorted(ROOT.glob("[a-z]*.py"))}
@@ -77,13 +79,13 @@ def scripts():
                     for name in sorted(names)}
 
 
-def recommenders():
+def recommenders() -> dict[str, Recommender]:
     """Every recommender by its name: {name: Recommender}, the scripts of the root first."""
     every = (_recommender(module, path) for module, path in scripts().items())
     return {r.name: r for r in every if r is not None}
 
 
-def recommender(name):
+def recommender(name: str) -> Recommender | None:
     """The Recommender of that name, None where there is none; reads its file alone."""
     script = SCRIPTS.get(name, name)
     every = scripts()
@@ -103,26 +105,26 @@ def _recommender(module, path):
     return Recommender(name, module, f"python -m {script}" if inside else f"python {script}.py", **values)
 
 
-def command(name):
+def command(name: str) -> str | None:
     """The command line of a recommender by its name, None for a name that is none."""
     known = recommender(name)
     return known.command if known else None
 
 
-def capability(name):
+def capability(name: str) -> tuple[tuple, bool]:
     """(NEEDS, COLD) of a recommender by its name, read without running it; ((), True) where it declares none."""
     known = recommender(name)
     return (known.needs, known.cold) if known else ((), True)
 
 
-def module_name(script):
+def module_name(script: str) -> str:
     """What to import for a script: train.py -> train, preprocess/x.py -> preprocess.x, a folder -> its __main__."""
     name = script.removesuffix(".py").removeprefix("./").replace("/", ".")
     return f"{name}.__main__" if (ROOT / name.replace(".", "/") / "__main__.py").is_file() else name
 
 
 @functools.cache
-def runnable():
+def runnable() -> dict[str, tuple[str, ...]]:
     """What a grid may name as its script: {module: words that run it after `python`}; recommenders and stages."""
     words = {r.module: tuple(r.command.split()[1:]) for r in recommenders().values()}
     words |= {module_name(script): (script,) for script in STAGES}
@@ -130,7 +132,7 @@ def runnable():
     return words | {f"extract_item_embeddings.{p.stem}": (f"extract_item_embeddings/{p.name}",) for p in backends}
 
 
-def script_of(script):
+def script_of(script: str) -> tuple[str, ...]:
     """The words after `python` that run a script of the project, a tuple; UsageError for any other text.
 
     Only the registry's recommenders and the stages pass: nothing else is ever imported or run for a grid.
@@ -142,17 +144,17 @@ def script_of(script):
     return words
 
 
-def load(script):
+def load(script: str) -> ModuleType:
     """The module of a script that a grid may name; UsageError, before any import, for anything else."""
     script_of(script)
     name = module_name(script)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as e:
-        raise UsageError(f"{script} needs more: {environment.sentence(e.name)}") from None
+        raise UsageError(f"{script} needs more: {environment.sentence(e.name or 'a package')}") from None
 
 
-def defaults(name):
+def defaults(name: str) -> dict[str, Any]:
     """Default arguments of a recommender's script as json has them, {} where it is not one of ours or has none."""
     known = recommender(name)
     if known is None:

@@ -12,7 +12,9 @@ import json
 import re
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.errors import RunInProgress, WorkError
@@ -20,27 +22,31 @@ from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
-from harness.readers import read_json
+from harness.readers import Fields, read_json
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 PART_ORDER = ("val", "test", "cold_test")
 NULL = type(None)
-MANIFEST = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
+MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
             "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
             "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
 SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *PART_ORDER)))
 
 
-def slug(text):
+def slug(text: object) -> str:
     """Text as a part of a file name: letters, digits, '.', '-' and '_' only, at most 40 characters."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", str(text)).strip("-.")[:40]
 
 
-def request_hash(request):
+def request_hash(request: dict) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def run_name(recommender, embedding, request, seed=None, comment=""):
+def run_name(recommender: str, embedding: str | None, request: dict, seed: int | None = None,
+             comment: str = "") -> str:
     """Readable and unique: recommender, embedding, seed, comment, hash of the whole request."""
     words = [recommender, embedding, None if seed is None else f"s{seed}", comment]
     return "_".join([slug(w) for w in words if w not in (None, "") and slug(w)] + [request_hash(request)])
@@ -81,21 +87,21 @@ class Run:
         return str(path.relative_to(self.workdir)) if path.is_relative_to(self.workdir) else str(path)
 
     # paths ----------------------------------------------------------------
-    def preds(self, part):
+    def preds(self, part: str) -> Path:
         return self.workdir / "preds" / f"{self.name}_{part}.pqt"
 
-    def metrics(self, part, suffix="csv"):
+    def metrics(self, part: str, suffix: str = "csv") -> Path:
         return self.workdir / "metrics" / f"{self.name}_{part}.{suffix}"
 
-    def points(self, part, suffix="csv"):
+    def points(self, part: str, suffix: str = "csv") -> Path:
         """Path of what the run itself measured of a part and its saved lists cannot give (DTNMR's PointAccuracy)."""
         return self.workdir / "metrics" / f"{self.name}_{part}_points.{suffix}"
 
-    def checkpoint(self, which):
+    def checkpoint(self, which: str) -> Path:
         """Path of the 'best' or 'last' checkpoint."""
         return self.workdir / "checkpoints" / (self.embedding or self.recommender) / f"{self.name}_{which}.pt"
 
-    def model_embeddings(self, which):
+    def model_embeddings(self, which: str) -> Path:
         """Path of the learned 'users' or 'items' embeddings."""
         return self.workdir / "model_embeddings" / f"{self.name}_{which}.npy"
 
@@ -164,7 +170,7 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
-    def finish(self, outputs=(), **results):
+    def finish(self, outputs: Iterable[Path] = (), **results: Any) -> None:
         """Mark the run finished; keyword values (parts, epochs, val metrics ...) go into the manifest.
 
         outputs: files of this run's own making, without which it will be done again; they go into the manifest, too.
@@ -207,13 +213,13 @@ class Run:
             **self.info, **more})
 
     @property
-    def stop(self):
+    def stop(self) -> StopRequest:
         """StopRequest of this run, listening from first use to the end of the run."""
         if self._stop is None:
             self._stop = StopRequest()
         return self._stop
 
-    def writer(self, purge_step=None):
+    def writer(self, purge_step: int | None = None) -> "SummaryWriter":
         """TensorBoard writer of this run, opened on first use."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -221,7 +227,7 @@ class Run:
         return self._writer
 
 
-def read_manifest(path):
+def read_manifest(path: str | Path) -> dict[str, Any]:
     """The config.json of a run, a dict; WorkError where it is damaged or a field is of another type than runs write."""
     manifest = read_json(path, MANIFEST)
     for name in ("parts", "outputs", "inputs", "sources"):
@@ -231,7 +237,7 @@ def read_manifest(path):
     return manifest
 
 
-def find_runs(workdir):
+def find_runs(workdir: str | Path) -> list[tuple[str, dict[str, Any]]]:
     """Manifests of all runs of a workspace, sorted by name: [(name, config dict)].
 
     A damaged manifest is named once on stderr, and its run is left out.
@@ -250,7 +256,7 @@ def _say_once(sentence):
     print(sentence, file=sys.stderr)
 
 
-def departures(request, reference):
+def departures(request: dict, reference: dict) -> dict[str, Any]:
     """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}.
 
     Those of a configuration within it count one by one.
@@ -262,12 +268,12 @@ def departures(request, reference):
     return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}
 
 
-def split_checksums(workdir):
+def split_checksums(workdir: str | Path) -> dict[str, str]:
     """{file: sha256} of the split that a workspace holds now, by the names that manifests use."""
     return {name: checksum(path) for name in SPLIT_FILES if (path := Path(workdir) / name).exists()}
 
 
-def changed_since(config, split):
+def changed_since(config: dict, split: dict[str, str]) -> list[str]:
     """Files of the split that are not those a run was made from, sorted; split: `split_checksums` of now.
 
     Empty where the run recorded none or the workspace holds no split any more: there is nothing to compare.

@@ -14,13 +14,16 @@ import shutil
 import subprocess
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError, WorkError
 
 COLUMNS = ("user_id", "track_id", "timestamp")
-PACKED = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")), b"\x1f\x8b\x08": (gzip.open, ("pigz",))}
+PACKED: dict[bytes, tuple[Any, tuple[str, ...]]] = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")),
+                                                    b"\x1f\x8b\x08": (gzip.open, ("pigz",))}
 LONGEST = 64 << 20       # bytes without a line end after which a file is no log
 INTEGER = re.compile(r"-?\d{1,18}")
 TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
@@ -28,7 +31,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 
 # --------------------------------------------------------------------------- lists of ids
 
-def read_track_list(path):
+def read_track_list(path: str | Path) -> list[str]:
     """Track ids in row order: a file of ids, or of idx,trackid, with or without a header.
 
     With idx, they must count 0, 1, 2, ... and give the order; a bare list is sorted. Duplicates, empty
@@ -56,7 +59,7 @@ def read_track_list(path):
     return distinct_ids(ids if widths == {2} else sorted(ids), path)
 
 
-def distinct_ids(ids, where):
+def distinct_ids(ids: list[str], where: object) -> list[str]:
     if len(set(ids)) < len(ids):
         seen, twice = set(), []
         for i in ids:
@@ -72,7 +75,7 @@ def distinct_ids(ids, where):
 # --------------------------------------------------------------------------- bytes of the log
 
 @contextlib.contextmanager
-def open_log(path):
+def open_log(path: str | Path) -> Iterator[tuple[Any, Callable[[], int]]]:
     """Yield (stream, position): the unpacked bytes of a log, and a function telling how many packed ones are read.
 
     Packed files go through a parallel program where one is installed (lbzip2, pbzip2, pigz), else through
@@ -126,7 +129,7 @@ def _piped(program, raw):
             child.wait()
 
 
-def blocks(stream, size, alive):
+def blocks(stream: Any, size: int, alive: int) -> Iterator[memoryview]:
     """Cut a stream into memoryviews of about `size` bytes that end in a line end, the last line completed.
 
     alive: how many of them are in use at once; the memory of a block is used again `alive` blocks later.
@@ -196,12 +199,12 @@ class Parser:
             known = known.filter(pc.is_valid(track))
         return known, len(table), [] if unknown is None else pc.unique(unknown).to_pylist()
 
-    def explain(self, block, line):
+    def explain(self, block: memoryview, line: int) -> str:
         """The sentence about the first bad row of a block whose first row is the log's line `line`.
 
         Raises TextUsers where that row is only a user id that is no integer.
         """
-        rows = [row.removesuffix("\r") for row in str(block, "utf-8", "replace").split("\n")[:-1]]
+        rows: list[Any] = [row.removesuffix("\r") for row in str(block, "utf-8", "replace").split("\n")[:-1]]
         if self.delimiter == ",":
             rows = list(csv.reader(rows))
         else:
