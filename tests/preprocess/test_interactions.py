@@ -202,16 +202,16 @@ def test_movielens(bring, text, name):
 
 
 def test_lastfm_1k_and_its_names(bring):
-    line = "user_000001\t2009-05-04T23:08:57Z\tmbid\tDeep Dish\t\tFuck Me Im Famous\n"
+    line = "user_000001\t2009-05-04T23:08:57Z\tmbid\tDeep Dish\t\tFamous When Dead\n"
     status, _, _, w = bring(
         line + line.replace("23:08", "23:18").replace("Deep", "Deeper"), "--recipe", "lastfm-1k"
     )
     assert status == 0 and [r[:2] for r in rows(w)] == [
-        ("user_000001", "Deep Dish - Fuck Me Im Famous"),
-        ("user_000001", "Deeper Dish - Fuck Me Im Famous"),
+        ("user_000001", "Deep Dish - Famous When Dead"),
+        ("user_000001", "Deeper Dish - Famous When Dead"),
     ]
     items = pd.read_parquet(w / "items.pqt")
-    assert items.title.tolist() == ["Fuck Me Im Famous"] * 2 and items.artists.map(list).tolist() == [
+    assert items.title.tolist() == ["Famous When Dead"] * 2 and items.artists.map(list).tolist() == [
         ["Deep Dish"],
         ["Deeper Dish"],
     ]
