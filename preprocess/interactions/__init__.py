@@ -52,7 +52,7 @@ def add_arguments(parser):
     add("--tracks", metavar="FILE", help="list of item ids to keep, in this order (default: the items of the log)")
     add("--items", metavar="FILE", help="csv, tsv or parquet of items with title, artist, genres, ... for items.pqt")
     add("--name", default="own data", metavar="TEXT", help="name of the data set (default 'own data')")
-    add("--source", metavar="TEXT", help="where the data come from (default: the name of the file)")
+    add("--source", metavar="TEXT", help="origin of the data (default: the name of the file)")
     add("--licence", default="not stated", metavar="TEXT", help="licence of the data (default 'not stated')")
 
 
