@@ -36,7 +36,7 @@ class Interactions:
     """One row per (user, item) pair, sorted by user, then item.
 
     user, item: int64 (N,) dense codes; count: float32 (N,) plays;
-    time: int64 (N,) seconds since the epoch of the first play in the window, or None without times.
+    time: int64 (N,) microseconds since the epoch of the first play in the window, or None without times.
     """
     user: np.ndarray
     item: np.ndarray
@@ -168,10 +168,10 @@ def read_pairs(path: str | Path) -> Columns:
     for bad, what in ((np.isnan(count), "not a number"), (np.isinf(count), "infinite"), (count <= 0, "not positive")):
         if bad.any():
             raise WorkError(f"{path}: {int(bad.sum())} rows have a count that is {what}")
-    return user, track, count, _seconds(table, path)
+    return user, track, count, _microseconds(table, path)
 
 
-def _seconds(table, path):
+def _microseconds(table, path):
     import pyarrow as pa
     if "timestamp" not in table.column_names or table["timestamp"].null_count == len(table):
         return None
@@ -179,7 +179,7 @@ def _seconds(table, path):
     if not pa.types.is_timestamp(column.type) or column.null_count:
         raise WorkError(f"{path}: timestamp must be timestamps without nulls, but is {column.type} "
                         f"with {column.null_count} nulls")
-    return column.to_numpy().astype("datetime64[s]").astype(np.int64)
+    return column.to_numpy().astype("datetime64[us]").astype(np.int64)
 
 
 def read_tracks(workdir: str | Path) -> tuple[list[str], str]:
@@ -294,11 +294,11 @@ def about(workdir: str | Path) -> dict:
     return manifest
 
 
-def _time(workdir, seconds):
+def _time(workdir, moments):
     time = about(workdir).get("time")
     if time not in (None, "real", "ordinal", "none"):
         raise WorkError(f"{workdir / 'dataset.json'}: time must be real, ordinal or none, not {time!r}")
-    return "none" if seconds is None else time or "real"
+    return "none" if moments is None else time or "real"
 
 
 # --------------------------------------------------------------------------- embeddings

@@ -1,6 +1,7 @@
 """Stage 2, first step: convert the raw files of a data set to plays.pqt, the track list and dataset.json.
 
     python preprocess/0_get_plays_pqt.py music4all --log LOG.tsv.bz2 --tracks trackid_sorted.csv --workdir W
+    python preprocess/0_get_plays_pqt.py --log plays.csv --workdir W       your own log (data set `interactions`)
     python preprocess/0_get_plays_pqt.py DATASET --help
 
 Each module of preprocess/ (a file or a folder) that defines `HELP`, `add_arguments(parser)` and
@@ -46,7 +47,10 @@ def build_parser(modules):
 
 
 def main(argv=None):
-    modules = datasets(*(sys.argv[1:] if argv is None else argv)[:1]) or datasets()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] and argv[0].startswith("--") and any(a == "--log" or a.startswith("--log=") for a in argv):
+        argv.insert(0, "interactions")
+    modules = datasets(*argv[:1]) or datasets()
     args = build_parser(modules).parse_args(argv)
     args.memory = stage.memory_bytes(args.memory)
     modules[args.dataset].get_plays(args, cli.workspace(args, create=True))

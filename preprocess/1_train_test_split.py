@@ -19,12 +19,12 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum
+from harness.files import checksum, quoted
 from harness.machine import versions
 from harness.progress import Progress
 from harness.readers import read_json
@@ -32,6 +32,7 @@ from preprocess import stage
 
 LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and its uncounted allocations, in addition to the data
 DATES = ("train_start", "test_date", "test_end")
+DATED = ("recsys24", "hotcold")
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
         "leave-one-out": set(), "given": {"split"}}
 DEFAULTS = {"recsys24": {"train_start": "2019-02-20", "test_date": "2020-02-20", "val_share": 0.5},
@@ -52,6 +53,9 @@ def build_parser():
                        help="start of the test period, inclusive (default: recsys24 2020-02-20; hotcold 2019-02-01)")
     dates.add_argument("--test-end", metavar="DATE", help="end of the test period, exclusive "
                        "(default: recsys24 the end of the log; hotcold one month after the test date)")
+    dates.add_argument("--test-share-time", type=cli.number(0, above=True, below=1), metavar="FLOAT",
+                       help="instead of dates: the last share of the log's time span is the test period, such as .1; "
+                            "train is what comes before it (above 0, below 1)")
     shares = parser.add_argument_group("shares (fractions from 0 to 1)")
     shares.add_argument("--val-share", type=float, metavar="FRACTION",
                         help="share held out for val (recsys24: of the test users, default .5; hotcold: of the test "
@@ -80,15 +84,23 @@ def _settings(args):
     for name, value in given.items():
         if value is not None and name not in USES[args.protocol]:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to --protocol {args.protocol}; leave it out")
-    settings = {name: given[name] if given[name] is not None else DEFAULTS.get(args.protocol, {}).get(name)
+    share = args.test_share_time
+    if share is not None and args.protocol not in DATED:
+        raise UsageError(f"--test-share-time does not apply to --protocol {args.protocol}; leave it out")
+    if share is not None and (dated := [name for name in DATES if given[name] is not None]):
+        raise UsageError(f"--test-share-time takes the dates from the log; leave out --{dated[0].replace('_', '-')}")
+    default = DEFAULTS.get(args.protocol, {})
+    if share is not None:
+        default = {name: value for name, value in default.items() if name not in DATES}
+    settings = {name: given[name] if given[name] is not None else default.get(name)
                 for name in given if name in USES[args.protocol]}
     for name in DATES:
         if settings.get(name):
             settings[name] = _date(settings[name], name)
-    if args.protocol == "hotcold":
+    if args.protocol == "hotcold" and share is None:
         settings["train_start"] = settings["train_start"] or _shift(settings["test_date"], "- interval 1 year")
         settings["test_end"] = settings["test_end"] or _shift(settings["test_date"], "+ interval 1 month")
-    if args.protocol in ("recsys24", "hotcold"):
+    if args.protocol in DATED:
         order = [settings[name] for name in DATES if settings[name]]
         if order != sorted(set(order)):
             raise UsageError(f"--train-start, --test-date and --test-end must increase, but are {', '.join(order)}")
@@ -96,6 +108,25 @@ def _settings(args):
         raise UsageError(f"--train-share must be above 0 and at most 1, not {args.train_share:g}")
     _check_shares({name: value for name, value in settings.items() if name.endswith("share")})
     return settings
+
+
+def _dates_of_the_log(args, settings, plays, name):
+    """The settings with the dates of --test-share-time filled in and printed.
+
+    UsageError where the dates would be Music4All's and the data set is another one.
+    """
+    import duckdb
+    own = [n for n in DATES if getattr(args, n) is not None]
+    if args.protocol not in DATED or own or (args.test_share_time is None and name in (None, "music4all")):
+        return settings
+    first, last = duckdb.execute(f"select min(timestamp), max(timestamp) from read_parquet({quoted(plays)})").fetchone()
+    if args.test_share_time is None:
+        raise UsageError(f"the dates of --protocol {args.protocol} are those of Music4All, and these plays run from "
+                         f"{first} to {last}; give --test-date, or --test-share-time .1 for the last tenth")
+    test = str((last - (last - first) * args.test_share_time).replace(microsecond=0))
+    print(f"test begins on {test}: the last {args.test_share_time:g} of {first} to {last}")
+    return {**settings, "train_start": str(first), "test_date": test, "test_end": None if args.protocol == "recsys24"
+            else str(last + timedelta(microseconds=1))}
 
 
 def _date(text, name):
@@ -155,7 +186,7 @@ def _kept_tracks(workdir, names, n_tracks, track_checksum):
 def _split(args, settings, log, n_tracks):
     """Fill the table `pairs` by the requested protocol."""
     from preprocess import protocols
-    if args.protocol in protocols.DATED:
+    if args.protocol in DATED:
         getattr(protocols, args.protocol)(log, seed=args.seed, **settings)
     elif args.protocol == "random":
         protocols.random(log, seed=args.seed, **settings)
@@ -222,9 +253,11 @@ def main(argv=None):
     from preprocess import parts, protocols
     columns, timed = protocols.inspect(plays)
     time = _time(workdir, timed)
-    if args.protocol in protocols.DATED and time != "real" or args.protocol == "leave-one-out" and not timed:
+    if args.protocol in DATED and time != "real" or args.protocol == "leave-one-out" and not timed:
         raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
                          f"use --protocol random{', leave-one-out' if timed else ''} or given")
+    about = read_json(workdir / "dataset.json") if (workdir / "dataset.json").exists() else {}
+    settings = _dates_of_the_log(args, settings, plays, about.get("name"))
     n_tracks = len(text_blocks.read_track_list(workdir / "trackid_sorted.csv"))
     expected = parts.read_stats(args.expect) if args.expect else None
     request = _request(args, settings, workdir)

@@ -15,7 +15,6 @@ from harness.errors import WorkError
 from harness.files import quoted
 
 PARTS = ("train", "val", "test", "cold_test")
-DATED = ("recsys24", "hotcold")
 FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
 
 

@@ -30,7 +30,7 @@ def item_scores(train, n_items, by="users", half_life=0.0):
     import numpy as np
     weight = train.count.astype(np.float64) if by == "plays" else np.ones(len(train))
     if half_life > 0:
-        weight = weight * 0.5 ** ((train.time.max() - train.time) / (86400 * half_life))
+        weight = weight * 0.5 ** ((train.time.max() - train.time) / (86400e6 * half_life))
     return np.bincount(train.item, weight, minlength=n_items).astype(np.float32)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import dataset
-from harness.files import write_parquet
+from harness.files import write_json, write_parquet
 from preprocess import parts, protocols
 from tests.conftest import ROOT
 from tests.worlds.listening import (  # noqa: F401 - the fixture `split` among them
@@ -362,3 +362,40 @@ def test_train_share_is_seeded_and_nested(tmp_path, split, protocol):
         if cold is not None:
             assert pairs(workdir, "cold_test") == cold
         larger = smaller
+
+
+def other_log(folder):
+    """Plays of another data set than Music4All: ten days, one play an hour."""
+    times, rng = pd.date_range("2012-01-01", periods=237, freq="h"), np.random.default_rng(1)
+    rows = [(u, int(rng.integers(40)), str(times[h])) for u in range(6) for h in range(0, 237, 4)]
+    folder = workspace(folder, rows)
+    write_json(folder / "dataset.json", {"name": "own data", "time": "real"})
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["recsys24", "hotcold"])
+def test_the_dates_of_music4all_are_not_taken_for_another_log(tmp_path, split, protocol):
+    folder = other_log(tmp_path / "w")
+    status, _, err = split(folder, "--protocol", protocol)
+    assert status == 2 and "are those of Music4All, and these plays run from 2012-01-01 00:00:00 to 2012-01-10" in err
+    assert "--test-share-time .1" in err and not (folder / "data").exists()
+
+
+def test_the_last_share_of_the_time_span_is_one_global_date(tmp_path, split):
+    folder = other_log(tmp_path / "w")
+    status, out, err = split(folder, "--protocol", "recsys24", "--test-share-time", ".25", "--val-share", "0")
+    first, last = pd.Timestamp("2012-01-01 00:00"), pd.Timestamp("2012-01-10 20:00")
+    date = last - .25 * (last - first)
+    assert status == 0, err
+    assert f"test begins on {date}: the last 0.25 of {first} to {last}" in out
+    assert part(folder, "train").timestamp.max() < date and part(folder, "test").timestamp.min() >= date
+    assert manifest(folder)["request"]["test_date"] == str(date)
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (("--protocol", "random", "--test-share-time", ".1"), "--test-share-time does not apply to --protocol random"),
+    (("--test-share-time", ".1", "--test-date", "2012-01-05"), "takes the dates from the log; leave out --test-date"),
+    (("--test-share-time", "1"), "must be a number above 0 and below 1, not 1")])
+def test_a_share_of_time_that_cannot_be_used_is_one_sentence(tmp_path, split, flags, sentence):
+    status, _, err = split(other_log(tmp_path / "w"), *flags)
+    assert status == 2 and sentence in err

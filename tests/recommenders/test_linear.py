@@ -130,7 +130,7 @@ def test_elsas_embedding_is_never_written_over_anothers(tmp_path):
 
 
 def test_popularity_counts_users_plays_and_recent_ones():
-    day = 86400
+    day = 86_400_000_000      # microseconds
     train = dataset.Interactions(np.array([0, 0, 1]), np.array([0, 1, 1]), np.array([5, 2, 1], np.float32),
                                  np.array([0, 10 * day, 20 * day]))
     assert popularity.item_scores(train, 3).tolist() == [1, 2, 0]

@@ -42,7 +42,7 @@ def workspace(folder, rows, n_tracks=None, time="real"):
     frame["timestamp"] = pd.to_datetime(frame["timestamp"]).astype("datetime64[us]")
     write_parquet(folder / "plays.pqt", frame)
     write_tracks(folder, n_tracks or int(frame["track_id"].max()) + 1)
-    write_json(folder / "dataset.json", {"name": "made", "time": time})
+    write_json(folder / "dataset.json", {"name": "music4all", "time": time})
     return folder
 
 

@@ -1,0 +1,319 @@
+"""Anybody's interactions: csv, tsv, json lines, parquet, packed or not, become a workspace.
+
+    python preprocess/0_get_plays_pqt.py interactions --log plays.csv --workdir W
+    python preprocess/0_get_plays_pqt.py interactions --log ratings.dat --recipe movielens --min-rating 4 --workdir W
+
+Each row is one user and one item, perhaps with a time, a count of plays or a rating; parquet may also hold one row per
+user with lists. Columns are recognised by the usual names of the field, or named by --user --item --time --count
+--rating. What each column was taken for is printed, with counts, the span of time, duplicates and the next command.
+
+What is written
+  trackid_sorted.csv   item ids as text in Unicode NFC, sorted (or the order of --tracks)
+  userid_sorted.csv    user ids likewise, where not every one is a canonical whole number (007 is none)
+  plays.pqt            user_id, track_id, timestamp (naive UTC, microseconds; null without times)[, count]
+  items.pqt            title, artists, ... where the log or --items has them
+  dataset.json         name, source and licence as given, checksums, counts, `time`: real, ordinal or none
+
+Memory stays within --memory whatever the size of the log; what does not fit goes to disk in the workspace.
+"""
+import unicodedata
+from pathlib import Path
+
+from harness.errors import WorkError
+from harness.files import quoted
+from harness.inputs import hashed
+from harness.machine import versions
+from preprocess import stage
+from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
+
+HELP = "your own log: csv, tsv, json or parquet of users and items, with times, counts or ratings where it has them"
+LIBRARIES = 256 << 20     # resident bytes of Python and DuckDB beside the data
+ORDINAL = "ordinal"
+
+
+def add_arguments(parser):
+    add = parser.add_argument
+    add("--log", required=True, nargs="+", metavar="FILE", help="the log: a file, several of one form, or a folder")
+    add("--recipe", choices=sorted(RECIPES), help="format of a published data set: "
+        + "; ".join(f"{name}: {RECIPES[name].say}" for name in sorted(RECIPES)))
+    for role in ROLES:
+        add(f"--{role}", metavar="COLUMN", help=f"column of the {role} (default: recognised by its name)"
+            + ("" if role in ("user", "item") else "; none leaves it out"))
+    add("--header", choices=("yes", "no"), help="whether the first line of a text names the columns (default: seen)")
+    add("--timezone", default="UTC", metavar="NAME", help="zone of times that name none, such as Europe/Vienna "
+        "(default UTC)")
+    add("--in-order", action="store_true", help="the rows are in the order of listening: the row number is the time "
+        "(dataset.json: time ordinal)")
+    add("--min-rating", type=float, metavar="FLOAT", help="keep rows whose rating is at least this (default: all rows)")
+    add("--bad-rows", choices=("fail", "skip"), default="fail",
+        help="rows that do not parse: fail names the first and stops, skip counts them (default fail)")
+    add("--multiline", action="store_true", help="quoted cells of a text may hold line ends (default: refused, as a "
+        "stray quote swallows rows)")
+    add("--tracks", metavar="FILE", help="list of item ids to keep, in this order (default: the items of the log)")
+    add("--items", metavar="FILE", help="csv, tsv or parquet of items with title, artist, genres, ... for items.pqt")
+    add("--name", default="own data", metavar="TEXT", help="name of the data set (default 'own data')")
+    add("--source", metavar="TEXT", help="origin of the data (default: the name of the file)")
+    add("--licence", default="not stated", metavar="TEXT", help="licence of the data (default 'not stated')")
+
+
+def get_plays(args, workdir):
+    """Write the workspace described above; skip it when nothing changed."""
+    from preprocess.interactions import formats
+    paths = formats.files_of(args.log)
+    inputs = [hashed(p) for p in [*paths, *(Path(p).expanduser() for p in (args.tracks, args.items) if p)]]
+    flags = {k: getattr(args, k) for k in (*ROLES, "recipe", "header", "timezone", "in_order", "min_rating",
+                                           "bad_rows", "multiline", "name", "source", "licence")}
+    request = {"dataset": args.name, **{k: v for k, v in flags.items() if v is not None},
+               **{i.path.name: i.digest for i in inputs}}
+    with stage.atomic_outputs(workdir / "dataset.json", args.name) as new:
+        if new.same(request, args.overwrite):
+            return
+        spill = new.path("spill")
+        spill.mkdir()
+        about = Reader(args, paths, spill, new.path).write()
+        for path in stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite):
+            path.unlink()
+        if any(i.changed() for i in inputs):
+            raise WorkError("a file of the log changed while it was read; run this again when it is complete")
+        remove = [n for n in ("userid_sorted.csv", "items.pqt") if not new.path(n).exists()]
+        new.publish({"name": args.name, "source": args.source or ", ".join(p.name for p in paths),
+                     "licence": args.licence, "checksums": {i.path.name: i.digest for i in inputs},
+                     **about, "request": request, "versions": versions()}, remove=remove)
+    report(about, workdir)
+
+
+class Reader:
+    """One log on its way into a workspace: a DuckDB session with the table `staged` of text ids and parsed values."""
+
+    def __init__(self, args, paths, spill, path):
+        import duckdb
+
+        from preprocess.interactions import formats
+        self.args, self.paths, self.path, self.duckdb = args, paths, path, duckdb
+        self.con = duckdb.connect()
+        for name, value in (("memory_limit", f"{max(args.memory - LIBRARIES, 128 << 20) >> 20}MiB"),
+                            ("temp_directory", str(spill)), ("TimeZone", "UTC")):
+            self.con.execute(f"set {name}={quoted(value)}")
+        self.con.execute("set enable_progress_bar=false")
+        recipe = RECIPES.get(args.recipe)
+        header = None if args.header is None else args.header == "yes"
+        self.log = formats.open_log(self.con, paths, spill, recipe, header, args.bad_rows == "skip")
+        asked = {role: getattr(args, role) for role in ROLES if getattr(args, role)}
+        self.roles = assign(self.log.columns, asked, recipe)
+        self.describing = describing(self.log.columns, self.roles, recipe)
+        self.taken = {}      # role: what its column was taken for
+
+    def write(self):
+        """Write every file; returns what dataset.json says beside the request."""
+        try:
+            self.stage_rows()
+            counts = self.check_rows()
+            self.number_users()
+            self.number_items()
+            counts |= self.write_plays()
+            self.write_items()
+        except self.duckdb.OutOfMemoryException as e:
+            raise WorkError(f"out of memory or of disk to spill to ({str(e).splitlines()[0]}); give more with "
+                            "--memory, or free disk in the workspace") from None
+        except (self.duckdb.InvalidInputException, self.duckdb.ConversionException, self.duckdb.IOException) as e:
+            from preprocess.interactions import formats
+            raise WorkError(formats.sentence(e, self.paths[0])) from None
+        finally:
+            self.con.close()
+        time = ORDINAL if self.args.in_order else "real" if "time" in self.roles else "none"
+        return {"time": time, "form": self.log.form, "columns": self.taken, "counts": counts,
+                "track_ids": "text of the log, Unicode NFC", "user_ids": self.user_ids}
+
+    # rows -----------------------------------------------------------------
+    def stage_rows(self):
+        """The table `staged`: row number, user, item, what describes the item, and the other roles as text."""
+        cells = [f"{self.key('user')} as userid", f"{self.key('item')} as itemid"]
+        cells += [f'{self.cell(self.roles[role])} as "{role}"' for role in ("time", "count", "rating")
+                  if role in self.roles]
+        cells += [f'{self.cell(column)} as "about {key}"' for key, column in self.describing.items()]
+        number = "row_number() over () as place, " if self.args.in_order else ""
+        if self.log.quoted and not self.args.multiline:     # a stray quote swallows rows, in whatever column it stands
+            cells += [" or ".join(f"coalesce(contains({self.cell(c)}, chr(10)), false)" for c in self.log.columns)
+                      + " as spans"]
+        self.con.execute(f"create temp table staged as select {number}{', '.join(cells)} from {self.log.sql}")
+        for role in ROLES:
+            if role in self.roles:
+                self.taken[role] = self.roles[role]
+
+    def cell(self, column):
+        return '"' + column.replace('"', '""') + '"'
+
+    def key(self, role):
+        """SQL of an id: its column, or several joined; NFC, blanks around it dropped; one export is of one user."""
+        if role not in self.roles:
+            return "'listener'"
+        columns = [f"trim({self.cell(c)})" for c in self.roles[role].split(" + ")]
+        joined = columns[0] if len(columns) == 1 else f"concat_ws(' - ', {', '.join(columns)})"
+        return f"nfc_normalize({joined})"
+
+    def one(self, sql):
+        return self.con.execute(sql).fetchone()[0]
+
+    def check_rows(self):
+        """Ids, counts, ratings and times checked and parsed into the table `rows`; the counts so far."""
+        from preprocess.interactions import formats
+        rows = self.one("select count(*) from staged")
+        bad, first = formats.rejected(self.con) if self.log.rejects else (0, "")
+        if bad:
+            print(f"left out: {bad} rows that do not parse, the first is {first}")
+        if not rows:
+            raise WorkError(f"{self.paths[0]} has no row below its header")
+        if self.log.quoted and not self.args.multiline:
+            self.check_spans()
+        if self.one(f"""select count(*) from staged where itemid = {quoted(self.roles['item'])}
+                and userid = {quoted(self.roles.get('user', 'listener'))}"""):
+            raise WorkError(f"{self.paths[0]}: a row repeats the header ({self.roles['item']}); remove it")
+        empty = self.one("select count(*) from staged where coalesce(userid, '') = '' or coalesce(itemid, '') = ''")
+        if empty and (self.args.bad_rows == "fail" and self.args.recipe != "spotify-history"):
+            raise WorkError(f"{self.paths[0]}: {empty} of {rows} rows have no user or no item; mend them, or leave "
+                            "them out with --bad-rows skip")
+        kept = ["coalesce(userid, '') <> ''", "coalesce(itemid, '') <> ''"]
+        time, count = self.time(), self.count()
+        if "rating" in self.roles:
+            kept += self.rating()
+        about = "".join(f', "about {key}"' for key in self.describing)
+        self.con.execute(f"""create temp table rows as select userid, itemid, {time} as timestamp,
+            {count} as count{about} from staged where {' and '.join(kept)}""")
+        left = self.one("select count(*) from rows")
+        if not left:
+            raise WorkError(f"none of the {rows} rows is left" + (
+                f"; the ratings reach {self.one('select max(try_cast(rating as double)) from staged'):g}"
+                if self.args.min_rating is not None else ""))
+        self.con.execute("drop table staged")
+        return {"log_rows": rows + bad, "bad_rows": bad, "empty_ids": empty, "plays": left}
+
+    def check_spans(self):
+        """WorkError where a quoted cell runs over several lines: mostly a stray quote and lost rows."""
+        found = self.con.execute("select userid, itemid, count(*) over () from staged where spans limit 1").fetchone()
+        if found:
+            raise WorkError(f"{self.paths[0]}: a quoted cell of the row of user {found[0]!r} and item {found[1]!r} "
+                            f"runs over several lines ({found[2]} such rows), as behind a stray quote; mend it, or "
+                            "say --multiline if cells do hold line ends")
+
+    def time(self):
+        """SQL of the timestamp."""
+        from preprocess.interactions import times
+        if self.args.in_order:
+            return "make_timestamp(place * 1000000)"
+        if "time" not in self.roles:
+            return "null::timestamp"
+        if missing := self.one("select count(*) from staged where coalesce(trim(\"time\"), '') = ''"):
+            raise WorkError(f"{self.paths[0]}: {missing} rows have no time; mend them, or leave the column out with "
+                            "--time none")
+        sql, how = times.expression(self.con, "staged", '"time"', self.args.timezone)
+        self.taken["time"] = f"{self.roles['time']} ({how})"
+        low, high, odd = self.con.execute(f"""select min(t), max(t), count(*) filter (t > now()::timestamp or
+            year(t) < {times.EARLIEST}) from (select {sql} as t from staged)""").fetchone()
+        if odd:
+            print(f"beware: {odd} times are in the future or before {times.EARLIEST}; they run from {low} to {high}")
+        return sql
+
+    def count(self):
+        """SQL of the plays of a row; WorkError where one is no whole number of at least 1."""
+        if "count" not in self.roles:
+            return "1"
+        value = 'try_cast(trim("count") as double)'
+        bad = self.con.execute(f"""select "count" from staged where not coalesce(isfinite({value}) and {value} >= 1
+            and {value} = floor({value}) and {value} < 9e15, false) limit 1""").fetchone()
+        if bad:
+            raise WorkError(f"{self.roles['count']} holds {bad[0]!r}, which is no whole number of plays of at least 1; "
+                            "if it is a weight or a rating, name it with --rating, or leave it out with --count none")
+        return f"{value}::bigint"
+
+    def rating(self):
+        """SQL conditions on the rating; says where nothing is done with it."""
+        value = 'try_cast(trim(rating) as double)'
+        bad = self.con.execute(f"""select rating from staged where not coalesce(isfinite({value}), false)
+            limit 1""").fetchone()
+        if bad:
+            raise WorkError(f"{self.roles['rating']} holds {bad[0]!r}, which is no rating; leave the column out with "
+                            "--rating none")
+        if self.args.min_rating is None:
+            print(f"every row counts as a play whatever its {self.roles['rating']}; --min-rating keeps the high ones")
+            return []
+        return [f"{value} >= {self.args.min_rating!r}"]
+
+    # ids ------------------------------------------------------------------
+    def number_users(self):
+        """The table `users` (id, number): the ids themselves where all are canonical whole numbers."""
+        whole = self.one("""select bool_and(coalesce(try_cast(userid as bigint)::varchar = userid, false)) from
+            (select distinct userid from rows)""")
+        number = "userid::bigint" if whole else "row_number() over (order by userid) - 1"
+        self.con.execute(f"create temp table users as select userid, {number} as number from "
+                         "(select distinct userid from rows)")
+        self.user_ids = "whole numbers of the log" if whole else "text of the log, Unicode NFC"
+        if not whole:
+            self.write_ids("userid", "select number, userid from users order by number")
+
+    def number_items(self):
+        """The table `items` (id, number) in the order of --tracks, or sorted as text."""
+        if self.args.tracks:
+            from harness import text_blocks
+            ids = text_blocks.read_track_list(Path(self.args.tracks).expanduser())
+            import pyarrow as pa
+            listed = pa.table({"number": range(len(ids)), "itemid": [unicodedata.normalize("NFC", i) for i in ids]})
+            self.con.register("listed", listed)
+            self.con.execute("create temp table items as select itemid, number::bigint as number from listed")
+        else:
+            self.con.execute("""create temp table items as select itemid, row_number() over (order by itemid) - 1 as
+                number from (select distinct itemid from rows)""")
+        self.write_ids("trackid", "select number, itemid from items order by number")
+
+    def write_ids(self, name, sql):
+        import csv
+        with open(self.path(f"{name}_sorted.csv"), "w", encoding="utf-8", newline="") as f:
+            f.write(f"idx,{name}\n")
+            writer, result = csv.writer(f, lineterminator="\n"), self.con.execute(sql)
+            while block := result.fetchmany(100_000):
+                writer.writerows(block)
+
+    # files ----------------------------------------------------------------
+    def write_plays(self):
+        """plays.pqt, sorted by user, time and item, so that equal logs give equal bytes; the counts of it."""
+        count = ", count" if "count" in self.roles else ""
+        self.con.execute(f"""copy (select users.number as user_id, items.number as track_id, timestamp{count}
+            from rows join users using (userid) join items using (itemid) order by 1, 3, 2)
+            to {quoted(self.path("plays.pqt"))} (format parquet, compression zstd, row_group_size 122880)""")
+        names = ("plays", "users", "tracks_played", "pairs", "first", "last")
+        self.con.execute(f"create temp view plays as from read_parquet({quoted(self.path('plays.pqt'))})")
+        values = self.con.execute("""select count(*), count(distinct user_id), count(distinct track_id),
+            (select count(*) from (select distinct user_id, track_id from plays)), min(timestamp)::varchar,
+            max(timestamp)::varchar from plays""").fetchone()
+        counts = dict(zip(names, values, strict=True)) | {"tracks": self.one("select count(*) from items")}
+        if not counts["plays"]:
+            some = self.one("select itemid from rows limit 1")
+            raise WorkError(f"no row is of a listed item; the log has ids like {some}, the list "
+                            f"{self.one('select itemid from items limit 1')}")
+        if left := self.one("select count(*) from rows") - counts["plays"]:
+            print(f"left out: {left} rows of items that --tracks lacks")
+        return counts
+
+    def write_items(self):
+        """items.pqt from the names beside the ids, and from --items."""
+        from preprocess.interactions import items
+        columns = [f'mode("about {key}") as "{key}"' for key in self.describing]
+        if columns:
+            self.con.execute(f"create temp table described as select itemid, {', '.join(columns)} from rows group by 1")
+        items.write(self.con, self.path("items.pqt"), list(self.describing), self.args.items)
+
+
+def report(about, workdir):
+    """What each column was taken for, the counts and the next command."""
+    counts = about["counts"]
+    print(about["form"])
+    for role, column in about["columns"].items():
+        print(f"  {role:6} {column}")
+    span = f", {counts['first']} to {counts['last']}" if about["time"] == "real" else ""
+    print(f"{counts['plays']} plays, {counts['pairs']} distinct pairs of {counts['users']} users and "
+          f"{counts['tracks_played']} items{span}")
+    if repeated := counts["plays"] - counts["pairs"]:
+        print(f"{repeated} rows repeat a pair; a pair's plays are added up when it is split")
+    protocol = {"real": "random", "ordinal": "leave-one-out", "none": "random"}[about["time"]]
+    print(f"next: python preprocess/1_train_test_split.py --protocol {protocol} --workdir {workdir}")
+
+

@@ -1,0 +1,284 @@
+"""Opening interaction logs of any form as a DuckDB relation whose columns are text: csv and its kin, parquet, json.
+
+Text is read strictly: a row with a cell too many or too few, or a quote that never ends, is an error that names the
+row, or is counted and left out with --bad-rows skip. Packed files (gz, bz2, xz, zst) are unpacked to disk first.
+"""
+import bz2
+import csv
+import gzip
+import lzma
+import re
+import shutil
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError, WorkError
+from harness.files import quoted
+from preprocess.interactions.columns import plain, role_of
+
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
+DELIMITERS = ("::", "\t", ";", ",", "|", " ")
+SAMPLE = 256 << 10        # bytes of a text that are looked at to recognise its form
+BLANKS = re.compile(rb"[ \t]+")
+
+
+@dataclass
+class Log:
+    """A log ready to be queried. sql: a relation of text columns; columns: their names; form: what it was taken for."""
+    sql: str
+    columns: list
+    form: str
+    rejects: bool = False      # rows that do not parse are left out and kept in the session's table of rejects
+    quoted: bool = False       # a text in which quotes occur
+
+
+def files_of(paths) -> list:
+    """The files that --log names, folders replaced by the visible files in them; UsageError where there is none."""
+    files = []
+    for path in map(Path, paths):
+        path = path.expanduser()
+        inside = sorted(p for p in path.glob("[!.]*") if p.is_file())     # nothing where the path is a file
+        if path.is_dir() and not inside:
+            raise UsageError(f"--log {path} is a folder without files")
+        if not path.is_dir() and not path.is_file():
+            raise UsageError(f"--log {path} is no file or folder")
+        files += inside or [path]
+    if empty := [p for p in files if not p.stat().st_size]:
+        raise WorkError(f"{empty[0]} is empty")
+    return files
+
+
+def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False) -> Log:
+    """Recognise the form of the files (all alike) and make them a relation of `con`.
+
+    con: a DuckDB connection; spill: folder for unpacked copies; header: True or False where the caller knows;
+    skip_bad: leave out rows that do not parse (`rejected` counts them). WorkError for files that are no table.
+    """
+    plain_files = [unpacked(path, spill / f"{n}{_inner_suffix(path)}") for n, path in enumerate(paths)]
+    kinds = {_kind(path) for path in plain_files}
+    if len(kinds) > 1:
+        raise UsageError(f"the files of the log are of different kinds ({', '.join(sorted(kinds))}); read one kind "
+                         "at a time")
+    kind, names = kinds.pop(), "[" + ", ".join(map(quoted, plain_files)) + "]"
+    if kind == "parquet":
+        return _as_text(con, f"read_parquet({names}, union_by_name=true)", "parquet", paths[0])
+    if kind == "json":
+        return _as_text(con, f"read_json({names}, union_by_name=true, maximum_object_size=67108864)", "json", paths[0])
+    return _text(con, paths, plain_files, spill, recipe, header, skip_bad)
+
+
+# --------------------------------------------------------------------------- bytes
+
+def unpacked(path, target):
+    """The path itself, or that of an unpacked copy; WorkError for a damaged archive."""
+    with open(path, "rb") as f:
+        magic = f.read(6)
+    way = next((m for m in PACKED if magic.startswith(m)), None)
+    if way is None:
+        return path
+    try:
+        with _reader(path, way) as source, open(target, "wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as e:
+        if isinstance(e, OSError) and e.errno is not None:
+            raise
+        raise WorkError(f"{path} is damaged: {e}") from None
+    if not target.stat().st_size:
+        raise WorkError(f"{path} is empty")
+    return target
+
+
+def _reader(path, magic):
+    if PACKED[magic]:
+        return PACKED[magic](path, "rb")
+    import pyarrow as pa
+    return pa.CompressedInputStream(str(path), "zstd")
+
+
+def _inner_suffix(path):
+    return Path(path.stem).suffix if path.suffix in (".gz", ".bz2", ".xz", ".zst") else path.suffix
+
+
+def _kind(path):
+    with open(path, "rb") as f:
+        start = f.read(4096)
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] in (b"{", b"[") and (text[:1] == b"{" or text[1:].lstrip()[:1] == b"{"):
+        return "json"
+    if b"\0" in start:
+        raise WorkError(f"{path} is no text, parquet or json file: its first bytes hold zeros")
+    return "text"
+
+
+# --------------------------------------------------------------------------- parquet and json
+
+def _as_text(con, relation, form, path):
+    """Columns of a typed file as text; one row per user with lists becomes one row per element."""
+    import duckdb
+    try:
+        described = con.execute(f"describe select * from {relation}").fetchall()
+    except duckdb.Error as e:
+        raise WorkError(f"{path} cannot be read as {form} ({str(e).splitlines()[0]})") from None
+    names, kinds = [row[0] for row in described], {row[0]: row[1] for row in described}
+    lists = [name for name in names if kinds[name].endswith("[]")]
+    if lists and len(lists) < len(names):
+        lengths = " or ".join(f"len({_name(lists[0])}) <> len({_name(n)})" for n in lists[1:])
+        if lengths and (bad := con.execute(f"select count(*) from {relation} where {lengths}").fetchone()[0]):
+            raise WorkError(f"{path}: {bad} rows have lists of different lengths in {', '.join(lists)}")
+        cells = ", ".join(f"unnest({_name(n)}) as {_name(n)}" if n in lists else _name(n) for n in names)
+        relation = f"(select {cells} from {relation})"
+        kinds |= {name: kinds[name].removesuffix("[]") for name in lists}
+    cells = ", ".join(_cell(name, kinds[name]) for name in names)
+    return Log(f"(select {cells} from {relation})", names, form)
+
+
+def _cell(name, kind):
+    """A typed column as text; times with their offset from UTC, so that no zone is lost."""
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return f"strftime({_name(name)} at time zone 'UTC', '%Y-%m-%d %H:%M:%S.%f') || '+00' as {_name(name)}"
+    return f"{_name(name)}::varchar as {_name(name)}"
+
+
+def _name(column):
+    """A column's name in SQL."""
+    return '"' + str(column).replace('"', '""') + '"'
+
+
+# --------------------------------------------------------------------------- text
+
+def _text(con, paths, files, spill, recipe, header, skip_bad):
+    """csv and its kin, all of one form."""
+    lines = _first_lines(files[0], paths[0])
+    delimiter = recipe.delimiter if recipe and recipe.delimiter else delimiter_of(lines, paths[0])
+    if delimiter == " ":        # runs of blanks: one tab each
+        files, delimiter = [_tabbed(path, spill / f"{n}.tabs") for n, path in enumerate(files)], "\t"
+        lines = _first_lines(files[0], paths[0])
+    rows = [_cells(line, delimiter) for line in lines]
+    width = len(rows[0])
+    named = header if header is not None else has_header(rows, recipe, paths[0])
+    if named:
+        columns = [cell.strip().strip('"') for cell in rows[0]]
+        if len({plain(c) for c in columns}) < width:
+            twice = next(c for c, n in Counter(map(plain, columns)).items() if n > 1)
+            raise WorkError(f"{paths[0]}: two columns of its header are called {twice!r}")
+    elif recipe and recipe.names:
+        columns = list(recipe.names[:width])
+        if width > len(recipe.names):
+            raise WorkError(f"{paths[0]}: rows have {width} cells; {recipe.say}")
+    else:
+        columns = [f"column{i}" for i in range(1, width + 1)]
+    quote = '"' if any('"' in line for line in lines) or delimiter in (",", ";") else ""
+    kinds = "{" + ", ".join(f"{quoted(c)}: 'varchar'" for c in columns) + "}"
+    names = "[" + ", ".join(map(quoted, files)) + "]"
+    relation = (f"read_csv({names}, columns={kinds}, delim={quoted(delimiter)}, header={str(named).lower()}, "
+                f"quote={quoted(quote)}, escape={quoted(quote)}, auto_detect=false, strict_mode=true, nullstr='', "
+                f"max_line_size={16 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
+    shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
+    return Log(relation, columns, f"text, cells separated by {shown}, {'with' if named else 'without'} a header",
+               skip_bad, quote and any(_has_quotes(path) for path in files))
+
+
+def _has_quotes(path):
+    with open(path, "rb") as f:
+        return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
+
+
+def _first_lines(path, shown):
+    with open(path, "rb") as f:
+        start = f.read(SAMPLE)
+    try:
+        text = start[:start.rfind(b"\n") + 1 or len(start)].decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise WorkError(f"{shown} is not UTF-8 text (byte {e.start}); convert it, for example with iconv") from None
+    lines = [line for line in text.splitlines() if line.strip()][:500]
+    if not lines:
+        raise WorkError(f"{shown} has no line with anything in it")
+    return lines
+
+
+def _cells(line, delimiter):
+    return next(csv.reader([line], delimiter=delimiter)) if len(delimiter) == 1 else line.split(delimiter)
+
+
+def delimiter_of(lines, path):
+    """The delimiter that cuts the first lines into the same number of cells, two at least; WorkError for none."""
+    for delimiter in DELIMITERS:
+        first = _cells(lines[0], delimiter) if delimiter != " " else lines[0].split()
+        if len({role_of(cell) for cell in first} - {None}) > 1:       # a header that names two roles decides
+            return delimiter
+        counts = Counter(len(_cells(line.strip("\r\n"), delimiter) if delimiter != " " else line.split())
+                         for line in lines)
+        width, often = counts.most_common(1)[0]
+        if width > 1 and often >= .9 * len(lines):
+            return delimiter
+    raise WorkError(f"{path}: its first lines are not cut into the same number of cells by tabs, commas, semicolons, "
+                    f"'::', '|' or blanks; the first is {lines[0][:80]!r}")
+
+
+def _tabbed(path, target):
+    with open(path, "rb") as source, open(target, "wb") as out:
+        for line in source:
+            if line.strip():
+                out.write(BLANKS.sub(b"\t", line.strip()) + b"\n")
+    return target
+
+
+def has_header(rows, recipe, path):
+    """Whether the first row names columns; UsageError where neither names nor numbers say so."""
+    first = rows[0]
+    if any(role_of(cell) for cell in first) or (recipe and any(plain(c) in map(plain, recipe.names) for c in first)):
+        return True
+    if recipe and recipe.names:
+        return False
+
+    def numeric(cell):
+        return re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", cell.strip()) is not None
+    for i, cell in enumerate(first):
+        below = [numeric(row[i]) for row in rows[1:] if len(row) == len(first)]
+        if numeric(cell):
+            return False
+        if below and all(below):
+            return True
+    raise UsageError(f"{path}: is its first line, {'  '.join(first)[:60]!r}, a header? say --header yes or --header no")
+
+
+# --------------------------------------------------------------------------- rows that do not parse
+
+def rejected(con) -> tuple:
+    """(rows left out, a sentence about the first) after a query over a Log with rejects; (0, "") without any."""
+    tables = {row[0] for row in con.execute("select table_name from duckdb_tables()").fetchall()}
+    if "reject_errors" not in tables:
+        return 0, ""
+    count = con.execute("""select coalesce(sum(lines), 0)::bigint from (select max(1 + length(rtrim(csv_line, chr(10)))
+        - length(replace(rtrim(csv_line, chr(10)), chr(10), ''))) as lines from reject_errors group by file_id, line)
+        """).fetchone()[0]
+    if not count:
+        return 0, ""
+    line, text, error = con.execute("""select line, csv_line, error_type from reject_errors
+        order by file_id, line limit 1""").fetchone()
+    return count, f"line {line} ({str(error).lower().replace('_', ' ')}): {str(text)[:60]!r}"
+
+
+ERRORS = (   # words of DuckDB's errors, in lower case, and ours
+    ("unicode", "bytes that are not UTF-8 text"), ("utf-8", "bytes that are not UTF-8 text"),
+    ("quote", "a quoted cell that never ends, or text behind a closing quote"),
+    ("maximum line size", "a line of more than 16 MB: probably a quote that never ends"))
+
+
+def sentence(error, path) -> str:
+    """DuckDB's error about a text as one sentence with the line."""
+    text = str(error)
+    line = re.search(r"Line:\s*(\d+)", text) or re.search(r"line[: ]+(\d+)", text)
+    what = next((words for key, words in ERRORS if key in text.lower()), None)
+    cells = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
+    if cells:
+        what = f"{cells[2]} cells where {cells[1]} are expected"
+    where = f"line {line[1]}" if line else "a row"
+    return (f"{path}, {where}: {what or text.splitlines()[0]}; mend the row, or leave out such rows with "
+            "--bad-rows skip, which counts them")
+
+
