@@ -4,6 +4,7 @@ Importing `harness` is enough. A script that imports a third-party package befor
 `import harness.environment` above it, so that a missing package ends in one sentence there, too.
 """
 import codecs
+import contextlib
 import os
 import re
 import sys
@@ -55,7 +56,8 @@ def print_anything() -> None:
     codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="plain")
+            with contextlib.suppress(OSError):   # a stream that a parent handed over and that cannot seek
+                stream.reconfigure(errors="plain")
 
 
 def _plain(error):
