@@ -184,7 +184,7 @@ def prepare(args):
 
 
 def raw_files(args, workdir):
-    """Where the KKBOX files are, as text; a UsageError where they cannot be meant or are not there."""
+    """Path of the KKBOX files as text; UsageError for contradictory options or missing files."""
     if (workdir / "plays.pqt").exists() and not args.reload:
         raise UsageError(f"{workdir} holds plays of another data set and no split; split it with "
                          "preprocess/1_train_test_split.py, or name another --workdir")
