@@ -66,10 +66,10 @@ def write_world(workdir, n_users, n_songs=12000, seed=0):
 class Plain:
     """The baseline: dense vectors made sample by sample, a network of dense layers started like ours."""
 
-    def __init__(self, world, net, args, rows, wrong, batch_size):
+    def __init__(self, world, net, lr, rows, wrong, batch_size):
         import torch
         from torch import nn
-        self.world, self.args, self.rows, self.wrong, self.net = world, args, rows, wrong, net
+        self.world, self.rows, self.wrong, self.net = world, rows, wrong, net
         self.loader = torch.utils.data.DataLoader(self, batch_size=batch_size)
 
         def mlp(layer):
@@ -85,7 +85,7 @@ class Plain:
         shared = [net.lstm, net.head, net.rate]
         self.parameters = list({id(p): p for m in (self.user, self.song, *shared) for p in m.parameters()}.values())
         self.parameters.append(net.product)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=args.lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=True)
 
     def __len__(self):
         return len(self.rows)
@@ -102,18 +102,18 @@ class Plain:
         user, songs, length = lists.user[row], world.songs, world.songs.length
         playlist = [self.encode(songs.bags, s, length[s]) for s in lists.song[lists.indptr[user]:row]]
         union = np.clip(sum(playlist), 0, 1)[length.shape[1]:]
-        window = lists.behaviour[max(lists.indptr[user], row - self.args.long_term_len):row]
+        window = lists.behaviour[max(lists.indptr[user], row - self.net.lengths["long"]):row]
         behaviour = np.eye(len(lists.behaviours), dtype=np.float32)[window]
         candidates = [self.encode(songs.bags, s, length[s]) for s in (lists.song[row], *self.wrong[i])]
         return (np.concatenate([self.encode(world.user_bags, user), union]),
-                np.stack(playlist[-self.args.long_term_len:]), behaviour, np.stack(candidates))
+                np.stack(playlist[-self.net.lengths["long"]:]), behaviour, np.stack(candidates))
 
     def rate(self, user, playlist, behaviour, candidates):
         """Ratings (B, C): every playlist has 20 songs or more, so windows stack."""
         import torch
         steps = torch.cat([self.song(playlist), behaviour], 2).transpose(0, 1)              # (20, B, E + 9)
         whole = self.user(user) + sum(self.net.head(self.net.lstm(x)[0][-1])
-                                      for x in (steps, steps[-self.args.short_term_len:]))
+                                      for x in (steps, steps[-self.net.lengths["short"]:]))
         songs = self.song(candidates)
         beside = torch.cat([whole[:, None].expand_as(songs), songs], 2)
         return self.net.rate(beside).squeeze(2) + (songs * (whole * self.net.product)[:, None]).sum(2)
@@ -139,17 +139,17 @@ def ours(training, batches, part="step"):
     part: the whole step, or 'encoding' or 'playlists' alone, forward and backward
     """
     import torch
-    world, net, args = training.world, training.model, training.args
+    world, net = training.playlists, training.model
     for rows in batches:
         if part == "step":
             training.learn(rows)
             continue
-        users, ends, candidates = world.batch(rows, "train", args.subset_size, np.random.default_rng(0))
+        users, ends, candidates = world.batch(rows, "train", world.subset_size, np.random.default_rng(0))
         net.zero_grad()
         if part == "playlists":
             net.dynamic(world.data, users, ends).sum().backward()
             continue
-        back = torch.arange(1, args.long_term_len + 1)
+        back = torch.arange(1, net.lengths["long"] + 1)
         windows = world.data.song[(ends[:, None] - back).unique()].unique()
         (net.user_sums(world.data, users, ends).sum() + net.song_sums(world.data, windows).sum()
          + net.song_sums(world.data, candidates.unique()).sum()).backward()
@@ -164,11 +164,12 @@ def lstm_bound(training, batches):
         a @ b
         seconds.append(time.perf_counter() - start)
     rate = a.shape[0] * a.shape[1] * b.shape[1] / min(seconds)              # multiply-adds per second
-    args, lstm, steps = training.args, training.model.lstm, 0
+    long, short = (training.model.lengths[name] for name in ("long", "short"))
+    lstm, steps = training.model.lstm, 0
     for rows in batches:
-        first, window = np.unique(np.r_[rows - args.long_term_len, rows - args.short_term_len], return_inverse=True)
+        first, window = np.unique(np.r_[rows - long, rows - short], return_inverse=True)
         need = np.zeros(len(first), np.int64)
-        np.maximum.at(need, window, np.repeat([args.long_term_len, args.short_term_len], len(rows)))
+        np.maximum.at(need, window, np.repeat([long, short], len(rows)))
         steps += int(need.sum())
     weights = sum(w.numel() for w in lstm.parameters() if w.ndim == 2)
     return sum(map(len, batches)) * rate / (3 * steps * weights)            # one product forward, two backward
@@ -177,7 +178,7 @@ def lstm_bound(training, batches):
 def check(training, plain):
     """WorkError unless both rate the same 16 points alike."""
     import torch
-    net, world, rows = training.model, training.world, plain.rows[:16]
+    net, world, rows = training.model, training.playlists, plain.rows[:16]
     candidates = np.concatenate([world.lists.song[rows, None], plain.wrong[:16]], 1)
     net.eval()
     with torch.no_grad():
@@ -196,10 +197,10 @@ def seconds(work):
 
 def compare(training, what, batches, plain_size, plain_points, repeats, part="step"):
     """One row: ours on batches of point rows, the baseline on `plain_points` points in batches of `plain_size`."""
-    world, draw = training.world, np.random.default_rng(1)
+    world, draw = training.playlists, np.random.default_rng(1)
     rows = draw.choice(world.rows["train"], plain_points, replace=False)
-    wrong = world.negatives["train"].draw(world.lists.user[rows], training.args.subset_size - 1, draw)
-    plain = Plain(world, training.model, training.args, rows, wrong, plain_size)
+    wrong = world.negatives["train"].draw(world.lists.user[rows], world.subset_size - 1, draw)
+    plain = Plain(world, training.model, training.settings.lr, rows, wrong, plain_size)
     check(training, plain)
     ours(training, batches[:1], part)
     n, rates = sum(map(len, batches)), ([], [])
@@ -230,15 +231,17 @@ def run(quick):
     import dataset
     from recommenders.dtnmr import __main__ as dtnmr
     from recommenders.dtnmr.model import batches_of
-    from recommenders.dtnmr.training import Training, World
+    from recommenders.dtnmr.training import Settings, Training
     repeats = 3 if quick else 5
     with tempfile.TemporaryDirectory() as folder:
         write_world(Path(folder), n_users=200 if quick else 1000)
         args = dtnmr.parse(["--workdir", folder])
-        training = Training(World(dataset.load(folder), args, torch.device("cpu")), args)
+        playlists = dtnmr.read(dataset.load(folder), args, torch.device("cpu"))
+        net = playlists.network(dtnmr.architecture_of(args), args.seed)
+        training = Training(playlists, net, cli.settings(Settings, args))
 
         def some(size, points):
-            world = training.world
+            world = training.playlists
             made = batches_of(world.rows["train"], world.lists.user, args.run_len, size, np.random.default_rng(1))
             return made[:max(1, points // size)]
         n, mine = (64, some(512, 1024)) if quick else (160, some(512, 4096))

@@ -10,7 +10,6 @@ pair looked up and projected, torch's own cosine, autograd, Adam with its defaul
 on `shallow.Pairs`. Before anything is timed both take one step from the same start on the same pairs and
 negatives: the losses agree to 1e-5, the users move alike.
 """
-import argparse
 import time
 
 import numpy as np
@@ -89,11 +88,9 @@ class Ours:
 
         import model
         from training import shallow
-        args = argparse.Namespace(sample_type=sample_type, loss="hinge", margin=0.2, l2=0.0, lr=0.001,
-                                  plateau=5, seed=0)
         net = model.ShallowEmbeddingModel(torch.from_numpy(items), torch.from_numpy(users), generator=torch.Generator())
         net.freeze_item_embs(True)
-        self.training = shallow.Training(net, args, "cpu")
+        self.training = shallow.Training(net, shallow.Settings("random", sample_type, seed=0), "cpu")
         roles = torch.from_numpy(pair_users), torch.from_numpy(pair_items)
         self.pairs = shallow.Pairs(*(roles[::-1] if sample_type == "item" else roles), None,
                                    USERS if sample_type == "item" else ITEMS)

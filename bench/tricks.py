@@ -7,7 +7,6 @@ has a module of its own, bench/softmax.py.
 Published sizes: Music4All-Onion has 21,018 users and 55,262 items, Last.fm-2k 1,892 users and 17,632 items. --quick
 takes a part of them.
 """
-import argparse
 
 import numpy as np
 
@@ -42,8 +41,7 @@ def fused_cosines(quick):
     def stepper(kind, users, items, batch, sample_type):
         net = kind(torch.from_numpy(items), torch.from_numpy(users), generator=torch.Generator().manual_seed(0))
         net.freeze_item_embs(True)
-        training = shallow.Training(net, argparse.Namespace(
-            sample_type=sample_type, loss="hinge", margin=0.2, l2=0.0, lr=0.001, plateau=5, seed=0), "cpu")
+        training = shallow.Training(net, shallow.Settings("random", sample_type, seed=0), "cpu")
         return lambda: shallow.step(training, batch)
 
     for dim, sample_type in [(200, "item")] if quick else [(200, "item"), (200, "user"), (768, "item")]:

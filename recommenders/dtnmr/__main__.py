@@ -7,7 +7,7 @@ Source: Zheng, Chen, Liang, Sangaiah, Jiang and Zhao, "A Deep Temporal Neural Mu
 Music and User Metadata", Appl. Sci. 2019, 9(4), 703, and its public implementation (wonjunior/DTNMR), called
 the source below. Of the paper its abstract and section 4.1 could be read when this was written, its numbered
 equations could not; so the four components (music feature, user static feature, user dynamic feature, rating)
-have the sizes and the order of the source, and no equation number is claimed. dtnmr_model.py has the formulas.
+have the sizes and the order of the source, and no equation number is claimed. model.py has the formulas.
 
 Paper and source differ: the paper predicts songs a user has not played and removes train's pairs from test,
 the source keeps repeated plays as points; the paper keeps 34,403 users and 419,781 songs, the source filters
@@ -43,13 +43,13 @@ from harness.errors import UsageError
 from harness.progress import Progress
 from harness.readers import read_json
 from preprocess import kkbox, stage
+from recommenders.dtnmr import COMPONENTS
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
 NEEDS = ("features", "order")
 COLD = True
 KKBOX_FLAGS = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",
-        "composer_names", "val_share", "test")   # flags that preprocess/kkbox.py takes
-PARTS = ("static", "long", "short", "behaviour")
+               "composer_names", "val_share", "test")   # that the reader of KKBOX takes
 
 
 # --------------------------------------------------------------------------- command line
@@ -127,8 +127,8 @@ def model_flags(group):
                             "styles, tags that exist)")
     group.add_argument("--user-fields", type=field_names, metavar="A,B",
                        help="metadata columns of users.pqt (default: those of age, gender, city, country that exist)")
-    for part, text in zip(PARTS, ("the static user", "the long-term playlist", "the short-term playlist",
-                                  "the listening behaviour"), strict=True):
+    for part, text in zip(COMPONENTS, ("the static user", "the long-term playlist", "the short-term playlist",
+                                       "the listening behaviour"), strict=True):
         group.add_argument(f"--no-{part}", action="store_true", help=f"ablation: leave out {text}")
 
 
@@ -160,27 +160,27 @@ def request_of(args, of_points=False):
 # --------------------------------------------------------------------------- data
 
 def prepare(args):
-    """The workspace, as far as it is not there made from the KKBOX files; with --reload from the beginning."""
+    """Path of the workspace; what it lacks is made from the KKBOX files, with --reload all of it."""
     import importlib
-    workdir = Path(args.workdir).expanduser() if args.workdir else None
-    there = cli.workspace(args) if workdir is None or workdir.is_dir() else workdir.absolute()
-    asked = {name: getattr(args, name) for name in KKBOX_FLAGS if getattr(args, name) is not None}
-    split, points = ((there / name).exists() for name in ("data/train.pqt", "points.pqt"))
+    named = Path(args.workdir).expanduser() if args.workdir else None
+    workdir = cli.workspace(args) if named is None or named.is_dir() else named.absolute()
+    given = {name: getattr(args, name) for name in KKBOX_FLAGS if getattr(args, name) is not None}
+    split, points = ((workdir / name).exists() for name in ("data/train.pqt", "points.pqt"))
     if not args.reload and (split or points):
         if args.db:
-            print(f"{there} holds {'a split' if split else 'points'}, so {args.db} is not read again (--reload does "
+            print(f"{workdir} holds {'a split' if split else 'points'}, so {args.db} is not read again (--reload does "
                   "that)", file=sys.stderr)
-        agreed(there, asked)
+        check_agreement(workdir, given)
     if not args.reload and split:
-        return there
+        return workdir
     again = ["--overwrite"] if args.reload else []
-    memory = ["--workdir", str(there), "--memory", args.memory]
+    memory = ["--workdir", str(workdir), "--memory", args.memory]
     if args.reload or not points:
-        raw = raw_files(args, there)
-        flags = [w for name, value in asked.items() for w in (f"--{name.replace('_', '-')}", str(value))]
+        raw = raw_files(args, workdir)
+        flags = [w for name, value in given.items() for w in (f"--{name.replace('_', '-')}", str(value))]
         importlib.import_module("preprocess.0_get_plays_pqt").main(["kkbox", "--raw", raw, *memory, *flags, *again])
     importlib.import_module("preprocess.1_train_test_split").main(["--protocol", "given", *memory, *again])
-    return there
+    return workdir
 
 
 def raw_files(args, workdir):
@@ -195,30 +195,49 @@ def raw_files(args, workdir):
     return str(raw)
 
 
-def agreed(workdir, asked):
-    """A UsageError where the workspace was made with other values of the flags that are asked for."""
+def check_agreement(workdir, given):
+    """UsageError where the workspace was made with other values of the flags that are given."""
     if (workdir / "points.pqt").exists() and (workdir / "dataset.json").exists():
-        told = read_json(workdir / "dataset.json", {"request": dict}).get("request", {})
-        other = {k: told[k] for k, v in asked.items() if k in told and told[k] != v}
+        request = read_json(workdir / "dataset.json", {"request": dict}).get("request", {})
+        other = {k: request[k] for k, v in given.items() if k in request and request[k] != v}
         if other:
             values = ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in other.items())
             raise UsageError(f"{workdir} was made with {values}; add --reload and --db to make it anew")
-    elif set(asked) - {"min_playlist_len"}:
-        flag = sorted(set(asked) - {"min_playlist_len"})[0].replace("_", "-")
+    elif set(given) - {"min_playlist_len"}:
+        flag = sorted(set(given) - {"min_playlist_len"})[0].replace("_", "-")
         raise UsageError(f"--{flag} is for the KKBOX files, but {workdir} holds another data set")
+
+
+def read(split, args, device):
+    """PlaylistData of a split as the command line asks for it."""
+    from recommenders.dtnmr.training import PlaylistData
+    return PlaylistData(split, device, order=args.order, min_playlist_len=args.min_playlist_len,
+                        song_fields=args.song_fields, user_fields=args.user_fields, components=components_of(args),
+                        subset_size=args.subset_size)
+
+
+def components_of(args):
+    """The components of the network that no ablation leaves out."""
+    return tuple(name for name in COMPONENTS if not getattr(args, f"no_{name}"))
+
+
+def architecture_of(args):
+    """The Architecture of a command line."""
+    from recommenders.dtnmr.model import Architecture
+    return cli.settings(Architecture, args, components=components_of(args))
 
 
 # --------------------------------------------------------------------------- training and lists
 
-def fit(run, training, args):
+def fit(run, training, checkpoint_seconds):
     """Train until done, from the last checkpoint where there is one; the best epoch's weights are loaded at the end."""
     from recommenders.dtnmr.training import subset_metrics
-    world = training.world
-    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    playlists, epochs = training.playlists, training.settings.epochs
+    checkpoints = Checkpoints(run, training, step_seconds=checkpoint_seconds)
     checkpoints.resume()
-    note_missing_val(run.name, world.split, args.epochs)
-    points, writer = len(world.rows["train"]), run.writer(purge_step=training.epoch + 1)
-    with Progress(args.epochs * points, run.name, "points", initial=training.epoch * points) as progress:
+    note_missing_val(run.name, playlists.split, epochs)
+    points, writer = len(playlists.rows["train"]), run.writer(purge_step=training.epoch + 1)
+    with Progress(epochs * points, run.name, "points", initial=training.epoch * points) as progress:
         while not training.done:
             for rows in training.batches():
                 training.learn(rows)
@@ -226,17 +245,17 @@ def fit(run, training, args):
                 check_loss(training.epoch + 1, training.total)
                 checkpoints.after_step()
             loss = training.close_epoch()
-            val = subset_metrics(training.model, world, "val", args)   # {} without points of val
+            val = subset_metrics(training.model, playlists, "val", training.settings.seed)   # {} without points of val
             check_loss(training.epoch, val.get("Loss", 0.0))
             better = training.stopping.update(training.epoch, {"loss": val["Loss"]} if val else {})
             writer.add_scalar("Loss/train", loss, training.epoch)
             for name in ("Loss", "Accuracy") if val else ():
                 writer.add_scalar(f"{name}/val", val[name], training.epoch)
             checkpoints.after_epoch(better)
-    training.model.load_state_dict(checkpoints.best(world.device)["model"])
+    training.model.load_state_dict(checkpoints.best(playlists.device)["model"])
 
 
-def rank(run, model, world, args):
+def rank(run, model, playlists, args):
     """Lists and metrics of every part through topk: all songs embedded in blocks, users by their known rows."""
     import torch
 
@@ -244,31 +263,31 @@ def rank(run, model, world, args):
     results = {}
     model.eval()
     with torch.inference_mode():
-        codes = torch.as_tensor(world.item_songs, device=world.device)
-        songs = model.song_vectors(torch.cat([model.songs(world.data, block) for block in codes.split(8192)]))
-        for part in world.split.parts:
-            ends = torch.as_tensor(world.lists.ends(0 if part == "val" else 1), device=world.device)
+        codes = torch.as_tensor(playlists.item_songs, device=playlists.device)
+        songs = model.song_vectors(torch.cat([model.songs(playlists.data, block) for block in codes.split(8192)]))
+        for part in playlists.split.parts:
+            ends = torch.as_tensor(playlists.lists.ends(0 if part == "val" else 1), device=playlists.device)
 
             def users(block, ends=ends):
-                block = torch.as_tensor(block, device=world.device)
-                return torch.cat([model.user_vectors(model.users(world.data, few, ends[few]))
+                block = torch.as_tensor(block, device=playlists.device)
+                return torch.cat([model.user_vectors(model.users(playlists.data, few, ends[few]))
                                   for few in block.split(1024)])
-            results |= save.write(run, world.split, args.k, args.seed, [part], users=users, items=songs,
-                                  device=world.device)
+            results |= save.write(run, playlists.split, args.k, args.seed, [part], users=users, items=songs,
+                                  device=playlists.device)
     return results
 
 
-def measure(run, model, world, args, parts):
+def measure(run, model, playlists, args, parts):
     """The source's accuracy on val and test points: {part: figures}, and the files of PointAccuracy written."""
     from evaluation.files import write_metrics
     from recommenders.dtnmr.training import subset_metrics, user_means
     accuracy, outputs, name = {}, [], f"PointAccuracy@{args.subset_size}"
     for part in ("val", "test"):
-        if not (figures := subset_metrics(model, world, part, args)):
+        if not (figures := subset_metrics(model, playlists, part, args.seed)):
             continue
         accuracy[part], hits = figures, figures.pop("hits")
         if part in parts:
-            means, users = user_means(world, part, hits), world.split.users[world.split.eval_users(part)]
+            means, users = user_means(playlists, part, hits), playlists.split.users[playlists.split.eval_users(part)]
             write_metrics(run.points(part), means.reindex(users).rename_axis("user_id").to_frame(name))
             outputs += [run.points(part, suffix) for suffix in ("csv", "pqt")]
             figures["users_of_repeats"] = int((~means.index.isin(users)).sum())
@@ -285,22 +304,23 @@ def main(argv=None):
     args = parse(argv)
     workdir = prepare(args)
     import dataset
-    from recommenders.dtnmr.training import Training, World
+    from recommenders.dtnmr.training import Settings, Training
     device, split = cli.pick_device(args.device), dataset.load(workdir)
     files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
-    world = World(split, args, device)
+    playlists = read(split, args, device)
     request = request_of(args, (workdir / "points.pqt").exists())
     with runs.Run(workdir, "dtnmr", request, inputs=split.inputs + files, args=args) as run:
         if run.finished:
             return
-        points = {part: len(rows) for part, rows in world.rows.items()}
+        points = {part: len(rows) for part, rows in playlists.rows.items()}
         print(f"{run.name}: {points['train']} training, {points['val']} val and {points['test']} test points, "
-              f"{world.songs.bags.size + world.songs.length.shape[1]} columns per song, "
-              f"{world.user_bags.size + world.songs.bags.size} per user", file=sys.stderr)
-        training = Training(world, args)
-        fit(run, training, args)
-        results = rank(run, training.model, world, args)
-        accuracy, outputs = measure(run, training.model, world, args, results)
+              f"{playlists.songs.bags.size + playlists.songs.length.shape[1]} columns per song, "
+              f"{playlists.user_bags.size + playlists.songs.bags.size} per user", file=sys.stderr)
+        model = playlists.network(architecture_of(args), args.seed)
+        training = Training(playlists, model, cli.settings(Settings, args))
+        fit(run, training, args.checkpoint_seconds)
+        results = rank(run, model, playlists, args)
+        accuracy, outputs = measure(run, model, playlists, args, results)
         run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch,
                    best_epoch=training.stopping.best_epoch, points=points, subset_accuracy=accuracy, order=args.order)
 

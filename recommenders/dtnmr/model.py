@@ -1,7 +1,7 @@
 """DTNMR's network, computed without ever building a multi-hot vector.
 
 Zheng et al., "A Deep Temporal Neural Music Recommendation Model Utilizing Music and User Metadata",
-Appl. Sci. 2019, 9, 703; the sizes are those of the public implementation that recommenders/dtnmr.py names.
+Appl. Sci. 2019, 9, 703; the sizes are those of the public implementation that __main__.py names.
 
     static(u, i)  = MLP_user(age, gender, city, union of the songs before row i)            (B, E)
     song(s)       = MLP_song(length, genre, artist, composer, language)                     (S, E)
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recommenders.dtnmr import COMPONENTS
 from recommenders.dtnmr.points import Bags, ranges
 
 
@@ -33,7 +34,7 @@ class Data:
 
     @classmethod
     def of(cls, songs, users, playlists, device="cpu", union=True):
-        """From dtnmr_points.Songs, Bags of the users and Playlists."""
+        """From points.Songs, Bags of the users and Playlists."""
         def lists(bags):
             return torch.as_tensor(bags.indptr, device=device), torch.as_tensor(bags.columns, device=device)
         added = (playlists.additions(songs.bags) if union else
@@ -80,31 +81,45 @@ class BagMLP(nn.Module):
         return F.relu(x)
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """Components and sizes of a DTNMR; the defaults are the source's, but for the rating."""
+    components: tuple = COMPONENTS      # those that are used; one of static, long and short is
+    hidden: tuple = (512, 64)           # hidden layers of the two MLPs
+    size: int = 32                      # embedding size of users and songs
+    lstm_size: int = 256                # units of an LSTM layer
+    lstm_layers: int = 2
+    dropout: float = 0.3                # in and after the LSTM
+    long_term_len: int = 20             # songs of the long-term playlist
+    short_term_len: int = 10            # songs of the short-term playlist
+    rating: str = "product"             # or "concat"
+
+
 class DTNMR(nn.Module):
-    """The four components. `parts` says which of static, long, short, behaviour are used; one of the first three is.
+    """The network of an Architecture.
 
     rating: 'product' (linear on user, song and their elementwise product) or 'concat' (linear on user and song,
     as in the source: the user's share is one number for all songs, so every user gets the same ranking).
     Practical limit: both tables of first-layer rows are dense, (columns, H) floats, as are their gradients.
     """
 
-    def __init__(self, user_columns, song_columns, numbers, behaviours, args):
+    def __init__(self, user_columns, song_columns, numbers, behaviours, architecture):
         super().__init__()
-        self.parts = frozenset(p for p in ("static", "long", "short", "behaviour") if not getattr(args, f"no_{p}"))
-        self.lengths = {"long": args.long_term_len, "short": args.short_term_len}
-        self.behaviours = behaviours if "behaviour" in self.parts else 0
-        self.user_columns, self.size = user_columns, args.size
-        hidden, size = args.hidden, args.size
+        self.architecture, self.components = architecture, frozenset(architecture.components)
+        self.lengths = {"long": architecture.long_term_len, "short": architecture.short_term_len}
+        self.behaviours = behaviours if "behaviour" in self.components else 0
+        self.user_columns, self.size = user_columns, architecture.size
+        hidden, size, units = architecture.hidden, architecture.size, architecture.lstm_size
         self.song = BagMLP(song_columns, numbers, hidden, size)
-        if "static" in self.parts:
+        if "static" in self.components:
             self.user = BagMLP(user_columns + song_columns, 0, hidden, size)
-        if self.parts & {"long", "short"}:
-            self.lstm = nn.LSTM(size + self.behaviours, args.lstm_size, args.lstm_layers,
-                                dropout=args.dropout if args.lstm_layers > 1 else 0.0)
-            self.head = nn.Sequential(nn.Linear(args.lstm_size, args.lstm_size), nn.Dropout(args.dropout),
-                                      nn.Linear(args.lstm_size, size), nn.ReLU())
+        if self.components & {"long", "short"}:
+            self.lstm = nn.LSTM(size + self.behaviours, units, architecture.lstm_layers,
+                                dropout=architecture.dropout if architecture.lstm_layers > 1 else 0.0)
+            self.head = nn.Sequential(nn.Linear(units, units), nn.Dropout(architecture.dropout),
+                                      nn.Linear(units, size), nn.ReLU())
         self.rate = nn.Linear(2 * size, 1)
-        self.product = nn.Parameter(torch.full((size,), size ** -0.5)) if args.rating == "product" else None
+        self.product = nn.Parameter(torch.full((size,), size ** -0.5)) if architecture.rating == "product" else None
 
     def song_sums(self, data, codes):
         """Multi-hot songs times the first layer, (n, H), of song codes (n,)."""
@@ -142,7 +157,7 @@ class DTNMR(nn.Module):
         another. Windows that begin alike are run once, as far as any point needs.
         """
         own = data.indptr[users]
-        wanted = [self.lengths[p] for p in ("long", "short") if p in self.parts]
+        wanted = [self.lengths[p] for p in ("long", "short") if p in self.components]
         starts = torch.cat([torch.maximum(own, ends - n) for n in wanted])
         steps, point = ends.repeat(len(wanted)) - starts, torch.arange(len(users), device=users.device)
         point, some = point.repeat(len(wanted)), steps > 0
@@ -176,9 +191,9 @@ class DTNMR(nn.Module):
     def users(self, data, users, ends):
         """User embeddings (B, E) at rows `ends` (exclusive), their static and their dynamic part summed."""
         parts = []
-        if "static" in self.parts:
+        if "static" in self.components:
             parts.append(self.user(self.user_sums(data, users, ends)))
-        if self.parts & {"long", "short"}:
+        if self.components & {"long", "short"}:
             parts.append(self.dynamic(data, users, ends))
         return sum(parts)
 

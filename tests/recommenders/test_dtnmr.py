@@ -23,7 +23,7 @@ from recommenders.dtnmr import points as dtnmr_points
 from recommenders.dtnmr import training as dtnmr_training
 from tests.conftest import ROOT
 from tests.worlds import kkbox
-from tests.worlds.dtnmr_world import SMALL, listening_world, world_of
+from tests.worlds.dtnmr_world import SMALL, listening_world, network_of, world_of
 from tests.worlds.world import tiny_workspace
 
 # --------------------------------------------------------------------------- encoding
@@ -51,7 +51,7 @@ def test_a_vocabulary_of_one_value_and_of_none_have_a_place_for_unknown():
 def test_the_columns_do_not_depend_on_the_order_of_files_or_hashes(tmp_path):
     """Vocabularies in processes with other hash seeds are equal; the source's are not."""
     workdir = listening_world(tmp_path / "w")
-    code = ("import sys, json; from tests.worlds.dtnmr_world import world_of; "
+    code = ("import sys, json; from tests.worlds.dtnmr_world import network_of, world_of; "
             "print(json.dumps(world_of(sys.argv[1])[0].vocabularies()))")
     told = {subprocess.run([sys.executable, "-c", code, str(workdir)], cwd=ROOT, capture_output=True, text=True,
                            check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")}
@@ -103,7 +103,7 @@ VARIANTS = [[], ["--rating", "concat"], ["--no-static"], ["--no-long"], ["--no-s
 def test_ratings_equal_those_of_dense_vectors_and_one_window_per_point(tmp_path, kkbox, flags):
     """Shared windows, running unions and bags change nothing, whatever the batch; an empty history too."""
     world, args = world_of((listening_world if kkbox else tiny_workspace)(tmp_path / "w"), *flags)
-    net = world.network(args).eval()
+    net = network_of(world, args).eval()
     rows = np.concatenate([world.rows["val"], world.rows["train"], world.lists.indptr[:3]])  # the last: no history
     rows = np.r_[rows[::3], rows[:20]]                                                       # gaps, and repeats
     users, ends, candidates = world.batch(rows, "test", 4, np.random.default_rng(0))
@@ -116,7 +116,7 @@ def test_ratings_equal_those_of_dense_vectors_and_one_window_per_point(tmp_path,
 
 def test_gradients_equal_those_of_dense_vectors(tmp_path):
     world, args = world_of(listening_world(tmp_path / "w"), "--dropout", "0")
-    net = world.network(args)
+    net = network_of(world, args)
     batch = world.batch(world.rows["train"][:24], "train", 4, np.random.default_rng(0))
     net(world.data, *batch).logsumexp(1).sum().backward()
     ours = {name: p.grad.clone() for name, p in net.named_parameters()}
@@ -139,7 +139,7 @@ def test_the_union_grows_by_what_each_row_adds():
 def test_with_the_sources_rating_the_user_cancels(tmp_path):
     """A linear layer on user and song: every user ranks alike, and the softmax gives the user side no gradient."""
     world, args = world_of(listening_world(tmp_path / "w"), "--rating", "concat", "--dropout", "0")
-    net = world.network(args)
+    net = network_of(world, args)
     users, ends, candidates = world.batch(world.rows["train"], "train", 5, np.random.default_rng(0))
     ratings = net(world.data, users, ends, candidates)
     torch.nn.functional.cross_entropy(ratings, torch.zeros_like(users)).backward()
@@ -147,7 +147,7 @@ def test_with_the_sources_rating_the_user_cancels(tmp_path):
     everyone = candidates[:1].expand(len(users), -1)
     with torch.no_grad():
         spread = net(world.data, users, ends, everyone).diff(dim=1)
-        own = world.network(dtnmr.parse(["--workdir", "w", *SMALL]))(world.data, users, ends, everyone).diff(dim=1)
+        own = network_of(world, dtnmr.parse(["--workdir", "w", *SMALL]))(world.data, users, ends, everyone).diff(dim=1)
     assert spread.std(0).max() < 1e-6 < 1e-5 < own.std(0).max()
 
 
@@ -285,7 +285,8 @@ def test_a_user_who_knows_the_whole_catalogue_is_left_out_and_told_of(tmp_path, 
         assert len(world.rows[part]) == len(before.rows[part]) - n[part] and 0 not in world.lists.user[world.rows[part]]
     assert (f"{n['train']} of {len(before.rows['train'])} train points left out, because their 1 users have fewer than "
             "4 unknown songs left") in capsys.readouterr().err
-    assert dtnmr_training.subset_metrics(world.network(args), world, "test", args)["points"] == len(world.rows["test"])
+    figures = dtnmr_training.subset_metrics(network_of(world, args), world, "test", args.seed)
+    assert figures["points"] == len(world.rows["test"])
 
 
 def test_where_everybody_knows_everything_no_smaller_subset_is_advised():

@@ -22,10 +22,10 @@ from harness.files import write_parquet
 from harness.progress import EXIT_RESUMABLE
 from harness.readers import load_checkpoint, read_json
 from recommenders.dtnmr import __main__ as dtnmr
-from recommenders.dtnmr.training import Training, agrees, subset_metrics
+from recommenders.dtnmr.training import Settings, Training, agrees, subset_metrics
 from tests.conftest import ROOT
 from tests.worlds import kkbox
-from tests.worlds.dtnmr_world import SMALL, listening_world, world_of
+from tests.worlds.dtnmr_world import SMALL, listening_world, network_of, world_of
 from tests.worlds.world import tiny_workspace
 
 
@@ -158,7 +158,7 @@ def test_subsets_do_not_depend_on_how_training_is_batched(tmp_path):
     drawn = []
     for flags in ([], ["--run-len", "1"]):
         world, args = world_of(workdir, *flags)
-        drawn.append(subset_metrics(world.network(args), world, "train", args)["Accuracy of popularity"])
+        drawn.append(subset_metrics(network_of(world, args), world, "train", args.seed)["Accuracy of popularity"])
     assert drawn[0] == drawn[1]
 
 
@@ -190,7 +190,7 @@ def test_an_interrupted_training_continues_to_the_same_bytes(tmp_path, when):
 
 def test_a_checkpoint_of_other_columns_is_refused(tmp_path):
     world, args = world_of(listening_world(tmp_path / "w"))
-    training = Training(world, args)
+    training = Training(world, network_of(world, args), Settings())
     state = copy.deepcopy(training.state())
     training.load(state)
     state["vocabularies"]["songs"]["genres"] = ["pop", "rock and roll"]
@@ -395,7 +395,7 @@ def test_a_folder_without_the_kkbox_files_is_named(tmp_path, capsys):
 def test_playlists_shorter_than_the_short_term_are_read_whole(tmp_path):
     """12 plays and windows of 50 and 80: the long and the short state are the same."""
     world, args = world_of(tiny_workspace(tmp_path / "w"), "--short-term-len", "50", "--long-term-len", "80")
-    net = world.network(args).eval()
+    net = network_of(world, args).eval()
     rows = world.rows["val"][:9]
     users, ends, _ = world.batch(rows, "val", 3, np.random.default_rng(0))
     with torch.no_grad():

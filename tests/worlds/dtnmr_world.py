@@ -6,7 +6,6 @@ import torch
 import dataset
 from harness.files import write_parquet
 from recommenders.dtnmr import __main__ as dtnmr
-from recommenders.dtnmr import training as dtnmr_training
 from tests.worlds.world import tiny_workspace
 
 SMALL = ["--hidden", "12", "6", "--lstm-size", "8", "--size", "4", "--epochs", "2"]
@@ -37,4 +36,9 @@ def listening_world(workdir, n_users=12, n_songs=40, seed=0):
 
 def world_of(workdir, *flags):
     args = dtnmr.parse(["--workdir", str(workdir), *SMALL, *flags])
-    return dtnmr_training.World(dataset.load(workdir), args, torch.device("cpu")), args
+    return dtnmr.read(dataset.load(workdir), args, torch.device("cpu")), args
+
+
+def network_of(world, args):
+    """The network of a command line, at its start."""
+    return world.network(dtnmr.architecture_of(args), args.seed)
