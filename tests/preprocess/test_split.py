@@ -230,7 +230,7 @@ def test_leave_one_out_with_ordinal_times(tmp_path, split):
     rows = [(u, t, pd.Timestamp(i, unit="s")) for i, (u, t) in enumerate(order)]
     workdir = workspace(tmp_path / "w", rows, time="ordinal")
     status, _, err = split(workdir, "--protocol", "recsys24")
-    assert status == 2 and "time is ordinal; use random, leave-one-out or given" in err
+    assert status == 2 and "is 'ordinal'; use --protocol random, leave-one-out or given" in err
     assert split(workdir, "--protocol", "leave-one-out")[0] == 0
     # user 1: 5 3 0 1 -> test 1, val 0; user 2: 0 3 5 -> test 5, val 3; user 3: 3 0 1 -> test 1, val 0.
     # train: (1, 5) (1, 3) (2, 0) (3, 3); track 1 is in no train, so both its test pairs go
@@ -283,7 +283,7 @@ def test_given_split_with_a_cold_part(tmp_path, split):
 
 @pytest.mark.parametrize("rows, sentence", [
     ([*GIVEN, (1, 0, "test")], "contains 1 duplicate (user_id, track_id) pairs"),
-    ([*GIVEN, (1, 3, "holdout")], "a part is one of train, val, test, cold_test, not 'holdout'"),
+    ([*GIVEN, (1, 3, "holdout")], "part must be one of train, val, test, cold_test, not 'holdout'"),
     ([*GIVEN, (1, 4, "train")], "1 of its pairs have no play in plays.pqt"),
     ([(2, 0, "cold_test"), (1, 0, "train"), (2, 1, "train")], "leak: 1 cold pairs are of tracks of train"),
 ])
@@ -298,7 +298,7 @@ def test_given_needs_a_split_of_the_right_form(tmp_path, split):
     workdir = given_workspace(tmp_path / "w")
     (workdir / "wrong.csv").write_text("user,item\n1,2\n")
     status, _, err = split(workdir, "--protocol", "given", "--split", workdir / "wrong.csv")
-    assert status == 1 and "must be a table of user_id, track_id and part" in err
+    assert status == 1 and "must be a table with the columns user_id, track_id and part" in err
     (workdir / "split.pqt").unlink()
     status, _, err = split(workdir, "--protocol", "given")
     assert status == 2 and "no published split at" in err
