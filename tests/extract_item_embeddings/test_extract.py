@@ -294,7 +294,7 @@ def test_two_at_once(sounds, tmp_path):
     ([], "--audio DIR is required"),
     (["--audio", "nowhere"], "--audio nowhere is not a folder"),
     (["--audio", ".", "--shard", "8/8"], "--shard must be I/N with I from 0 to N-1, such as 0/8 or 7/8, not 8/8"),
-    (["--audio", ".", "--shard", "half"], "--shard half is not I/N"),
+    (["--audio", ".", "--shard", "half"], "such as 0/8 or 7/8, not half"),
     (["--shard", "0/2", "--merge"], "--merge joins all shards and --shard extracts one"),
     (["--audio", ".", "--batch", "0"], "--batch must be at least 1, not 0"),
     (["--audio", ".", "--workers", "-1"], "--workers must be at least 1, not -1"),
