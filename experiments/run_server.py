@@ -12,6 +12,7 @@ Requests are a line of JSON, the words of a command, with the descriptors of its
 """
 import contextlib
 import importlib
+import io
 import json
 import os
 import runpy
@@ -20,9 +21,7 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 30  # seconds between SIGTERM and SIGKILL
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # are for the runs, not for the process that starts them
 
@@ -42,7 +41,7 @@ def main():
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv = words
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+        runpy.run_path(words[0], run_name="__main__")  # from the folder of the project
 
 
 def serve(control):
@@ -75,9 +74,15 @@ def become_run(control, streams):
     for stream, number in zip(streams, (1, 2), strict=True):
         os.dup2(stream, number)
         os.close(stream)
+    sys.stdout, sys.stderr = (opened(old, number) for old, number in ((sys.stdout, 1), (sys.stderr, 2)))
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def opened(old, number):
+    """A text stream on a descriptor, as Python opens it at its start: the old one remembers another file's kind."""
+    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), old.encoding, old.errors, write_through=True)
 
 
 def reaped(children):
