@@ -35,7 +35,7 @@ LANGUAGES = ["52", "-1", "3", "17", "31", "10", "24", "45"]
 
 
 def build_parser():
-    parser = cli.Parser(prog="kkbox_generate", description=__doc__)
+    parser = cli.Parser(prog="preprocess.kkbox.generate", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write the five csv files to")
     parser.add_argument("--scale", type=float, default=1.0, metavar="FACTOR",
                         help="size relative to the challenge, above 0 and at most 4 (default 1)")
