@@ -435,7 +435,7 @@ def test_two_candidates_are_a_question(bring):
         ),
         (b"user,item\n1,\xff\xfe\n", (), 1, "is not UTF-8 text (byte 12)"),
         (b"\x00\x01\x02" * 50, (), 1, "is no text, parquet or json file"),
-        (gzip.compress(CSV.encode())[:-12], (), 1, "is damaged"),
+        (gzip.compress(CSV.encode(), mtime=0)[:-12], (), 1, "is damaged"),
         ("user,item,count\n1,a,2\n2,b,1.5\n", (), 1, "count holds '1.5', which is no whole number of plays"),
         ("user,item,count\n1,a,inf\n", (), 1, "count holds 'inf'"),
         ("user,item,count\n1,a,0\n", (), 1, "count holds '0'"),
