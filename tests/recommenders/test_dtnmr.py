@@ -76,11 +76,11 @@ def dense_rating(net, world, user, end, candidates):
         for linear in layer.rest:
             x = torch.relu(linear(x))
         return x
-    u = mlp(net.user, torch.from_numpy(dense_user(world, user, end))) if "static" in net.parts else 0
+    u = mlp(net.user, torch.from_numpy(dense_user(world, user, end))) if "static" in net.components else 0
     playlist = np.arange(lists.indptr[user], end)
     for part in ("long", "short"):
         window = playlist[-net.lengths[part]:]
-        if part in net.parts and len(window):
+        if part in net.components and len(window):
             x = mlp(net.song, songs[lists.song[window]])
             if net.behaviours:
                 x = torch.cat([x, torch.nn.functional.one_hot(torch.from_numpy(lists.behaviour[window]),

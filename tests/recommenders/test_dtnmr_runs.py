@@ -400,7 +400,7 @@ def test_playlists_shorter_than_the_short_term_are_read_whole(tmp_path):
     users, ends, _ = world.batch(rows, "val", 3, np.random.default_rng(0))
     with torch.no_grad():
         both = net.dynamic(world.data, users, ends)
-        net.parts = net.parts - {"short"}
+        net.components = net.components - {"short"}
         torch.testing.assert_close(both, 2 * net.dynamic(world.data, users, ends))
 
 
