@@ -104,7 +104,7 @@ def chain(limited, tmp_path_factory):
     """A small demo world, from sound to lists in one submission, made while the long training waits and works."""
     folder = tmp_path_factory.mktemp("chain")
     work = folder / "demo"
-    for script in (["preprocess/demo.py", "--raw", work / "raw", "--tracks", 80, "--users", 120, "--seconds", 2],
+    for script in (["-m", "preprocess.demo", "--raw", work / "raw", "--tracks", 80, "--users", 120, "--seconds", 2],
                    ["preprocess/0_get_plays_pqt.py", "demo", "--raw", work / "raw", "--workdir", work]):
         subprocess.run([sys.executable, *map(str, script)], cwd=ROOT, check=True, capture_output=True)
     (folder / "grid.yaml").write_text(
