@@ -12,7 +12,7 @@ import soundfile
 from experiments.expand import Job
 from extract_item_embeddings import jb, mule
 from harness import cli, runs
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_text
 from slurm import grid, submit
 from tests.conftest import ROOT
@@ -169,7 +169,7 @@ def test_an_invalid_request_is_one_sentence_and_runs_nothing(words, tiny, capsys
 
 
 @pytest.mark.parametrize("text, sentence", {
-    "blocks: [": "is not readable as yaml",
+    "blocks: [": "cannot be read as YAML",
     "- knn.py": "should hold `blocks:`",
     "blocks: [{script: knn.py, gird: {}}]": "unknown key gird",
     "blocks: [{grid: {k: [1]}}]": "block 1 names no script",
@@ -179,7 +179,7 @@ def test_an_invalid_request_is_one_sentence_and_runs_nothing(words, tiny, capsys
     "blocks: [{script: knn.py, grid: {nosuch: [1]}}]": "knn.py has no flag --nosuch",
 }.items())
 def test_a_wrong_file_is_one_sentence(text, sentence, tmp_path, tiny):
-    with pytest.raises(UsageError, match=re.escape(sentence)):
+    with pytest.raises((UsageError, WorkError), match=re.escape(sentence)):
         grid.main(["--file", written(tmp_path, text), "--workdir", str(tiny)])
 
 

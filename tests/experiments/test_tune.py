@@ -11,7 +11,7 @@ import yaml
 import tune
 from experiments import spaces as tune_spaces
 from harness import registry, runs
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from harness.files import write_parquet
 from harness.readers import read_json
 from slurm import grid
@@ -251,7 +251,7 @@ def test_links_follow_the_workspace(tiny, tmp_path):
 
 @pytest.mark.parametrize("text,words", [
     ("", "should hold `method:` entries"),
-    ("a: [1", "not readable as yaml"),
+    ("a: [1", "cannot be read as YAML"),
     ("a: {space: {l2: [1]}}", "should be `script:`"),
     ("a: {script: recommenders.ease, spaces: {l2: [1]}}", "should be `script:`"),
     ("a: {script: recommenders.ease, space: {l2: 3}}", "l2: should be a list of values"),
@@ -268,7 +268,7 @@ def test_links_follow_the_workspace(tiny, tmp_path):
     ("a: {script: recommenders.ease, set: {l2: {a: 1}}}", "should be a flag with a value"),
 ])
 def test_a_bad_file_is_one_sentence(tiny, tmp_path, text, words):
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises((UsageError, WorkError), match=words):
         call(tiny, spaces(tmp_path, text))
 
 
