@@ -27,6 +27,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # are for the runs, n
 
 
 def main():
+    if len(sys.argv) < 2 or not sys.argv[1].isdecimal():
+        print("run_server.py: experiments/local.py starts this with a socket; run slurm/grid.py --local instead",
+              file=sys.stderr)
+        sys.exit(2)
     control, libraries = socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
