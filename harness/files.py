@@ -109,8 +109,9 @@ def expanded(path: str | Path) -> Path:
     """Path of a text that a user gave, with ~ and ~user resolved; UsageError for a user that does not exist."""
     try:
         return Path(path).expanduser()
-    except RuntimeError as e:
-        raise UsageError(f"{path}: {e}") from None
+    except RuntimeError:
+        raise UsageError(f"{str(path).partition('/')[0]} in {path} is no user of this machine; "
+                         "write the path without ~") from None
 
 
 def write_npy(path: str | Path, array: "np.ndarray") -> None:
