@@ -46,7 +46,7 @@ class Log:
     def __init__(self, plays, columns, memory, spill, kept=None):
         """plays: Path; columns: its column names; memory: bytes; spill: folder for temporary files beyond that;
         kept: int64 track_ids to restrict the data set to, or None."""
-        self.con = duckdb.connect()
+        self.con, self.plays = duckdb.connect(), plays
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")
         self.run("set preserve_insertion_order=false")
@@ -70,8 +70,16 @@ class Log:
                             "raise --memory, or free disk space in the workspace") from None
 
     def run(self, sql, values=None):
-        """Run SQL with values by position or by $name."""
-        return self.con.execute(sql, values)
+        """Run SQL with values by position or by $name; WorkError where plays.pqt turns out to be damaged."""
+        try:
+            return self.con.execute(sql, values)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as e:
+            if isinstance(e, duckdb.ProgrammingError) and not isinstance(e, duckdb.InvalidInputException):
+                raise
+            raise WorkError(f"{self.plays} cannot be read to its end ({str(e).splitlines()[0]}); run "
+                            "preprocess/0_get_plays_pqt.py again") from None
 
     def one(self, sql, values=None):
         """The single value of a query."""

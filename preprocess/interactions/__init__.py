@@ -210,7 +210,7 @@ class Reader:
         low, high, odd = self.con.execute(f"""select min(t), max(t), count(*) filter (t > now()::timestamp or
             year(t) < {times.EARLIEST}) from (select {sql} as t from staged)""").fetchone()
         if odd:
-            print(f"beware: {odd} times are in the future or before {times.EARLIEST}; they run from {low} to {high}")
+            print(f"warning: {odd} times are in the future or before {times.EARLIEST}; they run from {low} to {high}")
         return sql
 
     def count(self):

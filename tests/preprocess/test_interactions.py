@@ -363,7 +363,7 @@ def test_numbers_that_are_no_times(low, high):
 
 def test_odd_times_are_named(bring):
     status, out, _, _ = bring("user,item,time\n1,a,1975-01-01\n1,b,2090-01-01\n1,c,2019-01-01\n")
-    assert status == 0 and "beware: 2 times are in the future or before 1990" in out
+    assert status == 0 and "warning: 2 times are in the future or before 1990" in out
 
 
 # --------------------------------------------------------------------------- roles

@@ -280,3 +280,14 @@ def test_expect_wants_something_to_compare(tmp_path, split, text):
     status, _, err = split(workdir, "--expect", tmp_path / "stats.csv")
     assert status == 2 and err.count("\n") == 1 and "is not a table of counts" in err
     assert not (workdir / "data").exists()
+
+
+def test_plays_damaged_in_the_middle_are_one_sentence(tmp_path, split):
+    """The footer is whole, so that the schema is read, and a page of the column is not."""
+    folder = crowd(tmp_path / "w")
+    data = bytearray((folder / "plays.pqt").read_bytes())
+    data[40:len(data) // 2] = bytes(len(data[40:len(data) // 2]))
+    (folder / "plays.pqt").write_bytes(data)
+    status, _, err = split(folder, "--protocol", "random")
+    assert status == 1 and "plays.pqt" in err and err.count("\n") == 1 and "Traceback" not in err
+    assert not (folder / "data" / "train.pqt").exists()

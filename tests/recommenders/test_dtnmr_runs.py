@@ -378,7 +378,7 @@ def test_points_newer_than_the_split_are_refused(tmp_path, capsys):
             code, said = refused(capsys, *flags)
             assert code == 1 and "--protocol given again" in said
     kkbox.get(raw, workdir, *kkbox.LOOSE)
-    assert "beware: " in capsys.readouterr().out
+    assert "warning: " in capsys.readouterr().out
     code, said = refused(capsys, *flags)
     assert code == 1 and "was not split by split.pqt" in said and "--protocol given again" in said
     kkbox.splitter.main(["--protocol", "given", "--workdir", str(workdir)])
