@@ -36,7 +36,10 @@ def convolution(weights, i):
 
 def has_bfloat16(device):
     """Whether the device multiplies bfloat16 faster than float32 (AVX512-BF16, AMX, CUDA)."""
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        return True
+    used = torch.backends.cpu.get_cpu_capability() == "AVX512"  # the processor may have more than is to be used of it
+    return used and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class Constants(nn.Module):

@@ -80,6 +80,7 @@ def patches(n=3, frames=187, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).uniform(0, 4, (n, frames, 96)).astype(np.float32))
 
 
+@pytest.mark.numeric
 @torch.inference_mode()
 def test_equals_plain_convolutions():
     weights, x = random_weights(), patches()
@@ -89,6 +90,7 @@ def test_equals_plain_convolutions():
         assert torch.allclose(ours[layer], expected[layer], atol=1e-3, rtol=1e-4), layer
 
 
+@pytest.mark.numeric
 @torch.inference_mode()
 @pytest.mark.parametrize("frames", [1, 7, 40, 186])
 def test_a_short_patch_is_heard_as_if_alone(frames):
@@ -100,6 +102,7 @@ def test_a_short_patch_is_heard_as_if_alone(frames):
         assert torch.allclose(ours[layer][:1], expected[layer], atol=1e-3, rtol=1e-4), layer
 
 
+@pytest.mark.numeric
 @torch.inference_mode()
 @pytest.mark.parametrize("native", [False, True])
 def test_bfloat16_keeps_the_direction(native):
@@ -116,6 +119,7 @@ def test_bfloat16_keeps_the_direction(native):
 
 # --------------------------------------------------------------------------- the original library's output
 
+@pytest.mark.numeric
 @needs_weights
 @pytest.mark.parametrize("variant", ["MSD_musicnn", "MTT_musicnn"])
 @pytest.mark.parametrize("clip", ["plucks", "drums", "pad", "loud"])
@@ -130,7 +134,8 @@ def test_parity_with_the_original_library(shared, loaded, variant, clip):
         ours = exact.network(torch.from_numpy(inputs), torch.from_numpy(lengths))
     for layer in ("taggram", "penultimate", "mean_pool"):
         assert np.abs(ours[layer].numpy() - golden[f"{clip}.{variant}.{layer}"]).max() < 1e-3
-    assert np.array_equal(exact.forward(inputs, lengths), ours["penultimate"].numpy())
+    # of the same patches beside silent ones: the shapes of the products differ, and so the last digits (5e-6 measured)
+    assert np.abs(exact.forward(inputs, lengths) - ours["penultimate"].numpy()).max() < 1e-4
     expected, ours = golden[f"{clip}.{variant}.penultimate"], rounded.forward(inputs, lengths)
     cosine = (ours * expected).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosine.min() >= 0.999
@@ -145,6 +150,15 @@ def test_windows_of_sound(loaded):
         inputs, lengths = one.prepare(tone(samples / 16000, 16000)[:samples])
         assert inputs.shape == (windows, frames, 96) and set(lengths.tolist()) == {sound}
         assert not inputs[0, sound:].any()
+
+
+@needs_weights
+def test_silence_takes_no_longer_than_music(loaded):
+    """Subnormal products are zeros in the threads of the pass, and nowhere else; no value changes by it."""
+    one, tiny = loaded(), torch.tensor([2e-38])
+    assert one.threads_pool.submit(lambda: (tiny / 8).item()).result() == 0 != (tiny / 8).item()
+    inputs, lengths = np.zeros((4, 187, 96), np.float32), np.full(4, 187)
+    assert np.array_equal(one.forward(inputs, lengths), one.run(inputs, lengths))
 
 
 @needs_weights
@@ -172,6 +186,7 @@ def extract(work, songs, *flags):
     musicnn.main(["--workdir", str(work), "--audio", str(songs), "--device", "cpu", "--batch", "4", *flags])
 
 
+@pytest.mark.numeric
 @needs_weights
 def test_shards_and_a_single_run_give_the_same_bytes(songs, tmp_path):
     extract(tmp_path / "a", songs)
@@ -188,6 +203,24 @@ def test_shards_and_a_single_run_give_the_same_bytes(songs, tmp_path):
     assert (about["sample_rate"], about["layer"], about["pooling"], about["dim"]) == (
         16000, "penultimate", "mean over time", 200)
     assert {"torch", "librosa"} <= set(about["versions"])
+
+
+@pytest.mark.numeric
+@needs_weights
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_batch_gives_the_same_bytes(songs, tmp_path, loaded, precision):
+    """As the docs promise: a part of a pass is padded, so that no product's shape depends on the size of a batch."""
+    suffix = "" if precision == "fp32" else "-bf16"
+    expected = None
+    for batch in ("1", "4", "6", "16"):
+        extract(tmp_path / batch, songs, "--precision", precision, "--batch", batch)
+        written = (tmp_path / f"{batch}/embeddings/musicnn{suffix}.npy").read_bytes()
+        assert written == (expected := expected or written), batch
+    one = loaded(precision=precision)
+    inputs, lengths = one.prepare(tone(21, 16000))
+    together = one.forward(inputs, lengths)
+    for n in range(1, len(inputs)):
+        assert np.array_equal(one.forward(inputs[-n:], lengths[-n:]), together[-n:])
 
 
 @needs_weights
