@@ -33,6 +33,8 @@ def names_of(workdir):
 
 
 def call(words, **kwargs):
+    """A grid that hears SIGINT also where these tests run in the background of a shell, which ignores it."""
+    kwargs.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen([sys.executable, "slurm/grid.py", *map(str, words)], cwd=ROOT, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
