@@ -8,6 +8,8 @@ normalised scores and normalised input. The users' rows stay sparse; only a batc
 The item factors A are written to model_embeddings/ (and with --embedding NAME into embeddings/, rows of
 tracks outside train NaN) for other recommenders.
 """
+from dataclasses import dataclass
+
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_npy
@@ -76,22 +78,32 @@ class Step:
         return loss
 
 
-def train(matrix, args, device, writer=None):
+@dataclass(frozen=True)
+class Settings:
+    """factors: rank; epochs: passes over the users; batch_size: users per step; lr: learning rate of NAdam."""
+    factors: int
+    epochs: int
+    batch_size: int
+    lr: float
+    seed: int
+
+
+def train(matrix, settings, device, writer=None):
     """Item factors, float32 tensor (I, D), rows of length 1, of a csr (U, I) of ones."""
     import numpy as np
     import torch
-    generator = torch.Generator().manual_seed(args.seed)
-    factors = torch.empty(matrix.shape[1], args.factors)
+    generator = torch.Generator().manual_seed(settings.seed)
+    factors = torch.empty(matrix.shape[1], settings.factors)
     torch.nn.init.xavier_uniform_(factors, generator=generator)
     factors = factors.to(device)
-    step, optimiser = Step(factors), torch.optim.NAdam([factors], lr=args.lr)
+    step, optimiser = Step(factors), torch.optim.NAdam([factors], lr=settings.lr)
     factors.grad = step.gradient
     lengths = np.diff(matrix.indptr)
-    with Progress(args.epochs * matrix.shape[0], "elsa", "users") as progress:
-        for epoch in range(args.epochs):
+    with Progress(settings.epochs * matrix.shape[0], "elsa", "users") as progress:
+        for epoch in range(settings.epochs):
             order, total = torch.randperm(matrix.shape[0], generator=generator).numpy(), 0.0
-            for start in range(0, len(order), args.batch_size):
-                batch = order[start:start + args.batch_size]
+            for start in range(0, len(order), settings.batch_size):
+                batch = order[start:start + settings.batch_size]
                 users = batch[lengths[batch] > 0]
                 if len(users):
                     total += step(matrix[users]).item() * len(users)
@@ -150,7 +162,7 @@ def main(argv=None):
         if run.finished:
             return
         matrix = split.matrix()
-        items = train(matrix, args, device, run.writer()).cpu().numpy()
+        items = train(matrix, cli.settings(Settings, args), device, run.writer()).cpu().numpy()
         if not np.isfinite(items).all():
             raise WorkError("the factors are no longer numbers; try a smaller --lr")
         write_npy(run.model_embeddings("items"), items)

@@ -6,6 +6,8 @@ Source: Hu, Koren and Volinsky, "Collaborative Filtering for Implicit Feedback D
 the library `implicit`. The confidence of a pair is 1 + alpha * w, where w is 1 (--values binary), its plays (count) or
 log(1 + plays) (log), and 1 for a pair without plays. (`implicit` is given the whole confidence, with its alpha = 1.)
 """
+from dataclasses import dataclass
+
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_npy
@@ -38,18 +40,28 @@ def build_parser():
     return parser
 
 
-def factorise(matrix, args):
+@dataclass(frozen=True)
+class Settings:
+    """factors: dimensions; regularization: ridge penalty; alpha: confidence per unit of value; iterations: sweeps."""
+    factors: int
+    regularization: float
+    alpha: float
+    iterations: int
+    seed: int
+
+
+def factorise(matrix, settings):
     """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w; WorkError if they diverge."""
     from implicit.als import AlternatingLeastSquares
     from implicit.recommender_base import ModelFitError
     from threadpoolctl import threadpool_limits
     confidence = matrix.astype("float32")                 # a copy
-    confidence.data = 1 + args.alpha * confidence.data
+    confidence.data = 1 + settings.alpha * confidence.data
     with threadpool_limits(1, "blas"):  # implicit runs threads of its own
-        model = AlternatingLeastSquares(factors=args.factors, regularization=args.regularization, alpha=1.0,
-                                        iterations=args.iterations, random_state=args.seed, use_gpu=False)
+        model = AlternatingLeastSquares(factors=settings.factors, regularization=settings.regularization, alpha=1.0,
+                                        iterations=settings.iterations, random_state=settings.seed, use_gpu=False)
         try:
-            with Progress(args.iterations, "ials", "iterations", quiet=True) as bar:
+            with Progress(settings.iterations, "ials", "iterations", quiet=True) as bar:
                 model.fit(confidence, show_progress=False, callback=lambda *_: bar.update(1))
         except ModelFitError:
             raise WorkError("the factors are NaN or infinite; try a larger --regularization or a smaller "
@@ -81,7 +93,7 @@ def main(argv=None):
         matrix = split.matrix("binary" if args.values == "binary" else "count")
         if args.values == "log":
             matrix.data = np.log1p(matrix.data)
-        users, items = factorise(matrix, args)
+        users, items = factorise(matrix, cli.settings(Settings, args))
         write_npy(run.model_embeddings("users"), users)
         write_npy(run.model_embeddings("items"), items)
         parts = [p for p in split.parts if p != "cold_test"]
