@@ -42,7 +42,7 @@ def _split(work):
         path = work.path / "data" / f"{part}.pqt"
         if path.exists():
             try:
-                row = work.log.run("select count(*), count(distinct user_id), count(distinct track_id) "
+                row = work.log.con.execute("select count(*), count(distinct user_id), count(distinct track_id) "
                                    f"from read_parquet({quoted(path)})").fetchone()
             except duckdb.OutOfMemoryException:
                 raise
