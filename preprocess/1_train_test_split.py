@@ -24,7 +24,7 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, quoted
+from harness.files import checksum
 from harness.machine import versions
 from harness.progress import Progress
 from harness.readers import read_json
@@ -115,11 +115,11 @@ def _dates_of_the_log(args, settings, plays, name):
 
     UsageError where the dates would be Music4All's and the data set is another one.
     """
-    import duckdb
+    from preprocess import protocols
     own = [n for n in DATES if getattr(args, n) is not None]
     if args.protocol not in DATED or own or (args.test_share_time is None and name in (None, "music4all")):
         return settings
-    first, last = duckdb.execute(f"select min(timestamp), max(timestamp) from read_parquet({quoted(plays)})").fetchone()
+    first, last = protocols.span(plays)
     if args.test_share_time is None:
         raise UsageError(f"the dates of --protocol {args.protocol} are those of Music4All, and these plays run from "
                          f"{first} to {last}; give --test-date, or --test-share-time .1 for the last tenth")

@@ -18,6 +18,14 @@ PARTS = ("train", "val", "test", "cold_test")
 FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
 
 
+def span(plays):
+    """The first and the last timestamp of a plays file; WorkError for a damaged one."""
+    try:
+        return duckdb.execute(f"select min(timestamp), max(timestamp) from read_parquet({quoted(plays)})").fetchone()
+    except duckdb.Error as e:
+        raise WorkError(f"{plays} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+
+
 def inspect(plays):
     """Column names of a plays file, and whether it has times; WorkError for any other file."""
     try:
@@ -70,7 +78,10 @@ class Log:
                             "raise --memory, or free disk space in the workspace") from None
 
     def run(self, sql, values=None):
-        """Run SQL with values by position or by $name; WorkError where plays.pqt turns out to be damaged."""
+        """Run SQL with values by position or by $name; WorkError where plays.pqt turns out to be damaged.
+
+        Queries of another file go through `con`, so that its reader names that file.
+        """
         try:
             return self.con.execute(sql, values)
         except duckdb.OutOfMemoryException:
@@ -260,8 +271,8 @@ def read_given(log, split):
     """Read a published split into the table `split` (user_id, track_id, part, count) and check it."""
     source = f"{'read_parquet' if split.suffix in ('.pqt', '.parquet') else 'read_csv'}({quoted(split)})"
     try:
-        counted = "count" in [row[0] for row in log.run(f"describe from {source}").fetchall()]
-        log.run(f"""create temp table split as select user_id::bigint as user_id, track_id::bigint as track_id,
+        counted = "count" in [row[0] for row in log.con.execute(f"describe from {source}").fetchall()]
+        log.con.execute(f"""create temp table split as select user_id::bigint as user_id, track_id::bigint as track_id,
                     part::varchar as part, {'count' if counted else 'null'}::bigint as count from {source}""")
     except (duckdb.OutOfMemoryException, MemoryError):
         raise

@@ -282,12 +282,27 @@ def test_expect_wants_something_to_compare(tmp_path, split, text):
     assert not (workdir / "data").exists()
 
 
-def test_plays_damaged_in_the_middle_are_one_sentence(tmp_path, split):
-    """The footer is whole, so that the schema is read, and a page of the column is not."""
-    folder = crowd(tmp_path / "w")
-    data = bytearray((folder / "plays.pqt").read_bytes())
+def damaged_in_the_middle(path):
+    """Zero the first half of a parquet file: the footer is whole, so the schema is read, and a page is not."""
+    data = bytearray(path.read_bytes())
     data[40:len(data) // 2] = bytes(len(data[40:len(data) // 2]))
-    (folder / "plays.pqt").write_bytes(data)
-    status, _, err = split(folder, "--protocol", "random")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("flags", [("--protocol", "random"), ("--protocol", "hotcold", "--test-share-time", ".1")])
+def test_plays_damaged_in_the_middle_are_one_sentence(tmp_path, split, flags):
+    folder = crowd(tmp_path / "w")
+    damaged_in_the_middle(folder / "plays.pqt")
+    status, _, err = split(folder, *flags)
     assert status == 1 and "plays.pqt" in err and err.count("\n") == 1 and "Traceback" not in err
     assert not (folder / "data" / "train.pqt").exists()
+
+
+def test_a_given_split_damaged_in_the_middle_is_named_itself(tmp_path, split):
+    folder = crowd(tmp_path / "w")
+    pairs = pd.DataFrame({"user_id": range(20000), "track_id": range(20000), "part": "train"})
+    pairs.to_parquet(tmp_path / "split.pqt")
+    damaged_in_the_middle(tmp_path / "split.pqt")
+    status, _, err = split(folder, "--protocol", "given", "--split", tmp_path / "split.pqt")
+    assert status == 1 and "split.pqt must be a table" in err and "plays.pqt" not in err and err.count("\n") == 1
