@@ -9,11 +9,12 @@ WORLD   ?=
 STAMP   := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test test-quick attack lint bench clean-demo
+.PHONY: help demo test test-quick test-processors attack lint bench clean-demo
 help:
 	@echo "make demo        the built-in world from sound to tables (about five minutes, into $(DEMO))"
 	@echo "make test        lint and all tests (about 15 minutes on 2 cores); lists the twenty slowest"
 	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
+	@echo "make test-processors  the numerical tests under several instruction sets (3 minutes on 2 cores)"
 	@echo "make attack      kills, damaged files, rivals and odd places, drawn from a seed"
 	@echo "make lint        ruff, and mypy on harness, ranking, dataset and metrics"
 	@echo "make bench       side-by-side measurements, quick sizes"
@@ -41,6 +42,9 @@ test: $(STAMP) lint
 
 test-quick: $(STAMP) lint
 	$(PY) -m pytest -n 2 --dist loadfile --durations=5 -m "not slurm and not trains" $(TESTS)
+
+test-processors: $(STAMP)
+	$(PY) -m tests.processors
 
 attack: $(STAMP)
 	$(PY) -m tests.attack

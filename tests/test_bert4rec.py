@@ -39,6 +39,7 @@ def gradients(model, loss):
 
 # --------------------------------------------------------------------------- the published numbers
 
+@pytest.mark.numeric
 def test_equals_the_published_logits_and_loss(shared):
     golden = np.load(shared / "golden" / "bert4rec.npz", allow_pickle=False)
     state = {k.removeprefix("state."): torch.from_numpy(golden[k]) for k in golden if k.startswith("state.")}
@@ -61,6 +62,7 @@ def test_a_published_table_of_another_size_is_refused():
 
 # --------------------------------------------------------------------------- the loss
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("hidden_dim", [0, 12])
 @pytest.mark.parametrize("whole", [True, False])
@@ -80,6 +82,7 @@ def test_loss_and_gradients_equal_the_dense_ones(frozen, hidden_dim, whole, norm
         assert torch.allclose(value, found[name], rtol=1e-8, atol=1e-10), name
 
 
+@pytest.mark.numeric
 def test_normalised_after_it_is_bertmodel():
     model = small(config={"norm": "after", "positions": "start"})
     ids, inside, *_ = batch_of(model)
@@ -88,6 +91,7 @@ def test_normalised_after_it_is_bertmodel():
     assert torch.allclose(model(ids, inside)[inside], expected[inside], atol=1e-12)
 
 
+@pytest.mark.numeric
 def test_normalised_before_it_is_torchs_norm_first():
     model = small(config={"norm": "before", "positions": "start"})
     ids, inside, *_ = batch_of(model)
@@ -129,6 +133,7 @@ def test_the_scores_of_the_catalogue_are_never_whole(frozen, monkeypatch):
     assert (model.items.grad is None) == frozen
 
 
+@pytest.mark.numeric
 def test_bf16_is_close_to_float32():
     exact, narrow = (small(v=200, dim=16, kind=torch.float32, frozen=False, bf16=bf16) for bf16 in (False, True))
     narrow.load_state_dict(exact.state_dict())
@@ -221,6 +226,7 @@ def histories(seed=0, users=200, v=50, longest=40):
     return np.concatenate([[0], lengths.cumsum()]), draw.integers(v, size=lengths.sum())
 
 
+@pytest.mark.numeric
 def test_padding_never_changes_a_vector():
     """A sequence alone, in longer company, and with other rows at its padding."""
     model = small(config={"num_hidden_layers": 3})

@@ -33,6 +33,7 @@ def test_a_tail_by_hand():
     assert n["of_the_top"]["0.2"] == pytest.approx(0.2 * 4 * 6 / 10) and n["value"][0] == 6 and n["rank"][-1] == 4
 
 
+@pytest.mark.numeric
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60).filter(any))
 def test_a_tail_is_a_concentration_curve(values):
@@ -114,6 +115,7 @@ def test_single_labels(column):
     assert row.tolist() == [0, 3] and text.tolist() == ["x", "y"]
 
 
+@pytest.mark.numeric
 def test_features_are_in_their_units_and_correlate_as_scipy_says(tmp_path):
     workdir = tiny_workspace(tmp_path / "w")
     rng = np.random.default_rng(0)
@@ -152,6 +154,7 @@ def test_a_histogram_holds_all_but_the_outer_percent(values):
     assert np.sum(n["counts"]) >= 0.98 * len(values) * 100 and (np.diff(n["edges"]) > 0).all()
 
 
+@pytest.mark.numeric
 def test_geometry_of_known_shapes():
     rng = np.random.default_rng(0)
     isotropic = representations.geometry(rng.normal(size=(3000, 8)))

@@ -11,6 +11,7 @@ from harness.errors import UsageError
 from tests.worlds.world import hidden_pairs, write_embedding, write_pairs, write_tracks
 
 
+@pytest.mark.numeric
 def test_equals_the_published_lists(shared, tmp_path):
     """golden/knn_*: through files and the command line; the two lists' scores agree to 1e-6."""
     golden = shared / "golden"
@@ -34,6 +35,7 @@ def test_equals_the_published_lists(shared, tmp_path):
     assert np.allclose(merged.score, merged.score_ours, atol=1e-6)
 
 
+@pytest.mark.numeric
 def test_user_vectors_are_means(tiny):
     history = csr_matrix(np.array([[1, 0, 3], [0, 0, 0]], np.float32))
     vectors = np.array([[1, 2], [9, 9], [3, 4], [7, 7]], np.float32)
@@ -55,6 +57,7 @@ def brute(split, part, vectors, weight, k):
         yield split.users[code], split.tracks[window][np.argsort(-score)[:k]]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("flags", [[], ["--center"], ["--weight", "count"], ["--shuffle", "--seed", "5"],
                                    ["--unit", "--center"]])
 @pytest.mark.parametrize("part", ["val", "test", "cold_test"])

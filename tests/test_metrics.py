@@ -40,6 +40,7 @@ def discount(place):
 
 # --------------------------------------------------------------------------- values
 
+@pytest.mark.numeric
 def test_values_as_arithmetic():
     values = metrics.evaluate(frame_of({7: [10, 11, 12, 13, 14]}), truth_of({7: [11, 14, 99]}), ks=(1, 3, 5)).loc[7]
     assert [values[f"HitRate@{k}"] for k in (1, 3, 5)] == [0, 1, 1]
@@ -53,6 +54,7 @@ def test_values_as_arithmetic():
     assert values["MAP@5"] == pytest.approx((1 / 2 + 2 / 5) / 3, abs=1e-15)
 
 
+@pytest.mark.numeric
 def test_the_ideal_has_as_many_hits_as_the_list_could_hold():
     """Ten true tracks, lists of two: two hits are perfect for NDCG@2, a fifth for Recall@2."""
     values = metrics.evaluate(frame_of({0: [1, 2]}), truth_of({0: range(1, 11)}), ks=(2, 4)).loc[0]
@@ -90,6 +92,7 @@ def test_an_empty_truth_and_an_empty_frame_of_lists():
     assert (metrics.evaluate(frame_of({}), truth) == 0).all(axis=None)
 
 
+@pytest.mark.numeric
 def test_golden(shared):
     golden = shared / "golden"
     preds, truth, expected = (pd.read_parquet(golden / f"metrics_{n}.parquet") for n in ("pred", "true", "expected"))
@@ -128,6 +131,7 @@ def test_big_and_small_ids():
     assert values["HitRate@1"].tolist() == [1, 0]
 
 
+@pytest.mark.numeric
 def test_interval_by_hand():
     """Four values 0, 0, 1, 3: mean 1, sd sqrt(6 / 3), t(3) at 97.5 % is 3.182446."""
     mean, half = mean_and_half_width(np.array([0.0, 0.0, 1.0, 3.0]))
@@ -139,6 +143,7 @@ def test_interval_by_hand():
 
 # --------------------------------------------------------------------------- beyond accuracy
 
+@pytest.mark.numeric
 def test_coverage_gini_and_popularity():
     truth = read_truth(truth_of({1: [0], 2: [0], 3: [0]}))
     lists = read_lists(frame_of({1: [10, 20], 2: [10, 40]}), truth.users)
@@ -153,6 +158,7 @@ def test_coverage_gini_and_popularity():
     assert beyond.gini(np.array([3, 3, 3])) == 0 and np.isnan(beyond.gini(np.zeros(3)))
 
 
+@pytest.mark.numeric
 def test_beyond_accuracy_equals_rs_metrics(tiny):
     import rs_metrics
     knn.main(["content", "--workdir", str(tiny)])

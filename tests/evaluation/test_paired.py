@@ -18,6 +18,7 @@ from tests.test_table import cli, make_run, row_of, tables
 
 # --------------------------------------------------------------------------- statistics
 
+@pytest.mark.numeric
 def test_a_case_by_hand():
     """Differences 1, 2, 3: mean 2, standard deviation 1, t = 2 sqrt(3) with two degrees of freedom."""
     (result,) = paired.compare([[2, 4, 6]], [1, 2, 3])
@@ -30,6 +31,7 @@ def test_a_case_by_hand():
     assert (result.low, result.high) == (1, 3)         # either end has 1/27 = 3.7 % > 2.5 %
 
 
+@pytest.mark.numeric
 def test_holm_by_hand():
     """Sorted .01 .02 .03 .04 times 4 3 2 1 is .04 .06 .06 .04, and no step may go down."""
     assert paired.holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
@@ -50,6 +52,7 @@ def test_holm_keeps_order_and_lies_between_p_and_bonferroni(p):
         assert reject[j]
 
 
+@pytest.mark.numeric
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10 ** 6), st.integers(2, 200))
 def test_t_is_scipys(seed, n):
@@ -62,6 +65,7 @@ def test_t_is_scipys(seed, n):
     np.testing.assert_allclose(mean, values.mean(axis=1) - reference.mean(), atol=1e-12)
 
 
+@pytest.mark.numeric
 def test_the_bootstrap_interval_is_scipys():
     rng = np.random.default_rng(3)
     each = np.stack([rng.exponential(size=300) - 0.9, (rng.random(300) < 0.2) - 0.2])

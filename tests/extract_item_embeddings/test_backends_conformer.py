@@ -59,6 +59,7 @@ def loaded(kind, *flags):
 
 # --------------------------------------------------------------------------- parity with upstream
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name, backend, prefix", [("musicfm", mfm, "musicfm"), ("muq", muq, "muq_msd")])
 def test_equals_its_own_code(tmp_path, shared, name, backend, prefix):
     golden = shared / "golden" / name
@@ -91,6 +92,7 @@ def mel_in_float64(samples):
     return 10 * np.log10(np.maximum(power @ filters, 1e-10)).T
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["musicfm", "muq"])
 def test_log_mel_is_that_of_float64(shared, name):
     """On every processor: from the peak down to the floor, 140 dB below it, only the result is rounded to float32."""
@@ -104,6 +106,7 @@ def test_log_mel_is_that_of_float64(shared, name):
         assert np.abs(row - mel_in_float64(samples)).max() < 1e-5  # half a unit in the last place of 64 to 128: 4e-6
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["musicfm", "muq"])
 def test_every_intermediate_equals_its_own_code(tmp_path, shared, name):
     """The reference computed its log-mel in float32, whose rounding is 1e-3 where a band lies 80 dB below the peak.
@@ -148,6 +151,7 @@ def rotated(x, heads):
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=2).reshape(T, D)
 
 
+@pytest.mark.numeric
 def test_attention_rotates_before_the_projections():
     """One attention block of the loaded network against the formula, in float64."""
     import torch
@@ -219,6 +223,7 @@ def test_whole_track_pooled_by_duration(tmp_path):
     assert np.abs(values[0] - (30 * parts[0] + 10 * parts[1]) / 40).max() < 1e-5
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("backend, prefix", [(mfm, "musicfm"), (muq, "muq_msd")])
 def test_half_precision_stays_close(tmp_path, backend, prefix, precision):

@@ -59,6 +59,7 @@ def test_mert_from_the_command_line(tmp_path, mert_weights):
     assert (about["sample_rate"], about["layer"], about["precision"], about["dim"]) == (24000, "last", "fp32", 32)
 
 
+@pytest.mark.numeric
 def test_every_layer_in_one_pass(tmp_path, mert_weights):
     made = sounds(tmp_path / "audio", 24000, a=1.0, b=0.7)
     folder = extract(mert, tmp_path, mert_weights, "--layer", "all", "--size", "95M")
@@ -92,6 +93,7 @@ def test_windows_by_hand():
     assert pretrained.cut(np.ones(6, np.float32), 3)[1].tolist() == [3, 3]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("layout, size", [("", "330M"), ("_95m", "95M")])
 def test_mert_equals_its_own_code(tmp_path, shared, layout, size):
     golden = shared / "golden" / "mert"
@@ -113,6 +115,7 @@ def test_mert_equals_its_own_code(tmp_path, shared, layout, size):
         assert np.abs(values[1] - expected["time_mean"][1]).max() < 1e-5
 
 
+@pytest.mark.numeric
 def test_music2vec_equals_its_own_code(tmp_path, shared):
     golden = shared / "golden" / "music2vec"
     checkpoint = save(tmp_path / "w", read_json(golden / "config.json")["hf_config"],
@@ -126,6 +129,7 @@ def test_music2vec_equals_its_own_code(tmp_path, shared):
         assert np.abs(values - expected["time_mean"]).max() > 0.05  # what comes of leaving the normalisation out
 
 
+@pytest.mark.numeric
 def test_music2vec_hears_16_khz(tmp_path, m2v_weights):
     made = sounds(tmp_path / "audio", 16000, a=1.0, b=0.4)
     folder = extract(m2v, tmp_path, m2v_weights)
@@ -146,6 +150,7 @@ def test_music2vec_as_published(tmp_path, m2v_weights):
     assert about["sample_rate"] == 24000 and about["as_published"] is True and about["normalised"] is False
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("backend", [mert, m2v])
 def test_half_precision_stays_close(tmp_path, mert_weights, m2v_weights, backend, precision):
@@ -156,6 +161,7 @@ def test_half_precision_stays_close(tmp_path, mert_weights, m2v_weights, backend
     assert (cosine(full, half) >= 0.999).all() and not np.array_equal(full, half)
 
 
+@pytest.mark.numeric
 def test_shards_and_resumption_give_the_same_bytes(tmp_path, mert_weights):
     sounds(tmp_path / "audio", 24000, a=0.5, b=0.3, c=0.4, d=0.2, e=0.5)
     whole = extract(mert, tmp_path, mert_weights, "--batch", "2") / "mert.npy"

@@ -35,6 +35,7 @@ def one_thread():
         yield
 
 
+@pytest.mark.numeric
 def test_encodecmae_equals_its_own_code(tmp_path, shared):
     """Chunks of 4 s, a partly filled last frame that is no key, a chunk of 100 samples whose only key is that."""
     golden = shared / "golden" / "encodecmae"
@@ -59,6 +60,7 @@ def test_encodecmae_equals_its_own_code(tmp_path, shared):
         assert np.abs(np.load(folder / "encodecmae-layer3.npy")[:2] - expected["time_mean"]).max() < 5e-5
 
 
+@pytest.mark.numeric
 def test_encodecmae_frames_equal_its_own_code(tmp_path, shared):
     import torch
     golden = shared / "golden" / "encodecmae"
@@ -184,6 +186,7 @@ def test_clap_from_the_command_line(tmp_path, clap_weights):
     assert read_json(tmp_path / "work/embeddings/clap.json")["sample_rate"] == 48000
 
 
+@pytest.mark.numeric
 def test_clap_hears_no_random_crop(tmp_path, clap_weights):
     sounds(tmp_path / "audio", 48000, a=13.0)
     first = (extract(clap, tmp_path, clap_weights, work="one") / "clap.npy").read_bytes()
@@ -226,6 +229,7 @@ def test_clap_published_parameter_count():
         weights.check_size(ClapAudioModelWithProjection(config.audio_config), clap.CLAP.MILLIONS, "there")
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("backend, name", [(emae, "encodecmae"), (clap, "clap")])
 def test_half_precision_of_the_others_stays_close(tmp_path, clap_weights, backend, name, precision):

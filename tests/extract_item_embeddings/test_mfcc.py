@@ -3,11 +3,13 @@ import argparse
 
 import librosa
 import numpy as np
+import pytest
 
 from extract_item_embeddings.mfcc import MFCC, statistics
 from tests.extract_item_embeddings.test_audio import tone
 
 
+@pytest.mark.numeric
 def test_statistics_are_means_then_the_upper_triangle():
     frames = np.array([[1.0, 2.0, 6.0], [4.0, 4.0, 7.0]])  # two coefficients, three frames
     means = [(1 + 2 + 6) / 3, (4 + 4 + 7) / 3]
@@ -21,6 +23,7 @@ def test_one_frame_has_no_spread():
     assert np.array_equal(statistics(np.array([[3.0], [4.0]])), [3, 4, 0, 0, 0])
 
 
+@pytest.mark.numeric
 def test_equals_librosa_and_numpy():
     backend = MFCC(argparse.Namespace())
     sound = tone(3, 22050)

@@ -27,6 +27,7 @@ def one_thread():
         yield
 
 
+@pytest.mark.numeric
 def test_mulan_equals_its_own_code(tmp_path, shared):
     """Clips of 1 s in this fixture: three full ones; a tail; more and less than half a clip."""
     golden = shared / "golden" / "muq"
@@ -49,6 +50,7 @@ def test_mulan_equals_its_own_code(tmp_path, shared):
     assert (about["window"], about["pooling"], about["dim"]) == (1.0, "mean of unit vectors of clips", 24)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_stays_close(tmp_path, precision):
     sounds(tmp_path / "audio", 24000, a=4.0, b=0.5)
@@ -59,6 +61,7 @@ def test_half_precision_stays_close(tmp_path, precision):
     assert (cosine(full, half) >= 0.999).all() and not np.array_equal(full, half)
 
 
+@pytest.mark.numeric
 def test_half_precision_stays_close_for_short_tones(tmp_path, shared):
     """Few frames, over which no rounding averages out, and all energy in one band: the hardest sounds (.9980 once)."""
     import torch

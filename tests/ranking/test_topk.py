@@ -21,6 +21,7 @@ def scorer(split, part, seed=0):
     return matrix, lambda codes: matrix[codes]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("part", ["val", "test", "cold_test"])
 @pytest.mark.parametrize("block_bytes", [1, 1 << 12, 64 << 20])
 def test_lists_are_the_best_unseen_items(split, tiny, part, block_bytes):
@@ -78,6 +79,7 @@ def test_the_scorers_memory_is_left_alone(split):
     assert np.array_equal(matrix, before)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("rows, n, levels", [(25, 400, 3), (25, 4000, 2000), (25, 4013, 2000), (5, 3000, 1)])
 def test_ties_follow_each_users_own_order(rows, n, levels):
     """Against an independent full sort by (-score, key); levels steer sparse and dense ties."""
@@ -93,6 +95,7 @@ def test_ties_follow_each_users_own_order(rows, n, levels):
             assert np.array_equal(value[r].numpy(), matrix[r].numpy()[expected])
 
 
+@pytest.mark.numeric
 def test_tie_order_does_not_depend_on_blocks_or_company(split):
     constant = lambda codes: np.zeros((len(codes), split.n_hot), np.float32)  # noqa: E731
     whole = topk.recommend(split, "test", 10, scores=constant)
@@ -101,6 +104,7 @@ def test_tie_order_does_not_depend_on_blocks_or_company(split):
     assert not whole.track_id.equals(other.track_id)
 
 
+@pytest.mark.numeric
 def test_a_constant_scorer_has_the_figures_of_chance():
     """2,000 users, 500 items, lists of 20: each item is listed 20/500 of the time, no list is shared."""
     users, tracks = torch.arange(2000), torch.arange(500)
@@ -112,6 +116,7 @@ def test_a_constant_scorer_has_the_figures_of_chance():
     assert len({tuple(sorted(row)) for row in column.tolist()}) == 2000
 
 
+@pytest.mark.numeric
 def test_equal_vectors_tie_exactly_and_give_chance(split):
     """A constant embedding must not rank by the rounding of a matrix product."""
     items = np.full((split.n_items, 33), 0.1, np.float32)
@@ -121,6 +126,7 @@ def test_equal_vectors_tie_exactly_and_give_chance(split):
     assert by_vectors.track_id.equals(constant.track_id)
 
 
+@pytest.mark.numeric
 def test_vectors_and_a_function_of_users_agree(split):
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(split.n_users, 6)), rng.normal(size=(split.n_items, 6))
@@ -133,6 +139,7 @@ def test_vectors_and_a_function_of_users_agree(split):
     assert np.allclose(one.score, three.score, atol=1e-5)
 
 
+@pytest.mark.numeric
 def test_a_catalogue_wider_than_a_tile_is_multiplied_whole(split, monkeypatch):
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(split.n_users, 6)), rng.normal(size=(split.n_items, 6))

@@ -20,6 +20,7 @@ def lists(workdir, part="test"):
 
 # --------------------------------------------------------------------------- similarity and score
 
+@pytest.mark.numeric
 def test_three_tracks_by_hand():
     """Cosines .6 (0, 1), .8 (1, 2) and 0 (0, 2); with one neighbour each, 0 and 2 have 1, and 1 has 2."""
     unit = np.array([[1, 0], [.6, .8], [0, 1]], np.float32)
@@ -39,6 +40,7 @@ def test_directions_by_hand():
     assert np.allclose(content_knn.directions(np.array([[3, 4], [0, 0]]), "none"), [[.6, .8], [0, 0]])
 
 
+@pytest.mark.numeric
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(1, 12), columns=st.integers(1, 5))
 def test_neighbours_by_the_plain_formula(seed, n, columns):
@@ -53,6 +55,7 @@ def test_neighbours_by_the_plain_formula(seed, n, columns):
         assert np.allclose(found[found > 0], row[found > 0], atol=1e-6)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("part", ["test", "cold_test"])
 @pytest.mark.parametrize("values", ["binary", "count", "log"])
 def test_saved_scores_are_the_sum_over_the_history(tiny, part, values):
@@ -101,6 +104,7 @@ def test_a_constant_column_changes_nothing(tmp_path):
     assert found[0].equals(found[1])
 
 
+@pytest.mark.numeric
 def test_units_change_nothing_when_standardised(tmp_path):
     found = []
     for scale in (1, 1000):

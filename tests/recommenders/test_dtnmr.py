@@ -99,6 +99,7 @@ VARIANTS = [[], ["--rating", "concat"], ["--no-static"], ["--no-long"], ["--no-s
             ["--short-term-len", "2", "--long-term-len", "3"], ["--no-behaviour"]]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("kkbox", "flags"), [*((True, f) for f in VARIANTS), *((False, f) for f in VARIANTS[:-1])])
 def test_ratings_equal_those_of_dense_vectors_and_one_window_per_point(tmp_path, kkbox, flags):
     """Shared windows, running unions and bags change nothing, whatever the batch; an empty history too."""
@@ -114,6 +115,7 @@ def test_ratings_equal_those_of_dense_vectors_and_one_window_per_point(tmp_path,
             torch.testing.assert_close(ours[row], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.numeric
 def test_gradients_equal_those_of_dense_vectors(tmp_path):
     world, args = world_of(listening_world(tmp_path / "w"), "--dropout", "0")
     net = network_of(world, args)

@@ -14,6 +14,7 @@ def plays(users, items, seed=0):
     return csr_matrix((np.random.default_rng(seed).random((users, items)) < 0.15).astype(np.float32))
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("shape", [(40, 150), (150, 40), (60, 60), (1100, 1300)])
 @pytest.mark.parametrize("l2", [0.5, 100.0])
 def test_ease_equals_the_paper_on_both_roads(shape, l2):
@@ -28,6 +29,7 @@ def test_ease_equals_the_paper_on_both_roads(shape, l2):
     assert np.allclose(model.scores(users), x[users] @ b, atol=1e-9)
 
 
+@pytest.mark.numeric
 def test_ease_in_float32_is_close(monkeypatch):
     x = plays(80, 200)
     exact = ease.Ease(x, 20.0).scores(np.arange(80))
@@ -43,6 +45,7 @@ def test_ease_refuses_what_does_not_fit_before_it_starts(tiny):
         ease.main(["--workdir", str(tiny), "--l2", "0"])
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("shrink", [0.0, 3.0])
 @pytest.mark.parametrize("block", [7, 512])
 def test_neighbours_by_the_plain_formula(shrink, block):
@@ -87,6 +90,7 @@ def solved(matrix, users, alpha, regularization):
     return np.array(out)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("alpha", [0.5, 5.0])
 def test_ials_weighs_a_play_by_one_plus_alpha_w(alpha):
     from types import SimpleNamespace
@@ -154,6 +158,7 @@ def test_elsa_approaches_the_best_linear_model(tmp_path):
     assert np.isnan(np.delete(matrix, hot, axis=0)).all()
 
 
+@pytest.mark.numeric
 def test_elsas_gradient_is_that_of_its_loss():
     import torch
     from torch.nn.functional import normalize

@@ -75,6 +75,7 @@ def test_a_later_item_never_changes_an_earlier_output(place, other, width):
     assert other == place or (before[place:] != after[place:]).any(1).all()
 
 
+@pytest.mark.numeric
 def test_padding_never_changes_a_vector():
     """A sequence alone, in longer company, and with other codes at its padding."""
     model, sequences = small().eval(), histories((2, 9))
@@ -154,6 +155,7 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("loss", ["ce", "sampled", "gbce"])
 @pytest.mark.parametrize("width", [8, 12])
 @pytest.mark.parametrize("frozen", [True, False])
@@ -170,6 +172,7 @@ def test_loss_and_gradients_equal_the_dense_ones(loss, width, frozen):
         assert torch.allclose(value, found[name], rtol=1e-8, atol=1e-12), name
 
 
+@pytest.mark.numeric
 def test_with_every_item_sampled_the_sampled_softmax_is_the_softmax_and_gbce_the_bce():
     torch.manual_seed(0)
     vectors, items, targets = torch.randn(7, 6).double(), torch.randn(9, 6).double(), torch.arange(7)
@@ -213,6 +216,7 @@ def test_the_scores_of_the_catalogue_are_never_whole(loss, frozen, monkeypatch):
     assert 0 < largest <= 4 * ids.numel() * len(model.items) / 4
 
 
+@pytest.mark.numeric
 def test_bf16_is_close_to_float32():
     exact, narrow = (small(v=200, dim=16, width=16, kind=torch.float32, bf16=bf16) for bf16 in (False, True))
     narrow.load_state_dict(exact.state_dict())

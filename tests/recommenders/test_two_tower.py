@@ -71,6 +71,7 @@ def loss_of(plays, user, item, scores, correction):
                             torch.tensor(plays[user][:, item]), correction).item()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("seed", range(5))
 def test_the_correction_turns_the_batch_into_sums_over_the_catalogue(seed):
     """With every pair of train in the batch, an item stands in it as often as it was played, so dividing by q makes
@@ -87,6 +88,7 @@ def test_the_correction_turns_the_batch_into_sums_over_the_catalogue(seed):
         assert loss_of(plays, user, item, scores, correction) == pytest.approx(np.mean(expected), rel=1e-6)
 
 
+@pytest.mark.numeric
 def test_known_positives_have_no_say_and_get_no_gradient():
     plays, user, item, scores = every_pair()
     known = plays[user][:, item]
@@ -268,6 +270,7 @@ def test_early_stopping_keeps_the_best_epoch_and_no_val_trains_all(tiny, capsys)
     assert told[0]["epochs"] == told[0]["best_epoch"] == 3 and "no val part" in capsys.readouterr().err
 
 
+@pytest.mark.numeric
 def test_half_precision_gives_nearly_the_same_towers_where_the_machine_has_it(tiny):
     if not any(torch.cpu.get_capabilities().get(x) for x in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")):
         pytest.skip("needs a processor with bf16 arithmetic")

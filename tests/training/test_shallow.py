@@ -46,6 +46,7 @@ def by_definition(net, anchor, anchors, candidates):
 
 # --------------------------------------------------------------------------- mathematics
 
+@pytest.mark.numeric
 def test_equals_the_published_scores_and_losses(shared):
     golden = {k: torch.from_numpy(np.asarray(v)) for k, v in np.load(shared / "golden" / "shallow.npz").items()}
     net = net_of(golden["item_embeddings"], golden["user_embeddings"], 16)
@@ -65,6 +66,7 @@ def test_equals_the_published_scores_and_losses(shared):
         torch.testing.assert_close(ours, golden[theirs], **close)
 
 
+@pytest.mark.numeric
 def test_the_forward_pass_is_the_cosine_of_the_projected_pairs():
     """Every pair looked up, projected and compared by torch's own parts; scores and gradients."""
     net = random_net().double()
@@ -79,6 +81,7 @@ def test_the_forward_pass_is_the_cosine_of_the_projected_pairs():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("sparse_kernel", [True, False])
 @pytest.mark.parametrize("whole_table", [0.0, 0.5, 2.0])
 def test_the_fused_scores_and_gradients_are_those_of_the_forward_pass(monkeypatch, whole_table, sparse_kernel):
@@ -124,6 +127,7 @@ def test_a_vector_emptied_by_the_relu_scores_zero_and_keeps_gradients_finite(sco
     assert (net.extract_embeddings()[1][2] == 0).all()
 
 
+@pytest.mark.numeric
 def test_losses_are_their_formulas():
     scores = torch.tensor([[0.5, 0.1, 0.6], [0.9, 0.2, 0.8]])
     weight = model.confidence(torch.tensor([0.0, 3.0]))
@@ -140,6 +144,7 @@ def test_losses_are_their_formulas():
     assert model.infonce(scores, weight, 0.2).item() == pytest.approx((w[0] * logs[0] + w[1] * logs[1]) / 2)
 
 
+@pytest.mark.numeric
 def test_penalty_is_the_sum_of_squares_of_what_trains():
     net = net_of(np.full((2, 2), 3, np.float32), np.full((3, 2), 2, np.float32))
     with torch.no_grad():
@@ -150,6 +155,7 @@ def test_penalty_is_the_sum_of_squares_of_what_trains():
     assert net.penalty(everything=True).item() == 2 * 2 * 9 + 3 * 2 * 4 + 4 * 1 + 2 * 25
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("sample_type", ["item", "user"])
 def test_steps_are_plain_adam_on_the_plain_loss(sample_type):
     args = settings(["content", sample_type, "--l2", "0.01", "--lr", "0.01", "--use-confidence", "1"])

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from tests.worlds.histories import largest_allocation
 from training.softmax import blocked_logsumexp, cross_entropy
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("rows", [1, 7, 23, 1000])
 def test_blocked_logsumexp_has_exact_gradients(rows):
