@@ -1,8 +1,9 @@
 """Splits and embeddings in memory: reads and validates the files written by stages 1 and 2.
 
 Files contain `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender uses
-dense codes: user u of `Split.users`, item i of `Split.tracks`. Items of train come first (the hot
-catalogue), followed by tracks that appear only in the cold test. Every file is checked before it is used.
+dense codes: user u of `Split.users`, item i of `Split.tracks`. The hot catalogue comes first: the tracks of train and,
+where rules.json keeps them, those of val and test. The tracks that appear only in the cold test follow. Every file is
+checked before it is used.
 
     split = dataset.load(workdir)
     vectors = dataset.load_embedding(split, "musicnn")     # (n_items, D), row i = item i
@@ -19,16 +20,19 @@ import numpy as np
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
-from harness.readers import parquet_schema, read_json, read_npy, read_parquet, reading
+from harness.readers import read_json, read_npy, reading
+from harness.split_files import RULES, read_pairs, read_rules, tie_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
     import pandas as pd
     from scipy.sparse import csr_matrix
 
     from harness.inputs import Input
 
 PARTS = runs.PART_ORDER
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]   # user_id, track_id, count, seconds
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,14 @@ class Split:
     workdir: Path
     users: np.ndarray          # int64 (U,) user_id of each user code, ascending
     tracks: np.ndarray         # int64 (n_items,) track_id of each item code
-    n_hot: int                 # items 0..n_hot-1 are the tracks of train, the rest are cold
+    n_hot: int                 # items 0..n_hot-1 are ranked for val and test, the rest are cold
     train: Interactions
     others: dict[str, Interactions]              # by the name of the held-out part
     n_tracks: int              # rows of trackid_sorted.csv, and so of every embedding
     track_checksum: str        # sha256 of trackid_sorted.csv
     time: str                  # "real", "ordinal" or "none"
     inputs: list[Input] = field(default_factory=list)   # [Input]: the files it was read from
+    rules: dict = field(default_factory=lambda: RULES)  # what belongs to a user's history, and whether `unseen` exist
 
     @property
     def n_users(self) -> int:
@@ -82,6 +87,11 @@ class Split:
         return self.others[name]
 
     @cached_property
+    def unseen(self) -> np.ndarray:
+        """Whether each hot item has no pair in train, bool (n_hot,); all False unless rules.json keeps such tracks."""
+        return np.bincount(self.train.item, minlength=self.n_hot) == 0
+
+    @cached_property
     def _counts(self) -> csr_matrix:
         from scipy.sparse import csr_matrix
         indptr = np.searchsorted(self.train.user, np.arange(self.n_users + 1))
@@ -89,12 +99,34 @@ class Split:
 
     def matrix(self, values: str = "binary") -> csr_matrix:
         """Train as csr float32 (U, n_hot): 1 per pair, or its plays with values='count'."""
-        matrix = self._counts.copy()
-        if values == "binary":
-            matrix.data = np.ones_like(matrix.data)
-        elif values != "count":
-            raise ValueError(f"values must be 'binary' or 'count', not {values!r}")
-        return matrix
+        return _valued(self._counts.copy(), values)
+
+    def history_parts(self, part: str) -> tuple[str, ...]:
+        """The parts whose pairs are a user's history when a model ranks `part`: train, and val by rules.json."""
+        wanted = self.rules["history"].get(part, ["train"])
+        return tuple(p for p in ("train", "val") if p == "train" or p in wanted and p in self.others)
+
+    def history(self, part: str, values: str = "binary") -> csr_matrix:
+        """The plays a model knows of each user when it ranks `part`, csr float32 (U, n_hot), like `matrix`.
+
+        Models are trained on `matrix`; with --protocol leave-one-out the history at test also has the pair of val, as
+        in publications (Kang and McAuley, ICDM 2018).
+        """
+        if self.history_parts(part) == ("train",):
+            return self.matrix(values)
+        from scipy.sparse import csr_matrix
+        val = self.others["val"]
+        both = self._counts + csr_matrix((val.count, (val.user, val.item)), shape=self._counts.shape)
+        both.sort_indices()
+        return _valued(both, values)
+
+    def by_history(self, make: Callable[[str], Any], parts: Sequence[str] | None = None) -> dict[str, Any]:
+        """{part: make(part)} of the parts; `make` is called once for parts that have the same history."""
+        made: dict[tuple[str, ...], Any] = {}
+        for part in parts or self.parts:
+            if self.history_parts(part) not in made:
+                made[self.history_parts(part)] = make(part)
+        return {part: made[self.history_parts(part)] for part in parts or self.parts}
 
     def seen(self, part: str) -> csr_matrix:
         """Pairs excluded from the lists of a part, csr (U, n_hot): train for val, train and val for test.
@@ -125,62 +157,39 @@ class Split:
         """Slice of the item codes ranked for a part: the hot catalogue, or for cold_test the cold items."""
         return slice(self.n_hot, self.n_items) if part == "cold_test" else slice(0, self.n_hot)
 
-    def sequences(self, order: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Train items of every user, oldest first.
+    def sequences(self, order: str | None = None, part: str = "val") -> tuple[np.ndarray, np.ndarray]:
+        """The history of every user when `part` is ranked, oldest first; by default the items of train.
 
-        order: None or 'time' sorts by time (ties by item code); 'count' by plays, most played last, which is the
-               only order for data without times.
-        returns: indptr int64 (U + 1,), items int64 (N,): user u has items[indptr[u]:indptr[u + 1]]
+        order: None or 'time' sorts by time; 'count' by plays, most played last, which is the only order for data
+               without times. Equal values are no order: a hash of user and track breaks them, for each user otherwise.
+        returns: indptr int64 (U + 1,), items int64 (N,): user u has items[indptr[u]:indptr[u + 1]]; pairs of val come
+               after those of train
         """
         if order not in (None, "time", "count"):
             raise UsageError(f"--order must be time or count, not {order!r}")
-        key = self.train.count if order == "count" else self.train.time
-        if key is None or order != "count" and self.time == "none":
+        sources = [self.part(name) for name in self.history_parts(part)]
+        keys = [pairs.count if order == "count" else pairs.time for pairs in sources]
+        known = [key for key in keys if key is not None]
+        if len(known) < len(keys) or order != "count" and self.time == "none":
             raise UsageError("this data set has no times, so its plays have no order; "
                              "use --order count for the order of play counts (most played last)")
-        rows = np.lexsort((self.train.item, key, self.train.user))
-        return np.searchsorted(self.train.user, np.arange(self.n_users + 1)), self.train.item[rows]
+        user, item = (np.concatenate([getattr(pairs, name) for pairs in sources]) for name in ("user", "item"))
+        later = np.repeat(np.arange(len(sources)), [len(pairs) for pairs in sources])
+        tie = tie_key(self.users[user], self.tracks[item])
+        rows = np.lexsort((tie, np.concatenate(known), later, user))
+        return np.searchsorted(user[rows], np.arange(self.n_users + 1)), item[rows]
+
+
+def _valued(matrix, values):
+    """A csr of play counts with them, or with ones for values='binary', in place."""
+    if values == "binary":
+        matrix.data = np.ones_like(matrix.data)
+    elif values != "count":
+        raise ValueError(f"values must be 'binary' or 'count', not {values!r}")
+    return matrix
 
 
 # --------------------------------------------------------------------------- reading
-
-def read_pairs(path: str | Path) -> Columns:
-    """Read and check one part of a split: numpy arrays user_id, track_id, count, time (seconds since the epoch).
-
-    count is 1 if the file has no such column; time is None if timestamp is absent or null in all rows.
-    """
-    import pyarrow as pa
-    names = parquet_schema(path).names
-    wanted = ("user_id", "track_id", *(c for c in ("count", "timestamp") if c in names))
-    table = read_parquet(path, wanted)
-    for column in ("user_id", "track_id"):
-        kind = table.schema.field(column).type
-        if not pa.types.is_integer(kind) or table[column].null_count:
-            raise WorkError(f"{path}: {column} must be integers without nulls, but is {kind} "
-                            f"with {table[column].null_count} nulls")
-    user, track = (table[c].to_numpy().astype(np.int64) for c in ("user_id", "track_id"))
-    count = np.ones(len(user), np.float32)
-    if "count" in table.column_names:
-        kind = table.schema.field("count").type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise WorkError(f"{path}: count must be numbers, but is {kind}")
-        count = table["count"].to_numpy().astype(np.float32)
-    for bad, what in ((np.isnan(count), "not a number"), (np.isinf(count), "infinite"), (count <= 0, "not positive")):
-        if bad.any():
-            raise WorkError(f"{path}: {int(bad.sum())} rows have a count that is {what}")
-    return user, track, count, _microseconds(table, path)
-
-
-def _microseconds(table, path):
-    import pyarrow as pa
-    if "timestamp" not in table.column_names or table["timestamp"].null_count == len(table):
-        return None
-    column = table["timestamp"]
-    if not pa.types.is_timestamp(column.type) or column.null_count:
-        raise WorkError(f"{path}: timestamp must be timestamps without nulls, but is {column.type} "
-                        f"with {column.null_count} nulls")
-    return column.to_numpy().astype("datetime64[us]").astype(np.int64)
-
 
 def read_tracks(workdir: str | Path) -> tuple[list[str], str]:
     """Track ids of a workspace in row order (list of str) and the checksum of their file.
@@ -214,8 +223,9 @@ def _track_ids(path):
 def load(workdir: str | Path) -> Split:
     """Load and check the split of a workspace.
 
-    Users and hot items are those of train. Every user of a held-out part and every track of val and test must be
-    in train, and no track of cold_test may be. Raises WorkError otherwise.
+    Users and hot items are those of train; with `unseen: keep` in data/rules.json the tracks of val and test are hot
+    items, too. Every user of a held-out part and every track of val and test must be in train, and no track of
+    cold_test may be a hot item. Raises WorkError otherwise.
     """
     workdir = Path(workdir)
     inputs, split = read_whole(lambda: _files(workdir), lambda inputs: _read_split(workdir, inputs))
@@ -225,7 +235,7 @@ def load(workdir: str | Path) -> Split:
 
 def _files(workdir):
     """The files a split is read from, as far as the workspace has them; data/split.json is no input of a run."""
-    paths = [workdir / "trackid_sorted.csv", *(workdir / "data" / f"{part}.pqt" for part in ("train", *PARTS))]
+    paths = [workdir / name for name in runs.SPLIT_FILES]
     return [path for path in paths if path.exists()]
 
 
@@ -250,7 +260,10 @@ def _read_split(workdir, inputs):
                             f"but trackid_sorted.csv has {len(ids)} rows")
     if not len(raw["train"][0]):
         raise WorkError(f"{paths['train']} has no rows; choose other dates or shares when splitting")
+    rules = read_rules(folder / "rules.json")
     users, hot = np.unique(raw["train"][0]), np.unique(raw["train"][1])
+    if rules["unseen"] == "keep":
+        hot = np.unique(np.concatenate([raw[p][1] for p in ("train", "val", "test") if p in raw]))
     cold = np.unique(raw["cold_test"][1]) if "cold_test" in raw else hot[:0]
     code = np.full(len(ids), -1, np.int64)
     code[hot] = np.arange(len(hot))
@@ -260,7 +273,8 @@ def _read_split(workdir, inputs):
     encoded = {p: _encode(part, users, code, len(hot), p, paths[p]) for p, part in raw.items()}
     return Split(workdir=workdir, users=users, tracks=np.concatenate([hot, cold]), n_hot=len(hot),
                  train=encoded.pop("train"), others={p: v for p, v in encoded.items() if len(v)},
-                 n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]))
+                 n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
+                 rules=rules)
 
 
 def _encode(raw, users, code, n_hot, part, path):

@@ -79,8 +79,8 @@ def recommend_with(name, split, args, workdir):
         profile = vectors
         if args.as_published:  # item codes used as row indices of the matrix in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]
-        users = user_vectors(split.matrix(args.weight), profile)
-        results = save.write(run, split, args.k, args.seed, users=unit(users), items=unit(vectors),
+        users = split.by_history(lambda part: unit(user_vectors(split.history(part, args.weight), profile)))
+        results = save.write(run, split, args.k, args.seed, users=users, items=unit(vectors),
                              device=cli.pick_device(args.device))
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
         print(f"{run.name}: written for {', '.join(results)}")

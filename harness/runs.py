@@ -33,7 +33,7 @@ MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment"
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
             "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
             "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
-SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *PART_ORDER)))
+SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *PART_ORDER)), "data/rules.json")
 
 
 def slug(text: object) -> str:

@@ -4,13 +4,15 @@
     python preprocess/1_train_test_split.py --protocol hotcold --test-date 2019-02-01 --tracks-with musicnn mert
 
 One row per (user, track): user_id, track_id, timestamp (first play in the window), count (plays in it), sorted.
-Also written: stats.csv (counts of each part) and split.json (the request, its inputs, what was left out).
+Also written: stats.csv (counts of each part), split.json (the request, its inputs, what was left out) and, where a
+protocol is evaluated otherwise than the rest, rules.json (see dataset.RULES).
 
 protocols (source and exact rules: protocols.py)
   recsys24       train year, test month; test users halved into val and test
   hotcold        the same, with the pairs of tracks absent from train as cold_test
   random         a random share of each user's pairs, regardless of time
-  leave-one-out  each user's last track is test, the second to last val
+  leave-one-out  each user's last track is test, the second to last val; as published, tracks absent from train stay
+                 candidates and in the truth (--unseen), and the val track belongs to the history at test
   given          the parts of a published split (split.pqt of the workspace, or --split FILE)
 """
 if __package__ in (None, ""):
@@ -24,7 +26,7 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum
+from harness.files import checksum, write_json
 from harness.machine import versions
 from harness.progress import Progress
 from harness.readers import read_json
@@ -34,10 +36,11 @@ LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and its uncounted all
 DATES = ("train_start", "test_date", "test_end")
 DATED = ("recsys24", "hotcold")
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
-        "leave-one-out": set(), "given": {"split"}}
+        "leave-one-out": {"unseen"}, "given": {"split"}}
 DEFAULTS = {"recsys24": {"train_start": "2019-02-20", "test_date": "2020-02-20", "val_share": 0.5},
             "hotcold": {"test_date": "2019-02-01", "val_share": 0.3},
-            "random": {"val_share": 0.1, "test_share": 0.1}}
+            "random": {"val_share": 0.1, "test_share": 0.1}, "leave-one-out": {"unseen": "keep"}}
+RULES = {"leave-one-out": {"history": {"test": ["train", "val"]}}}   # what rules.json says beside `unseen`
 ALL_PARTS = ("train", "val", "test", "cold_test")
 
 
@@ -65,6 +68,9 @@ def build_parser():
     shares.add_argument("--train-share", type=float, default=1.0, metavar="FRACTION",
                         help="share of each user's train pairs to keep, above 0, for scaling studies (default 1)")
     other = parser.add_argument_group("data")
+    other.add_argument("--unseen", choices=("keep", "drop"),
+                       help="leave-one-out: held-out tracks absent from train stay in the truth and among the "
+                            "candidates, as in publications, or are dropped (default keep)")
     other.add_argument("--tracks-with", nargs="+", default=[], metavar="NAME",
                        help="restrict the data set to tracks with a finite row in each of these embeddings")
     other.add_argument("--split", type=Path, metavar="FILE",
@@ -80,7 +86,7 @@ def build_parser():
 
 def _settings(args):
     """The protocol's settings with its defaults; an option that does not apply to it is a UsageError."""
-    given = {name: getattr(args, name) for name in (*DATES, "val_share", "test_share", "split")}
+    given = {name: getattr(args, name) for name in (*DATES, "val_share", "test_share", "split", "unseen")}
     for name, value in given.items():
         if value is not None and name not in USES[args.protocol]:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to --protocol {args.protocol}; leave it out")
@@ -191,12 +197,12 @@ def _split(args, settings, log, n_tracks):
     elif args.protocol == "random":
         protocols.random(log, seed=args.seed, **settings)
     elif args.protocol == "leave-one-out":
-        protocols.leave_one_out(log)
+        protocols.leave_one_out(log, seed=args.seed, **settings)
     else:
         protocols.given(log, **settings)
     log.check_pairs(n_tracks)
     if args.train_share < 1:
-        protocols.share_train(log, args.train_share, args.seed)
+        protocols.share_train(log, args.train_share, args.seed, settings.get("unseen", "drop"))
 
 
 def _work(args, settings, log, new, n_tracks, expected):
@@ -212,7 +218,12 @@ def _work(args, settings, log, new, n_tracks, expected):
         bar.update(1, now="counting")
         table = parts.stats(log, paths)
         bar.update(1, now="leak checks")
-        parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1)
+        unseen = settings.get("unseen", "drop")
+        parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1,
+                          unseen)
+        facts = {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
+        if unseen == "keep":
+            facts["unseen"] = parts.unseen_pairs(log)
         if expected:
             parts.compare(table, expected, args.expect)
         bar.update(1)
@@ -221,9 +232,25 @@ def _work(args, settings, log, new, n_tracks, expected):
         print(f"left out: {pairs} pairs, {reason}")
     if empty := [name for name, row in table.items() if not row["Rows"]]:
         print(f"warning: {' and '.join(empty)} have no pairs")
+    _print_facts(facts, sum(row["Rows"] for name, row in table.items() if name != "Train"))
     parts.write_stats(new.path("stats.csv"), table)
+    if args.protocol in RULES:
+        write_json(new.path("rules.json"), {**RULES[args.protocol], "unseen": unseen})
     return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
-            "dropped": log.dropped}
+            "dropped": log.dropped, **facts}
+
+
+def _print_facts(facts, held):
+    """Say what rests on equal times, and what is kept that was not in train. held: number of held-out pairs."""
+    if facts["ties"]["held out"]:
+        print(f"equal times: {facts['ties']['held out']} of {held} held-out pairs share their time with another of the "
+              "user's last tracks; --seed decides which is held out")
+    if facts["ties"]["train"]:
+        print(f"equal times: {facts['ties']['train']} train pairs share theirs with another of the same user; in "
+              "sequences their order is random")
+    if facts.get("unseen"):
+        print(f"unseen: {facts['unseen']} of {held} held-out pairs are of tracks absent from train; they stay in the "
+              "truth, where only content can reach them (--unseen drop leaves them out)")
 
 
 def _request(args, settings, workdir):
@@ -237,7 +264,7 @@ def _request(args, settings, workdir):
         files["given split"] = settings["split"]
         if not settings["split"].exists():
             raise UsageError(f"there is no published split at {settings['split']}; name one with --split")
-    seeded = {} if args.protocol in ("given", "leave-one-out") and args.train_share == 1 else {"seed": args.seed}
+    seeded = {} if args.protocol == "given" and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
             "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **seeded,
             **{name: checksum(path) for name, path in files.items()}}
@@ -272,7 +299,8 @@ def main(argv=None):
         written = _work(args, settings, log, new, n_tracks, expected)
         new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
                      **written, "request": request, "versions": versions()},
-                    remove=[f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]])
+                    remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),
+                            *(["rules.json"] if args.protocol not in RULES else [])])
 
 
 if __name__ == "__main__":

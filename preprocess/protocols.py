@@ -61,6 +61,7 @@ class Log:
         self.run("set enable_progress_bar=false")
         self.run(f"create type part as enum {PARTS}")
         self.dropped, self.restricted = {}, kept is not None
+        self.ties = 0   # held-out pairs whose place among a user's tracks rests on the order of equal times
         if self.restricted:
             self.ids("kept", kept)
         self.run(f"""create view plays as select user_id::bigint as user_id, track_id::bigint as track_id,
@@ -117,12 +118,16 @@ class Log:
         self.run("create or replace temp view train as select * exclude part from pairs where part = 'train'")
         self.run(f"create or replace temp table held as select * from pairs where {held}")
 
-    def keep_trained(self):
-        """Drop held-out pairs of users absent from train, and val and test pairs of tracks absent from train."""
+    def keep_trained(self, unseen="drop"):
+        """Drop held-out pairs of users absent from train, and val and test pairs of tracks absent from train.
+
+        unseen: 'keep' keeps the latter.
+        """
         self.run("create or replace temp table train_users as select distinct user_id as id from train")
         self.run("create or replace temp table train_tracks as select distinct track_id as id from train")
         self.drop("users absent from train", "user_id not in (from train_users)")
-        self.drop("tracks absent from train", "part <> 'cold_test' and track_id not in (from train_tracks)")
+        if unseen == "drop":
+            self.drop("tracks absent from train", "part <> 'cold_test' and track_id not in (from train_tracks)")
 
     def parts(self, protocol):
         """Names of the parts of this split; cold_test only if the protocol defines it or there are such pairs."""
@@ -231,20 +236,26 @@ def random(log, val_share, test_share, seed):
     log.keep_trained()
 
 
-def leave_one_out(log):
+def leave_one_out(log, unseen, seed):
     """The last track of each user is test, the second to last val; users with fewer than three tracks have train only.
 
-    Tracks are ordered by their first play. Kang and McAuley, ICDM 2018.
+    Equal times are no order: within a user they are broken by a seeded draw, and the held-out pairs that rest on it
+    are counted in `log.ties`. unseen: 'keep' keeps held-out pairs of tracks absent from train, 'drop' drops them.
+    Kang and McAuley, ICDM 2018.
     """
     aggregate(log)
+    log.run(f"""create or replace temp table placed as
+        select *, case when n < 3 or place > 2 then 'train' when place = 1 then 'test' else 'val' end as part,
+               (timestamp = earlier or timestamp = later) and n > 2 and place < 3 as tied
+        from (select *, count(*) over (partition by user_id) as n, row_number() over latest as place,
+                     lead(timestamp) over latest as earlier, lag(timestamp) over latest as later
+              from pairs
+              window latest as (partition by user_id order by timestamp desc, {draw(seed, 'time')}, track_id))""")
+    log.ties = log.one("select count(*) from placed where coalesce(tied, false)")
     log.run("""create or replace temp table pairs as
-        select user_id, track_id, timestamp, count,
-               (case when n < 3 or place > 2 then 'train' when place = 1 then 'test' else 'val' end)::part as part
-        from (select *, count(*) over (partition by user_id) as n,
-                     row_number() over (partition by user_id order by timestamp desc, track_id desc) as place
-              from pairs)""")
+        select user_id, track_id, timestamp, count, part::part as part from placed""")
     log.divide()
-    log.keep_trained()
+    log.keep_trained(unseen)
 
 
 def given(log, split):
@@ -288,10 +299,10 @@ def read_given(log, split):
         raise WorkError(f"{split}: {none} pairs have a count below 1; every count must be at least 1")
 
 
-def share_train(log, share, seed):
+def share_train(log, share, seed, unseen="drop"):
     """Keep a share of each user's train pairs, at least one; a smaller share is a subset of a larger.
 
-    Held-out pairs of tracks that are no longer in train are dropped; cold_test is unchanged.
+    Held-out pairs of tracks that are no longer in train are dropped unless unseen is 'keep'; cold_test is unchanged.
     """
     before = log.one("select count(*) from train")
     log.run(f"""create temp table thin as select user_id, track_id, timestamp, count from
@@ -300,4 +311,4 @@ def share_train(log, share, seed):
          from train) where place <= greatest(1, round($share * n))""", {"share": share})
     log.run("create or replace temp view train as from thin")
     log.note("beyond --train-share", before - log.one("select count(*) from train"))
-    log.keep_trained()
+    log.keep_trained(unseen)

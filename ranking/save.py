@@ -18,14 +18,18 @@ def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[
     """Recommend for each part, write preds/ and metrics/ of a run, return {part: {metric: mean}}.
 
     parts:  names, default all of the split; ks: list lengths of the metrics, those above k are left out
-    ranker: what `topk.recommend` takes: users and items, or scores (a function of user codes, or a dict of
-            such functions by part), device
+    ranker: what `topk.recommend` takes: users and items, or scores, and device; users and scores may be a dict by
+            part, such as `split.by_history` makes
+    A run without an embedding knows nothing of tracks without plays in train and ranks them last, unless last=None.
     """
     results = {}
     for part in parts if parts is not None else split.parts:
         how = dict(ranker)
-        if isinstance(how.get("scores"), dict):
-            how["scores"] = how["scores"][part]
+        for name in ("users", "scores"):
+            if isinstance(how.get(name), dict):
+                how[name] = how[name][part]
+        if run.embedding in (None, "random") and part != "cold_test":
+            how.setdefault("last", split.unseen)
         preds = topk.recommend(split, part, k, seed, **how)
         write_parquet(run.preds(part), preds)
         results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),

@@ -25,18 +25,20 @@ if TYPE_CHECKING:
     Scorer = Callable[[np.ndarray], Array]   # of user codes (b,): a row for each
 
 BLOCK_BYTES = 64 << 20  # float32 scores of one block of users
+LOWEST = -3e38          # score of a candidate that is ranked last: above "never", below what a model gives
 TILE = 2048             # columns of one product on a processor, so that its operands and result fit the cache
 
 
 def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Scorer | None = None,
               items: Array | None = None, scores: Scorer | None = None, device: str | torch.device = "cpu",
-              block_bytes: int = BLOCK_BYTES) -> pd.DataFrame:
+              block_bytes: int = BLOCK_BYTES, last: np.ndarray | None = None) -> pd.DataFrame:
     """Best k items of each user of a part, as a frame `user_id, track_id, rank, score`.
 
     users:  (U, D) vectors, or a function of user codes (b,) giving (b, D); with
     items:  (n_items, D) vectors (for hot parts (n_hot, D) will do); the score is their dot product
     scores: instead of both, a function of user codes (b,) giving (b, n_candidates) scores of the part's
             candidates, as a tensor or an array
+    last:   candidates that are ranked behind all others whatever their scores, bool (n_candidates,), or None
     Rows are sorted by user_id and rank (from 0). A user with fewer than k unseen candidates has a
     shorter list. Raises WorkError when a score is NaN.
     """
@@ -52,6 +54,7 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
             raise ValueError("recommend takes users and items, or scores")
         scores = _dot_scorer(users, items[candidates], device)
     tracks = torch.as_tensor(split.tracks[candidates], device=device)
+    behind = None if last is None or not last.any() else torch.as_tensor(last, device=device)
     rows = max(1, block_bytes // (4 * max(n, 1)))
     parts = []
     with torch.inference_mode(), Progress(len(codes), f"{part}: ranking", "users", quiet=True) as bar:
@@ -60,7 +63,10 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
             matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
             if matrix.shape != (len(block), n):
                 raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
-            matrix = _hide(matrix if fresh else matrix.clone(), hidden[block])
+            matrix = matrix if fresh else matrix.clone()
+            if behind is not None:
+                matrix[:, behind] = LOWEST
+            matrix = _hide(matrix, hidden[block])
             ids = torch.as_tensor(split.users[block], device=device)
             best, column = top(matrix, min(k, n), ids, tracks, seed)
             if torch.isnan(best).any():

@@ -37,7 +37,7 @@ def main(argv=None):
             return
         size = {part: split.candidates(part).stop - split.candidates(part).start for part in split.parts}
         scores = {part: lambda codes, n=n: np.zeros((len(codes), n), np.float32) for part, n in size.items()}
-        results = save.write(run, split, args.k, args.seed, scores=scores)
+        results = save.write(run, split, args.k, args.seed, scores=scores, last=None)
         run.finish(parts=sorted(results))
 
 

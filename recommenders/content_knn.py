@@ -114,10 +114,10 @@ def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
     return vstack(blocks, format="csr")
 
 
-def history_of(split, values):
-    """Weights w of the pairs in train, csr float32 (U, n_hot)."""
+def history_of(split, part, values):
+    """Weights w of the pairs in a user's history at `part`, csr float32 (U, n_hot)."""
     import numpy as np
-    history = split.matrix("binary" if values == "binary" else "count")
+    history = split.history(part, "binary" if values == "binary" else "count")
     if values == "log":
         history.data = np.log1p(history.data)
     return history
@@ -140,13 +140,14 @@ def recommend_with(name, split, args, workdir):
             return
         vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
         unit, hot = directions(vectors, args.scale), slice(0, split.n_hot)
-        history, near, scores = history_of(split, args.values), {}, {}
+        history, near, scores = split.by_history(lambda part: history_of(split, part, args.values)), {}, {}
         for part in split.parts:
             ranked = split.candidates(part)
             if ranked.start not in near:  # val and test rank the same tracks
                 near[ranked.start] = neighbours(unit[hot], unit[ranked], args.neighbours, split.tracks[hot],
                                                 split.tracks[ranked], args.seed, cli.pick_device(args.device))
-            scores[part] = lambda codes, near=near[ranked.start]: (history[codes] @ near).toarray()
+            scores[part] = lambda codes, played=history[part], near=near[ranked.start]: (
+                played[codes] @ near).toarray()
         results = save.write(run, split, args.k, args.seed, scores=scores)
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
         print(f"{run.name}: written for {', '.join(results)}")

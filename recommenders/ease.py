@@ -79,7 +79,7 @@ class Ease:
         import numpy as np
         n = min(matrix.shape)
         dtype = np.float64 if n <= FLOAT64_ROWS else np.float32
-        self.matrix = matrix.astype(dtype)
+        self.matrix, self.l2 = matrix.astype(dtype), l2
         self.dual = matrix.shape[0] < matrix.shape[1]
         if self.dual:
             self.kernel = inverse(gram_of(self.matrix, dtype), l2)          # K (U, U)
@@ -110,10 +110,26 @@ class Ease:
         return self._transposed
 
     def scores(self, users):
-        """Scores (b, I) of the user codes (b,)."""
+        """Scores (b, I) of the user codes (b,), by what they played in train."""
         if not self.dual:
             return self.matrix[users] @ self.weights
         return self.matrix[users].toarray() - self._product(users) / self.diagonal
+
+    def scores_of(self, rows):
+        """Scores (b, I) of histories that the model was not fitted on, csr (b, I) of 0 and 1."""
+        rows = rows.astype(self.matrix.dtype)
+        if not self.dual:
+            return rows @ self.weights
+        weights = (rows @ self.transposed).toarray() @ self.kernel           # h X'K, (b, U)
+        inverse_rows = (rows.toarray() - (self.transposed @ weights.T).T) / self.l2    # h P = (h - h X'K X) / l
+        return rows.toarray() - inverse_rows / self.diagonal
+
+    def scorer(self, split, part):
+        """Function of user codes giving scores by the history at `part`."""
+        if split.history_parts(part) == ("train",):
+            return self.scores
+        history = split.history(part)
+        return lambda users: self.scores_of(history[users])
 
 
 def _row_index(csr):
@@ -153,7 +169,8 @@ def main(argv=None):
         check_memory((split.n_users, split.n_hot), args.memory)
         model = Ease(split.matrix(), args.l2)
         parts = [p for p in split.parts if p != "cold_test"]
-        results = save.write(run, split, args.k, args.seed, parts, scores=model.scores)
+        results = save.write(run, split, args.k, args.seed, parts,
+                             scores=split.by_history(lambda part: model.scorer(split, part), parts))
         run.finish(parts=sorted(results))
 
 

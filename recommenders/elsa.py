@@ -128,10 +128,11 @@ def write_embedding(split, path, vectors, run):
     """The item factors as an embedding of the workspace: a row for every track of train, NaN elsewhere."""
     import numpy as np
     matrix = np.full((split.n_tracks, vectors.shape[1]), np.nan, np.float32)
-    matrix[split.tracks[:split.n_hot]] = vectors
+    known = ~split.unseen
+    matrix[split.tracks[:split.n_hot][known]] = vectors[known]
     write_json(path.with_suffix(".json"), {
         "backend": "elsa", "run": run.name, "dim": vectors.shape[1], "track_checksum": split.track_checksum,
-        "failed": {}, "without": int(split.n_tracks - split.n_hot), "reason": "tracks outside train have no factors"})
+        "failed": {}, "without": int(split.n_tracks - known.sum()), "reason": "tracks outside train have no factors"})
     write_npy(path, matrix)
 
 
@@ -169,8 +170,8 @@ def main(argv=None):
         if args.embedding:
             write_embedding(split, path, items, run)
         parts = [p for p in split.parts if p != "cold_test"]
-        results = save.write(run, split, args.k, args.seed, parts, users=matrix @ items, items=items,
-                             device=device)
+        results = save.write(run, split, args.k, args.seed, parts, items=items, device=device,
+                             users=split.by_history(lambda part: split.history(part) @ items, parts))
         run.finish(parts=sorted(results))
 
 

@@ -115,7 +115,7 @@ def write_lists(run, split, sources, weights, args):
         able = [i for i, source in enumerate(sources) if part in source.parts]
         pool = candidates.pool(split, part, [sources[i] for i in able], args.seed)
         values = mixed(pool, candidates.normalised(pool, args.normalise), used[able])
-        results |= save.write(run, split, args.k, args.seed, [part], scores=pool.scorer(values))
+        results |= save.write(run, split, args.k, args.seed, [part], scores=pool.scorer(values), last=None)
     return results
 
 

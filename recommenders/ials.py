@@ -7,6 +7,7 @@ the library `implicit`. The confidence of a pair is 1 + alpha * w, where w is 1 
 log(1 + plays) (log), and 1 for a pair without plays. (`implicit` is given the whole confidence, with its alpha = 1.)
 """
 from dataclasses import dataclass
+from functools import partial
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
@@ -51,12 +52,14 @@ class Settings:
 
 
 def factorise(matrix, settings):
-    """User and item factors, float32 (U, D) and (I, D), of a csr (U, I) of w; WorkError if they diverge."""
+    """The fitted model of a csr (U, I) of w: `user_factors` (U, D) and `item_factors` (I, D), both float32.
+
+    WorkError if they diverge.
+    """
     from implicit.als import AlternatingLeastSquares
     from implicit.recommender_base import ModelFitError
     from threadpoolctl import threadpool_limits
-    confidence = matrix.astype("float32")                 # a copy
-    confidence.data = 1 + settings.alpha * confidence.data
+    confidence = confidences(matrix, settings.alpha)
     with threadpool_limits(1, "blas"):  # implicit runs threads of its own
         model = AlternatingLeastSquares(factors=settings.factors, regularization=settings.regularization, alpha=1.0,
                                         iterations=settings.iterations, random_state=settings.seed, use_gpu=False)
@@ -66,7 +69,31 @@ def factorise(matrix, settings):
         except ModelFitError:
             raise WorkError("the factors are NaN or infinite; try a larger --regularization or a smaller "
                             "--alpha") from None
-    return model.user_factors, model.item_factors
+    return model
+
+
+def weights(pairs, values):
+    """w of each pair, csr (U, I); pairs: function of "binary" or "count", such as Split.matrix."""
+    import numpy as np
+    matrix = pairs("binary" if values == "binary" else "count")
+    if values == "log":
+        matrix.data = np.log1p(matrix.data)
+    return matrix
+
+
+def confidences(matrix, alpha):
+    """1 + alpha w of each pair of a csr (U, I) of w, as a copy."""
+    confidence = matrix.astype("float32")
+    confidence.data = 1 + alpha * confidence.data
+    return confidence
+
+
+def fold_in(model, matrix, alpha):
+    """Factors, float32 (U, D), of histories csr (U, I) of w with the items' as they are: one half-sweep of ALS."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+    with threadpool_limits(1, "blas"):
+        return model.recalculate_user(np.arange(matrix.shape[0]), confidences(matrix, alpha))
 
 
 def request_of(args):
@@ -81,8 +108,6 @@ def main(argv=None):
     if args.alpha == 0:
         raise UsageError("--alpha must be above 0; with 0 played pairs have the same confidence as all others")
     workdir = cli.workspace(args)
-    import numpy as np
-
     import dataset
     from ranking import save
     split = dataset.load(workdir)
@@ -90,14 +115,17 @@ def main(argv=None):
     with runs.Run(workdir, "ials", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return
-        matrix = split.matrix("binary" if args.values == "binary" else "count")
-        if args.values == "log":
-            matrix.data = np.log1p(matrix.data)
-        users, items = factorise(matrix, cli.settings(Settings, args))
-        write_npy(run.model_embeddings("users"), users)
-        write_npy(run.model_embeddings("items"), items)
+        model = factorise(weights(split.matrix, args.values), cli.settings(Settings, args))
+        write_npy(run.model_embeddings("users"), model.user_factors)
+        write_npy(run.model_embeddings("items"), model.item_factors)
         parts = [p for p in split.parts if p != "cold_test"]
-        results = save.write(run, split, args.k, args.seed, parts, users=users, items=items)
+
+        def users(part):
+            if split.history_parts(part) == ("train",):
+                return model.user_factors
+            return fold_in(model, weights(partial(split.history, part), args.values), args.alpha)
+        results = save.write(run, split, args.k, args.seed, parts, users=split.by_history(users, parts),
+                             items=model.item_factors)
         run.finish(parts=sorted(results))
 
 

@@ -105,10 +105,12 @@ def main(argv=None):
             return
         matrix = weighted(split.matrix(args.values), args.weight)
         near = neighbours(matrix, args.neighbours, args.shrink, args.seed, split.tracks[:split.n_hot])
-        history = split.matrix()
         parts = [p for p in split.parts if p != "cold_test"]
-        results = save.write(run, split, args.k, args.seed, parts,
-                             scores=lambda codes: (history[codes] @ near).toarray())
+
+        def scorer(part):
+            history = split.history(part)
+            return lambda codes: (history[codes] @ near).toarray()
+        results = save.write(run, split, args.k, args.seed, parts, scores=split.by_history(scorer, parts))
         run.finish(parts=sorted(results))
 
 

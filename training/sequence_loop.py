@@ -216,8 +216,11 @@ def record(writer, training, losses, encoder, eval_every):
             writer.add_scalar(f"Val/{name}", value, training.epoch)
 
 
-def finish(run, training, encoder, split, k, **results):
-    """Write the learned vectors, the lists of k tracks and the metrics of every part, and close the run."""
+def finish(run, training, encoder, split, k, order, **results):
+    """Write the learned vectors, the lists of k tracks and the metrics of every part, and close the run.
+
+    order: of the items in a history, see Split.sequences; results: further entries of the run's config.json
+    """
     import numpy as np
 
     from ranking import save
@@ -225,8 +228,9 @@ def finish(run, training, encoder, split, k, **results):
     if encoder.cold is None and "cold_test" in parts:
         parts.remove("cold_test")
         left_out["cold_test"] = COLD_WITHOUT_CONTENT
-    users, items = encoder.users(np.arange(split.n_users)), encoder.items()
-    write_npy(run.model_embeddings("users"), users.cpu().numpy())
+    codes, items = np.arange(split.n_users), encoder.items()
+    users = split.by_history(lambda part: encoder.at(part, order).users(codes), ["val", *parts])
+    write_npy(run.model_embeddings("users"), users["val"].cpu().numpy())   # by the history in train
     if training.whole:  # else they are the embedding
         write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
     means = save.write(run, split, k, seed, parts, users=users, items=items, device=encoder.sequences.device)
@@ -236,5 +240,5 @@ def finish(run, training, encoder, split, k, **results):
                              global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(training.model.items.shape[1]),
                items_released=training.stopping.released,
-               best_val_loss=training.stopping.best if "val" in split.parts else None, **results)
+               best_val_loss=training.stopping.best if "val" in split.parts else None, order=order, **results)
     print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")

@@ -3,6 +3,8 @@
 Letters: U users, B sequences of a batch, L positions. Item codes are those of a split; the codes of padding and of
 other tokens of a model follow them.
 """
+import copy
+
 import numpy as np
 import torch
 
@@ -20,6 +22,13 @@ class Sequences:
         self.items = torch.as_tensor(np.asarray(items), device=device)
         self.length, self.pad_id, self.device = length, pad_id, self.items.device
         self.lengths = np.diff(self.indptr)
+
+    def of(self, indptr, items):
+        """The same with other histories."""
+        other = copy.copy(self)
+        other.indptr, other.lengths = np.asarray(indptr), np.diff(indptr)
+        other.items = torch.as_tensor(np.asarray(items), device=self.device)
+        return other
 
     def pad(self, users, room=0):
         """Codes (B, L') of the users' latest length - room items, left-aligned, and where they are, (B, L') bool.
@@ -74,6 +83,14 @@ class UserEncoder:
             val = split.part("val")
             self.codes, rows = np.unique(val.user, return_inverse=True)
             self.rows, self.wanted = (torch.as_tensor(x, device=sequences.device) for x in (rows, val.item))
+
+    def at(self, part, order):
+        """The encoder of the users' histories at `part`; order: of the items, see Split.sequences."""
+        if self.split.history_parts(part) == ("train",):
+            return self
+        other = copy.copy(self)
+        other.sequences = self.sequences.of(*self.split.sequences(order, part))
+        return other
 
     def items(self):
         """The item table (n_items, D), cold items last; (n_hot, D) without vectors of the cold items."""

@@ -273,7 +273,7 @@ def rank(run, model, playlists, args):
                 return torch.cat([model.user_vectors(model.users(playlists.data, few, ends[few]))
                                   for few in block.split(1024)])
             results |= save.write(run, playlists.split, args.k, args.seed, [part], users=users, items=songs,
-                                  device=playlists.device)
+                                  device=playlists.device, last=None)   # songs are known by their metadata
     return results
 
 

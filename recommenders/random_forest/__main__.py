@@ -288,7 +288,7 @@ def main(argv=None):
         values = {p: guess(ranker.final, pool_features(pools[p], words)[1]) for p in parts if p != "val"}
         values["val"] = ranker.on_val()
         results = save.write(run, split, args.k, args.seed, parts,
-                             scores={p: pools[p].scorer(values[p]) for p in parts})
+                             scores={p: pools[p].scorer(values[p]) for p in parts}, last=None)
         write_reports(run, split, ranker, args)
         run.finish(parts=sorted(results), sources={s.word: s.run for s in sources},
                    candidates={p: len(pools[p]) for p in parts}, found=candidate_recall(pools["val"]))

@@ -164,7 +164,9 @@ def finish(run, training, split, shape, args, **results):
     kind = f"{shape.lists} lists, {shape.probe} searched" if shape.lists else "flat"
     print(f"{run.name}: index of {len(vectors)} tracks, {kind}: "
           + ", ".join(f"recall@{k} {value:.4f}" for k, value in recall.items()) + " against exact search")
-    means = save.write(run, split, args.k, args.seed, users=users, items=items, device=training.data.device)
+    towers, data = training.towers, training.data
+    users = split.by_history(lambda part: towers.users_of(data, data.histories(split, part)))
+    means = save.write(run, split, args.k, args.seed, users=users, items=items, device=data.device)
     run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.stopping.best_epoch,
                dim=vectors.shape[1], precision=training.precision, **results,
                index={"kind": args.index, "lists": shape.lists, "probe": shape.probe, "file": index_path(run).name,

@@ -91,8 +91,9 @@ class Data:
         history, plays = split.matrix(), np.asarray(split.matrix("count").sum(axis=1)).ravel()
         tracks, sums = np.diff(history.indptr), history @ columns[:split.n_hot]
         self.indptr, self.items = tensor(history.indptr, torch.int64), tensor(columns)
-        self.log_q = tensor(np.log(np.bincount(split.train.item, minlength=split.n_hot) / len(split.train)),
-                            torch.float32)
+        pairs = np.maximum(np.bincount(split.train.item, minlength=split.n_hot), 1)   # unseen items are in no batch
+        self.log_q = tensor(np.log(pairs / len(split.train)), torch.float32)
+        self.cold = tensor(np.append(split.unseen, np.ones(split.n_items - split.n_hot, bool)))   # without plays
         self.history = torch.cat([tensor(np.stack([tracks, plays], 1), torch.float32), tensor(sums)], 1)  # (U, 2 + F)
         raw = self._raw(self.history).double()
         self.centre = raw.mean(0).float()
@@ -107,6 +108,15 @@ class Data:
     def describe(self, history):
         """Columns (b, 2 + F) of users from their tracks, plays and sum of item columns (b, 2 + F)."""
         return (self._raw(history) - self.centre) / self.spread
+
+    def histories(self, split, part):
+        """What `describe` takes of every user's history at `part`, (U, 2 + F)."""
+        if split.history_parts(part) == ("train",):
+            return self.history
+        history, plays = split.history(part), split.history(part, "count").sum(axis=1)
+        played = [torch.as_tensor(np.asarray(x), dtype=torch.float32, device=self.device)
+                  for x in (np.diff(history.indptr)[:, None], plays, history @ self.items[:self.n_hot].cpu().numpy())]
+        return torch.cat(played, 1)
 
     def sums(self, items, plays=None):
         """(2 + F,) what `describe` takes, of somebody who played these item codes (m,), m may be 0."""
@@ -169,12 +179,17 @@ class Towers(nn.Module):
 
     @torch.no_grad()
     def vectors(self, data, block=8192):
-        """All users (U, 128) and items (n, 128) of a Data, float32; counts of cold items hidden."""
-        self.eval()
-        cold = torch.arange(len(data.items), device=data.device) >= data.n_hot
-        users = torch.cat([self.users(data.describe(rows)) for rows in data.history.split(block)])
-        items = torch.cat([self.items(*both) for both in zip(data.items.split(block), cold.split(block), strict=True)])
+        """All users (U, 128) and items (n, 128) of a Data, float32; counts of items without plays hidden."""
+        users = self.users_of(data, data.history, block)
+        items = torch.cat([self.items(*both) for both in zip(data.items.split(block), data.cold.split(block),
+                                                             strict=True)])
         return users, items
+
+    @torch.no_grad()
+    def users_of(self, data, histories, block=8192):
+        """Users (n, 128) of histories (n, 2 + F), as Data.histories gives them."""
+        self.eval()
+        return torch.cat([self.users(data.describe(rows)) for rows in histories.split(block)])
 
     @torch.no_grad()
     def newcomer(self, data, items=(), plays=None):

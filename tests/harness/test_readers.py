@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dataset
-from harness import metadata, readers, runs
+from harness import metadata, readers, runs, split_files
 from harness.errors import WorkError
 from harness.files import save_checkpoint, write_json, write_npy, write_parquet
 from tests.worlds.world import tiny_workspace
@@ -211,7 +211,7 @@ def test_two_columns_of_one_name_and_absent_ones(tmp_path):
 def test_a_count_is_reported_as_what_it_is(tmp_path, count, words):
     write_parquet(tmp_path / "train.pqt", pd.DataFrame({"user_id": [1, 2], "track_id": [1, 2], "count": [1.0, count]}))
     with pytest.raises(WorkError, match=words):
-        dataset.read_pairs(tmp_path / "train.pqt")
+        split_files.read_pairs(tmp_path / "train.pqt")
 
 
 # --------------------------------------------------------------------------- checkpoints and yaml

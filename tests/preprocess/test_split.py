@@ -13,6 +13,7 @@ import pytest
 
 import dataset
 from harness.files import write_json, write_parquet
+from harness.readers import read_json
 from preprocess import parts, protocols
 from tests.conftest import ROOT
 from tests.worlds.listening import (  # noqa: F401 - the fixture `split` among them
@@ -231,7 +232,7 @@ def test_leave_one_out_with_ordinal_times(tmp_path, split):
     workdir = workspace(tmp_path / "w", rows, time="ordinal")
     status, _, err = split(workdir, "--protocol", "recsys24")
     assert status == 2 and "is 'ordinal'; use --protocol random, leave-one-out or given" in err
-    assert split(workdir, "--protocol", "leave-one-out")[0] == 0
+    assert split(workdir, "--protocol", "leave-one-out", "--unseen", "drop")[0] == 0
     # user 1: 5 3 0 1 -> test 1, val 0; user 2: 0 3 5 -> test 5, val 3; user 3: 3 0 1 -> test 1, val 0.
     # train: (1, 5) (1, 3) (2, 0) (3, 3); track 1 is in no train, so both its test pairs go
     assert pairs(workdir, "train") == [(1, 3), (1, 5), (2, 0), (3, 3)]
@@ -239,6 +240,48 @@ def test_leave_one_out_with_ordinal_times(tmp_path, split):
     assert pairs(workdir, "val") == [(1, 0), (2, 3), (3, 0)] and pairs(workdir, "test") == [(2, 5)]
     assert manifest(workdir)["dropped"] == {"tracks absent from train": 2}
     assert dataset.load(workdir).time == "ordinal"
+    status, out, _ = split(workdir, "--protocol", "leave-one-out")       # as published: they stay
+    assert status == 0 and "unseen: 2 of 6 held-out pairs are of tracks absent from train" in out
+    assert pairs(workdir, "test") == [(1, 1), (2, 5), (3, 1)] and manifest(workdir)["unseen"] == 2
+    assert read_json(workdir / "data" / "rules.json") == {"history": {"test": ["train", "val"]}, "unseen": "keep"}
+    kept = dataset.load(workdir)
+    assert kept.tracks.tolist() == [0, 1, 3, 5] and kept.n_hot == 4
+    assert kept.unseen.tolist() == [False, True, False, False]
+    indptr, items = kept.sequences(part="test")
+    assert kept.tracks[items].tolist() == [5, 3, 0, 0, 3, 3, 0] and indptr.tolist() == [0, 3, 5, 7]
+    assert kept.tracks[kept.sequences()[1]].tolist() == [5, 3, 0, 3]
+    assert kept.history("test").toarray().tolist() == [[1, 0, 1, 1], [1, 0, 1, 0], [1, 0, 1, 0]]
+    assert kept.history("test", "count")[0].toarray().tolist() == [[1, 0, 1, 2]]
+    assert (kept.history("val") != kept.matrix()).nnz == 0
+    assert split(workdir, "--protocol", "random")[0] == 0 and not (workdir / "data" / "rules.json").exists()
+    assert dataset.load(workdir).history_parts("test") == ("train",)
+
+
+def test_equal_times_are_broken_for_each_user_otherwise(tmp_path, split):
+    """Plays with dates only: which of a day's tracks is held out has nothing to do with their ids."""
+    rows = [(u, t, "2020-01-01") for u in range(400) for t in range(5)]
+    workdir = workspace(tmp_path / "w", rows)
+    status, out, _ = split(workdir, "--protocol", "leave-one-out")
+    assert status == 0 and "equal times: 800 of 800 held-out pairs share their time" in out
+    assert "equal times: 1200 train pairs share theirs" in out
+    assert manifest(workdir)["ties"] == {"held out": 800, "train": 1200}
+    first = part(workdir, "test")["track_id"].to_numpy()
+    assert np.bincount(first, minlength=5).min() > 45       # 80 expected, sd 8: four and a half of them
+    loaded = dataset.load(workdir)
+    places = loaded.tracks[loaded.sequences()[1]].reshape(400, 3)
+    assert (np.diff(places) > 0).all(axis=1).mean() < .3    # in ascending order by chance: a sixth, sd .02
+    assert split(workdir, "--protocol", "leave-one-out", "--seed", "7")[0] == 0
+    assert (part(workdir, "test")["track_id"].to_numpy() != first).mean() > .5
+
+
+def test_times_without_ties_are_not_moved_by_the_seed(tmp_path, split):
+    rows = [(u, (u + t) % 9, f"2020-01-0{1 + t}") for u in range(9) for t in range(5)]
+    workdir, found = workspace(tmp_path / "w", rows), []
+    for seed in ("1", "2"):
+        status, out, _ = split(workdir, "--protocol", "leave-one-out", "--seed", seed)
+        assert status == 0 and "equal times" not in out
+        found.append([pairs(workdir, p) for p in ALL[:3]])
+    assert found[0] == found[1]
 
 
 # --------------------------------------------------------------------------- a published split

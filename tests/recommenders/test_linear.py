@@ -97,7 +97,8 @@ def test_ials_weighs_a_play_by_one_plus_alpha_w(alpha):
     x = plays(60, 30)
     x.data = np.random.default_rng(0).integers(1, 5, x.nnz).astype(np.float32)
     args = SimpleNamespace(factors=4, regularization=0.5, alpha=alpha, iterations=60, seed=3)
-    users, items = ials.factorise(x, args)
+    model = ials.factorise(x, args)
+    users, items = model.user_factors, model.item_factors
     assert np.abs(solved(x, users.astype(np.float64), alpha, 0.5) - items).max() < 1e-3
     assert np.abs(solved(x, users.astype(np.float64), alpha * 1.2, 0.5) - items).max() > 1e-2
 
