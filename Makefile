@@ -15,7 +15,7 @@ help:
 	@echo "make test        lint and all tests (about 15 minutes on 2 cores); lists the twenty slowest"
 	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
 	@echo "make test-processors  the numerical tests under several instruction sets (3 minutes on 2 cores)"
-	@echo "make attack      kills, damaged files, rivals and odd places, drawn from a seed"
+	@echo "make attack      kills, damaged files, rivals and odd places, drawn from a seed (4 minutes)"
 	@echo "make lint        ruff, and mypy on harness, ranking, dataset and metrics"
 	@echo "make bench       side-by-side measurements, quick sizes"
 	@echo "make clean-demo  remove $(DEMO)"

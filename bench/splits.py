@@ -1,13 +1,14 @@
-"""Stage 2, log to split, against plain pandas. python -m bench.splits [--quick | --full]
+"""Stage 2, log to split, against Polars and plain pandas. python -m bench.splits [--quick | --full]
 
-Both turn a generated log (text, tab separated) into plays.pqt and the recsys24 parts, as two scripts would:
-ours by the two commands of preprocess/, the baseline (`by_pandas` below) by read_csv, map and groupby in one
-process, with the same checksum, counts and leak checks. Each process is timed from start to end, its peak memory
-is the kernel's. The parts are
-compared row for row before anything is reported. The log has the density of Music4All-Onion: 2,123 plays and
-about 420 distinct tracks a user, newest first within a user, 1 % of the plays of unlisted tracks, a fifth of
-them in the 13 months that the protocol looks at. --full makes and splits a log of Onion's size (252,984,396
-plays, 119,140 users, 56,512 tracks; 11 GB of text, 14 GB of disk in all) with ours only, within 4 GiB.
+Both turn a generated log (text, tab separated) into plays.pqt and the recsys24 parts, as two scripts would: ours by the
+two commands of preprocess/, the baseline (`by_pandas` below) by read_csv, map and groupby in one process, with the same
+checksum, counts and leak checks. Where the variable POLARS_PYTHON names an environment made from
+requirements/polars.txt, Polars' streaming engine does the same work in turn (bench/_polars.py). Each process is timed
+from start to end, its peak memory is the kernel's. The parts are compared row for row before anything is reported. The
+log has the density of Music4All-Onion: 2,123 plays and about 420 distinct tracks a user, newest first within a user,
+1 % of the plays of unlisted tracks, a fifth of them in the 13 months that the protocol looks at. --full makes and
+splits a log of Onion's size (252,984,396 plays, 119,140 users, 56,512 tracks; 11 GB of text, 14 GB of disk in all) with
+ours only, within 4 GiB.
 """
 import os
 import shutil
@@ -151,6 +152,10 @@ def baseline(folder, out):
              "by_pandas(Path(sys.argv[1]), Path(sys.argv[2]))", str(folder), str(out)]]
 
 
+def polars(folder, out):
+    return [[os.environ["POLARS_PYTHON"], str(ROOT / "bench" / "_polars.py"), "onion", str(folder), str(out)]]
+
+
 def measure(commands):
     """Run commands one after another: seconds of each, and the largest peak of resident memory in bytes."""
     taken, peak = [], 0
@@ -163,48 +168,51 @@ def measure(commands):
     return taken, peak
 
 
-def compare(mine, pandas):
+def compare(mine, theirs):
     """WorkError unless two workspaces hold the same plays, parts and counts."""
     import json
 
     import pandas as pd
     for part in ("plays", "data/train", "data/val", "data/test"):
-        a, b = pd.read_parquet(mine / f"{part}.pqt"), pd.read_parquet(pandas / f"{part.removeprefix('data/')}.pqt")
+        a, b = pd.read_parquet(mine / f"{part}.pqt"), pd.read_parquet(theirs / f"{part.removeprefix('data/')}.pqt")
         b["timestamp"] = b["timestamp"].astype(a["timestamp"].dtype)
         if not a.equals(b[a.columns].reset_index(drop=True)):
-            raise WorkError(f"the two roads differ in {part}")
-    facts, about = json.loads((pandas / "facts.json").read_text()), json.loads((mine / "dataset.json").read_text())
+            raise WorkError(f"the two ways differ in {part}")
+    facts, about = json.loads((theirs / "facts.json").read_text()), json.loads((mine / "dataset.json").read_text())
     stats = json.loads((mine / "data" / "split.json").read_text())["stats"]
     same = [facts["log"] == about["request"]["log"], facts["unknown"] == about["counts"]["unknown_plays"],
             facts["unknown_ids"] == about["counts"]["unknown_tracks"],
             *(facts[name] == list(stats[name.title()].values()) for name in ("train", "val", "test"))]
     if not all(same):
-        raise WorkError(f"the two roads differ in their counts: {same}")
+        raise WorkError(f"the two ways differ in their counts: {same}")
 
 
 def run(quick):
     plays = 1_000_000 if quick else 10_000_000
     users = round(plays * ONION["users"] / ONION["plays"])
-    taken, peak = {"ours": [], "pandas": []}, {"ours": [], "pandas": []}
+    others = {"pandas": baseline, **({"polars": polars} if os.environ.get("POLARS_PYTHON") else {})}
+    taken, peak = ({name: [] for name in ("ours", *others)} for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         make_log(folder, plays, users, ONION["tracks"])
-        for repeat in range(3):
-            for name, commands in (("pandas", baseline(folder, folder / f"pandas{repeat}")),
+        for repeat in range(3 if quick else 5):
+            for name, commands in (*((n, make(folder, folder / f"{n}{repeat}")) for n, make in others.items()),
                                    ("ours", ours(folder, folder / f"ours{repeat}", "1GB"))):
                 seconds, bytes_ = measure(commands)
                 taken[name].append(seconds)
                 peak[name].append(bytes_)
-        compare(folder / "ours0", folder / "pandas0")
+        for name in others:
+            compare(folder / "ours0", folder / f"{name}0")
     import statistics
     total = {name: statistics.median(map(sum, each)) for name, each in taken.items()}
     stages = " + ".join(f"{statistics.median(s):.1f}" for s in zip(*taken["ours"], strict=True))
     size = {name: max(each) / 2**30 for name, each in peak.items()}
-    return [{"what": f"log of {plays:,} plays to split", "ours": total["ours"], "baseline": total["pandas"],
-             "unit": "s", "ratio": total["pandas"] / total["ours"],
-             "note": f"plays + split {stages} s; {os.cpu_count()} cores; same rows"},
-            {"what": "peak resident memory", "ours": size["ours"], "baseline": size["pandas"], "unit": "GiB",
-             "ratio": size["pandas"] / size["ours"], "note": "of the larger of the two processes"}]
+    return [row for name in others for row in (
+        {"what": f"log of {plays:,} plays to split, {name}", "ours": total["ours"], "baseline": total[name],
+         "unit": "s", "ratio": total[name] / total["ours"], "against": name,
+         "note": f"plays + split {stages} s; {os.cpu_count()} cores; same rows"},
+        {"what": f"peak resident memory, {name}", "ours": size["ours"], "baseline": size[name], "unit": "GiB",
+         "ratio": size[name] / size["ours"], "against": name, "note": "of the larger of the two processes"})]
 
 
 def run_full():
