@@ -83,7 +83,6 @@ def recommend_with(name, split, args, workdir):
         results = save.write(run, split, args.k, args.seed, users=users, items=unit(vectors),
                              device=cli.pick_device(args.device))
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
-        print(f"{run.name}: written for {', '.join(results)}")
 
 
 def run_name(name, request):

@@ -17,6 +17,7 @@ from harness.progress import Progress
 from harness.readers import load_checkpoint
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.early_stopping import check_release
+from training.epochs import EpochLog
 
 NEEDS = ("embedding",)
 COLD = True
@@ -151,9 +152,9 @@ def fit(run, training, split, args, device, origin=None):
     checkpoints = Checkpoints(run, training, args.checkpoint_seconds or math.inf, args.checkpoint_seconds)
     begin(checkpoints, training, origin)
     note_missing_val(run.name, split, args.epochs)
-    writer = run.writer(purge_step=training.epoch + 1)
     initial = training.epoch * len(pairs) + training.step * args.batch_size
     with Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
+        log = EpochLog(run, progress, training.epoch, args.epochs)
         while not training.done:
             for batch in training.batches(pairs):
                 shallow.step(training, batch)
@@ -164,7 +165,9 @@ def fit(run, training, split, args, device, origin=None):
                 losses["val"] = shallow.validation_loss(training.model, val, settings)
             check_loss(training.epoch, *losses.values())
             better = training.stopping.update(training.epoch, {"loss": losses["val"]} if val is not None else {})
-            record(writer, training, losses, split, args, device)
+            due = val is not None and (training.done or training.epoch % args.eval_every == 0)
+            log.record(training.epoch, losses, validation_metrics(training.model, split, args, device) if due else None,
+                       lr=training.stopping.learning_rate())
             checkpoints.after_epoch(better)
     best = checkpoints.best()
     training.model.load_state_dict(best["model"])
@@ -199,16 +202,6 @@ def origin_of(workdir, args):
     return {"name": name, "state": whole[args.last_epoch], "best": states.get("best", whole[args.last_epoch])}
 
 
-def record(writer, training, losses, split, args, device):
-    """Losses, learning rate and, every few epochs, metrics on val, to TensorBoard; the step is the epochs done."""
-    for name, value in losses.items():
-        writer.add_scalar(f"Loss/{name}", value, training.epoch)
-    writer.add_scalar("lr", training.stopping.learning_rate(), training.epoch)
-    if "val" in losses and (training.done or training.epoch % args.eval_every == 0):
-        for name, value in validation_metrics(training.model, split, args, device).items():
-            writer.add_scalar(f"Val/{name}", value, training.epoch)
-
-
 def finish(run, training, cold, split, args, device, **results):
     """Write the learned embeddings, the lists and the metrics of every part, and close the run."""
     import torch
@@ -224,12 +217,11 @@ def finish(run, training, cold, split, args, device, **results):
     write_npy(run.model_embeddings("users"), users.cpu().numpy())
     write_npy(run.model_embeddings("items"), items.cpu().numpy())
     means = save.write(run, split, args.k, args.seed, parts, users=users, items=items, device=device)
-    flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
+    flat = {f"best/{name}": float(value) for name, value in means.get("val", {}).items()}   # of the weights kept
     hyperparameters = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in run.request.items()}
     run.writer().add_hparams(hyperparameters, flat, run_name=".", global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(model.weight.shape[1]),
                hidden_dim=int(model.weight.shape[0]), **results)
-    print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")
 
 
 def validation_metrics(model, split, args, device, ks=(10, 50)):

@@ -261,8 +261,9 @@ def run_stage(jobs, at_once):
                 failed.append((job, why))
                 say(f"FAILED {job}: {why}")
             spent = time.monotonic() - begun
-            say(f"{n} of {len(jobs)} runs over, {counts(failed, elsewhere)}, the last after {seconds:.1f} s; "
-                f"about {spent / n * (len(jobs) - n):.0f} s left")
+            left = f", about {spent / n * (len(jobs) - n):.0f} s left" if n < len(jobs) else ""
+            say(f"{n} of {len(jobs)} runs over, {counts(failed, elsewhere)}; {spent:.1f} s elapsed, {seconds:.1f} s of "
+                f"them by the last run{left}")
     finally:
         stop.restore()
     return failed, elsewhere

@@ -38,6 +38,11 @@ class Progress:
         if self.plain and time.monotonic() - self.last >= self.every:
             self._line()
 
+    def say(self, line: str) -> None:
+        """Print a line where there is no terminal, in whose place the bar says as much."""
+        if self.plain:
+            print(line, file=sys.stderr, flush=True)
+
     def _line(self):
         self.last, self.printed, self.said = time.monotonic(), self.n, True
         line = self.bar.format_meter(**self.bar.format_dict)

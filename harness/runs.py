@@ -80,6 +80,7 @@ class Run:
         self._inputs = [i if isinstance(i, Input) else hashed(i) for i in inputs]
         self.inputs = {self._relative(i.path): i.digest for i in self._inputs}
         self.finished = self.resume = False
+        self.reached = ""   # what it reached on val, in words, for its last line
         self._writer = self._lock = self._stop = None
 
     def _relative(self, path):
@@ -189,6 +190,16 @@ class Run:
             results["outputs"] = sorted(self._relative(path) for path in outputs)
         self._write("finished", wall_seconds=round(time.time() - self.started, 3),
                     peak_memory_bytes=peak_memory(), **computed_on(getattr(self.args, "device", "cpu")), **results)
+        print(self.last_line(results))
+
+    def last_line(self, results: dict[str, Any]) -> str:
+        """Method, representation, what was reached on val, time, where the lists are and what to type next."""
+        made = self.embedding or "no embedding"
+        what = f"{self.recommender}, {'ID embeddings' if made == 'random' else made}"
+        epochs = f"{results['epochs']} epochs, " if results.get("epochs") else ""
+        return (f"{self.name}: {what}: {'val ' + self.reached if self.reached else 'no val part'}; {epochs}"
+                f"{time.time() - self.started:.1f} s; lists in preds/{self.name}_"
+                f"{{{','.join(results.get('parts', []))}}}.pqt; next: python table.py --workdir {self.workdir}")
 
     def _check_inputs(self):
         for i in self._inputs:
@@ -218,6 +229,11 @@ class Run:
         if self._stop is None:
             self._stop = StopRequest()
         return self._stop
+
+    @property
+    def logged(self) -> bool:
+        """Whether something was written to TensorBoard in this process."""
+        return self._writer is not None
 
     def writer(self, purge_step: int | None = None) -> "SummaryWriter":
         """TensorBoard writer of this run, opened on first use."""

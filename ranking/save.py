@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 import metrics
 from harness.files import write_parquet
 from ranking import topk
@@ -34,4 +36,18 @@ def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[
         write_parquet(run.preds(part), preds)
         results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
                                        tuple(x for x in ks if x <= k) or (k,), split=split)
+    if "val" in results:
+        run.reached = reached(run)
+        if not run.logged:   # a method without epochs: its figures on val, so that TensorBoard compares all
+            for name, value in results["val"].items():
+                run.writer().add_scalar(f"val/{name}", value, 0)
     return results
+
+
+def reached(run: Run) -> str:
+    """What a run reached on val, for its last line: 'NDCG@10 .0674 ±.0031, Recall@50 ...', by its metrics file."""
+    table = pd.read_csv(run.metrics("val"), index_col=0)
+    names = list(map(str, table.columns))
+    shown = [c for c in names if c in ("NDCG@10", "Recall@50")] or [c for c in names if c.startswith("NDCG")]
+    mean, half = (table.loc[row].to_numpy(float)[[names.index(name) for name in shown[:2]]] for row in ("mean", "conf"))
+    return ", ".join(f"{name} {m:.4f} ±{h:.4f}" for name, m, h in zip(shown, mean, half, strict=False))

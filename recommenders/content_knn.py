@@ -150,7 +150,6 @@ def recommend_with(name, split, args, workdir):
                 played[codes] @ near).toarray()
         results = save.write(run, split, args.k, args.seed, scores=scores)
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))
-        print(f"{run.name}: written for {', '.join(results)}")
 
 
 # --------------------------------------------------------------------------- --like

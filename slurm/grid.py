@@ -20,12 +20,13 @@ if __package__ in (None, ""):
 
 import os
 import re
+import statistics
 from pathlib import Path
 
 from experiments import grid_file, local
 from experiments.expand import MOST_JOBS, Block, Job, jobs_of
 from experiments.local import say
-from harness import cli
+from harness import cli, registry, runs
 from harness.errors import UsageError
 from harness.files import expanded
 from slurm import submit
@@ -101,6 +102,19 @@ def settings(pairs):
             raise UsageError(f"--set takes FLAG=VALUE such as epochs=5, not {pair!r} (SCRIPT comes first)")
         values[name.lstrip("-").replace("_", "-")] = value
     return values
+
+
+def estimate(jobs, workdir):
+    """What the runs will take, in words, by the median of finished runs of their scripts; '' where none is finished."""
+    names, taken = {r.script: r.name for r in registry.recommenders().values()}, {}
+    for _, config in runs.find_runs(workdir):
+        if config.get("status") == "finished" and config.get("wall_seconds"):
+            taken.setdefault(config.get("recommender"), []).append(config["wall_seconds"])
+    known = [statistics.median(taken[names[job.script]]) for job in jobs if names.get(job.script) in taken]
+    if not known:
+        return ""
+    of = "" if len(known) == len(jobs) else f" for the {len(known)} of them that have a finished run to go by"
+    return f"; about {sum(known):.0f} s one after the other{of}"
 
 
 # --------------------------------------------------------------------------- stages
@@ -199,8 +213,10 @@ def main(argv=None):
         stages[0].jobs = local.possible(stages[0].jobs, workdir)
     if args.mode == "submit":
         return submit.submit(stages, workdir, args.wait)
-    for job in (j for stage in stages for j in stage.jobs):
+    jobs = [j for stage in stages for j in stage.jobs]
+    for job in jobs:
         print(job.line)
+    say(f"{len(jobs)} runs; --local makes them here, --submit on a cluster" + estimate(jobs, workdir))
     if not checked:
         say(f"not checked against {workdir}, whose embeddings or split are not there yet")
     return 0

@@ -8,4 +8,5 @@ project="$(cd "$(dirname "$0")/.." && pwd)"
 [ -f "$project/slurm/grid.py" ] || project="${SLURM_SUBMIT_DIR:?}"  # sbatch runs a copy of this file
 . "$project/slurm/job.sh"
 prepare "$project"
+case " $* " in *" --help "* | *" -h "*) python "$project/train.py" --help; exit ;; esac
 exec python "$project/slurm/grid.py" train.py --submit "$@"

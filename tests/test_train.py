@@ -140,7 +140,7 @@ def test_tensorboard_has_losses_metrics_and_hyperparameters(tiny):
     events = EventAccumulator(str(tiny / "runs" / name)).Reload()
     for tag in ("Loss/train", "Loss/val", "lr"):
         assert [e.step for e in events.Scalars(tag)] == [1, 2, 3, 4]
-    assert [e.step for e in events.Scalars("Val/HitRate@10")] == [2, 4]
+    assert [e.step for e in events.Scalars("val/HitRate@10")] == [2, 4]
     assert "_hparams_/session_start_info" in events.summary_metadata and events.Scalars("test/NDCG@10")
 
 

@@ -12,6 +12,7 @@ from harness.files import write_npy
 from harness.progress import Progress
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
+from training.epochs import EpochLog
 
 NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
 COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
@@ -191,29 +192,22 @@ def fit(run, training, sequences, encoder, batch_size, eval_every=5, checkpoint_
     checkpoints = Checkpoints(run, training, epoch_seconds=checkpoint_seconds)
     checkpoints.resume()
     note_missing_val(run.name, split, epochs)
-    writer, users = run.writer(purge_step=training.epoch + 1), len(sequences.lengths)
+    users = len(sequences.lengths)
     with Progress(epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
+        log = EpochLog(run, progress, training.epoch, epochs)
         while not training.done:
             losses = {"train": train_epoch(training, sequences, batch_size, progress, checkpoints)}
             if "val" in split.parts:
                 losses["val"] = encoder.loss()
             check_loss(training.epoch, *losses.values())
             better = training.stopping.update(training.epoch, {"loss": losses["val"]} if "val" in losses else {})
-            record(writer, training, losses, encoder, eval_every)
+            due = "val" in losses and (training.done or training.epoch % eval_every == 0)
+            log.record(training.epoch, losses, encoder.metrics(training.settings.seed) if due else None,
+                       lr=training.stopping.learning_rate())
             checkpoints.after_epoch(better)
     best = checkpoints.best()
     training.load_weights(best["model"])
     return best["epoch"]
-
-
-def record(writer, training, losses, encoder, eval_every):
-    """Losses, learning rate and, every few epochs, metrics on val, to TensorBoard; the step is the epochs done."""
-    for name, value in losses.items():
-        writer.add_scalar(f"Loss/{name}", value, training.epoch)
-    writer.add_scalar("lr", training.stopping.learning_rate(), training.epoch)
-    if "val" in losses and (training.done or training.epoch % eval_every == 0):
-        for name, value in encoder.metrics(training.settings.seed).items():
-            writer.add_scalar(f"Val/{name}", value, training.epoch)
 
 
 def finish(run, training, encoder, split, k, order, **results):
@@ -234,11 +228,10 @@ def finish(run, training, encoder, split, k, order, **results):
     if training.whole:  # else they are the embedding
         write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
     means = save.write(run, split, k, seed, parts, users=users, items=items, device=encoder.sequences.device)
-    flat = {f"{part}/{name}": float(value) for part, values in means.items() for name, value in values.items()}
+    flat = {f"best/{name}": float(value) for name, value in means.get("val", {}).items()}   # of the weights kept
     hyperparameters = run.request | run.request.get("config", {})
     run.writer().add_hparams({name: v for name, v in hyperparameters.items() if name != "config"}, flat, run_name=".",
                              global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(training.model.items.shape[1]),
                items_released=training.stopping.released,
                best_val_loss=training.stopping.best if "val" in split.parts else None, order=order, **results)
-    print(f"{run.name}: {training.epoch} epochs, written for {', '.join(parts)}")

@@ -45,6 +45,7 @@ from harness.readers import read_json
 from preprocess import kkbox, stage
 from recommenders.dtnmr import COMPONENTS
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
+from training.epochs import EpochLog
 
 NEEDS = ("features", "order")
 COLD = True
@@ -236,8 +237,9 @@ def fit(run, training, checkpoint_seconds):
     checkpoints = Checkpoints(run, training, step_seconds=checkpoint_seconds)
     checkpoints.resume()
     note_missing_val(run.name, playlists.split, epochs)
-    points, writer = len(playlists.rows["train"]), run.writer(purge_step=training.epoch + 1)
+    points = len(playlists.rows["train"])
     with Progress(epochs * points, run.name, "points", initial=training.epoch * points) as progress:
+        log = EpochLog(run, progress, training.epoch, epochs)
         while not training.done:
             for rows in training.batches():
                 training.learn(rows)
@@ -248,9 +250,8 @@ def fit(run, training, checkpoint_seconds):
             val = subset_metrics(training.model, playlists, "val", training.settings.seed)   # {} without points of val
             check_loss(training.epoch, val.get("Loss", 0.0))
             better = training.stopping.update(training.epoch, {"loss": val["Loss"]} if val else {})
-            writer.add_scalar("Loss/train", loss, training.epoch)
-            for name in ("Loss", "Accuracy") if val else ():
-                writer.add_scalar(f"{name}/val", val[name], training.epoch)
+            losses = {"train": loss, **({"val": val["Loss"]} if val else {})}
+            log.record(training.epoch, losses, {"Accuracy": val["Accuracy"]} if val else None)
             checkpoints.after_epoch(better)
     training.model.load_state_dict(checkpoints.best(playlists.device)["model"])
 
@@ -294,6 +295,8 @@ def measure(run, model, playlists, args, parts):
             if figures["users_of_repeats"]:
                 print(f"{part}: {name} leaves out {figures['users_of_repeats']} of {len(means)} users, whose points "
                       "are all plays of songs they knew")
+        if part != "val":   # test figures are printed by table.py
+            continue
         print(f"{part}: the label among {args.subset_size}: {figures['Accuracy']:.4f} +- {figures['conf']:.4f} "
               f"(plays {figures['Accuracy of popularity']:.4f}, chance {figures['chance']:.4f}) "
               f"over {figures['points']} points")

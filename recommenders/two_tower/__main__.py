@@ -22,6 +22,7 @@ from harness.files import write_npy
 from harness.progress import Progress
 from harness.readers import load_checkpoint
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
+from training.epochs import EpochLog
 
 NEEDS = ("embedding",)
 COLD = True
@@ -131,8 +132,8 @@ def fit(run, training, split, checkpoint_seconds):
     checkpoints = Checkpoints(run, training, step_seconds=checkpoint_seconds)
     checkpoints.resume(device)
     note_missing_val(run.name, split, epochs)
-    writer = run.writer(purge_step=training.epoch + 1)
     with Progress(epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
+        log = EpochLog(run, progress, training.epoch, epochs)
         while not training.done:
             for batch in training.batches():
                 training.learn(batch)
@@ -141,9 +142,7 @@ def fit(run, training, split, checkpoint_seconds):
                 checkpoints.after_step()
             loss, values = training.close_epoch(), val_metrics(training, split)
             better = training.stopping.update(training.epoch, values)
-            writer.add_scalar("Loss/train", loss, training.epoch)
-            for name, value in values.items():
-                writer.add_scalar(f"Val/{name}", value, training.epoch)
+            log.record(training.epoch, {"train": loss}, values)
             checkpoints.after_epoch(better)
     training.towers.load_state_dict(checkpoints.best(device)["towers"])
 

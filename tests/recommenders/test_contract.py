@@ -117,6 +117,10 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
     assert "skipped" in capsys.readouterr().err and path.stat().st_mtime_ns == stamp
     run(name, workdir, "--overwrite")
     assert path.stat().st_mtime_ns > stamp and path.read_bytes() == before
+    said, = [line for line in capsys.readouterr().out.splitlines() if "next: python table.py" in line]
+    val = pd.read_csv(workdir / "metrics" / f"{run_name}_val.csv", index_col=0)
+    assert said.startswith(f"{run_name}: ") and f"preds/{run_name}_" in said
+    assert f"val NDCG@10 {val.at['mean', 'NDCG@10']:.4f} ±{val.at['conf', 'NDCG@10']:.4f}" in said
 
 
 @pytest.mark.trains
