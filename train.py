@@ -18,6 +18,7 @@ from harness.readers import load_checkpoint
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.early_stopping import check_release
 
+TITLE = "Shallow Net"
 NEEDS = ("embedding",)
 COLD = True
 SEARCH_SPACE = {
@@ -196,7 +197,8 @@ def origin_of(workdir, args):
     if args.last_epoch not in whole:
         kept = " and ".join(map(str, sorted(whole))) or "none"
         raise UsageError(f"run {name} has checkpoints after epoch {kept}, not {args.last_epoch}")
-    return {"name": name, "state": whole[args.last_epoch], "best": states.get("best", whole[args.last_epoch])}
+    return {"name": name, "request": manifests[name].get("request", {}), "state": whole[args.last_epoch],
+            "best": states.get("best", whole[args.last_epoch])}
 
 
 def record(writer, training, losses, split, args, device):
@@ -250,10 +252,13 @@ def main(argv=None):
     split, device = dataset.load(workdir), cli.pick_device(args.device)
     check_release(split, args.dynamic_item_freeze)
     origin, request = origin_of(workdir, args), request_of(args)
-    if origin and origin["name"] != runs.run_name("shallow", args.model, request, args.seed, args.comment):
+    itself = origin is not None and runs.request_hash(origin["request"]) == runs.request_hash(request)
+    if origin and not itself:
         request["continues"] = [origin["name"], args.last_epoch]
     run = runs.Run(workdir, "shallow", request, embedding=args.model, inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings(which) for which in ("users", "items")]
+    if itself:
+        origin["name"] = run.name   # a control of an earlier version is renamed below
     with run:
         if run.finished:
             return

@@ -46,6 +46,7 @@ from preprocess import kkbox, stage
 from recommenders.dtnmr import COMPONENTS
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
+TITLE = "DTNMR"
 NEEDS = ("features", "order")
 COLD = True
 KKBOX_FLAGS = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",

@@ -23,6 +23,7 @@ from harness.progress import Progress
 from harness.readers import load_checkpoint
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 
+TITLE = "Two-tower"
 NEEDS = ("embedding",)
 COLD = True
 SEARCH_SPACE = {
