@@ -112,7 +112,7 @@ def test_each_permutation_is_paired_with_the_seed_of_the_same_number(tmp_path):
     for seed in (1, 2, 3):
         base = rng.random(4)
         make_run(tmp_path, "shallow", "mfcc", base + 0.1, seed=seed)
-        make_run(tmp_path, "shallow", "mfcc", base, seed=seed, shuffle=True)
+        make_run(tmp_path, "shallow", "mfcc", base, seed=4 - seed, shuffle=seed)   # read in another order
         make_run(tmp_path, "shallow", "mert", base + 0.1, seed=seed)
         make_run(tmp_path, "shallow", "mert", base, seed=seed + 10, shuffle=True)
     numbers, _ = tables(tmp_path)
