@@ -113,10 +113,14 @@ def _rows_of_one(recommender, cells, usual, controls):
 
 
 def _row(recommender, cell, shown, usual, control=None, plain=True):
-    words = readable(departures(shown.request, usual.request))
-    return Row(block_of(shown), recommender, registry.title(recommender), representation_of(shown),
-               "" if plain and cell else words or "" if plain else words or "usual arguments",
-               words if plain and cell else "", cell, control)
+    changed = readable(departures(shown.request, usual.request))
+    unusual = ""
+    if not plain:
+        changed = changed or "usual arguments"
+    elif cell is not None:
+        changed, unusual = "", changed
+    return Row(block_of(shown), recommender, registry.title(recommender), representation_of(shown), changed, unusual,
+               cell, control)
 
 
 def control_of(cell, siblings, controls):
