@@ -11,6 +11,7 @@ import sys
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 
+TITLE = "KNN"
 NEEDS = ("embedding",)
 COLD = True
 SEARCH_SPACE = {"center": [True, False], "unit": [True, False], "weight": ["binary", "count"]}
@@ -95,7 +96,7 @@ def run_name(name, request):
     differing = {k: v for k, v in request.items() if k != "embedding" and v != default.get(k)}
     if not differing and runs.slug(name) == name:
         return f"{name}_cosine"
-    words = [k if v is True else f"{k}-{v}" for k, v in sorted(differing.items())]
+    words = ["shuffled" if k == "shuffle" else k if v is True else f"{k}-{v}" for k, v in sorted(differing.items())]
     return "_".join([runs.slug(name), "cosine", *map(runs.slug, words), runs.request_hash(request)])
 
 

@@ -1,6 +1,7 @@
 """Stage 4: how good saved recommendations are, for each user and on average.
 
-    python metrics.py                                  every run of the workspace
+    python metrics.py                                  every run of the workspace, a line for each and its part
+    python metrics.py --long                           all metrics of each
     python metrics.py musicnn_cosine --k 10 50         one run
     python metrics.py musicnn_cosine --scorer rs_metrics
     python metrics.py --subset-size 5                  with SubsetAccuracy@5, the measure of the DTNMR source
@@ -40,7 +41,7 @@ import harness.environment  # noqa: F401 (a missing package ends in one sentence
 import numpy as np
 
 from evaluation.beyond_accuracy import beyond, catalogue_of
-from evaluation.files import columns_from_before, write_metrics
+from evaluation.files import columns_from_before, read_rows, write_metrics
 from evaluation.lists import (
     Lists,
     Truth,
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
 MADE = re.compile(rf"(?:{'|'.join((*METRICS, 'Coverage', 'Gini', 'Popularity'))})@([0-9]+)")  # columns of every call
 KS = (5, 10, 20, 50)
+SHOWN = ("NDCG", "Recall", "HitRate")  # metrics of the line that a run has; the first sorts the lines
+SHOWN_AT = 10                          # and their list length, or the nearest below, or the shortest
 LONGEST = 1_000_000  # ranks of a list
 TOLERANCE = 1e-9  # between our values and those of rs_metrics
 
@@ -198,6 +201,8 @@ def build_parser() -> cli.Parser:
                         help="seed of the tracks sampled for --subset-size (default 42)")
     parser.add_argument("--scorer", choices=("rs_metrics",), default=None,
                         help="compute with this library, too, and fail where its values differ (default: none)")
+    parser.add_argument("--long", action="store_true",
+                        help="print all metrics of each run and part (default: a line with three of them)")
     parser.add_argument("--preds", metavar="FILE",
                         help="evaluate this file instead of runs: user_id, track_id, rank (parquet, csv or tsv)")
     parser.add_argument("--truth", metavar="FILE",
@@ -228,11 +233,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.preds:
         return evaluate_files(args)
+    evaluate_runs(args)
+
+
+def evaluate_runs(args: argparse.Namespace) -> None:
+    """Evaluate the saved lists of runs, print them part by part, the best first, and say where the figures are."""
     workdir = cli.workspace(args)
     jobs = saved_lists(workdir, args.names)
     import dataset
     split, manifests = dataset.load(workdir), dict(runs.find_runs(workdir))
     drawn: dict[str, Subsets] = {}
+    written: list[tuple[str, str]] = []
     for name, part, path in current(jobs, split, manifests):
         preds = read_frame(path, ("user_id", "track_id", "rank"))
         try:
@@ -244,7 +255,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                            split, drawn.get(part))
         except WorkError as e:
             raise WorkError(f"{path}: {e}") from None
-        print_means(f"{name}, {part}", means)
+        written.append((part, name))
+        if args.long:
+            print_means(f"{name}, {part}", means)
+    if not args.long:
+        rows = {(part, name): read_rows(workdir / "metrics" / f"{name}_{part}.csv", "run this again")
+                for part, name in written}
+        print("\n".join(lines_of(rows, args.k)))
+    print(f"written to {workdir / 'metrics'}: {len(written)} times RUN_PART.csv (means, intervals) and .pqt (users); "
+          "python table.py compares the runs")
 
 
 def current(jobs: Iterable[tuple[str, str, Path]], split: Split,
@@ -300,6 +319,34 @@ def within(ks: Sequence[int], longest: int, name: str) -> tuple[int, ...]:
     if left:
         print(f"{name}: its lists have {longest} places, so k = {', '.join(left)} is left out", file=sys.stderr)
     return used
+
+
+def lines_of(rows: Mapping[tuple[str, str], tuple[dict, dict]], ks: Sequence[int]) -> list[str]:
+    """A line for each part and run with SHOWN metrics and their half-widths; by part, the best first, ties by name.
+
+    rows: {(part, run): ({column: mean}, {column: half-width})}; ks: the list lengths asked for, of which SHOWN_AT or
+    the nearest below it is shown; a run whose lists are shorter shows the longest that it has
+    """
+    def length(means):
+        known = {int(column.split("@")[1]) for column in means if column.startswith("NDCG@")} & {*ks} or {
+            int(column.split("@")[1]) for column in means if column.startswith("NDCG@")}
+        return max((k for k in known if k <= SHOWN_AT), default=min(known))
+
+    def key(item):
+        (part, name), (means, _) = item
+        return runs.PART_ORDER.index(part), -means[f"{SHOWN[0]}@{length(means)}"], name
+    width = max((len(name) for _, name in rows), default=0)
+    lines = []
+    for (part, name), (means, halves) in sorted(rows.items(), key=key):
+        columns = [f"{metric}@{length(means)}" for metric in SHOWN]
+        lines.append("  ".join([f"{part:<9}", f"{name:<{width}}", *(with_interval(c, means, halves) for c in columns)]))
+    return lines
+
+
+def with_interval(column: str, means: Mapping[str, float], halves: Mapping[str, float]) -> str:
+    """`NDCG@10 0.1234 ±0.0123`, without the interval where there is none."""
+    half = halves.get(column, np.nan)
+    return f"{column} {means[column]:.4f}" + (f" ±{half:.4f}" if np.isfinite(half) else "")
 
 
 def print_means(title: str, means: Mapping) -> None:

@@ -19,6 +19,7 @@ from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.early_stopping import check_release
 from training.epochs import EpochLog
 
+TITLE = "Shallow Net"
 NEEDS = ("embedding",)
 COLD = True
 SEARCH_SPACE = {
@@ -199,7 +200,8 @@ def origin_of(workdir, args):
     if args.last_epoch not in whole:
         kept = " and ".join(map(str, sorted(whole))) or "none"
         raise UsageError(f"run {name} has checkpoints after epoch {kept}, not {args.last_epoch}")
-    return {"name": name, "state": whole[args.last_epoch], "best": states.get("best", whole[args.last_epoch])}
+    return {"name": name, "request": manifests[name].get("request", {}), "state": whole[args.last_epoch],
+            "best": states.get("best", whole[args.last_epoch])}
 
 
 def finish(run, training, cold, split, args, device, **results):
@@ -242,10 +244,13 @@ def main(argv=None):
     split, device = dataset.load(workdir), cli.pick_device(args.device)
     check_release(split, args.dynamic_item_freeze)
     origin, request = origin_of(workdir, args), request_of(args)
-    if origin and origin["name"] != runs.run_name("shallow", args.model, request, args.seed, args.comment):
+    itself = origin is not None and runs.request_hash(origin["request"]) == runs.request_hash(request)
+    if origin and not itself:
         request["continues"] = [origin["name"], args.last_epoch]
     run = runs.Run(workdir, "shallow", request, embedding=args.model, inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings(which) for which in ("users", "items")]
+    if itself:
+        origin["name"] = run.name   # a control of an earlier version is renamed below
     with run:
         if run.finished:
             return

@@ -12,6 +12,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 from harness import cli, runs
 from training import sequence_loop as sequence_training
 
+TITLE = "BERT4Rec"
 NEEDS = ("embedding", "order")
 COLD = True
 SEARCH_SPACE = {

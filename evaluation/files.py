@@ -62,6 +62,22 @@ def read_metrics(path: Path, remedy: str) -> tuple[pd.DataFrame, pd.Series]:
     return frame, means
 
 
+def read_means(path: Path, remedy: str) -> dict[str, float]:
+    """The means of all columns of a metrics csv, {column: mean}; WorkError where it is gone or damaged."""
+    return read_rows(path, remedy)[0]
+
+
+def read_rows(path: Path, remedy: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Means and half-widths of all columns of a metrics csv, two {column: value}; WorkError as for read_means."""
+    import pandas as pd
+    if not path.exists():
+        raise WorkError(f"{path} is gone; {remedy}")
+    with reading(path, "metrics", remedy):
+        frame = pd.read_csv(path, index_col=0, float_precision="round_trip")
+        mean, conf = (frame.loc[row].astype(float).to_dict() for row in ("mean", "conf"))
+        return mean, conf
+
+
 def columns_from_before(path: Path, values: pd.DataFrame, digest: str, made: re.Pattern,
                         again: Callable) -> tuple[pd.DataFrame, dict[str, float]]:
     """Columns of the metrics at `path` that are neither in `values` nor computed at every call, to be written again.

@@ -1,4 +1,4 @@
-"""Paired tests over users for table.py --against: is the difference to one run more than chance among these users?
+"""Paired tests over users for table.py: is the difference to one run more than chance among these users?
 
 Both have values of the same users, so a test looks at the differences d_u of each user's two values (a mean over
 the repeats where there are several) alone:
@@ -8,13 +8,17 @@ the repeats where there are several) alone:
                of mean(d), and p = (1 + #{|m* - mean(d)| >= |mean(d)|}) / (RESAMPLES + 1)
     effect     Cohen's d of paired samples, mean(d) / sd(d): what a larger sample does not make larger
 
-p values are corrected by Holm over all rows tested in one metric of a table, as many rows are many tests. A row is
-marked where both tests stay below LEVEL. Signed-rank and sign tests are left out on purpose: with thousands of users
-they detect differences too small to matter, and not in the mean that the table shows.
+p values are corrected over all rows compared with one run in one metric, a family, as many rows are many tests: by
+Holm, which keeps the probability of any false difference below LEVEL, or by Benjamini and Hochberg, which keeps the
+expected share of false ones among the differences it reports below LEVEL. A row is above or below where both tests stay
+below LEVEL; where not, the two are not distinguishable here, which is no evidence of equality. Signed-rank and sign
+tests are left out on purpose: with thousands of users they detect differences too small to matter, and not in the mean
+that the table shows.
 
 Sources: Smucker, Allan and Carterette, "A Comparison of Statistical Significance Tests for Information Retrieval
-Evaluation", CIKM 2007; Holm, Scand. J. Statist. 6, 1979; Davison and Hinkley, "Bootstrap Methods and their
-Application", 1997, chapter 4.
+Evaluation", CIKM 2007; Holm, Scand. J. Statist. 6, 1979; Benjamini and Hochberg, J. R. Statist. Soc. B 57, 1995, valid
+for the positively dependent tests of comparisons with one run (Benjamini and Yekutieli, Ann. Statist. 29, 2001);
+Davison and Hinkley, "Bootstrap Methods and their Application", 1997, chapter 4.
 """
 from dataclasses import dataclass
 
@@ -25,6 +29,7 @@ from harness.errors import WorkError
 LEVEL = 0.05
 RESAMPLES = 10_000
 SEED = 42
+CORRECTIONS = {"holm": "Holm", "bh": "Benjamini-Hochberg"}
 BLOCK = 1 << 22   # draws of users held at once
 
 
@@ -45,13 +50,20 @@ class Paired:
             return ""
         return "↑" if self.difference > 0 else "↓"
 
+    @property
+    def undecided(self):
+        """Whether the tests do not distinguish the two; False where nothing could be tested."""
+        return not self.mark and not np.isnan(self.p_t)
 
-def compare(values, reference, resamples=RESAMPLES, seed=SEED):
-    """Tests of R rows against one, a Paired for each row.
 
-    values: float64 (R, U), a value of each user; reference: float64 (U,), of the same users. A user whose value is
-    NaN in the row or in the reference (no list, so no Popularity of it) is left out of that row's tests; a row that
-    keeps fewer than two such users has NaN throughout, no mark, and no part in the correction.
+def compare(values, reference, resamples=RESAMPLES, seed=SEED, families=None, correction="holm"):
+    """Tests of R rows against one, or each against its own, a Paired for each row.
+
+    values: float64 (R, U), a value of each user; reference: float64 (U,) or (R, U), of the same users
+    families: a number for each row; p values are corrected within a family (default: all rows are one)
+    correction: holm or bh
+    A user whose value is NaN in the row or in the reference (no list, so no Popularity of it) is left out of that
+    row's tests; a row that keeps fewer than two such users has NaN throughout, no mark, and no part in the correction.
     Rows that differ by the same amount at every user have no spread: their effect is infinite, their t test
     certain; equal rows have p 1 and effect 0. Raises WorkError with fewer than two users.
     """
@@ -70,9 +82,11 @@ def compare(values, reference, resamples=RESAMPLES, seed=SEED):
             mean, effect, p_t = t_test(some)
             low, high, p_bootstrap = bootstrap(some, resamples, seed)
             columns[:, rows] = mean, low, high, p_t, p_bootstrap, effect
-    tested = ~np.isnan(columns[3])
-    for p in columns[3:5]:
-        p[tested] = holm(p[tested])
+    families = np.zeros(len(each), int) if families is None else np.asarray(families)
+    for family in np.unique(families):
+        tested = ~np.isnan(columns[3]) & (families == family)
+        for p in columns[3:5]:
+            p[tested] = corrected(p[tested], correction)
     return [Paired(*map(float, row)) for row in columns.T]
 
 
@@ -109,29 +123,19 @@ def bootstrap(each, resamples=RESAMPLES, seed=SEED):
     return low, high, (1 + beyond) / (resamples + 1)
 
 
+def corrected(p, correction="holm"):
+    """p values (R,) corrected for being R: by Holm, or by Benjamini and Hochberg (scipy's)."""
+    if correction == "holm" or not len(p):
+        return holm(p)
+    from scipy.stats import false_discovery_control
+    return false_discovery_control(p, method=correction)
+
+
 def holm(p):
     """Holm's step-down correction of p values (R,): each is at least as large as before, and at most 1."""
     p = np.asarray(p, np.float64)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty_like(p)
-    corrected[order] = np.minimum(stepped, 1.0)
-    return corrected
-
-
-def mark_table(table, reference):
-    """Give the figures of a render.Table their tests against those of one cell ({column: results.Figure}).
-
-    Shuffled rows are not tested: their repeats are permutations, each one ranking for all users. A figure that
-    appears in several columns of the table is one hypothesis.
-    """
-    for column in table.columns:
-        ours = reference[column]
-        ours.mark = "reference"
-        slots = (slot for _, slots in table.rows for slot in slots if column in slot.figures and not slot.shuffled)
-        tested = {id(f): f for f in (slot.figures[column] for slot in slots) if f is not ours and f.each is not None}
-        if ours.each is None or not tested:
-            continue
-        results = compare(np.stack([f.each for f in tested.values()]), ours.each)
-        for figure, result in zip(tested.values(), results, strict=True):
-            figure.against, figure.mark = result, result.mark
+    result = np.empty_like(p)
+    result[order] = np.minimum(stepped, 1.0)
+    return result

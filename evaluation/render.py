@@ -1,146 +1,286 @@
-"""A table of figures as Markdown, LaTeX and csv, for table.py; independent of runs and files.
+"""A leaderboard as Markdown, LaTeX and a tidy csv; independent of runs and files.
 
-Markdown and LaTeX show a panel for each metric, with a column for each recommender: the mean with its interval
-over users, and beside it the interval over seeds. The csv has all metrics in one row, as plain numbers.
+Markdown and LaTeX have a row for each method and representation, block by block, and a column for each metric; beside
+the first metric (or each) stand the control and what the content is worth. The csv has a line for each row and metric.
 """
 import re
-from dataclasses import dataclass, field
 
 import numpy as np
 
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-         "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
-         "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+from evaluation import provenance
+from evaluation.leaderboard import readable
+from evaluation.paired_tests import CORRECTIONS, LEVEL
+from evaluation.results import unlike_defaults
+from evaluation.worth import USERS_ONLY
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_\allowbreak{}",
+         "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$",
+         ">": r"$>$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "°": r"$^\circ$", "†": r"$^\dagger$", "ʳ": r"$^r$",
+         "≥": r"$\ge$", "−": "$-$"}
+NEAR, UNUSUAL = "°", "†"      # not distinguishable from the best; other arguments than the method's usual ones
+NO_CONTROL = "no control"
 TESTS = ("difference", "low", "high", "p_t", "p_bootstrap", "effect")   # of paired.Paired
-RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
-          "SubsetAccuracy", "PointAccuracy")
 
 
-@dataclass
-class Slot:
-    """One place of the table: figures by column (results.Figure), or why there are none; '' where none is expected."""
-    figures: dict = field(default_factory=dict)
-    why: str = ""
-    mark: str = ""            # of a note on this place
-    shuffled: bool = False    # repeats are permutations: only the interval over them means anything
-    candidate: bool = False   # may be the best of its column
+# --------------------------------------------------------------------------- texts of places
+
+def value_text(row, column):
+    """(value, interval, marks) of a row in a column as texts; ('no @50', '', '') where it was not evaluated there."""
+    figure = row.figures.get(column)
+    if figure is None:
+        return ("no run" if row.cell is None else f"no @{column.split('@')[1]}"), "", ""
+    test, against = row.tests.get(column), row.against.get(column)
+    marks = NEAR if test is not None and test.undecided else ""
+    marks += f" {against if isinstance(against, str) else against.mark}" if against else ""
+    return number(figure.mean), f"±{number(figure.users)}" if np.isfinite(figure.users) else "", marks.rstrip()
 
 
-@dataclass
-class Table:
-    title: str
-    groups: list      # titles of the recommenders, one for each slot of a row
-    columns: list     # `Metric@k`
-    rows: list        # [(label, [Slot, ...])]
-    notes: list       # sentences to stand below
+def number(value):
+    return f"{value:.4f}"
 
 
-def best(table, column, group):
-    """The largest mean of the candidates of a column; NaN where all are equal or larger is not better."""
-    means = [slots[group].figures[column].mean for _, slots in table.rows
-             if slots[group].candidate and column in slots[group].figures]
-    contest = column.split("@")[0] in RISING and len(set(means)) > 1
-    return max(means) if contest else np.nan
+def control_text(row, column):
+    """(mean, number of permutations) of a row's control as texts; (no control, '') where content has none."""
+    if row.block != "with content":
+        return "", ""
+    figure = row.controls.get(column)
+    if row.control is None:
+        return NO_CONTROL, ""
+    return (number(figure.mean), f"({figure.repeats})") if figure else (f"no @{column.split('@')[1]}", "")
 
 
-def has_repeats(table, group):
-    return any(f.repeats > 1 for _, slots in table.rows for f in slots[group].figures.values())
+def worth_text(row, column):
+    """(difference with its sign, interval) of a row to its control as texts; empty without both."""
+    worth = row.worth.get(column)
+    if worth is None:
+        return "", ""
+    return f"{worth.difference:+.4f}", f"±{number(worth.half)}" if np.isfinite(worth.half) else ""
 
 
-def texts(slot, column, top, bold):
-    """(value, interval over seeds) of a slot as texts."""
-    if column not in slot.figures:
-        return slot.why or (f"no @{column.split('@')[1]}" if slot.figures else ""), ""
-    figure = slot.figures[column]
-    value = f"{figure.mean:.4f}"
-    if figure.mean == top and slot.candidate:
-        value = bold(value)
-    if np.isfinite(figure.users) and not slot.shuffled:
-        value += f" ±{figure.users:.4f}"
-    if figure.mark:
-        value += f" {figure.mark}"
-    seeds = f"±{figure.seeds:.4f} ({figure.repeats})" if figure.repeats > 1 else f"({figure.repeats})"
-    return value + (f" ({slot.mark})" if slot.mark else ""), seeds if figure.repeats > 1 or slot.shuffled else ""
+def seeds_text(row, column):
+    figure = row.figures.get(column)
+    if figure is None or figure.repeats < 2:
+        return ""
+    return f"{figure.repeats}: ±{number(figure.seeds)}" if np.isfinite(figure.seeds) else str(figure.repeats)
 
 
-def panel(table, column, bold, escape):
-    """Header and rows of one metric's panel, as lists of texts."""
-    seeds = [has_repeats(table, g) for g in range(len(table.groups))]
-    header, rows = [""], []
-    for group, title in enumerate(table.groups):
-        header += [escape(title), "seeds"] if seeds[group] else [escape(title)]
-    tops = [best(table, column, g) for g in range(len(table.groups))]
-    for label, slots in table.rows:
-        row = [escape(label)]
-        for group, slot in enumerate(slots):
-            pair = texts(slot, column, tops[group], lambda text: f"\0{text}\1")
-            row += [escape(text).replace("\0", bold[0]).replace("\1", bold[1]) for text in pair[:1 + seeds[group]]]
-        rows.append(row)
-    return header, rows
+def with_worth(board, every):
+    """The columns that show control and worth: those of the first metric, or of all; none without content."""
+    content = any(row.block == "with content" for row in board.rows)
+    return board.columns[:None if every else 1] if content else []
 
+
+def has_seeds(board):
+    return any(figure.repeats > 1 for row in board.rows for figure in row.figures.values())
+
+
+def title(board):
+    """The head: part, data set, split, users, items, commit, date."""
+    h = board.head
+    words = [f"data set {h['dataset']}", f"split {h['split']}" if h["split"] else "", f"{h['users']:,} users",
+             f"{h['items']:,} items ranked" if h["items"] else "", f"commit {h['commit']}" if h["commit"] else "",
+             h["date"] or ""]
+    return f"{board.part}: {', '.join(filter(None, words))}"
+
+
+def notes(board, every=False, extra=""):
+    """At most three sentences that apply to this very table. extra: one of the caller's, for the last."""
+    shown, text = with_worth(board, every), "±: 95 % interval over users"
+    if any(row.worth for row in board.rows):
+        text = ("control: the same vectors on the wrong tracks, mean over (n) permutations; worth: value minus "
+                f"control, its interval over users and permutations (crossed); other {text}")
+        if any(row.worth[c].over == USERS_ONLY for row in board.rows for c in shown if c in row.worth):
+            text += f"; (1): {USERS_ONLY}"
+    sentences = [text + ("; seeds: their number and the interval over them" if has_seeds(board) else "")]
+    if text := _note_on_tests(board):
+        sentences.append(text)
+    if text := "; ".join(filter(None, [_note_on_arguments(board), _note_on_cold(board), extra])):
+        sentences.append(text)
+    return sentences
+
+
+def _note_on_tests(board):
+    """What bold, the mark of what is not distinguishable, and the arrows mean, as far as they occur."""
+    how = f"paired t test and bootstrap over users, {CORRECTIONS[board.correction]}'s correction"
+    parts = []
+    if any(row.best for row in board.rows):
+        parts.append(f"bold: best of its block on {board.chosen_on}")
+    if any(test.undecided for row in board.rows for test in row.tests.values()):
+        parts.append(f"{NEAR}: not distinguishable from it ({how} within block and metric, p ≥ {LEVEL:g}), which is no "
+                     "evidence of equality")
+    elif (tests := [test for row in board.rows for test in row.tests.values()]) and all(test.mark for test in tests):
+        parts.append(f"all others of the block are distinguishable from it ({how} within block and metric, "
+                     f"p < {LEVEL:g})")
+    if board.against and any(row.against for row in board.rows):
+        parts.append(f"↑ ↓: above or below {board.against} ({how} within the metric, p < {LEVEL:g})")
+    elif board.against:
+        parts.append(f"not tested against {board.against}, which has no lists of {board.part}")
+    return "; ".join(parts)
+
+
+def _note_on_arguments(board):
+    rows = [row for row in board.rows if row.unusual]
+    if not rows:
+        return ""
+    some = f"{rows[0].method} {rows[0].representation}: {rows[0].unusual}" if len(rows) == 1 else \
+        f"{len(rows)} rows, see arguments in results_{board.part}.csv"
+    return f"{UNUSUAL}: arguments unlike those of the method's other rows ({some})"
+
+
+def _note_on_cold(board):
+    return f"cannot rank cold items: {', '.join(board.cannot)}" if board.cannot else ""
+
+
+# --------------------------------------------------------------------------- Markdown
 
 def escape_markdown(text):
     """Text as it should read in a Markdown table: no markup, no new cell, one line."""
     return re.sub(r"([\\`*|<\[\]])|((?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\g<0>", " ".join(str(text).split()))
 
 
+def markdown(board, every=False, extra=""):
+    """The table as Markdown, aligned so that it also reads as plain text; every: control and worth of all metrics."""
+    shown, seeds = with_worth(board, every), has_seeds(board)
+    header = ["method", "representation"]
+    for column in board.columns:
+        header += [column, *(["control", "worth"] if column in shown else [])]
+        header += ["seeds"] if seeds and column == board.columns[0] else []
+    lines = [header, None]
+    for block, rows in board.blocks():
+        lines.append([f"*{block}*", *[""] * (len(header) - 1)])
+        lines += [_markdown_row(board, row, shown, seeds) for row in rows]
+    width = [max(3, *(len(line[i]) for line in lines if line)) for i in range(len(header))]
+    lines[1] = ["-" * w for w in width]
+    text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)) + " |" for line in lines]
+    foot = [f"- {escape_markdown(note)}" for note in notes(board, every, extra)]
+    return "\n".join([f"### {escape_markdown(title(board))}", "", *text, "", *foot]) + "\n"
+
+
+def _markdown_row(board, row, shown, seeds):
+    cells = [escape_markdown(row.method), escape_markdown(row.label) + (UNUSUAL if row.unusual else "")]
+    for column in board.columns:
+        value, interval, marks = value_text(row, column)
+        value = f"**{value}**" if column in row.best else value
+        cells.append(f"{value}{f' {interval}' if interval else ''}{marks}")
+        if column in shown:
+            cells += [" ".join(filter(None, control_text(row, column))),
+                      " ".join(filter(None, worth_text(row, column)))]
+        if seeds and column == board.columns[0]:
+            cells.append(seeds_text(row, column))
+    return cells
+
+
+# --------------------------------------------------------------------------- LaTeX
+
 def escape_latex(text):
     return "".join(LATEX.get(c, c) for c in " ".join(str(text).split()))
 
 
-def markdown(table):
-    """The table as Markdown, aligned so that it also reads as plain text."""
-    lines = [f"### {escape_markdown(table.title)}", ""]
-    for column in table.columns:
-        header, rows = panel(table, column, ("**", "**"), escape_markdown)
-        header[0] = column
-        width = [max(3, *(len(row[i]) for row in [header, *rows])) for i in range(len(header))]
-        lines += ["| " + " | ".join(text.ljust(w) for text, w in zip(row, width, strict=True)) + " |"
-                  for row in (header, ["-" * w for w in width], *rows)]
-        lines.append("")
-    lines += [f"- {escape_markdown(note)}" for note in table.notes]
-    return "\n".join(lines) + "\n"
+def latex(board, every=False, extra=""):
+    """The table as a LaTeX tabularx as wide as the text; needs booktabs, tabularx, array and graphicx.
 
-
-def latex(table):
-    """The table as a LaTeX tabular (booktabs), a panel for each metric; notes as comments.
-
-    Written here, as pandas' Styler would make the interval bold with the mean, leave ± < > and the arrows as they are
-    (pdflatex stops at an arrow), need \\multirow instead of panels, and end them with a line below the last.
+    So that eight metrics fit, intervals stand below their values, a value has no zero before its point, labels are
+    broken into lines, and more than four metrics have upright headers. Written here, as pandas' Styler would make
+    the interval bold with the mean, leave ± < > and the arrows as they are (pdflatex stops at an arrow), and break no
+    lines.
     """
-    lines, wide = ["% " + " ".join(line.split()) for line in [table.title, *table.notes]], 0
-    for column in table.columns:
-        header, rows = panel(table, column, (r"\textbf{", "}"), escape_latex)
-        if not wide:
-            wide = len(header)
-            lines += [rf"\begin{{tabular}}{{l{'r' * (wide - 1)}}}", r"\toprule", " & ".join(header) + r" \\"]
-        lines += [r"\midrule", rf"\multicolumn{{{wide}}}{{l}}{{\emph{{{escape_latex(column)}}}}} \\"]
-        lines += [" & ".join(row) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    shown = with_worth(board, every)
+    header, upright = [""], len(board.columns) > 4
+    for column in board.columns:
+        words = [column, *(["control", "worth"] if column in shown else [])]
+        header += [rf"\rotatebox{{90}}{{{escape_latex(word)}}}" if upright else escape_latex(word) for word in words]
+    columns = r">{\raggedright\arraybackslash}X" + "r" * (len(header) - 1)
+    lines = ["% " + " ".join(line.split()) for line in [title(board), *notes(board, every, extra)]]
+    lines += [r"% needs \usepackage{array,booktabs,graphicx,tabularx}", r"\begingroup\footnotesize",
+              r"\setlength{\tabcolsep}{2pt}", rf"\begin{{tabularx}}{{\textwidth}}{{@{{}}{columns}@{{}}}}", r"\toprule",
+              " & ".join(header) + r" \\"]
+    for block, rows in board.blocks():
+        lines += [r"\midrule", rf"\multicolumn{{{len(header)}}}{{@{{}}l}}{{\emph{{{block}}}}} \\"]
+        for row in rows:
+            lines += _latex_rows(board, row, shown)
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabularx}", r"\endgroup"]) + "\n"
 
 
-def frame(table):
-    """The table as numbers: for each recommender and metric the mean and the half-widths over users and seeds.
+def _latex_rows(board, row, shown):
+    """The line of values and, where there are any, that of intervals below it."""
+    label = escape_latex(" ".join(filter(None, [row.method, row.label])) + (UNUSUAL if row.unusual else ""))
+    above, below = [label], [""]
+    for column in board.columns:
+        value, interval, marks = value_text(row, column)
+        value = escape_latex(short(value))
+        above.append((rf"\textbf{{{value}}}" if column in row.best else value) + escape_latex(
+            marks.replace(" reference", "ʳ").replace(" ", "")))
+        below.append(small(interval))
+        if column in shown:
+            control, permutations = control_text(row, column)
+            worth, half = worth_text(row, column)
+            above += ["none" if control == NO_CONTROL else escape_latex(short(control)),
+                      escape_latex(short(worth).replace("-", "−"))]
+            below += [small(permutations), small(half)]
+    lines = [" & ".join(above) + r" \\"]
+    return [*lines, " & ".join(below) + r" \\"] if any(below) else lines
 
-    Where figures were tested (paired_tests.py), the difference to the reference, its interval, both corrected p and
-    the effect size follow.
+
+def short(text):
+    """A figure without the zero before its point: 0.0123 as .0123, +0.0123 as +.0123."""
+    return re.sub(r"^([-+±]?)0\.", r"\1.", text)
+
+
+def small(text):
+    return rf"{{\tiny {escape_latex(short(text))}}}" if text else ""
+
+
+# --------------------------------------------------------------------------- csv
+
+def frame(board):
+    """The tidy table: a line for each row and metric, and one for each control; numbers as they are.
+
+    arguments: unlike the script's defaults; shuffled: whether the line is a control's own. half_* are half-widths of
+    95 % intervals, of a control over permutations (half_seeds). se_* are the parts of the standard error of worth
+    (evaluation/worth.py). compared_with: the best of the block; against: the run of --against.
     """
     import pandas as pd
-    rows = []
-    tested = any(f.against for _, slots in table.rows for slot in slots for f in slot.figures.values())
-    for label, slots in table.rows:
-        row, missing = {"representation": label}, []
-        for title, slot in zip(table.groups, slots, strict=True):
-            if slot.why:
-                missing.append(f"{title}: {slot.why}")
-            for column in table.columns:
-                figure, name = slot.figures.get(column), f"{title} {column}"
-                row[name] = figure.mean if figure else np.nan
-                row[f"{name} users"] = figure.users if figure and not slot.shuffled else np.nan
-                row[f"{name} seeds"] = figure.seeds if figure else np.nan
-                against = figure.against if figure else None
-                for word in TESTS if tested else ():
-                    row[f"{name} {word.replace('_', ' ')}"] = getattr(against, word) if against else np.nan
-            row[f"{title} repeats"] = max((f.repeats for f in slot.figures.values()), default=0)
-        rows.append(row | {"missing": "; ".join(missing)})
-    return pd.DataFrame(rows)
+    best = {(row.block, column): row for row in board.rows for column in row.best}
+    lines = [_line(board, row, column, False, best.get((row.block, column))) for row in board.rows for column
+             in board.columns if column in row.figures]
+    lines += [_line(board, row, column, True, None) for row in board.rows for column in board.columns
+              if column in row.controls]
+    return pd.DataFrame(lines)
+
+
+def _line(board, row, column, shuffled, best):
+    cell, figure = (row.control, row.controls[column]) if shuffled else (row.cell, row.figures[column])
+    configs = [config for _, config in cell.runs]
+    metric, k = column.split("@")
+    line = {"part": board.part, "block": row.block, "method": row.method, "recommender": row.recommender,
+            "representation": row.representation, "shuffled": shuffled, "arguments": readable(unlike_defaults(cell)),
+            "changed": row.changed or row.unusual, "metric": metric, "k": int(k), "mean": figure.mean,
+            "half_users": np.nan if shuffled else figure.users, "half_seeds": figure.seeds, "seeds": figure.repeats,
+            "users": board.head["users"]}
+    line |= _control_of_line(row, column) if not shuffled else dict.fromkeys(_control_of_line(row, column))
+    compared = best is not None and best is not row
+    line |= {"best": column in row.best and not shuffled, "best_on": board.chosen_on, "compared_with":
+             f"{best.method} {best.label}".strip() if compared else "", "correction": board.correction}
+    line |= _tests_of_line("", None if shuffled else row.tests.get(column))
+    if board.against:
+        line |= {"against": board.against} | _tests_of_line("against_", None if shuffled else row.against.get(column))
+    return line | {"dataset": board.head["dataset"], "split_sha256": provenance.split_checksum(configs),
+                   "embedding_sha256": provenance.embedding_checksum(configs),
+                   "commit": provenance.commits(configs) or "", "runs": " ".join(name for name, _ in cell.runs)}
+
+
+def _control_of_line(row, column):
+    control, worth = row.controls.get(column), row.worth.get(column)
+    values = {"control": control.mean if control else np.nan, "permutations": control.repeats if control else 0,
+              "worth": np.nan, "half_worth": np.nan, "worth_over": ""}
+    if worth:
+        values |= {"worth": worth.difference, "half_worth": worth.half, "worth_over": worth.over}
+    elif row.block == "with content":
+        values["worth_over"] = NO_CONTROL
+    return values | {name: getattr(worth, name) if worth else np.nan
+                     for name in ("se_users", "se_permutations", "se_rest", "se_seeds")}
+
+
+def _tests_of_line(prefix, test):
+    return {f"{prefix}{name}": np.nan if test is None or isinstance(test, str) else getattr(test, name)
+            for name in TESTS}

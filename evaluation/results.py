@@ -10,10 +10,11 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.files import read_metrics
+from evaluation.files import read_means, read_metrics
 from evaluation.intervals import mean_and_half_width
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
@@ -30,7 +31,6 @@ class Cell:
     request: dict                                  # the arguments all its runs share
     runs: list = field(default_factory=list)       # [(name, config)] of the finished ones
     departures: dict | None = None                 # arguments unlike the script's defaults; None: not recorded
-    missing: str = ""                              # why there is none
 
 
 @dataclass
@@ -41,12 +41,19 @@ class Figure:
     seeds: float     # over repeats (seeds, or permutations), of their means: t(repeats - 1)
     repeats: int
     each: object = None      # float64 (U,): each user's mean over the repeats; None of all users together
-    against: object = None   # paired.Paired, where it was tested
-    mark: str = ""           # what the test says
+    table: object = None     # float64 (repeats, U): each user's value in each repeat; None of all users together
+    means: object = None     # float64 (repeats,): the mean of each repeat
+
+
+class Left(NamedTuple):
+    """A run that is left out of the tables. kind: stale, unfinished, or foreign (its manifest names no recommender)."""
+    name: str
+    reason: str
+    kind: str
 
 
 def collect(workdir):
-    """Cells of all runs of a workspace, and the runs left out of them: ([Cell], [(name, reason)]).
+    """Cells of all runs of a workspace, and the runs left out of them: ([Cell], [Left]).
 
     A run is left out when it is unfinished, when the split in the workspace is not the one it was made from, or when
     another run has since been made from a newer version of one of its inputs (the embedding).
@@ -57,11 +64,10 @@ def collect(workdir):
     latest.update(split)   # the files themselves say more than any run
     for name, config in manifests:
         if "recommender" not in config:
-            left.append((name, "its config.json names no recommender"))
+            left.append(Left(name, "its config.json names no recommender", "foreign"))
             continue
         request = dict(config.get("request", {}))
-        shuffle = request.get("shuffle")
-        shuffled = not (shuffle is None or shuffle is False)  # true, or the seed of the permutation
+        shuffled = runs.is_shuffled(request)
         shared = {k: v for k, v in sorted(request.items()) if k not in REPEATS}
         key = (config["recommender"], config.get("embedding") or "", shuffled, json.dumps(shared))
         cell = cells.setdefault(key, Cell(key[0], config.get("embedding"), shuffled, shared))
@@ -72,8 +78,8 @@ def collect(workdir):
         if config.get("status") == "finished" and not changed:
             cell.runs.append((name, config))
             continue
-        cell.missing = f"{changed[0]} changed since" if changed else "unfinished"
-        left.append((name, cell.missing))
+        left.append(Left(name, f"{changed[0]} changed since", "stale") if changed else
+                    Left(name, "unfinished", "unfinished"))
     return [cells[key] for key in sorted(cells)], left
 
 
@@ -86,11 +92,26 @@ def cell_named(cells, left, text):
     if matches:
         some = ", ".join(name for name, _ in matches[:3]) + (", ..." if len(matches) > 3 else "")
         raise UsageError(f"{text!r} begins the names of runs of different requests ({some}); name one of them")
-    if text in dict(left):
-        raise UsageError(f"run {text} is left out of the tables ({dict(left)[text]}); run it again")
+    if reasons := [run.reason for run in left if run.name == text]:
+        raise UsageError(f"run {text} is left out of the tables ({reasons[0]}); run it again")
     names = [name for name, _ in named]
     near = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
     raise UsageError(f"no finished run {text!r}; there are {len(names)}, among them {', '.join(near)}")
+
+
+def repeat_numbers(cell):
+    """The seed of each repeat of a cell, in the order of its runs; of a control, that of its permutation."""
+    requests = [config.get("request", {}) for _, config in cell.runs]
+    return [r["shuffle"] if type(r.get("shuffle")) is int else r.get("seed") for r in requests]
+
+
+def val_means(workdir, cell, columns):
+    """A cell's means of metrics on val over its repeats, {column: mean}, NaN where one of its runs has none."""
+    known = []
+    for name, config in cell.runs:
+        path, has = Path(workdir) / "metrics" / f"{name}_val.csv", "val" in config.get("parts", [])
+        known.append(read_means(path, f"python metrics.py {name} makes it again") if has else {})
+    return {column: float(np.mean([means.get(column, np.nan) for means in known])) for column in columns}
 
 
 def unlike_defaults(cell):
@@ -128,15 +149,17 @@ class Values:
         figures = {}
         for column in self.columns:
             if all(column in users for users, _ in repeats):
-                each = np.stack([users[column] for users, _ in repeats])             # (repeats, U)
-                means, each = mean_and_half_width(each.T)[0], each.mean(axis=0)
+                table = np.stack([users[column] for users, _ in repeats])            # (repeats, U)
+                means, each = mean_and_half_width(table.T)[0], table.mean(axis=0)
                 of_users = mean_and_half_width(each)[1]
             elif all(column in means for _, means in repeats):
-                means, of_users, each = [means[column] for _, means in repeats], np.nan, None   # of all users together
+                means, of_users = [means[column] for _, means in repeats], np.nan    # of all users together
+                each = table = None
             else:
                 continue
             mean, of_seeds = mean_and_half_width(means)
-            figures[column] = Figure(float(mean), float(of_users), float(of_seeds), len(repeats), each)
+            figures[column] = Figure(float(mean), float(of_users), float(of_seeds), len(repeats), each, table,
+                                     np.asarray(means, np.float64))
         return figures
 
     def _read(self, name, config):

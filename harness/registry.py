@@ -1,8 +1,10 @@
 """The recommenders of the project: what each declares, and how its script is found, run and imported.
 
 A recommender is a script of the root (train.py), a file of recommenders/ (ease.py) or a folder of it with a
-__main__.py (sasrec/). It declares what it needs and whether it can rank cold items, in two lines of its file:
+__main__.py (sasrec/). It declares what it needs and whether it can rank cold items, in two lines of its file, and its
+name in the literature, which tables print (without one they print the name of its script):
 
+    TITLE = "SASRec"
     NEEDS = ("embedding", "order")     out of embedding, order (of a user's plays), features (items.pqt, users.pqt)
     COLD = True
 
@@ -10,8 +12,8 @@ and, where it has something to tune, the settings that tune.py draws (experiment
 
     SEARCH_SPACE = {"factors": [64, 128, 256], "lr": {"log": [0.001, 0.1]}}
 
-They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints the
-first two.
+They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints
+NEEDS and COLD.
 """
 import ast
 import contextlib
@@ -29,7 +31,7 @@ from harness import environment
 from harness.errors import UsageError, WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
-DECLARED = ("NEEDS", "COLD", "SEARCH_SPACE")
+DECLARED = ("TITLE", "NEEDS", "COLD", "SEARCH_SPACE")
 STAGES = ("preprocess/0_get_plays_pqt.py", "preprocess/1_train_test_split.py", "metrics.py", "table.py")
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose script is not named like them
 
@@ -37,7 +39,8 @@ SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose s
 @dataclass(frozen=True)
 class Recommender:
     """name: its word in run names and tables; module: what to import; command: how to run it from the project's folder;
-    needs, cold, space: as declared, space None where it is not; about: first line of its docstring."""
+    needs, cold, space, title: as declared, space and title None where they are not; about: first line of its
+    docstring."""
     name: str
     module: str
     command: str
@@ -45,6 +48,7 @@ class Recommender:
     cold: bool
     about: str
     space: dict | None = None
+    title: str | None = None
 
     @property
     def script(self) -> str:
@@ -54,7 +58,7 @@ class Recommender:
 
 def declared(path: str | Path) -> dict[str, Any] | None:
     """What a file declares, or None: {"needs": tuple, "cold": bool, "about": first line of its docstring,
-    "space": dict, None where there is no SEARCH_SPACE}."""
+    "space": dict, None where there is no SEARCH_SPACE, "title": text, None where there is no TITLE}."""
     try:
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
         values = {target.id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
@@ -65,8 +69,11 @@ def declared(path: str | Path) -> dict[str, Any] | None:
         return None
     if not isinstance(space := values.get("SEARCH_SPACE"), (dict, type(None))):
         raise WorkError(f"{path}: SEARCH_SPACE should be {{flag: values}}, but is a {type(space).__name__}")
+    if not isinstance(title := values.get("TITLE"), (str, type(None))):
+        raise WorkError(f"{path}: TITLE should be a text, but is a {type(title).__name__}")
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space}
+    return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space,
+            "title": title}
 
 
 def scripts() -> dict[str, Path]:
@@ -115,6 +122,12 @@ def capability(name: str) -> tuple[tuple, bool]:
     """(NEEDS, COLD) of a recommender by its name, read without running it; ((), True) where it declares none."""
     known = recommender(name)
     return (known.needs, known.cold) if known else ((), True)
+
+
+def title(name: str) -> str:
+    """What a recommender is called in the literature and in tables; its own name where it declares no TITLE."""
+    known = recommender(name)
+    return known.title if known and known.title else name
 
 
 def module_name(script: str) -> str:

@@ -16,18 +16,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import registry
+from harness import registry, run_files
 from harness.errors import RunInProgress, WorkError
 from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
 from harness.readers import Fields, read_json
+from harness.run_files import PART_ORDER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-PART_ORDER = ("val", "test", "cold_test")
 NULL = type(None)
 MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
@@ -45,10 +45,16 @@ def request_hash(request: dict) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
+def is_shuffled(request: dict) -> bool:
+    """Whether a request is that of a control: `shuffle` is true, or the seed of the permutation (0 included)."""
+    return not (request.get("shuffle") is None or request["shuffle"] is False)
+
+
 def run_name(recommender: str, embedding: str | None, request: dict, seed: int | None = None,
              comment: str = "") -> str:
-    """Readable and unique: recommender, embedding, seed, comment, hash of the whole request."""
-    words = [recommender, embedding, None if seed is None else f"s{seed}", comment]
+    """Readable and unique: recommender, embedding, `shuffled` for a control, seed, comment, hash of the request."""
+    words = [recommender, embedding, "shuffled" if is_shuffled(request) else None,
+             None if seed is None else f"s{seed}", comment]
     return "_".join([slug(w) for w in words if w not in (None, "") and slug(w)] + [request_hash(request)])
 
 
@@ -108,6 +114,7 @@ class Run:
 
     # life -----------------------------------------------------------------
     def __enter__(self):
+        self._take_over()
         for name in ("preds", "metrics", "checkpoints", "model_embeddings"):  # better now than after the training
             if (path := self.workdir / name).exists() and not path.is_dir():
                 raise WorkError(f"{path}: a folder is needed here, but a file of that name is in the way")
@@ -127,6 +134,18 @@ class Run:
                 self.info["departures"] = departures(self.request, usual)
             self._write("running")
         return self
+
+    def _take_over(self):
+        """Rename the same request's run of an earlier version, in which a control's name did not say `shuffled`."""
+        if self.folder.exists() or not is_shuffled(self.request):
+            return
+        manifests = dict(find_runs(self.workdir))
+        for old, config in manifests.items():
+            if all(config.get(key) == value for key, value in (
+                    ("recommender", self.recommender), ("embedding", self.embedding), ("request", self.request))):
+                run_files.rename(self.workdir, old, self.name, config, manifests)
+                print(f"{old}: renamed to {self.name}, as the name of a control says shuffled", file=sys.stderr)
+                return
 
     def _decide(self):
         manifest = self.folder / "config.json"

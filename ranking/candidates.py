@@ -159,8 +159,7 @@ def _is_control(name, manifests):
     while waiting:
         name = waiting.pop()
         config = manifests.get(name, {})
-        shuffled = config.get("request", {}).get("shuffle") not in (None, False)
-        if shuffled or "oracle" in str(config.get("embedding")).split("+"):
+        if runs.is_shuffled(config.get("request", {})) or "oracle" in str(config.get("embedding")).split("+"):
             return True
         seen.add(name)
         waiting += set(config.get("sources", {}).values()) - seen

@@ -7,6 +7,7 @@ ranker, a seeded random order per user (ranking/topk.py).
 """
 from harness import cli, runs
 
+TITLE = "Chance"
 NEEDS = ()
 COLD = True
 SEARCH_SPACE = {}  # nothing to tune

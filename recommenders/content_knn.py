@@ -22,6 +22,7 @@ from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.progress import Progress
 
+TITLE = "Content KNN"
 NEEDS = ("embedding",)
 COLD = True
 SEARCH_SPACE = {

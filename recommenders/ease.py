@@ -18,6 +18,7 @@ from harness.errors import UsageError, WorkError
 from harness.machine import free_memory
 from harness.progress import Progress
 
+TITLE = "EASE"
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {"l2": {"log": [5.0, 5000.0]}}

@@ -16,6 +16,7 @@ from harness.files import write_json, write_npy
 from harness.progress import Progress
 from harness.readers import read_json
 
+TITLE = "ELSA"
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {

@@ -22,6 +22,7 @@ from harness.errors import UsageError
 from harness.files import write_report_csv
 from harness.progress import Progress
 
+TITLE = "Hybrid"
 NEEDS = ()
 COLD = True
 MOST_TRIALS = 10_000

@@ -14,6 +14,7 @@ from harness.errors import UsageError, WorkError
 from harness.files import write_npy
 from harness.progress import Progress
 
+TITLE = "iALS"
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {

@@ -14,6 +14,7 @@ Practical limit: computed in blocks of items; the time grows with the sum over u
 from harness import cli, runs
 from harness.progress import Progress
 
+TITLE = "ItemKNN"
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {

@@ -10,6 +10,7 @@ Tracks absent from train have no popularity, so the cold test is left out.
 from harness import cli, runs
 from harness.errors import UsageError
 
+TITLE = "Popularity"
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {"by": ["users", "plays"]}

@@ -233,12 +233,41 @@ def test_the_command_line_evaluates_saved_lists_again(tiny):
         path.unlink()
     metrics.main(["--workdir", str(tiny)])
     assert {p.name: p.read_bytes() for p in (tiny / "metrics").iterdir()} == before
-    done = cli(content, "--k", 3, 20, "--workdir", tiny)
+    done = cli(content, "--k", 3, 20, "--long", "--workdir", tiny)
     assert done.returncode == 0 and "its lists have 12 places, so k = 20 is left out" in done.stderr
     assert [w.split()[0] for w in done.stdout.splitlines() if w.startswith("   ")] == ["k", "3"] * 3
     again = pd.read_csv(tiny / f"metrics/{content}_test.csv", index_col=0)
     assert {name.split("@")[1] for name in again} == {"3"}
     assert (tiny / f"metrics/{noise}_test.csv").read_bytes() == before[f"{noise}_test.csv"]
+
+
+def test_a_line_for_each_run_and_part_sorted_with_intervals(tiny, capsys):
+    """By part, then by NDCG@10, the best first; the figures are those of the csv, and it says where they are."""
+    knn.main(["--workdir", str(tiny), "--k", "12"])
+    names = [name for name, _ in runs.find_runs(tiny)]
+    capsys.readouterr()
+    metrics.main(["--workdir", str(tiny)])
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith(f"written to {tiny / 'metrics'}: 6 times") and len(lines) == 6
+    lines = [text.split() for text in lines]
+    assert [words[0] for words in lines] == ["val"] * 2 + ["test"] * 2 + ["cold_test"] * 2
+    for part, name, *words in lines:
+        saved = pd.read_csv(tiny / f"metrics/{name}_{part}.csv", index_col=0)
+        assert words == [text for c in ("NDCG@10", "Recall@10", "HitRate@10")
+                         for text in (c, f"{saved.loc['mean', c]:.4f}", f"±{saved.loc['conf', c]:.4f}")]
+    for first, second in zip(lines[::2], lines[1::2], strict=True):
+        assert {first[1], second[1]} == set(names) and float(first[3]) >= float(second[3])
+    metrics.main([names[0], "--k", "3", "--workdir", str(tiny)])
+    assert capsys.readouterr().out.count("NDCG@3 ") == 3
+    metrics.main([names[0], "--k", "20", "50", "--workdir", str(tiny)])     # its lists have 12 tracks
+    assert capsys.readouterr().out.count("NDCG@12 ") == 3
+
+
+def test_a_line_of_one_user_has_no_interval():
+    rows = {("test", "b"): ({"NDCG@5": 0.5, "Recall@5": 1.0, "HitRate@5": 1.0}, {"NDCG@5": math.nan}),
+            ("test", "a"): ({"NDCG@5": 0.5, "Recall@5": 0.5, "HitRate@5": 1.0}, {})}
+    assert metrics.lines_of(rows, (5, 50)) == ["test       a  NDCG@5 0.5000  Recall@5 0.5000  HitRate@5 1.0000",
+                                               "test       b  NDCG@5 0.5000  Recall@5 1.0000  HitRate@5 1.0000"]
 
 
 def test_lists_without_a_manifest_and_names_that_end_like_parts(tiny):

@@ -1,6 +1,5 @@
-"""Tables: which runs make a figure, both intervals by hand, reasons, bold, escapes, and the command line."""
+"""Tables: which runs make a row, intervals by hand, blocks, controls and worth, bold, escapes, the command line."""
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,9 @@ import pytest
 import knn
 import table
 import train_bert
-from evaluation import render, results
+from evaluation import results
 from evaluation.files import write_metrics
-from evaluation.render import Slot, Table
-from evaluation.results import Figure, collect
+from evaluation.results import collect
 from harness import runs
 from harness.errors import WorkError
 from harness.files import write_json, write_parquet
@@ -33,34 +31,55 @@ def half(values):
 
 
 def make_run(workdir, recommender, embedding, values, users=(1, 2, 3, 4), parts=("test",), status="finished",
-             inputs=None, started="2026-01-01", k=2, **request):
-    """A run's manifest and metrics: Recall@k of each user (the same in every part)."""
+             inputs=None, started="2026-01-01", k=2, val=None, manifest=None, **request):
+    """A run's manifest and metrics: Recall@k of each user (the same in every part, but for `val`)."""
     request = {"k": 100, "seed": 1, "comment": "", **request}
     name = runs.run_name(recommender, embedding, request, request["seed"])
+    parts = [*parts, *(["val"] if val is not None else [])]
     write_json(workdir / "runs" / name / "config.json", {
         "run": name, "status": status, "recommender": recommender, "embedding": embedding, "request": request,
-        "inputs": inputs or {}, "started": started, "parts": list(parts), "dim": 7})
-    frame = pd.DataFrame({f"Recall@{k}": np.asarray(values, float)}, index=pd.Index(users, name="user_id"))
+        "inputs": inputs or {}, "started": started, "parts": parts, "dim": 7, **(manifest or {})})
     for part in parts:
+        each = np.asarray(val if part == "val" and val is not None else values, float)
+        frame = pd.DataFrame({f"Recall@{k}": each}, index=pd.Index(users, name="user_id"))
         write_metrics(workdir / "metrics" / f"{name}_{part}.csv", frame, {f"Coverage@{k}": 0.25})
     return name
 
 
 def tables(workdir, *words, part="test"):
-    """Run table.py; the combined csv by representation, and the Markdown."""
+    """Run table.py; the tidy csv, and the Markdown."""
     table.main(["--workdir", str(workdir), "--k", "2", "--metrics", "Recall", *words])
     folder = workdir / "tables"
-    return pd.read_csv(folder / f"{part}.csv").set_index("representation"), (folder / f"{part}.md").read_text()
+    frame = pd.read_csv(folder / f"results_{part}.csv", keep_default_na=False, na_values=[""])
+    texts = ["representation", "arguments", "changed", "worth_over", "compared_with", "embedding_sha256", "commit"]
+    return frame.astype(dict.fromkeys(texts, object)).fillna(dict.fromkeys(texts, "")), (
+        folder / f"{part}.md").read_text()
 
 
-def row_of(text, label, panel=0):
-    """Cells of a row of a Markdown panel."""
-    rows = [line for line in text.splitlines() if re.match(rf"\| {re.escape(label)} +\|", line)]
-    return [cell.strip() for cell in rows[panel].strip("|").split("|")][1:]
+def line(frame, method, representation="", changed="", shuffled=False, metric="Recall"):
+    """The line of the tidy csv of one row and metric."""
+    rows = frame[(frame.method == method) & (frame.representation == representation) & (frame.changed == changed)
+                 & (frame.shuffled == shuffled) & (frame.metric == metric)]
+    assert len(rows) == 1, (method, representation, changed, len(rows))
+    return rows.iloc[0]
 
 
-# --------------------------------------------------------------------------- figures
+def lines_of(text):
+    """[(method, representation)] of a Markdown table, blocks as ('*block*', '')."""
+    return [tuple(c.strip() for c in row.split("|")[1:3]) for row in text.splitlines() if row.startswith("|")][2:]
 
+
+def row_of(text, method, representation=""):
+    """{header: text} of a row of a Markdown table; the first of each header."""
+    rows = [[c.strip() for c in row.split("|")[1:-1]] for row in text.splitlines() if row.startswith("|")]
+    matching = [row for row in rows[2:] if row[:2] == [method, representation]]
+    assert len(matching) == 1, (method, representation, rows)
+    return dict(reversed(list(zip(rows[0], matching[0], strict=True))))
+
+
+# --------------------------------------------------------------------------- figures, controls, worth
+
+@pytest.mark.numeric
 def test_intervals_over_users_and_over_seeds_by_hand(tmp_path):
     repeats = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.2, 0.3, 0.4], [0.3, 0.2, 0.3, 0.8]]
     for seed, values in enumerate(repeats):
@@ -69,58 +88,50 @@ def test_intervals_over_users_and_over_seeds_by_hand(tmp_path):
     numbers, text = tables(tmp_path)
     means = [sum(values) / 4 for values in repeats]
     users = [sum(values) / 3 for values in zip(*repeats, strict=True)]
-    row = numbers.loc["mfcc"]
-    assert row["Shallow Net Recall@2"] == pytest.approx(sum(means) / 3)
-    assert row["Shallow Net Recall@2 users"] == pytest.approx(half(users))
-    assert row["Shallow Net Recall@2 seeds"] == pytest.approx(half(means)) and row["Shallow Net repeats"] == 3
-    assert row_of(text, "mfcc") == [f"**{sum(means) / 3:.4f}** ±{half(users):.4f}", f"±{half(means):.4f} (3)"]
-    single = numbers.loc["musicnn"]
-    assert single["Shallow Net Recall@2 users"] == pytest.approx(half([0, 0, 0, 1]))
-    assert np.isnan(single["Shallow Net Recall@2 seeds"]) and row_of(text, "musicnn")[1] == ""
-
-
-@pytest.mark.parametrize("shuffles", [[True, True, True], [0, 1, 2]])
-def test_shuffled_rows_are_over_permutations(tmp_path, shuffles):
-    """One permutation is one ranking for everybody: its users are no independent sample, so no ± of users."""
-    repeats = [[0.0, 0.1, 0.1, 0.2], [0.3, 0.3, 0.2, 0.4], [0.1, 0.0, 0.0, 0.1]]
-    for seed, values in enumerate(repeats):
-        make_run(tmp_path, "knn", "mfcc", values, shuffle=shuffles[seed], seed=seed)
-    make_run(tmp_path, "knn", "mfcc", [0, 1, 0, 1], shuffle=False)
-    numbers, text = tables(tmp_path)
-    means = [0.4 / 4, 1.2 / 4, 0.2 / 4]
-    assert row_of(text, "shuffled mfcc") == [f"{sum(means) / 3:.4f}", f"±{half(means):.4f} (3)"]
-    assert np.isnan(numbers.loc["shuffled mfcc", "KNN Recall@2 users"])
-    assert numbers.loc["mfcc", "KNN Recall@2"] == 0.5 and numbers.loc["mfcc", "KNN repeats"] == 1
-
-
-def test_one_permutation_is_called_one(tmp_path):
-    make_run(tmp_path, "knn", "mfcc", [0, 0, 0, 1], shuffle=True)
-    make_run(tmp_path, "chance", None, [0, 0, 0, 1], seed=1)
-    make_run(tmp_path, "chance", None, [0, 0, 1, 1], seed=2)
-    assert row_of(tables(tmp_path)[1], "shuffled mfcc") == ["0.2500", "(1)"]
+    row = line(numbers, "Shallow Net", "mfcc")
+    assert row["mean"] == pytest.approx(sum(means) / 3) and row.seeds == 3 and row.users == 4
+    assert row.half_users == pytest.approx(half(users)) and row.half_seeds == pytest.approx(half(means))
+    shown = row_of(text, "Shallow Net", "mfcc")
+    assert shown["Recall@2"] == f"**{sum(means) / 3:.4f}** ±{half(users):.4f}"
+    assert shown["seeds"] == f"3: ±{half(means):.4f}"
+    single = line(numbers, "Shallow Net", "musicnn")
+    assert single.half_users == pytest.approx(half([0, 0, 0, 1])) and np.isnan(single.half_seeds)
+    assert row_of(text, "Shallow Net", "musicnn")["seeds"] == ""
 
 
 def test_figures_of_all_users_together_have_no_interval_over_users(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0, 0, 0, 1])
     text = tables(tmp_path, "--metrics", "Coverage")[1]
-    assert row_of(text, "mfcc") == ["0.2500"]
+    assert row_of(text, "KNN", "mfcc")["Coverage@2"] == "0.2500"
 
 
-def test_the_k_of_a_panel_is_the_k_of_its_figures(tiny):
+def test_the_k_of_a_column_is_the_k_of_its_figures(tiny):
     knn.main(["--workdir", str(tiny)])
     table.main(["--workdir", str(tiny), "--k", "5", "20", "--metrics", "Recall", "MRR"])
     saved = pd.read_csv(tiny / "metrics/content_cosine_cold_test.csv", index_col=0).loc["mean"]
-    numbers = pd.read_csv(tiny / "tables/cold_test.csv").set_index("representation").loc["content"]
+    numbers = pd.read_csv(tiny / "tables/results_cold_test.csv")
     text = (tiny / "tables/cold_test.md").read_text()
-    panels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|") and "KNN" in line]
-    assert panels == ["Recall@5", "MRR@5", "Recall@20", "MRR@20"]
-    for panel, column in enumerate(panels):
-        assert numbers[f"KNN {column}"] == pytest.approx(saved[column], abs=1e-15)
-        assert f"{saved[column]:.4f}" in row_of(text, "content", panel)[0]
+    columns = [c.strip() for c in text.splitlines()[2].split("|") if "@" in c]
+    assert columns == ["Recall@5", "MRR@5", "Recall@20", "MRR@20"]
+    for column in columns:
+        metric, k = column.split("@")
+        (mean,) = numbers[(numbers.representation == "content") & (numbers.metric == metric)
+                          & (numbers.k == int(k))]["mean"]
+        assert mean == pytest.approx(saved[column], abs=1e-15)
+        assert f"{saved[column]:.4f}" in row_of(text, "KNN", "content")[column]
     assert saved["Recall@5"] != saved["Recall@20"]
 
 
-# --------------------------------------------------------------------------- rows
+def test_metrics_may_have_their_own_list_lengths(tiny):
+    knn.main(["--workdir", str(tiny)])
+    for words, expected in ((["NDCG@10", "Recall@20"], ["NDCG@10", "Recall@20"]),
+                            (["NDCG@10", "Recall", "--k", "5", "20"], ["NDCG@10", "Recall@5", "Recall@20"])):
+        table.main(["--workdir", str(tiny), "--parts", "test", "--metrics", *words])
+        header = (tiny / "tables/test.md").read_text().splitlines()[2]
+        assert [c.strip() for c in header.split("|") if "@" in c] == expected
+
+
+# --------------------------------------------------------------------------- rows and blocks
 
 def test_only_seeds_are_averaged_and_other_requests_have_rows_of_their_own(tmp_path):
     for name in ("mfcc", "musicnn"):
@@ -129,90 +140,74 @@ def test_only_seeds_are_averaged_and_other_requests_have_rows_of_their_own(tmp_p
     make_run(tmp_path, "shallow", "mfcc", [0.7] * 4, epochs=30, comment="long_walk")
     make_run(tmp_path, "shallow", "mert", [0.3] * 4, epochs=5)
     numbers, text = tables(tmp_path)
-    assert numbers["Shallow Net Recall@2"].to_dict() == pytest.approx({
-        "mfcc": 0.1, "musicnn": 0.1, "mert": 0.3, "mfcc (Shallow Net: neg samples 50)": 0.9,
-        "mfcc (Shallow Net: long_walk)": 0.7})
-    assert row_of(text, "mert")[0].endswith("(a)") and "- (a) here with epochs 5" in text
-    assert "(a)" not in row_of(text, "mfcc")[0]
+    assert dict(zip(zip(numbers.representation, numbers.changed, strict=True), numbers["mean"], strict=True)) == {
+        ("mfcc", ""): pytest.approx(0.1), ("musicnn", ""): pytest.approx(0.1), ("mert", "epochs 5"): pytest.approx(0.3),
+        ("mfcc", "neg samples 50"): pytest.approx(0.9), ("mfcc", "long_walk"): pytest.approx(0.7)}
+    assert lines_of(text)[1:3] == [("Shallow Net", "mfcc (neg samples 50)"), ("Shallow Net", "mfcc (long_walk)")]
+    assert ("Shallow Net", "mert†") in lines_of(text) and "(Shallow Net mert: epochs 5)" in text
+    assert ("Shallow Net", "mfcc") in lines_of(text)
 
 
 def test_the_plain_row_among_equals_is_the_scripts_default(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0.9] * 4, center=True, weight="binary", missing="fail")
     make_run(tmp_path, "knn", "mfcc", [0.1] * 4, center=False, weight="binary", missing="fail")
     numbers, text = tables(tmp_path)
-    assert numbers["KNN Recall@2"].to_dict() == pytest.approx({"mfcc": 0.1, "mfcc (KNN: center)": 0.9})
-    assert "KNN was run with" not in text
+    assert line(numbers, "KNN", "mfcc")["mean"] == pytest.approx(0.1)
+    other = line(numbers, "KNN", "mfcc", changed="center")
+    assert other["mean"] == pytest.approx(0.9) and other.arguments == "center"
+    assert lines_of(text)[1:] == [("KNN", "mfcc (center)"), ("KNN", "mfcc")]
 
 
 def test_values_of_a_configuration_count_one_by_one(tmp_path):
     config = train_bert.settings(train_bert.parse([]))
     make_run(tmp_path, "bert4rec", "mfcc", [0.1] * 4, config=config | {"learning_rate": 0.003, "positions": "none"})
-    assert "- BERT4Rec was run with positions none, learning rate 0.003\n" in tables(tmp_path)[1]
+    assert line(tables(tmp_path)[0], "BERT4Rec", "mfcc").arguments == "positions none, learning rate 0.003"
 
 
-def test_rows_stand_between_their_controls(tmp_path):
-    for name in ("oracle", "random", "mfcc", "a_b"):
-        make_run(tmp_path, "shallow", name, [0.1] * 4)
-    make_run(tmp_path, "shallow", "mfcc", [0.1] * 4, shuffle=True)
-    for name in ("popularity", "ease", "chance"):
-        make_run(tmp_path, name, None, [0.1] * 4)
-    make_run(tmp_path, "sasrec", None, [0.1] * 4)
-    make_run(tmp_path, "sasrec", "mfcc", [0.1] * 4)
-    numbers, text = tables(tmp_path)
-    assert numbers.index.tolist() == ["chance", "popularity", "ease", "none", "ID embeddings", "a_b", "mfcc",
-                                      "shuffled mfcc", "oracle"]
-    assert row_of(text, "chance") == ["0.1000 ±0.0000"] * 2, "the same under each recommender"
-    assert row_of(text, "none") == ["", "0.1000 ±0.0000"]
+# --------------------------------------------------------------------------- which runs
 
-
-def test_without_representations_there_is_one_column(tmp_path):
-    make_run(tmp_path, "chance", None, [0.9] * 4)
-    make_run(tmp_path, "ease", None, [0.3] * 4)
-    make_run(tmp_path, "popularity", None, [0.2] * 4)
-    numbers, text = tables(tmp_path)
-    assert numbers["value Recall@2"].to_dict() == pytest.approx({"chance": 0.9, "popularity": 0.2, "ease": 0.3})
-    assert row_of(text, "ease")[0].startswith("**") and "**" not in row_of(text, "chance")[0]
-
-
-def test_the_best_is_bold_and_controls_are_no_candidates(tmp_path):
-    for name, value in (("mfcc", 0.2), ("musicnn", 0.3), ("oracle", 0.9)):
-        make_run(tmp_path, "knn", name, [value] * 4)
-    make_run(tmp_path, "knn", "mfcc", [0.5] * 4, shuffle=True)
-    make_run(tmp_path, "popularity", None, [0.8] * 4)
-    make_run(tmp_path, "shallow", "mfcc", [0.1] * 4)
-    text = tables(tmp_path)[1]
-    assert [row for row in text.splitlines() if "**" in row] == [f"| musicnn{' ' * 6} | **0.3000** ±0.0000 | no run"
-                                                                 f"{' ' * 8} |"], "one candidate is no contest"
-    latex = (tmp_path / "tables/test.tex").read_text()
-    assert latex.count(r"\textbf{") == 1 and r"musicnn & \textbf{0.3000} $\pm$0.0000 & no run \\" in latex
-    slots = [Slot({"Gini@2": Figure(v, 0, 0, 1)}, candidate=True) for v in (0.1, 0.2)]
-    assert "**" not in render.markdown(Table("t", ["KNN"], ["Gini@2"], [("a", slots[:1]), ("b", slots[1:])], []))
-
-
-# --------------------------------------------------------------------------- reasons
-
-def test_missing_cells_say_why(tmp_path):
-    make_run(tmp_path, "knn", "mfcc", [0.1] * 4, parts=("test", "cold_test"))
-    make_run(tmp_path, "shallow", "mfcc", [0.1] * 4, parts=("test", "cold_test"), epochs=3)
+def test_runs_without_the_part_or_the_list_length(tmp_path):
+    both = {"parts": ("test", "cold_test")}
+    make_run(tmp_path, "knn", "mfcc", [0.1] * 4, **both)
     make_run(tmp_path, "shallow", "random", [0.1] * 4, epochs=3)
     make_run(tmp_path, "shallow", "musicnn", [0.1] * 4, status="running", parts=(), epochs=3)
-    make_run(tmp_path, "shallow", "mert", [0.1] * 4, k=9, parts=("test", "cold_test"), epochs=3)
+    make_run(tmp_path, "shallow", "mert", [0.1] * 4, k=9, epochs=3, **both)
     make_run(tmp_path, "popularity", None, [0.1] * 4)
-    numbers, text = tables(tmp_path)
-    assert row_of(text, "ID embeddings") == ["needs an embedding", "0.1000 ±0.0000"]
-    assert row_of(text, "musicnn") == ["no run", "unfinished"]
-    assert row_of(text, "mert") == ["no run", "no @2"]
-    assert numbers.loc["musicnn", "missing"] == "KNN: no run; Shallow Net: unfinished"
+    text = tables(tmp_path)[1]
+    assert row_of(text, "Shallow Net", "mert")["Recall@2"] == "no @2" and "musicnn" not in text
     cold = tables(tmp_path, part="cold_test")[1]
-    assert row_of(cold, "ID embeddings") == row_of(cold, "popularity") == ["cannot rank cold items"] * 2
+    assert "- cannot rank cold items: Popularity, Shallow Net ID embeddings\n" in cold
+    assert "Popularity" not in "".join(map(str, lines_of(cold)))
 
 
-def test_runs_on_older_inputs_are_left_out_and_named(tmp_path, capsys):
+def test_runs_on_older_inputs_are_counted_and_not_shown(tmp_path, capsys):
     make_run(tmp_path, "knn", "mfcc", [0.9] * 4, inputs={"data/train.pqt": "old"}, started="2026-01-01")
     make_run(tmp_path, "knn", "musicnn", [0.2] * 4, inputs={"data/train.pqt": "new"}, started="2026-01-02")
+    make_run(tmp_path, "knn", "mert", [0.2] * 4, status="running", inputs={"data/train.pqt": "new"})
     text = tables(tmp_path)[1]
-    assert row_of(text, "mfcc") == ["data/train.pqt changed since"]
-    assert re.fullmatch(r"left out: knn_mfcc_s1_\w+ \(data/train.pqt changed since\)\n", capsys.readouterr().err)
+    assert lines_of(text) == [("*with content*", ""), ("KNN", "musicnn")]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "left out: 1 of another split or embedding, 1 unfinished or failed; python table.py --remove-stale lists them")
+
+
+def test_stale_runs_are_listed_and_removed_only_when_confirmed(tmp_path, capsys):
+    stale = make_run(tmp_path, "knn", "mfcc", [0.9] * 4, inputs={"data/train.pqt": "old"}, started="2026-01-01")
+    kept = make_run(tmp_path, "knn", "mert", [0.2] * 4, inputs={"data/train.pqt": "new"}, started="2026-01-02")
+    broken = make_run(tmp_path, "shallow", "mert", [0.2] * 4, status="running", inputs={"data/train.pqt": "new"})
+    write_json(tmp_path / "runs/notes/config.json", {"what": "else"})
+    every = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock")
+    table.main(["--workdir", str(tmp_path), "--remove-stale"])
+    said = capsys.readouterr().out
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock") == every
+    assert f"would remove {stale} (data/train.pqt changed since)" in said and f"would remove {broken} (unf" in said
+    assert said.splitlines()[-1].startswith("2 runs") and said.endswith("; --yes deletes them\n")
+    table.main(["--workdir", str(tmp_path), "--remove-stale", "--yes"])
+    assert f"removed {stale}" in capsys.readouterr().out
+    after = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock")
+    assert after == [p for p in every if stale not in str(p) and broken not in str(p)]
+    assert any(kept in str(p) for p in after) and (tmp_path / "runs/notes/config.json").exists()
+    table.main(["--workdir", str(tmp_path), "--remove-stale", "--yes"])
+    assert "no stale or unfinished runs" in capsys.readouterr().out
 
 
 def test_when_only_runs_of_an_earlier_split_are_left_they_are_named_and_not_shown(tiny, capsys):
@@ -231,15 +226,15 @@ def test_when_only_runs_of_an_earlier_split_are_left_they_are_named_and_not_show
     capsys.readouterr()
     table.main(["--workdir", str(tiny), "--k", "5"])
     said = capsys.readouterr()
-    assert said.err == f"left out: {name} (data/test.pqt changed since)\n"
-    assert row_of(said.out, "content") == ["data/test.pqt changed since"] and row_of(said.out, "chance")[0][0] == "0"
+    assert "left out: 1 of another split or embedding; python table.py --remove-stale" in said.err
+    assert set(lines_of(said.out)) >= {("*controls*", ""), ("Chance", "")} and "KNN" not in said.out
 
 
 def test_a_part_that_the_split_has_lost_or_gained_makes_it_another(tiny):
     knn.main(["content", "--workdir", str(tiny), "--k", "5"])
     val = (tiny / "data/val.pqt").read_bytes()
     (tiny / "data/val.pqt").unlink()
-    assert collect(tiny)[1][0][1] == "data/val.pqt changed since"
+    assert collect(tiny)[1][0].reason == "data/val.pqt changed since"
     (tiny / "data/val.pqt").write_bytes(val)
     assert not collect(tiny)[1]
     shutil.rmtree(tiny / "data")           # metrics alone were brought here: there is nothing to compare with
@@ -254,7 +249,8 @@ def test_a_run_of_the_present_split_counts_although_a_later_one_was_made_on_anot
     (tiny / "data/test.pqt").write_bytes(first)
     cells, left = collect(tiny)
     assert [cell.recommender for cell in cells if cell.runs] == ["knn"]
-    assert [(name[:6], why) for name, why in left] == [("chance", "data/test.pqt changed since")]
+    assert [(run.name[:6], run.reason, run.kind) for run in left] == [
+        ("chance", "data/test.pqt changed since", "stale")]
 
 
 def test_what_a_run_measured_itself_is_joined_to_that_run_alone(tmp_path):
@@ -281,7 +277,7 @@ def test_runs_record_their_departures_and_the_table_asks_no_script(tiny, monkeyp
     for function in ("defaults", "recommenders"):
         monkeypatch.setattr(results.registry, function, lambda *_: pytest.fail("a script was read"))
     table.main(["--workdir", str(tiny), "--k", "5"])
-    assert "- KNN was run with k 5, center\n" in (tiny / "tables/test.md").read_text()
+    assert set(pd.read_csv(tiny / "tables/results_test.csv").arguments) == {"k 5, center"}
 
 
 def test_departures_are_recorded_when_a_run_starts_and_for_old_manifests_taken_from_the_script(tmp_path):
@@ -302,20 +298,19 @@ def test_unfinished_repeats_do_not_count(tmp_path, capsys):
     make_run(tmp_path, "shallow", "mfcc", [0.2] * 4, seed=1)
     make_run(tmp_path, "shallow", "mfcc", [0.9] * 4, seed=2, status="running")
     numbers, _ = tables(tmp_path)
-    assert numbers.loc["mfcc", "Shallow Net Recall@2"] == pytest.approx(0.2)
-    assert "shallow_mfcc_s2" in capsys.readouterr().err
+    assert line(numbers, "Shallow Net", "mfcc")["mean"] == pytest.approx(0.2)
+    assert "left out: 1 unfinished or failed" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run_of_a_recommender_is_named(tmp_path, capsys):
+def test_a_folder_that_is_no_run_of_a_recommender_is_counted(tmp_path, capsys):
     make_run(tmp_path, "knn", "mfcc", [0.2] * 4)
     write_json(tmp_path / "runs/notes/config.json", {"what": "else"})
     tables(tmp_path)
-    assert "left out: notes (its config.json names no recommender)" in capsys.readouterr().err
+    assert "left out: 1 without a recommender in config.json" in capsys.readouterr().err
 
 
-def test_data_without_times_say_why_a_column_is_absent(tmp_path, monkeypatch):
+def test_data_without_times_say_why_a_method_is_absent(tmp_path, monkeypatch):
     make_run(tmp_path, "knn", "mfcc", [0.2] * 4)
-    monkeypatch.setattr(table, "capability", lambda name: (("order",) if name == "bert4rec" else (), True))
     assert "BERT4Rec" not in tables(tmp_path)[1]
     write_json(tmp_path / "dataset.json", {"time": "none"})
     assert "- BERT4Rec needs an order, and this data set has no times" in tables(tmp_path)[1]
@@ -354,18 +349,16 @@ def test_published_tables_have_a_row_per_backend_with_its_size(tmp_path):
     assert (tmp_path / "tables/cosine_cold_test.csv").exists() and not (tmp_path / "tables/shallow.csv").exists()
 
 
-def test_nothing_in_a_name_or_comment_breaks_a_table(tmp_path):
-    nasty = "a|b *c* _d_ \\x & 50% $y$ #1 {z} ~^ <i>\n\\end{tabular} `q`"
-    make_run(tmp_path, "knn", "muq_msd", [0.1] * 4)
-    make_run(tmp_path, "knn", "muq_msd", [0.2] * 4, comment=nasty)
-    text = tables(tmp_path)[1]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")} == {3}
-    assert r"a\|b \*c\* \_d\_ \\x" in text and "| muq_msd " in text and r"\<i> \\end{tabular} \`q\`" in text
-    latex = (tmp_path / "tables/test.tex").read_text().splitlines()
-    rows = [line for line in latex if not line.startswith("%")]
-    assert sum(line == r"\end{tabular}" for line in rows) == 1
-    assert any(r"muq\_msd (KNN: a|b *c* \_d\_ \textbackslash{}x \& 50\% \$y\$ \#1 \{z\} \textasciitilde{}"
-               r"\textasciicircum{} $<$i$>$ \textbackslash{}end\{tabular\}" in line for line in rows)
+def test_the_wide_csv_of_an_earlier_version_goes_and_anybody_elses_stays(tmp_path, capsys):
+    make_run(tmp_path, "knn", "mfcc", [0.1] * 4)
+    (tmp_path / "tables").mkdir()
+    wide = tmp_path / "tables/test.csv"
+    wide.write_text("representation,KNN Recall@2\nmfcc,0.9\n")
+    tables(tmp_path)
+    assert not wide.exists() and "of an earlier version removed; results_test.csv" in capsys.readouterr().err
+    wide.write_text("mine,1\n")
+    tables(tmp_path)
+    assert wide.read_text() == "mine,1\n"
 
 
 def test_capabilities_and_defaults_come_from_the_scripts(tmp_path):
@@ -386,13 +379,15 @@ def test_real_runs_through_the_command_line_from_metrics_alone(tiny):
     done = cli("--workdir", tiny, "--k", 10)
     assert done.returncode == 0, done.stderr
     saved = [(tiny / "tables" / f"{part}.md").read_text() for part in ("test", "cold_test")]
-    assert done.stdout == "\n".join(saved) + "\n"
-    numbers = pd.read_csv(tiny / "tables/test.csv").set_index("representation")
-    assert numbers.index.tolist() == ["chance", "popularity", "content", "noise", "shuffled content"]
-    saved = [pd.read_csv(p, index_col=0).loc["mean", "NDCG@10"] for p in (tiny / "metrics").glob("*shuffle*_test.csv")
+    assert done.stdout.startswith("\n".join(saved) + "\n" + f"written to {tiny / 'tables'}: test.md test.tex "
+                                  "results_test.csv cosine.csv cold_test.md") and done.stderr == ""
+    numbers = pd.read_csv(tiny / "tables/results_test.csv")
+    assert set(numbers.method) == {"Chance", "Popularity", "KNN"} and len(numbers) == 5 * 3
+    control = numbers[numbers.shuffled & (numbers.metric == "NDCG")].iloc[0]
+    saved = [pd.read_csv(p, index_col=0).loc["mean", "NDCG@10"] for p in (tiny / "metrics").glob("*shuffled*_test.csv")
              if "cold" not in p.name]
-    assert numbers.loc["shuffled content", "KNN NDCG@10"] == pytest.approx(sum(saved) / 2)
-    assert numbers.loc["shuffled content", "KNN NDCG@10 seeds"] == pytest.approx(half(saved))
+    assert len(saved) == 2 and control["mean"] == pytest.approx(sum(saved) / 2)
+    assert control.half_seeds == pytest.approx(half(saved))
     assert len(collect(tiny)[0]) == 5
 
 
@@ -408,6 +403,9 @@ def cli(*words):
     (["--workdir", "{w}", "--k", "7"], 1, "python metrics.py --k 2 7 evaluates them"),
     (["--workdir", "{w}", "--k", "0"], 2, "whole number of at least 1"),
     (["--workdir", "{w}", "--metrics", "Recal"], 2, "invalid choice: 'Recal'"),
+    (["--workdir", "{w}", "--metrics", "Recall@0"], 2, "whole number of at least 1"),
+    (["--workdir", "{w}", "--yes"], 2, "use it with --remove-stale"),
+    (["--workdir", "{w}", "--correction", "none"], 2, "invalid choice: 'none'"),
     (["--workdir", "{w}", "stray"], 2, "unrecognized arguments: stray"),
 ])
 def test_bad_input_is_one_sentence(tmp_path, words, status, sentence):

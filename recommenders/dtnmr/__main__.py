@@ -47,6 +47,7 @@ from recommenders.dtnmr import COMPONENTS
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.epochs import EpochLog
 
+TITLE = "DTNMR"
 NEEDS = ("features", "order")
 COLD = True
 KKBOX_FLAGS = ("top", "min_playlist_len", "max_playlist_len", "max_seconds", "min_age", "max_age", "artist_names",

@@ -29,6 +29,7 @@ from harness.errors import UsageError, WorkError
 from harness.files import atomic, write_report_csv
 from harness.progress import Progress
 
+TITLE = "Random forest"
 NEEDS = ()
 COLD = False
 METRIC = "NDCG@10"

@@ -20,6 +20,7 @@ from harness import cli, runs
 from harness.errors import WorkError
 from training import sequence_loop as sequence_training
 
+TITLE = "SASRec"
 NEEDS = ("embedding", "order")
 COLD = True
 SEARCH_SPACE = {

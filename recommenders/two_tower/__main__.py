@@ -24,6 +24,7 @@ from harness.readers import load_checkpoint
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.epochs import EpochLog
 
+TITLE = "Two-tower"
 NEEDS = ("embedding",)
 COLD = True
 SEARCH_SPACE = {

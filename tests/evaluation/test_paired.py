@@ -11,10 +11,10 @@ from scipy import stats
 import table
 from evaluation import paired_tests as paired
 from evaluation.files import write_metrics
-from evaluation.render import Slot, Table
-from evaluation.results import Figure
+from evaluation.leaderboard import Leaderboard, Row, compare_rows
+from evaluation.results import Cell, Figure
 from harness.errors import WorkError
-from tests.test_table import cli, make_run, row_of, tables
+from tests.test_table import cli, line, make_run, row_of, tables
 
 # --------------------------------------------------------------------------- statistics
 
@@ -132,19 +132,49 @@ def test_a_mark_needs_both_tests_and_says_the_direction():
         (1, .01, .01), (-1, .01, .01), (1, .06, .01), (1, .01, .05), (1, math.nan, .01))] == ["↑", "↓", "", "", ""]
 
 
-def test_a_figure_in_several_columns_is_one_hypothesis():
-    """p = .03 alone stays below .05; two hypotheses would double it."""
+@pytest.mark.numeric
+def test_benjamini_and_hochberg_by_hand():
+    """Sorted .01 .02 .03 .5 times 4/1 4/2 4/3 4/4 is .04 .04 .04 .5, and no step may be above the next."""
+    assert paired.corrected([0.5, 0.01, 0.03, 0.02], "bh").tolist() == pytest.approx([0.5, 0.04, 0.04, 0.04])
+    assert paired.corrected([0.5, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.5, 0.04, 0.06, 0.06]), "Holm's"
+    assert paired.corrected([], "bh") is not None
+
+
+def test_each_family_is_corrected_by_itself_and_has_its_own_reference():
+    rng = np.random.default_rng(3)
+    values, reference = rng.random((4, 60)), rng.random((4, 60))
+    together = paired.compare(values, reference, families=[0, 1, 0, 1])
+    for family in (0, 1):
+        rows = [i for i in range(4) if i % 2 == family]
+        raw = [stats.ttest_rel(values[i], reference[i]).pvalue for i in rows]
+        assert [together[i].p_t for i in rows] == pytest.approx(paired.holm(raw))
+        alone = paired.compare(values[rows], reference[rows])
+        assert [together[i].p_bootstrap for i in rows] == [r.p_bootstrap for r in alone]
+
+
+def test_not_distinguishable_is_said_of_tested_rows_only():
+    assert [paired.Paired(1, 0, 0, t, b, 0).undecided for t, b in ((.01, .01), (.06, .01), (math.nan, math.nan))] == [
+        False, True, False]
+
+
+def test_a_block_is_a_family_of_its_own_and_many_rows_are_many_tests():
+    """p = .03 alone stays below .05; two rows in its block double it, a row of another block does not."""
     rng = np.random.default_rng(1)
     each = rng.normal(size=400)
     each = (each - each.mean()) / each.std(ddof=1) + stats.t.isf(0.015, 399) / 20      # p of t is .03
-    popular, ours = Figure(0, 0, 0, 1, each), Figure(0, 0, 0, 1, np.zeros(400))
-    shuffled, whole = Figure(0, 0, 0, 1, each), Figure(0, 0, 0, 1)
-    rows = [("popularity", [Slot({"R@5": popular, "C@5": whole})] * 3), ("ours", [Slot({"R@5": ours, "C@5": whole})]),
-            ("shuffled", [Slot({"R@5": shuffled}, shuffled=True)]), ("none", [Slot(why="no run")])]
-    paired.mark_table(Table("t", list("abc"), ["R@5", "C@5"], rows, []), {"R@5": ours, "C@5": whole})
-    assert popular.against.p_t == pytest.approx(0.03) and popular.mark == "↑"
-    assert ours.mark == "reference" and ours.against is None
-    assert shuffled.against is whole.against is None
+    cell = Cell("ease", None, False, {})
+
+    def row(block, values, best=False):
+        figures = {"R@5": Figure(0, 0, 0, 1, values), "C@5": Figure(0, 0, 0, 1)}
+        return Row(block, "ease", "EASE", "", "", "", cell, figures=figures, best={"R@5", "C@5"} if best else set())
+    rows = [row("without content", np.zeros(400), True), row("without content", each),
+            row("with content", np.zeros(400), True), row("with content", each), row("with content", each)]
+    compare_rows(Leaderboard("test", ["R@5", "C@5"], rows, {"users": 400}))
+    assert rows[1].tests["R@5"].p_t == pytest.approx(0.03) and rows[1].tests["R@5"].mark == "↑"
+    assert rows[3].tests["R@5"].p_t == pytest.approx(0.06) and rows[3].tests["R@5"].undecided
+    assert not rows[0].tests and not any("C@5" in r.tests for r in rows), "of all users together: not tested"
+    compare_rows(Leaderboard("test", ["R@5"], rows, {"users": 400}, correction="bh"))
+    assert rows[3].tests["R@5"].p_t == pytest.approx(0.03)
 
 
 # --------------------------------------------------------------------------- table.py --against
@@ -167,27 +197,38 @@ def test_against_marks_markdown_latex_and_csv(tmp_path):
     numbers, text = tables(tmp_path, "--against", "ease")
     results = dict(zip(values, paired.compare(list(values.values()), reference), strict=True))
     for name, result in results.items():
-        row = numbers.loc[name]
-        for column, value in (("difference", result.difference), ("low", result.low), ("high", result.high),
-                              ("p t", result.p_t), ("p bootstrap", result.p_bootstrap), ("effect", result.effect)):
-            assert row[f"KNN Recall@2 {column}"] == pytest.approx(value, abs=1e-12), (name, column)
-        assert row["KNN Recall@2 difference"] == pytest.approx(
-            row["KNN Recall@2"] - numbers.loc["ease", "KNN Recall@2"], abs=1e-12)
-    assert row_of(text, "mfcc")[0].endswith(" ↑") and row_of(text, "mert")[0].endswith(" ↓")
-    assert not set(row_of(text, "even")[0]) & set("↑↓") and row_of(text, "ease")[0].endswith(" reference")
-    assert not set(row_of(text, "shuffled mfcc")[0]) & set("↑↓")
-    assert numbers.loc[["shuffled mfcc", "ease"], "KNN Recall@2 p t"].isna().all()
-    assert "(mean of 2 seeds) in a paired t test" in text and "Holm's p" in text
-    latex = [line for line in (tmp_path / "tables/test.tex").read_text().splitlines() if not line.startswith("%")]
-    assert sum(r"$\uparrow$" in line for line in latex) == 1 and sum(r"$\downarrow$" in line for line in latex) == 1
+        row = line(numbers, "KNN", name)
+        for column in ("difference", "low", "high", "p_t", "p_bootstrap", "effect"):
+            assert row[f"against_{column}"] == pytest.approx(getattr(result, column), abs=1e-12), (name, column)
+        assert row.against_difference == pytest.approx(row["mean"] - line(numbers, "EASE")["mean"], abs=1e-12)
+    shown = {name: row_of(text, "KNN", name)["Recall@2"] for name in values}
+    assert shown["mfcc"].endswith(" ↑") and shown["mert"].endswith(" ↓") and not set(shown["even"]) & set("↑↓")
+    assert row_of(text, "EASE")["Recall@2"].endswith(" reference")
+    untested = [line(numbers, "KNN", "mfcc", shuffled=True), line(numbers, "EASE")]
+    assert all(np.isnan(row.against_p_t) for row in untested)
+    assert "(mean of 2 seeds) (paired t test and bootstrap over users, Holm's correction" in text
+    latex = [row for row in (tmp_path / "tables/test.tex").read_text().splitlines() if not row.startswith("%")]
+    assert sum(r"$\uparrow$" in row for row in latex) == 1 and sum(r"$\downarrow$" in row for row in latex) == 1
+
+
+def test_the_other_correction_is_named_and_used(tmp_path):
+    """Benjamini and Hochberg's p is never above Holm's, and below it where several rows differ."""
+    world(tmp_path)
+    holm, text = tables(tmp_path, "--against", "ease")
+    bh, other = tables(tmp_path, "--against", "ease", "--correction", "bh")
+    tested = holm.against_p_t.notna()
+    assert (bh.against_p_t[tested] <= holm.against_p_t[tested]).all() and (bh.against_p_t < holm.against_p_t).any()
+    assert "Holm's" in text and "Benjamini-Hochberg's" in other and "Holm" not in other
+    assert set(bh.correction) == {"bh"}
 
 
 def test_the_same_bytes_twice_and_no_trace_without_the_flag(tmp_path):
     world(tmp_path)
     plain = tables(tmp_path)
-    assert not any("p t" in column for column in plain[0]) and not set(plain[1]) & set("↑↓")
-    first = [tables(tmp_path, "--against", "ease"), (tmp_path / "tables/test.csv").read_bytes()]
-    again = [tables(tmp_path, "--against", "ease"), (tmp_path / "tables/test.csv").read_bytes()]
+    assert not any("against" in column for column in plain[0]) and not set(plain[1]) & set("↑↓")
+    path = tmp_path / "tables/results_test.csv"
+    first = [tables(tmp_path, "--against", "ease"), path.read_bytes()]
+    again = [tables(tmp_path, "--against", "ease"), path.read_bytes()]
     assert first[1] == again[1] and first[0][1] == again[0][1]
     tables(tmp_path)
     assert (tmp_path / "tables/test.md").read_text() == plain[1]
@@ -196,18 +237,19 @@ def test_the_same_bytes_twice_and_no_trace_without_the_flag(tmp_path):
 def test_figures_of_all_users_together_are_not_tested(tmp_path):
     world(tmp_path)
     numbers, text = tables(tmp_path, "--metrics", "Recall", "Coverage", "--against", "ease")
-    assert numbers["KNN Coverage@2 p t"].isna().all() and numbers.loc["mfcc", "KNN Recall@2 p t"] < 0.05
-    assert row_of(text, "mfcc", panel=1) == ["0.2500", ""]
+    assert np.isnan(line(numbers, "KNN", "mfcc", metric="Coverage").against_p_t)
+    assert line(numbers, "KNN", "mfcc").against_p_t < 0.05
+    assert row_of(text, "KNN", "mfcc")["Coverage@2"] == "0.2500"
 
 
 def test_a_part_without_the_reference_says_so(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0.1, 0.2, 0.3, 0.5], parts=("test", "cold_test"))
     make_run(tmp_path, "knn", "mert", [0.1, 0.2, 0.3, 0.4], parts=("test", "cold_test"))
     name = make_run(tmp_path, "popularity", None, [0.1, 0.1, 0.1, 0.1])
-    assert "a paired bootstrap" in tables(tmp_path, "--against", "popularity")[1]
+    assert f"↑ ↓: above or below {name}" in tables(tmp_path, "--against", "popularity")[1]
     numbers, text = tables(tmp_path, "--against", "popularity", part="cold_test")
     assert f"not tested against {name}, which has no lists of cold_test" in text
-    assert not any("p t" in column for column in numbers)
+    assert numbers.against_p_t.isna().all()
 
 
 def test_different_users_are_refused_and_nothing_is_written(tmp_path):

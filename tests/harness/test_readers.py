@@ -170,7 +170,7 @@ def test_table_and_metrics_name_a_bad_run_and_go_on(tiny, capsys):
     for name in ("deep", "list", "types", "cut", "folder"):
         assert len(re.findall(f"^run {name} is left out: ", said, re.MULTILINE)) == 1
     table.main(["--workdir", str(tiny)])
-    assert "| content " in capsys.readouterr().out
+    assert "| content " in capsys.readouterr().out   # the column of representations
 
 
 # --------------------------------------------------------------------------- parquet

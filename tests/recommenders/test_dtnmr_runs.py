@@ -93,9 +93,10 @@ def test_users_who_only_play_again_what_they_knew_are_counted(tmp_path, capsys):
 
 
 def accuracy_of_points(workdir, *parts):
-    """The row of dtnmr in the tables that show PointAccuracy@5, as written by table.py."""
+    """The line of dtnmr and PointAccuracy@5 in the tidy tables, as written by table.py."""
     table.main(["--workdir", str(workdir), "--k", "5", "--metrics", "PointAccuracy", "Recall", "--parts", *parts])
-    return [pd.read_csv(workdir / "tables" / f"{part}.csv").set_index("representation").loc["dtnmr"] for part in parts]
+    frames = [pd.read_csv(workdir / "tables" / f"results_{part}.csv") for part in parts]
+    return [frame[(frame.method == "DTNMR") & (frame.metric == "PointAccuracy")].iloc[0] for frame in frames]
 
 
 def test_metrics_py_leaves_the_accuracy_of_points_in_the_table(tmp_path):
@@ -109,8 +110,8 @@ def test_metrics_py_leaves_the_accuracy_of_points_in_the_table(tmp_path):
         pd.testing.assert_series_equal(old, new)
         values = pd.read_parquet(workdir / "metrics" / f"{name}_{part}_points.pqt")["PointAccuracy@5"].dropna()
         mean, half = mean_and_half_width(values)
-        assert new["value PointAccuracy@5"] == pytest.approx(mean) and np.isfinite(mean)
-        assert new["value PointAccuracy@5 users"] == pytest.approx(half, nan_ok=True)
+        assert new["mean"] == pytest.approx(mean) and np.isfinite(mean)
+        assert new["half_users"] == pytest.approx(half, nan_ok=True)
     assert config["outputs"] == sorted(f"metrics/{name}_{part}_points.{suffix}" for part in ("val", "test")
                                        for suffix in ("csv", "pqt"))
 

@@ -46,11 +46,11 @@ def test_listing_imports_nothing_heavy():
 
 @pytest.mark.parametrize("text, told", [
     ('"""A: b.\n\nmore"""\nNEEDS = ("order",)\nCOLD = False\n', {"needs": ("order",), "cold": False, "about": "A: b.",
-                                                                "space": None}),
-    ('NEEDS = ()\nCOLD = True\nSEARCH_SPACE = {"l2": {"log": [1, 9]}}\n',
-     {"needs": (), "cold": True, "about": "", "space": {"l2": {"log": [1, 9]}}}),
+                                                                "space": None, "title": None}),
+    ('TITLE = "EASE"\nNEEDS = ()\nCOLD = True\nSEARCH_SPACE = {"l2": {"log": [1, 9]}}\n',
+     {"needs": (), "cold": True, "about": "", "space": {"l2": {"log": [1, 9]}}, "title": "EASE"}),
     ('NEEDS = ()\nCOLD = True\nraise SystemExit("run")\n', {"needs": (), "cold": True, "about": "",
-                                                               "space": None}),
+                                                               "space": None, "title": None}),
     ('"""No recommender."""\nNEEDS = ()\n', None), ("", None)])
 def test_declarations_are_read_and_not_run(tmp_path, text, told):
     (tmp_path / "some.py").write_text(text)
@@ -63,6 +63,21 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, text):
     (tmp_path / "some.py").write_text(text)
     with pytest.raises(WorkError, match="some.py cannot be read as Python"):
         registry.declared(tmp_path / "some.py")
+
+
+@pytest.mark.parametrize("line, sentence", [("TITLE = 3", "TITLE should be a text, but is a int")])
+def test_a_title_that_is_no_text_is_one_sentence(tmp_path, line, sentence):
+    (tmp_path / "some.py").write_text(f"{line}\nNEEDS = ()\nCOLD = True\n")
+    with pytest.raises(WorkError, match=sentence):
+        registry.declared(tmp_path / "some.py")
+
+
+def test_every_recommender_has_its_name_in_the_literature():
+    titles = {name: registry.title(name) for name in registry.recommenders()}
+    assert {titles[n] for n in ("knn", "shallow", "bert4rec", "two_tower", "ials")} == {
+        "KNN", "Shallow Net", "BERT4Rec", "Two-tower", "iALS"}
+    assert len(set(titles.values())) == len(titles) and all(r.title for r in registry.recommenders().values())
+    assert registry.title("somebody's") == "somebody's"
 
 
 def test_tables_read_the_same_declarations():

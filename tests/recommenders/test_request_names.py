@@ -145,3 +145,12 @@ def test_an_option_that_is_left_out_of_the_request_is_noticed(monkeypatch, lost)
     monkeypatch.setattr(train, "request_of", lambda args: {k: v for k, v in whole(args).items() if k != lost})
     with pytest.raises(AssertionError):
         test_an_option_that_changes_the_result_is_in_the_name_and_no_other_is("shallow")
+
+
+def test_the_name_of_a_control_says_shuffled_and_no_other_does():
+    controlled = [r for r in RECOMMENDERS.values() if "shuffle" in options(r)]
+    assert {"knn", "shallow", "bert4rec", "sasrec", "two_tower", "content_knn"} <= {r.name for r in controlled}
+    for recommender in controlled:
+        plain, shuffled = (name_of(recommender, line) for line in
+                           command_lines(recommender, options(recommender)["shuffle"]))
+        assert "shuffled" in shuffled and "shuffle" not in plain, recommender.name

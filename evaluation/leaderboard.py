@@ -1,0 +1,307 @@
+"""The rows of a table: a method with a representation each, in blocks, with its control, its worth and its tests.
+
+A method is a recommender under its name in the literature (harness/registry.py). The blocks are
+
+    controls          chance and popularity
+    without content   methods of the plays alone, and those that can do without content (ID embeddings)
+    with content      an embedding, or metadata; each beside its control, the same vectors on the wrong tracks
+    mixtures          runs built on the lists of others
+
+Runs that differ by the seed alone are one row; any other difference makes a row of its own. Of the rows of one method
+and representation the plain one is that whose arguments are the method's usual ones; the others name what differs.
+Within a block the row that is best on val, metric by metric, is what all others are compared with over users, each
+once (many-to-one), p values corrected within block and metric. Val decides, as the best of a test is the luckiest, too;
+but val has hot tracks only, so that in the cold test the cold test itself decides.
+"""
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evaluation import paired_tests as paired
+from evaluation import provenance
+from evaluation.results import repeat_numbers, unlike_defaults, val_means
+from evaluation.worth import worth_of, worth_of_means
+from harness import registry
+from harness.runs import departures
+
+BLOCKS = ("controls", "without content", "with content", "mixtures")
+CONTROLS = ("chance", "popularity")
+TRUTH = "oracle"                 # the embedding that is the ground truth of a generated world: an upper reference
+LABELS = {"random": "ID embeddings"}
+RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
+          "SubsetAccuracy", "PointAccuracy")
+
+
+@dataclass
+class Row:
+    """A method with a representation. figures, controls, worth, tests, against: by column."""
+    block: str
+    recommender: str
+    method: str
+    representation: str
+    changed: str                     # arguments unlike those of the plain row of this representation
+    unusual: str                     # in a plain row: arguments unlike the method's usual ones
+    cell: object                     # results.Cell, None where there is only the control
+    control: object = None           # the Cell of its control, None where there is none
+    figures: dict = field(default_factory=dict)     # results.Figure
+    controls: dict = field(default_factory=dict)    # results.Figure of the control
+    worth: dict = field(default_factory=dict)       # worth.Worth
+    best: set = field(default_factory=set)          # columns in which it is what its block is compared with
+    tests: dict = field(default_factory=dict)       # paired.Paired against the best of the block
+    against: dict = field(default_factory=dict)     # paired.Paired against one run, or "reference"
+
+    @property
+    def label(self):
+        """Representation and what differs, as shown: 'mfcc (center)'."""
+        return " ".join(filter(None, [self.representation, f"({self.changed})" if self.changed else ""]))
+
+    @property
+    def is_rival(self):
+        """Whether it may be the best of its block: a row with figures that is neither a floor nor the truth."""
+        return bool(self.figures) and self.block != BLOCKS[0] and self.cell.embedding != TRUTH
+
+
+@dataclass
+class Leaderboard:
+    """A table of one part. rows: sorted, block by block; head: provenance.head; cannot: methods that cannot rank it."""
+    part: str
+    columns: list
+    rows: list
+    head: dict
+    cannot: list = field(default_factory=list)
+    correction: str = "holm"
+    against: str = ""                # what the rows are tested against besides, '' without
+    chosen_on: str = "val"
+
+    def blocks(self):
+        """[(title, [Row])] of the blocks that have rows."""
+        return [(title, rows) for title in BLOCKS if (rows := [row for row in self.rows if row.block == title])]
+
+
+# --------------------------------------------------------------------------- which rows
+
+def rows_of(cells):
+    """A Row without figures for each plain cell and for each control without one, unsorted."""
+    own, rows = {}, []
+    for cell in cells:
+        own.setdefault(cell.recommender, []).append(cell)
+    for recommender, several in own.items():
+        usual = usual_cell(several)
+        plain = [cell for cell in several if not cell.shuffled]
+        controls = [cell for cell in several if cell.shuffled and cell.runs]
+        alike = {}
+        for cell in plain:
+            alike.setdefault(cell.embedding, []).append(cell)
+        for cells_of_one in alike.values():
+            rows += _rows_of_one(recommender, cells_of_one, usual, controls)
+        rows += [_row(recommender, None, cell, usual, control=cell) for cell in controls]   # those that are left
+    return rows
+
+
+def _rows_of_one(recommender, cells, usual, controls):
+    """Rows of one method and representation, the plain one first; takes their controls out of the list."""
+    cells = sorted(cells, key=lambda c: (not c.runs, len(departures(c.request, usual.request)), str(c.request)))
+    rows = []
+    for i, cell in enumerate(cells):
+        if not cell.runs:
+            continue
+        control = control_of(cell, cells, controls)
+        if control:
+            controls.remove(control)
+        rows.append(_row(recommender, cell, cell, usual, control, plain=i == 0))
+    return rows
+
+
+def _row(recommender, cell, shown, usual, control=None, plain=True):
+    changed = readable(departures(shown.request, usual.request))
+    unusual = ""
+    if not plain:
+        changed = changed or "usual arguments"
+    elif cell is not None:
+        changed, unusual = "", changed
+    return Row(block_of(shown), recommender, registry.title(recommender), representation_of(shown), changed, unusual,
+               cell, control)
+
+
+def control_of(cell, siblings, controls):
+    """The control of a cell: the same arguments, or those but for the comment where that leaves one; None without."""
+    def bare(request):
+        return {k: v for k, v in request.items() if k != "comment"}
+    mine = [c for c in controls if c.embedding == cell.embedding]
+    exact = [c for c in mine if c.request == cell.request]
+    if exact:
+        return exact[0]
+    near = [c for c in mine if bare(c.request) == bare(cell.request)]
+    rivals = [c for c in siblings if c.runs and bare(c.request) == bare(cell.request)]
+    return near[0] if len(near) == len(rivals) == 1 else None
+
+
+def block_of(cell):
+    """The block of a cell."""
+    if cell.recommender in CONTROLS:
+        return BLOCKS[0]
+    if any(config.get("sources") for _, config in cell.runs):
+        return BLOCKS[3]
+    return BLOCKS[2] if representation_of(cell) not in ("", *LABELS.values()) else BLOCKS[1]
+
+
+def representation_of(cell):
+    """How a table calls what a method knows of the tracks: an embedding's name, metadata, or ''."""
+    name = LABELS.get(cell.embedding, cell.embedding or "")
+    if "features" in registry.capability(cell.recommender)[0] or cell.request.get("fields"):
+        return f"{name}+metadata" if name else "metadata"
+    return name
+
+
+def usual_cell(cells):
+    """A cell of the request that most representations share; among equals the nearest to the script's defaults."""
+    variants = {}
+    for cell in cells:
+        known = variants.setdefault(str(cell.request), (cell, set()))[1]
+        known.update([cell.embedding] if cell.runs and not cell.shuffled else [])
+    if len(variants) == 1:
+        return cells[0]
+    return min(variants.values(), key=lambda v: (-len(v[1]), len(unlike_defaults(v[0])), str(v[0].request)))[0]
+
+
+def readable(arguments):
+    """{'neg_samples': 50, 'center': True, 'comment': 'x'} as 'neg samples 50, center, x'."""
+    words = []
+    for name, value in arguments.items():
+        name = name.replace("_", " ")
+        if isinstance(value, bool):
+            words.append(name if value else f"no {name}")
+        else:
+            words.append(value if name == "comment" and value else f"{name} {'none' if value in ('', None) else value}")
+    return ", ".join(words)
+
+
+# --------------------------------------------------------------------------- figures, worth, tests
+
+def leaderboard(workdir, cells, part, values, columns, correction="holm", reference=None):
+    """The Leaderboard of one part; values: results.Values; reference: a Cell that all rows are tested against, too.
+
+    Rows without a figure are left out: those of runs that have no lists of the part.
+    """
+    rows, cannot = [], set()
+    for row in rows_of(cells):
+        shown = row.cell or row.control
+        if not _has(shown, part):
+            name = f"{row.method} {row.representation}".strip()
+            cannot |= {name} if part == "cold_test" and cannot_rank_cold(shown) else set()
+            continue
+        row.figures = _asked(values.of(row.cell), columns) if row.cell else {}
+        if row.control and _has(row.control, part):
+            row.controls = _asked(values.of(row.control), columns)
+            row.worth = worth_by_column(row) if row.cell else {}
+        rows.append(row)
+    board = Leaderboard(part, list(columns), in_order(rows, columns[0]), {}, sorted(cannot), correction)
+    shown = [config for row in rows for cell in (row.cell, row.control) if cell for _, config in cell.runs]
+    board.head = provenance.head(workdir, part, shown, 0 if values.users is None else len(values.users))
+    choose_best(workdir, board)
+    compare_rows(board, values.of(reference) if reference else None)
+    return board
+
+
+def _has(cell, part):
+    return all(part in config.get("parts", []) for _, config in cell.runs)
+
+
+def _asked(figures, columns):
+    return {column: figures[column] for column in columns if column in figures}
+
+
+def cannot_rank_cold(cell):
+    """Whether a cell's method can rank hot items only: it declares so, or has learned ID embeddings."""
+    return not registry.capability(cell.recommender)[1] or cell.embedding == "random"
+
+
+def worth_by_column(row):
+    """{column: Worth} of a row over its control; each permutation is paired with the seed of the same number."""
+    ours, theirs = repeat_numbers(row.cell), repeat_numbers(row.control)
+    paired_seeds = len(ours) > 1 and len(set(ours)) == len(ours) and sorted(map(str, ours)) == sorted(map(str, theirs))
+    order = [theirs.index(seed) for seed in ours] if paired_seeds else slice(None)
+    worth = {}
+    for column, figure in row.figures.items():
+        control = row.controls.get(column)
+        if control is None:
+            continue
+        if figure.table is None or control.table is None:
+            worth[column] = worth_of_means(figure.means, control.means[order], paired_seeds)
+        else:
+            worth[column] = worth_of(figure.table, control.table[order], paired_seeds)
+    return worth
+
+
+def in_order(rows, column):
+    """Rows by block and by the first metric; with content the method with the best row first, its rows together."""
+    def mean(row):
+        figure = row.figures.get(column)
+        return -np.inf if figure is None or np.isnan(figure.mean) else figure.mean
+    tops = {}
+    for row in rows:
+        if row.is_rival:
+            key = row.block, row.method
+            tops[key] = max(tops.get(key, -np.inf), mean(row))
+
+    def key(row):
+        group = (-tops.get((row.block, row.method), -np.inf), row.method) if row.block == "with content" else ()
+        truth = row.cell is not None and row.cell.embedding == TRUTH
+        return (BLOCKS.index(row.block), *group, truth, -mean(row), row.method, row.label)
+    return sorted(rows, key=key)
+
+
+def choose_best(workdir, board):
+    """Mark in each block and column the row that is best on val, where at least two compete and differ.
+
+    In the cold test, whose tracks val lacks, and where no row of a block has the metric on val, the part itself
+    decides, and board.chosen_on says so.
+    """
+    if board.part == "cold_test":
+        board.chosen_on = board.part
+
+    def on_val(row):
+        itself = {column: figure.mean for column, figure in row.figures.items()}
+        return val_means(workdir, row.cell, board.columns) if board.part == "test" else itself
+    val = {id(row): on_val(row) for row in board.rows if row.is_rival}
+    for _, rows in board.blocks():
+        for column in board.columns:
+            rivals = [row for row in rows if row.is_rival and column in row.figures]
+            means = [row.figures[column].mean for row in rivals]
+            if column.split("@")[0] not in RISING or len(set(means)) < 2:
+                continue
+            known = np.array([val[id(row)][column] for row in rivals])
+            if np.isnan(known).all():
+                known, board.chosen_on = np.array(means), board.part
+            rivals[int(np.nanargmax(known))].best.add(column)
+
+
+def compare_rows(board, reference=None):
+    """Fill the tests of all rows: against the best of their block, and against a reference {column: Figure}.
+
+    Controls on the wrong tracks are not tested: each repeat is one permutation, shared by all users. Metrics that
+    belong to all users together are not tested, either. Of one user nothing is tested within blocks; WorkError
+    where a reference asks for it.
+    """
+    jobs, families, users = [], {}, board.head["users"]
+
+    def add(target, row, column, other, family):
+        if row.figures[column].each is not None and other.each is not None:
+            jobs.append((target, column, row.figures[column].each, other.each,
+                         families.setdefault(family, len(families))))
+    for title, rows in board.blocks():
+        for column in board.columns:
+            best = next((row for row in rows if column in row.best), None)
+            for row in rows:
+                if best is not None and row is not best and row.is_rival and column in row.figures and users > 1:
+                    add(row.tests, row, column, best.figures[column], (title, column))
+                if reference is not None and column in row.figures:
+                    if row.figures[column] is reference[column]:
+                        row.against[column] = "reference"
+                    else:
+                        add(row.against, row, column, reference[column], ("", column))
+    if jobs:
+        results = paired.compare(np.stack([job[2] for job in jobs]), np.stack([job[3] for job in jobs]),
+                                 families=[job[4] for job in jobs], correction=board.correction)
+        for (target, column, *_), result in zip(jobs, results, strict=True):
+            target[column] = result

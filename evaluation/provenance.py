@@ -1,0 +1,49 @@
+"""Where the figures of a table come from: data set, split, items, commit, date and checksums, out of small files."""
+import hashlib
+from pathlib import Path
+
+from harness import runs
+from harness.readers import read_json
+
+SHORT = 8   # characters of a commit, as shown
+
+
+def head(workdir, part, configs, users):
+    """What a table's head says, {word: text or number, None where the workspace does not say}.
+
+    configs: manifests of the runs in the table; users: how many it is over
+    """
+    about, split = (_read(Path(workdir) / name) for name in ("dataset.json", "data/split.json"))
+    started = [config["started"][:10] for config in configs if config.get("started")]
+    return {"dataset": about.get("name") or Path(workdir).name, "split": split.get("protocol"), "users": users,
+            "items": items_ranked(split, part), "commit": commits(configs), "date": max(started, default=None)}
+
+
+def _read(path):
+    return read_json(path) if path.exists() else {}
+
+
+def items_ranked(split, part):
+    """How many tracks a part ranks, out of data/split.json; None where it does not say."""
+    row = "ColdTest" if part == "cold_test" else "Train"
+    counts = split.get("stats", {})
+    return counts.get(row, {}).get("Items") if isinstance(counts, dict) else None
+
+
+def commits(configs):
+    """The commits that runs were made with, short, sorted, a + where the code differed from one; None: no record."""
+    states = [config["git"] for config in configs if config.get("git", {}).get("commit")]
+    return " ".join(sorted({f"{s['commit'][:SHORT]}{'+' if s.get('dirty') else ''}" for s in states})) or None
+
+
+def split_checksum(configs):
+    """sha256 over `file checksum` lines of the split's files that runs were made from; '' where they recorded none."""
+    lines = {f"{name} {digest}\n" for config in configs for name, digest in config.get("inputs", {}).items()
+             if name in runs.SPLIT_FILES}
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() if lines else ""
+
+
+def embedding_checksum(configs):
+    """sha256 of the embeddings that runs were made from, separated by blanks; '' where there are none."""
+    return " ".join(sorted({digest for config in configs for name, digest in config.get("inputs", {}).items()
+                            if name.startswith("embeddings/") and name.endswith(".npy")}))
