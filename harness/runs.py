@@ -214,7 +214,7 @@ class Run:
     def last_line(self, results: dict[str, Any]) -> str:
         """Method, representation, what was reached on val, time, where the lists are and what to type next."""
         made = self.embedding or "no embedding"
-        what = f"{self.recommender}, {'ID embeddings' if made == 'random' else made}"
+        what = f"{registry.title(self.recommender)}, {'ID embeddings' if made == 'random' else made}"
         epochs = f"{results['epochs']} epochs, " if results.get("epochs") else ""
         return (f"{self.name}: {what}: {'val ' + self.reached if self.reached else 'no val part'}; {epochs}"
                 f"{time.time() - self.started:.1f} s; lists in preds/{self.name}_"

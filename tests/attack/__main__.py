@@ -9,7 +9,7 @@ from tests.attack import damage, kills, rivals, surroundings
 from tests.attack.world import Reference
 
 
-def main(argv=None):
+def build_parser():
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="seed of every draw (default 1)")
     parser.add_argument("--kills", type=int, default=21, metavar="N", help="trials with SIGKILL (default 21)")
@@ -17,7 +17,11 @@ def main(argv=None):
     parser.add_argument("--rivals", type=int, default=6, metavar="N", help="pairs of processes (default 6)")
     parser.add_argument("--places", type=int, default=16, metavar="N",
                         help="full and read-only disks, locales, paths (default 16)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
     begun, failures, rows = time.monotonic(), [], []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
