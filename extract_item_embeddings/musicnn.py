@@ -75,6 +75,12 @@ def expected_shapes():
     return shapes
 
 
+def tag_names(variant):
+    """The 50 tags that the network was trained to give, in the order of its outputs."""
+    from musicnn import configuration
+    return list(configuration.MTT_LABELS if variant == "MTT_musicnn" else configuration.MSD_LABELS)
+
+
 class MusiCNN(extraction.Backend):
     NAME, SAMPLE_RATE, DIM = "musicnn", 16000, 200
     FRAME_LEVEL = "one vector per 3 s"
@@ -126,7 +132,8 @@ class MusiCNN(extraction.Backend):
         return {"weights": {"id": f"musicnn/{self.args.variant}", "revision": version, "licence": self.LICENCE,
                             "checksum": checksum(f"{prefix}.data-00000-of-00001")},
                 "variant": self.args.variant, "layer": self.args.layer, "precision": self.args.precision,
-                "as_published": self.args.as_published}
+                "as_published": self.args.as_published,
+                **({"features": tag_names(self.args.variant)} if self.args.layer == "taggram" else {})}
 
     def outputs(self):
         return {"": DIMENSIONS[self.args.layer]}

@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROOT_MODULES = {"dataset", "model", "train", "bert4rec", "train_bert", "knn", "metrics", "table", "tune", "explore"}
+ROOT_MODULES = {"dataset", "model", "train", "bert4rec", "train_bert", "knn", "metrics", "table", "tune", "explore",
+                "show"}
 RECOMMENDERS = {"train", "train_bert", "knn", "bert4rec", "model"}   # the paper's, at the root
 BELOW = {   # room: the rooms whose modules it may import
     "harness": set(),
@@ -29,6 +30,8 @@ BELOW = {   # room: the rooms whose modules it may import
     "recommenders": {"harness", "dataset", "metrics", "evaluation", "ranking", "training"},
     "table": {"harness", "dataset", "metrics", "evaluation"},
     "explore": {"harness", "dataset", "preprocess", "exploration"},
+    "show": {"harness", "dataset", "lookup"},
+    "lookup": {"harness", "dataset", "evaluation", "extract_item_embeddings"},
     "exploration": {"harness", "dataset", "preprocess", "evaluation"},
     "experiments": {"harness"},
     "tune": {"harness", "dataset", "experiments", "metrics", "evaluation"},

@@ -141,7 +141,7 @@ def test_tensorboard_has_losses_metrics_and_hyperparameters(tiny):
     for tag in ("Loss/train", "Loss/val", "lr"):
         assert [e.step for e in events.Scalars(tag)] == [1, 2, 3, 4]
     assert [e.step for e in events.Scalars("val/HitRate@10")] == [2, 4]
-    assert "_hparams_/session_start_info" in events.summary_metadata and events.Scalars("test/NDCG@10")
+    assert "_hparams_/session_start_info" in events.summary_metadata and events.Scalars("best/NDCG@10")
 
 
 def test_an_anchor_without_any_negative_is_one_sentence(tiny, capsys):

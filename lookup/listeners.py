@@ -1,0 +1,139 @@
+"""A user's history beside the lists of runs, and what a run would recommend to somebody new."""
+from __future__ import annotations
+
+import numpy as np
+
+from evaluation.lists import read_frame
+from harness import runs
+from harness.errors import UsageError, WorkError
+
+BY_CONTENT = ("knn", "content_knn")      # answered by the mean vector of what was played
+BY_FACTORS = ("elsa", "ials")            # answered by the factors of what was played
+
+
+def user_of(catalogue, word: str) -> int:
+    """user_id of a user by the id of the log (userid_sorted.csv), or by the number itself; UsageError for others."""
+    path = catalogue.workdir / "userid_sorted.csv"
+    users = catalogue.split.users
+    if path.exists():
+        import pandas as pd
+        known = pd.read_csv(path, dtype=str, keep_default_na=False)
+        found = known["idx"][known["userid"] == word]
+        if len(found) and int(found.iloc[0]) in users:
+            return int(found.iloc[0])
+    if word.isdigit() and len(word) < 19 and int(word) in users:
+        return int(word)
+    some = ", ".join(map(str, users[:3]))
+    raise UsageError(f"no user {word!r} in train; users are {users[0]} to {users[-1]}, such as {some}")
+
+
+def finished(catalogue, names=()) -> dict[str, dict]:
+    """{run: its config} of the finished runs asked for, or of the best on val of each method.
+
+    Controls (shuffled rows, the truth of a generated world) are shown only when they are asked for.
+    """
+    every = {name: config for name, config in runs.find_runs(catalogue.workdir) if config.get("status") == "finished"}
+    if names:
+        if unknown := [name for name in names if name not in every]:
+            import difflib
+            near = difflib.get_close_matches(unknown[0], every, n=3)
+            raise UsageError(f"there is no finished run {unknown[0]!r}" + (f"; near it: {', '.join(near)}" if near else
+                             f" in {catalogue.workdir}"))
+        return {name: every[name] for name in names}
+    best: dict[str, tuple[float, str]] = {}
+    for name, config in every.items():
+        if not config.get("request", {}).get("shuffle") and "oracle" not in str(config.get("embedding")).split("+"):
+            method = config.get("recommender", "")
+            best[method] = max(best.get(method, (-1.0, "")), (on_val(catalogue, name), name))
+    return {name: every[name] for _, name in sorted(best.values(), reverse=True)}
+
+
+def on_val(catalogue, name: str) -> float:
+    """NDCG on val of a run by its metrics file, 0 where there is none."""
+    import pandas as pd
+    path = catalogue.workdir / "metrics" / f"{name}_val.csv"
+    if not path.exists():
+        return 0.0
+    means = pd.read_csv(path, index_col=0).T["mean"]
+    shown = [c for c in means.index if c.startswith("NDCG@10")] or [c for c in means.index if c.startswith("NDCG")]
+    return float(means[shown[0]]) if shown else 0.0
+
+
+def lists(catalogue, user: int, names, n: int) -> dict[str, dict[str, list[tuple[int, bool]]]]:
+    """{part: {run: [(track row, whether it is a hit)]}} of a user's n first places, and under "(played)" the truth.
+
+    Parts in which the user has nothing are absent.
+    """
+    split, found, shown = catalogue.split, {}, finished(catalogue, names)
+    code = int(np.searchsorted(split.users, user))
+    for part in split.parts:
+        true = set(split.tracks[split.part(part).item[split.part(part).user == code]].tolist())
+        if not true:
+            continue
+        for name, config in shown.items():
+            path = catalogue.workdir / "preds" / f"{name}_{part}.pqt"
+            if part in config.get("parts", []) and path.exists():
+                frame = read_frame(path, ("user_id", "track_id", "rank"))
+                mine = frame[frame["user_id"] == user].sort_values("rank")["track_id"].head(n).tolist()
+                found.setdefault(part, {})[name] = [(int(row), int(row) in true) for row in mine]
+        found.setdefault(part, {})["(played)"] = [(int(row), True) for row in sorted(true)[:n]]
+    return found
+
+
+def history(catalogue, user: int, n: int) -> list[int]:
+    """Rows of the user's tracks in train, the latest (else the most played) first."""
+    split = catalogue.split
+    rows = split.train.user == int(np.searchsorted(split.users, user))
+    key = split.train.count if split.train.time is None else split.train.time
+    order = np.argsort(-key[rows].astype(np.float64), kind="stable")
+    return split.tracks[split.train.item[rows][order]][:n].tolist()
+
+
+# --------------------------------------------------------------------------- somebody new
+
+def newcomer(catalogue, played: list[int], name: str, n: int) -> list[tuple[int, float]]:
+    """What a finished run recommends to somebody who played these rows: [(row, score)], n of them, without the played.
+
+    KNN and content KNN answer by the mean vector, ELSA by the sum of the factors, iALS by one solve of its normal
+    equations. UsageError for a run of another method.
+    """
+    config = finished(catalogue, [name])[name]
+    method = config.get("recommender", "")
+    if method in BY_CONTENT:
+        matrix = catalogue.vectors(config["embedding"])[played]
+        if not np.isfinite(matrix).all():
+            raise WorkError(f"embedding {config['embedding']!r} has no vector for one of these tracks; name others")
+        return catalogue.near(config["embedding"], matrix.mean(axis=0), n, played)
+    if method in BY_FACTORS:
+        return by_factors(catalogue, played, name, config, n)
+    if method == "two_tower":
+        raise UsageError("runs of two_tower answer themselves: python -m recommenders.two_tower --embedding "
+                         f"{' '.join(str(config.get('embedding')).split('+'))} --listener NAME ...")
+    raise UsageError(f"a run of {method} cannot be asked for somebody new here; runs of {', '.join(BY_CONTENT)}, "
+                     f"{' and '.join(BY_FACTORS)} can, and without --run each embedding answers")
+
+
+def by_factors(catalogue, played, name, config, n):
+    from harness.readers import read_npy
+    split = catalogue.split
+    items = np.asarray(read_npy(catalogue.workdir / "model_embeddings" / f"{name}_items.npy"), np.float64)
+    place = {int(row): code for code, row in enumerate(split.tracks[:split.n_hot])}
+    if len(items) != split.n_hot or (unknown := [row for row in played if row not in place]):
+        what = "the workspace was split again since" if len(items) != split.n_hot else \
+            f"{catalogue.ids[unknown[0]]} is not a track of train"
+        raise WorkError(f"run {name} cannot answer: {what}")
+    codes = [place[row] for row in played]
+    if config["recommender"] == "ials":
+        request = config["request"]
+        confidence = np.ones(len(items))
+        confidence[codes] += request["alpha"]   # a play each
+        known = items[codes]
+        system = items.T @ items + request["alpha"] * known.T @ known
+        system += request["regularization"] * np.eye(items.shape[1])
+        user = np.linalg.solve(system, (1 + request["alpha"]) * known.sum(axis=0))
+    else:
+        user = items[codes].sum(axis=0)
+    score = items @ user
+    score[codes] = -np.inf
+    order = np.argsort(-score, kind="stable")[:n]
+    return [(int(split.tracks[i]), float(score[i])) for i in order if np.isfinite(score[i])]

@@ -1,0 +1,194 @@
+"""show.py: one track, one user, a newcomer, a sound; and names that are not there."""
+import importlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dataset
+import show
+from harness import runs
+from harness.errors import UsageError, WorkError
+from harness.files import write_json, write_parquet
+from lookup import catalogue, listeners
+from tests.worlds.world import tiny_workspace, write_embedding
+
+N = 80   # tracks of the tiny workspace
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A tiny workspace with names, runs of four methods, a control and MusiCNN's tags as an embedding."""
+    workdir = tiny_workspace(tmp_path_factory.mktemp("show") / "w")
+    write_parquet(workdir / "items.pqt", pd.DataFrame({
+        "track_id": np.arange(N), "title": [f"Song {i}" for i in range(N)],
+        "artists": [[f"Artist {i // 4}"] for i in range(N)], "styles": [["<b>style</b>"]] * N}))
+    tags = np.random.default_rng(0).random((N, 3)).astype(np.float32)
+    tags[7] = [.2, .9, .1]
+    tags[8] = np.nan
+    write_embedding(workdir, "tags", tags, layer="taggram", features=["rock", "jazz", "folk"])
+    for module, *flags in (("knn", "content"), ("recommenders.ease",), ("recommenders.elsa", "--epochs", "3"),
+                           ("recommenders.ials", "--factors", "4", "--alpha", "3"),
+                           ("recommenders.content_knn", "content", "--shuffle")):
+        importlib.import_module(module).main([*flags, "--workdir", str(workdir), "--k", "20"])
+    return workdir
+
+
+def told(capsys, world, *words, n=3):
+    capsys.readouterr()
+    show.main([*words, "--workdir", str(world), "--n", str(n), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def names_of(world):
+    return {config["recommender"]: name for name, config in runs.find_runs(world)}
+
+
+def test_a_track_by_its_name(world, capsys):
+    found = told(capsys, world, "track", "song 7")
+    assert found["track"]["title"] == "Song 7" and found["metadata"]["styles"] == ["<b>style</b>"]
+    train = pd.read_parquet(world / "data" / "train.pqt")
+    assert found["plays in train"] == train["count"][train.track_id == 7].sum()
+    assert [tag for tag, _ in found["tags"]["tags"]] == ["jazz", "rock", "folk"]
+    x = np.load(world / "embeddings" / "content.npy").astype(float)
+    x -= x.mean(axis=0)
+    cosine = x @ x[7] / np.linalg.norm(x, axis=1) / np.linalg.norm(x[7])
+    expected = [f"Song {i}" for i in np.argsort(-cosine) if i != 7][:3]
+    assert [entry["title"] for entry in found["near by representation"]["content"]] == expected
+    show.main(["track", "Song 8", "--workdir", str(world)])
+    assert "without a vector in\n  tags" in capsys.readouterr().out
+
+
+def test_a_user_with_the_lists_of_runs_side_by_side(world, capsys):
+    split, names = dataset.load(world), names_of(world)
+    user = int(split.users[split.eval_users("test")[0]])
+    found = told(capsys, world, "user", str(user))
+    assert set(found["lists"]["test"]) == {"(played)", names["knn"], names["ease"], names["elsa"], names["ials"]}
+    preds = pd.read_parquet(world / "preds" / f"{names['ease']}_test.pqt")
+    mine = preds[preds.user_id == user].sort_values("rank").track_id.head(3).tolist()
+    true = set(split.truth("test").query("user_id == @user").track_id)
+    shown = found["lists"]["test"][names["ease"]]
+    assert [e["title"] for e in shown] == [f"Song {t}" for t in mine]
+    assert [e["hit"] for e in shown] == [t in true for t in mine]
+    assert names["ease"] not in found["lists"]["cold_test"]
+    only = told(capsys, world, "user", str(user), "--runs", names["content_knn"])
+    assert set(only["lists"]["test"]) == {"(played)", names["content_knn"]}   # a control, when it is asked for
+    latest = split.train.time[split.train.user == int(np.searchsorted(split.users, user))].max()
+    first = found["latest plays in train"][0]["title"]
+    rows = split.train.time == latest
+    assert first in {f"Song {t}" for t in split.tracks[split.train.item[rows]]}
+
+
+def test_users_by_their_text_ids(world, tmp_path):
+    split = dataset.load(world)
+    other = catalogue.opened(world)
+    assert listeners.user_of(other, str(split.users[3])) == split.users[3]
+    for word in ("999999", "nobody", "-1", "9" * 40):
+        with pytest.raises(UsageError, match="no user"):
+            listeners.user_of(other, word)
+
+
+@pytest.mark.parametrize("method", ["knn", "elsa", "ials", "content_knn"])
+def test_somebody_new_gets_what_a_user_of_the_same_plays_gets(world, method, capsys):
+    """ELSA and KNN know a user by the plays alone: a newcomer with a user's history gets that user's list."""
+    split, names = dataset.load(world), names_of(world)
+    user = int(split.users[split.eval_users("val")[0]])
+    played = split.tracks[split.train.item[split.train.user == split.eval_users("val")[0]]].tolist()
+    found = told(capsys, world, "listener", *(f"Song {t}" for t in played), "--run", names[method], n=5)
+    assert [entry["title"] for entry in found["played"]] == [f"Song {t}" for t in played]
+    (got,) = found["recommended by"].values()
+    assert len(got) == 5 and not {e["title"] for e in got} & {f"Song {t}" for t in played}
+    if method == "elsa":
+        preds = pd.read_parquet(world / "preds" / f"{names['elsa']}_val.pqt")
+        expected = preds[preds.user_id == user].sort_values("rank").track_id.head(5)
+        assert [e["title"] for e in got] == [f"Song {t}" for t in expected]
+
+
+def test_ials_answers_by_its_normal_equations(world):
+    other, name = catalogue.opened(world), names_of(world)["ials"]
+    split, y = dataset.load(world), np.load(world / "model_embeddings" / f"{name}_items.npy").astype(float)
+    played = split.tracks[[2, 5]].tolist()
+    found = listeners.newcomer(other, played, name, 4)
+    w = np.ones(split.n_hot)
+    w[[2, 5]] = 4.0
+    target = np.zeros(split.n_hot)
+    target[[2, 5]] = 1
+    user = np.linalg.solve(y.T @ (w[:, None] * y) + np.eye(4), y.T @ (w * target))
+    best = [i for i in np.argsort(-(y @ user)) if i not in (2, 5)][:4]
+    assert [row for row, _ in found] == split.tracks[best].tolist()
+
+
+def test_a_newcomer_by_every_representation(world, capsys):
+    found = told(capsys, world, "listener", "Song 3", "Song 4")
+    assert set(found["recommended by"]) == {"content", "noise", "tags"}
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["track", "Sonk 7"], "near it: Song 7"), (["track", "7", "--embedding", "none"], "no embedding 'none'"),
+    (["user", "abc"], "no user 'abc'"), (["user", "3", "--runs", "eas"], "no finished run 'eas'"),
+    (["listener", "Song 3", "--run", "x", "--embedding", "content"], "give --run or --embedding"),
+    (["listener", "Nobody at all"], "no track has the id or name"), (["audio", "gone.mp3"], "is no file")])
+def test_what_is_not_there_is_one_sentence(world, words, sentence):
+    if words[:2] == ["track", "7"]:
+        words = ["track", "Song 7", *words[2:]]
+    with pytest.raises(UsageError) as error:
+        show.main([*words, "--workdir", str(world)])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_that_cannot_answer_says_so(world):
+    other, names = catalogue.opened(world), names_of(world)
+    with pytest.raises(UsageError, match="a run of ease cannot be asked for somebody new"):
+        listeners.newcomer(other, [5], names["ease"], 3)
+    with pytest.raises(WorkError, match="is not a track of train"):
+        listeners.newcomer(other, [0], names["elsa"], 3)
+
+
+def test_foreign_names_do_not_move_the_terminal(world, capsys, tmp_path):
+    workdir = tiny_workspace(tmp_path / "w")
+    write_parquet(workdir / "items.pqt", pd.DataFrame({
+        "track_id": np.arange(N), "title": ["\x1b[2Jgone\nnew line"] * N}))
+    show.main(["track", dataset.read_tracks(workdir)[0][5], "--workdir", str(workdir), "--n", "2"])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "U+001B" in out
+
+
+def test_a_workspace_without_a_split_or_without_names(tmp_path, capsys):
+    workdir = tiny_workspace(tmp_path / "w")
+    (workdir / "items.pqt").unlink()
+    for path in (workdir / "data").iterdir():
+        path.unlink()
+    ids, _ = dataset.read_tracks(workdir)
+    found = told(capsys, workdir, "track", ids[4])
+    assert found["metadata"] == {} and found["plays in train"] == 0 and len(found["near by representation"]) == 2
+    with pytest.raises(WorkError, match="split first"):
+        show.main(["user", "3", "--workdir", str(workdir)])
+
+
+@pytest.mark.trains
+def test_a_sound_that_is_not_in_the_workspace(tmp_path, capsys):
+    """Its vectors are those that its own extraction would write, so a copy of a track is its own nearest neighbour."""
+    pytest.importorskip("musicnn")
+    import soundfile
+
+    from extract_item_embeddings import mfcc
+    rng, audio = np.random.default_rng(0), tmp_path / "audio"
+    audio.mkdir()
+    for i in range(4):
+        t = np.arange(5 * 22050) / 22050
+        tone = .3 * np.sin(2 * np.pi * 220 * (i + 1) * t) + .01 * rng.normal(size=t.size)
+        soundfile.write(audio / f"t{i}.wav", tone, 22050)
+    mfcc.main(["--audio", str(audio), "--workdir", str(tmp_path / "w")])
+    write_embedding(tmp_path / "w", "mine", rng.normal(size=(4, 3)).astype(np.float32))
+    copy = tmp_path / "a copy.wav"
+    copy.write_bytes((audio / "t2.wav").read_bytes())
+    found = told(capsys, tmp_path / "w", "audio", str(copy))
+    assert found["near by representation"]["mfcc"][0] == {"id": "t2", "score": 1.0}
+    assert len(found["tags"]["musicnn"]) == 5 and found["not made from sound here"] == ["mine"]
+    info = dataset.embedding_info(tmp_path / "w", "mfcc")
+    write_json(tmp_path / "w" / "embeddings" / "mfcc.json", {**info, "seconds": 2.0, "n_mfcc": "other"})
+    assert "mfcc" in told(capsys, tmp_path / "w", "audio", str(copy))["not made from sound here"]
+    (tmp_path / "no sound.mp3").write_text("no sound")
+    with pytest.raises(WorkError, match="no sound.mp3"):
+        show.main(["audio", str(tmp_path / "no sound.mp3"), "--workdir", str(tmp_path / "w")])
