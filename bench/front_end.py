@@ -18,12 +18,12 @@ def compare(paths):
     """Rows of all comparisons."""
     import threadpoolctl
 
-    from extract_item_embeddings.engine import audio
+    from extract_item_embeddings.engine import audio, quality
     ours = load()
     try:
         with threadpoolctl.threadpool_limits(1):
-            decoded = {"soundfile": lambda p: audio._soundfile(p, 30.0, "start"),
-                       "ffmpeg": lambda p: audio._ffmpeg(p, 30.0, "start", ""), "PyAV": pyav}
+            decoded = {"soundfile": lambda p: quality.mixed(audio._soundfile(p, 30.0, "start")[0]),
+                       "ffmpeg": lambda p: quality.mixed(audio._ffmpeg(p, 30.0, "start")[0]), "PyAV": pyav}
             seconds = {road: cost(call, paths) for road, call in decoded.items()}
             clips = [audio.decode(p) for p in paths]
             rows = [{"what": f"decode: soundfile vs {road}", "ours": seconds["soundfile"], "baseline": taken,

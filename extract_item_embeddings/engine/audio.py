@@ -3,8 +3,9 @@
 `find` maps track ids to files, `decode` a file to mono samples, `resample` samples to the rate of a
 model. A file that cannot be read raises AudioError with the reason.
 
-soundfile reads wav, flac, ogg, opus, mp3, aiff and more; files that it cannot read are decoded by an ffmpeg
-pipe if ffmpeg is installed. Everything runs in threads: libsndfile and soxr release the GIL.
+soundfile reads wav, flac, ogg, opus, mp3, aiff and more. Files that it cannot read, or not to their end, are decoded
+by an ffmpeg pipe if ffmpeg is installed. The length in a header is a hint (see containers.py). Everything runs in
+threads: libsndfile and soxr release the GIL.
 """
 import contextlib
 import csv
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from extract_item_embeddings.engine import containers, quality
 from harness.errors import WorkError
 from harness.files import atomic
 
@@ -29,6 +31,8 @@ SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3
     m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
 SHORTEST = 0.1        # seconds; minimum length of the decoded audio
 REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped)|Warning: (Encountered|Real|Xing)")
+MORE = 0.02           # seconds; what another decoder must add to be preferred
+LOST = re.compile(rb"Error while decoding|Error submitting packet|partial file")  # remarks of ffmpeg on damage
 FFMPEG_PATIENCE = 300  # seconds; timeout of a decoder
 
 
@@ -41,6 +45,7 @@ class Clip(NamedTuple):
     samples: np.ndarray  # float32 (N,), mono, full scale is 1
     rate: int            # Hz
     note: str            # "" or the damage, such as a truncated end
+    quality: str = ""    # "" or what is wrong with the sound, such as silence
 
     @property
     def seconds(self):
@@ -51,10 +56,12 @@ class Clip(NamedTuple):
 
 def make_track_list(path, folder):
     """Write `idx,trackid` of the sorted file stems under `folder`; WorkError if there is no audio file."""
-    stems = sorted(stem for stem, paths in _scan(folder).items() if not all(p.is_dir() for p in paths))
+    found, foreign = _scan(folder)
+    stems = sorted(stem for stem, paths in found.items() if not all(p.is_dir() for p in paths))
     if not stems:
+        also = f"; {_named(foreign)}" if foreign else ""
         raise WorkError(f"no audio file under {folder}; files named <track id>.<extension> are expected there "
-                        "(wav, flac, ogg, mp3, ...)")
+                        f"(wav, flac, ogg, mp3, ...){also}")
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
         csv.writer(f, lineterminator="\n").writerows([("idx", "trackid"), *enumerate(stems)])
 
@@ -62,17 +69,27 @@ def make_track_list(path, folder):
 def find(folder, ids):
     """The file of each track: list of Path or None, in the order of `ids`.
 
-    Files are matched by stem, at any depth, following symbolic links; a track id is never joined to
-    a path, so no id can point outside the folder. Two files with the same stem are a WorkError.
+    Files are matched by stem in Unicode NFC, at any depth, following symbolic links; a track id is never joined to
+    a path, so no id can point outside the folder. Two files with the same stem and two ids of the same form are
+    WorkErrors. Files whose names are not UTF-8 belong to no track; they are named on stderr.
     """
-    known = _scan(folder)
-    paths = [known.get(unicodedata.normalize("NFC", i), []) for i in ids]
+    known, foreign = _scan(folder)
+    if foreign:
+        print(_named(foreign), file=sys.stderr)
+    forms = {}
+    for i in ids:
+        if (other := forms.setdefault(unicodedata.normalize("NFC", i), i)) != i:
+            raise WorkError(f"the track ids {ascii(other)} and {ascii(i)} differ only in their Unicode form; leave one "
+                            "of them in trackid_sorted.csv")
+    paths = [known.get(form, []) for form in forms]
     double = [(i, p) for i, p in zip(ids, paths, strict=True) if len(p) > 1]
     if double:
         track, (a, b, *_) = double[0]
         more = f" ({len(double)} tracks have this)" if len(double) > 1 else ""
-        raise WorkError(f"track {track} has more than one file, {a.relative_to(folder)} and "
-                             f"{b.relative_to(folder)}{more}; leave one file per track")
+        a, b = a.relative_to(folder), b.relative_to(folder)
+        if a.stem != b.stem:
+            a, b, more = ascii(str(a)), ascii(str(b)), f", whose names differ only in their Unicode form{more}"
+        raise WorkError(f"track {track} has more than one file, {a} and {b}{more}; leave one file per track")
     if not any(paths):
         raise WorkError(f"none of the {len(ids)} tracks of the track list has a file under {folder}; files "
                              f"named <track id>.<extension> are expected there, for example {ids[0]}.mp3")
@@ -80,8 +97,8 @@ def find(folder, ids):
 
 
 def _scan(folder):
-    """{stem: [paths]} of everything under `folder` with the suffix of an audio file, in sorted order."""
-    paths, seen = {}, set()
+    """What has the suffix of an audio file under `folder`: ({stem in NFC: [paths]}, [paths without a UTF-8 name])."""
+    paths, foreign, seen = {}, [], set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:  # a link to a parent folder would be an endless loop
@@ -91,9 +108,21 @@ def _scan(folder):
         folders.sort()
         for name in sorted([*files, *folders]):
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SUFFIXES and not name.startswith("."):
+            if suffix.lower() not in SUFFIXES or name.startswith("."):
+                continue
+            if name.isprintable() or not any("\ud800" <= c <= "\udfff" for c in name):
                 paths.setdefault(unicodedata.normalize("NFC", stem), []).append(Path(here, name))
-    return paths
+            else:
+                foreign.append(Path(here, name).relative_to(folder))
+    return paths, foreign
+
+
+def _named(foreign):
+    """The sentence about files whose names are not UTF-8."""
+    names = [os.fsencode(p).decode("utf-8", "backslashreplace") for p in foreign]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (f"skipped, because the name is not UTF-8, as a track id must be: {', '.join(names[:3])}{more}; rename such "
+            "files, for example with convmv")
 
 
 def fingerprint(path):
@@ -110,24 +139,25 @@ def fingerprint(path):
 # --------------------------------------------------------------------------- decoding
 
 def decode(path, seconds=30.0, offset="start"):
-    """The audio of a file as a Clip: channels averaged, sample rate as in the file.
+    """The audio of a file as a Clip: channels averaged (see quality.mixed), sample rate as in the file.
 
     seconds: length of the excerpt, 0 for the whole track; a shorter track is returned whole
     offset:  "start", or "middle" for the excerpt around the middle of the decodable audio
     raises:  AudioError for a missing, unreadable, empty or too short file and for samples that are
-             not finite. Of a damaged file the audio before the damage is returned, with a note.
+             not finite. Of a damaged file all that can be decoded is returned, with a note.
     """
     _check_file(path)
     try:
-        clip = _soundfile(path, seconds, offset)
+        block, rate, note = _soundfile(path, seconds, offset)
     except AudioError as refused:
-        clip = _ffmpeg(path, seconds, offset, refused)
-    if clip.seconds < SHORTEST:
-        raise AudioError(f"only {clip.seconds:.3g} s of audio; at least {SHORTEST} s are needed")
-    bad = np.count_nonzero(~np.isfinite(clip.samples))
-    if bad:
-        raise AudioError(f"{bad} of {len(clip.samples)} samples are not finite numbers")
-    return clip
+        block, rate, note = _refused(path, seconds, offset, refused)
+    if len(block) < SHORTEST * rate:
+        raise AudioError(f"only {len(block) / rate:.3g} s of audio; at least {SHORTEST} s are needed")
+    samples, remarks = quality.mixed(block)
+    if remarks is None:
+        bad = np.count_nonzero(~np.isfinite(samples))
+        raise AudioError(f"{bad} of {len(samples)} samples are not finite numbers")
+    return Clip(samples, rate, note, "; ".join(remarks))
 
 
 def resample(clip, rate):
@@ -153,87 +183,150 @@ def _check_file(path):
 
 
 def _soundfile(path, seconds, offset):
+    """(float32 (N, C), rate, note) of the excerpt by libsndfile, or by ffmpeg where that decodes more.
+
+    A header's length is trusted only for an excerpt of the start that the file turns out to have in full.
+    """
     import soundfile
-    note = ""
     try:
-        with soundfile.SoundFile(path) as f:
-            rate, total = f.samplerate, f.frames
-            want = min(round(seconds * rate), total) if seconds else total
-            try:
-                if offset == "middle" and want < total:
-                    f.seek((total - want) // 2)
-                samples = _mono(f.read(want, dtype="float32", always_2d=True))
-            except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header, an absurd length
-                samples = np.zeros(0, np.float32)
-        if len(samples) < want:
-            samples = _excerpt(_salvage(path, want if offset == "start" else total), want, offset)
-            if (want - len(samples)) / rate > SHORTEST:
-                note = f"damaged: only {len(samples) / rate:.2f} s decoded"
+        with soundfile.SoundFile(os.fsencode(path)) as f:
+            rate, kind, total = f.samplerate, f.format, f.frames
+            asked = round(seconds * rate)
+            if asked and offset == "start" and asked <= total:
+                with contextlib.suppress(soundfile.LibsndfileError, MemoryError):
+                    block = f.read(asked, dtype="float32", always_2d=True)
+                    if len(block) == asked:
+                        return block, rate, ""
+        held = containers.measured(path, kind, rate, total, not asked or total < asked)
+        return _measured(path, held, rate, seconds, offset)
     except soundfile.LibsndfileError as e:
-        raise _unreadable(e) from None
-    return Clip(samples, rate, note)
+        # the library's message for an mp3 without a frame is "not a regular file"
+        said = e.error_string.removeprefix("Error : ").strip(" .")
+        said = "format not recognised" if "regular file" in said else said
+        raise AudioError(f"not readable as audio: {said}") from None
 
 
-def _unreadable(e):
-    """AudioError of a LibsndfileError. The library's message for an mp3 without a frame is "not a regular file"."""
-    said = e.error_string.removeprefix("Error : ").strip(" .")
-    return AudioError(f"not readable as audio: {'format not recognised' if 'regular file' in said else said}")
+def _measured(path, held, rate, seconds, offset):
+    """As _soundfile, of a file that has been measured (a containers.Held)."""
+    block, start, heard, reached = _excerpt(held, rate, round(seconds * rate) or None, offset)
+    stated, other = max(held.stated, held.total or 0) / rate, None
+    if held.doubt or not reached or not len(block):
+        other = _longer(path, seconds, offset, heard / rate + (MORE if reached else 0))
+        block, rate = other or (block, rate)
+    length, note = len(block) / rate, ""
+    at_end = not seconds or length < seconds - SHORTEST
+    if any(start <= gap <= start + len(block) for gap in held.gaps):
+        note = f"damaged: {held.damage}; {length:.2f} s decoded"
+    elif (held.damage or not reached) and min(stated, seconds or stated) - length > SHORTEST:
+        note = f"damaged: only {length:.2f} s decoded"
+    elif not reached or held.damage and at_end:
+        note = f"damaged: {held.damage or 'a part inside is missing'}; {length:.2f} s decoded"
+    elif held.doubt and at_end and not other and shutil.which("ffmpeg") is None:
+        note = f"in part: {length:.2f} s decoded, as {held.doubt}; ffmpeg, which may read more, is not installed"
+    return block, rate, note
 
 
-def _salvage(path, most):
-    """The audio of a damaged file up to the damage, read in small blocks so that little is lost."""
+def _longer(path, seconds, offset, least):
+    """(float32 (N, C), rate): the excerpt by ffmpeg; None if it decodes less than `least` seconds up to its end."""
+    try:  # for the middle all of it, as that depends on its length
+        block, rate, _ = _ffmpeg(path, seconds if offset == "start" else 0, "start")
+    except AudioError:
+        return None
+    return (_cut(block, round(seconds * rate), offset)[0], rate) if len(block) >= least * rate else None
+
+
+def _excerpt(held, rate, asked, offset):
+    """The excerpt of a Held by libsndfile.
+
+    Returns float32 (N, C), the number of its first sample, the number of samples up to which the decoder got, and
+    whether that is as far as it should get.
+    """
+    total = held.total
+    if total is None:
+        block, clean = _read(held.source, 0, None)
+        return *_cut(block, asked, offset), len(block), clean
+    want = min(asked or total, total)
+    start = (total - want) // 2 if offset == "middle" else 0
+    block, _ = _read(held.source, start, want)
+    if want - len(block) <= SHORTEST * rate:
+        return block, start, start + len(block), True
+    if start:
+        block, _ = _read(held.source, 0, None)
+    return *_cut(block, asked, offset), len(block), False
+
+
+def _read(source, start, count):
+    """(float32 (N, C), whether no error ended it): `count` samples from `start` on, None for all.
+
+    After an error it is read again in small blocks, so that little before the damage is lost.
+    """
     import soundfile
-    blocks, have = [np.zeros(0, np.float32)], 0
-    with soundfile.SoundFile(path) as f:
+    if hasattr(source, "seek"):
+        source.seek(0)
+    with soundfile.SoundFile(source) as f:
+        if count is not None:
+            with contextlib.suppress(soundfile.LibsndfileError, MemoryError):  # MemoryError: an absurd length
+                f.seek(start)
+                block = f.read(count, dtype="float32", always_2d=True)
+                if len(block) == count:
+                    return block, True
+    if hasattr(source, "seek"):
+        source.seek(0)
+    with soundfile.SoundFile(source) as f:
+        blocks, clean = [np.zeros((0, f.channels), np.float32)], True
         try:
-            while have < most:
-                block = f.read(min(1024, most - have), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                blocks.append(_mono(block))
-                have += len(block)
-        except soundfile.LibsndfileError as e:
-            if not have:
-                raise _unreadable(e) from None
-    return np.concatenate(blocks)
+            f.seek(start)
+            while len(block := f.read(1024, dtype="float32", always_2d=True)):
+                blocks.append(block)
+        except soundfile.LibsndfileError:
+            clean = False
+    block = np.concatenate(blocks)
+    return block if count is None else block[:count], clean
 
 
-def _mono(block):
-    """(N, C) -> (N,): mean of the channels (numpy's mean over such a short axis is slow)."""
-    mono = block[:, 0].copy()
-    for channel in range(1, block.shape[1]):
-        mono += block[:, channel]
-    mono /= block.shape[1]
-    return mono
+def _cut(block, asked, offset):
+    """(the excerpt of a block, its first sample)"""
+    if not asked or asked >= len(block):
+        return block, 0
+    start = (len(block) - asked) // 2 if offset == "middle" else 0
+    return block[start:start + asked], start
 
 
-def _excerpt(samples, want, offset):
-    if not want or want >= len(samples):
-        return samples
-    start = (len(samples) - want) // 2 if offset == "middle" else 0
-    return samples[start:start + want]
+def _refused(path, seconds, offset, refused):
+    """As _soundfile, of a file that libsndfile does not recognise."""
+    if mp3 := containers.unrecognised_mp3(path):
+        return _measured(path, *mp3, seconds, offset)
+    try:
+        return _ffmpeg(path, seconds, offset)
+    except AudioError as e:
+        raise AudioError(f"{refused}; {e}") from None
 
 
-def _ffmpeg(path, seconds, offset, refused):
+def _ffmpeg(path, seconds, offset):
     """As _soundfile, by `ffmpeg`; the pipe carries AU, whose header needs no length."""
     program = shutil.which("ffmpeg")
     if program is None:
-        raise AudioError(f"{refused}; ffmpeg, which reads more formats, is not installed")
+        raise AudioError("ffmpeg, which reads more formats, is not installed")
     limit = ["-t", str(seconds)] if seconds and offset == "start" else []
     command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}",
                "-map", "0:a:0", *limit, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=FFMPEG_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise AudioError(f"{refused}; ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None
+        raise AudioError(f"ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None
     if len(done.stdout) < 24 or done.stdout[:4] != b".snd":
         lines = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace")).strip().splitlines()
-        raise AudioError(f"{refused}; ffmpeg: {lines[-1] if lines else 'no audio in it'}")
+        raise AudioError(f"ffmpeg: {lines[-1] if lines else 'no audio in it'}")
     begin, _, _, rate, channels = struct.unpack(">5I", done.stdout[4:24])
     usable = (len(done.stdout) - begin) // (4 * channels) * channels
-    samples = _mono(np.frombuffer(done.stdout, ">f4", usable, begin).reshape(-1, channels).astype(np.float32))
-    note = "damaged: ffmpeg stopped before the end" if done.returncode else ""
-    return Clip(_excerpt(samples, round(seconds * rate), offset), rate, note)
+    block = np.frombuffer(done.stdout, ">f4", usable, begin).reshape(-1, channels).astype(np.float32)
+    block, _ = _cut(block, round(seconds * rate), offset)
+    note = ""
+    if done.returncode:
+        note = "damaged: ffmpeg stopped before the end"
+    elif LOST.search(done.stderr):
+        note = f"damaged: ffmpeg could not decode all of it; {len(block) / rate:.2f} s decoded"
+    return block, rate, note
 
 
 @contextlib.contextmanager

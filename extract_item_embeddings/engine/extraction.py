@@ -265,9 +265,10 @@ def finish(work, task, of=None):
     files = [folder / f"{name}{suffix}.npy" for suffix in outputs]
     print(f"{name}: {header['n_tracks'] - len(failed)} of {header['n_tracks']} tracks have an embedding of "
           f"{f'{len(files)} times ' if len(files) > 1 else ''}{next(iter(outputs.values()))} values, "
-          f"{len(failed)} have none, {len(about['incomplete'])} were "
-          f"decoded in part: {files[0]}{f' to {files[-1].name}' if len(files) > 1 else ''}")
-    for kind in ("failed", "incomplete"):
+          f"{len(failed)} have none, {len(about['incomplete'])} were decoded in part"
+          f"{f', {n} have doubtful sound' if (n := len(about['quality'])) else ''}: "
+          f"{files[0]}{f' to {files[-1].name}' if len(files) > 1 else ''}")
+    for kind in ("failed", "incomplete", "quality"):
         lines = list(about[kind].values())
         for entry in lines[:20]:
             print(f"  {entry['trackid']}: {entry['reason']}")

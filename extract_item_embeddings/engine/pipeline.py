@@ -140,7 +140,7 @@ def prepared(pool, backend, paths, args, ahead):
 
 
 def prepare(backend, path, seconds, offset):
-    """(inputs, lengths, seconds, note) of one file, or a str with the reason why it cannot be used."""
+    """(inputs, lengths, seconds, note, quality) of one file, or a str with the reason why it cannot be used."""
     return prepare_all([backend], path, seconds, offset)[0]
 
 
@@ -158,7 +158,7 @@ def prepare_all(backends, path, seconds, offset):
             rate = backend.SAMPLE_RATE
             if rate not in at_rate:
                 at_rate[rate] = audio.resample(clip, rate)
-            items.append((*backend.prepare(at_rate[rate]), clip.seconds, clip.note))
+            items.append((*backend.prepare(at_rate[rate]), clip.seconds, clip.note, clip.quality))
         except Exception as e:
             items.append(str(e) if isinstance(e, audio.AudioError) else f"{type(e).__name__}: {e}")
     return items
@@ -170,7 +170,7 @@ def compute(backend, rows, ids, items, plan, kept=None):
     kept: the Frames to write, or None without --frames
     """
     values = np.full((len(rows), plan.width), np.nan, np.float32)
-    entry = {"seconds": 0.0, "failed": {}, "notes": {}}
+    entry = {"seconds": 0.0, "failed": {}, "notes": {}, "quality": {}}
     good = [k for k, item in enumerate(items) if not isinstance(item, str)]
     if good:
         counts = [len(items[k][0]) for k in good]
@@ -187,8 +187,10 @@ def compute(backend, rows, ids, items, plan, kept=None):
         elif not np.isfinite(values[k]).all():
             values[k] = np.nan
             entry["failed"][row] = {"trackid": ids[row], "reason": "the model gave values that are not finite"}
-        elif item[3]:
-            entry["notes"][row] = {"trackid": ids[row], "reason": item[3]}
+        else:
+            for kind, reason in (("notes", item[3]), ("quality", item[4])):
+                if reason:
+                    entry[kind][row] = {"trackid": ids[row], "reason": reason}
     for row in entry["failed"] if kept else ():
         kept.remove(row)
     entry["seconds"] = round(entry["seconds"], 3)

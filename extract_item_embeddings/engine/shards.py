@@ -48,7 +48,7 @@ class Shard:
     def __init__(self, partial, index, of, plan):
         self.folder = partial / f"shard-{index}-of-{of}"
         self.index, self.of, self.plan = index, of, plan
-        self.entries = {}  # batch -> {"batch", "crc", "files", "seconds", "failed", "notes"}
+        self.entries = {}  # batch -> {"batch", "crc", "files", "seconds", "failed", "notes", "quality"}
         self._lock = self._rows = self._journal = None
 
     def __str__(self):
@@ -228,7 +228,8 @@ def write(folder, name, header, shards):
     about = {"name": name, **{k: v for k, v in header.items() if k != "outputs"},
              "audio_checksum": f"{sum(e['files'] for e in entries) % 2 ** 64:016x}",
              "git": git_state(), **kept_in_float32(entries), "failed": failed,
-             "incomplete": {k: v for e in entries for k, v in e["notes"].items()}}
+             "incomplete": {k: v for e in entries for k, v in e["notes"].items()},
+             "quality": {k: v for e in entries for k, v in e.get("quality", {}).items()}}  # not in older journals
     left = 0
     for suffix, width in header["outputs"].items():
         path = folder / f"{name}{suffix}.npy"
