@@ -197,8 +197,7 @@ def _soundfile(path, seconds, offset):
                     block = f.read(asked, dtype="float32", always_2d=True)
                     if len(block) == asked:
                         return block, rate, ""
-        held = containers.measured(path, kind, rate, total, not asked or total < asked)
-        return _measured(path, held, rate, seconds, offset)
+        return _measured(path, containers.measured(path, kind, rate, total), rate, seconds, offset)
     except soundfile.LibsndfileError as e:
         # the library's message for an mp3 without a frame is "not a regular file"
         said = e.error_string.removeprefix("Error : ").strip(" .")

@@ -13,6 +13,7 @@ from extract_item_embeddings.engine import mpeg
 
 TOLERANCE = 0.1         # seconds by which a header may differ, as encoders count their delays or do not
 FLAC_TAIL = 1 << 20     # bytes at the end of a flac file that hold the header of its last frame
+FLAC_NEAR = 1 << 16     # bytes that hold the header of a frame, wherever they begin
 STREAMING = 0x7FFFF000  # sizes from here on stand for an unknown length in a wav file
 END = "its end is missing"
 
@@ -27,28 +28,27 @@ class Held(NamedTuple):
     gaps: tuple = ()     # samples at which something is missing inside
 
 
-def measured(path, kind, rate, total, everything):
+def measured(path, kind, rate, total):
     """The Held of a file.
 
-    kind:       its format by the name of libsndfile; of formats without a method here the header is trusted
-    rate:       Hz
-    total:      samples per channel, as libsndfile reads the header
-    everything: whether the whole track is wanted, so that a search through the file costs little beside decoding
+    kind:  its format by the name of libsndfile; of formats without a method here the header is trusted
+    rate:  Hz
+    total: samples per channel, as libsndfile reads the header
     """
     held = Held(total, os.fsencode(path), total)
     method = {"MP3": _mp3, "MPEG": _mp3, "FLAC": _flac, "OGG": _ogg, "WAV": _wav, "WAVEX": _wav}.get(kind)
     if method is None:
         return held
     with open(path, "rb") as f:
-        if everything or method is _mp3:
-            return method(f.read(), rate, held, everything)
+        if method is _mp3:
+            return _mp3(f.read(), rate, held)
         with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:  # only the pages looked at are read
-            return method(data, rate, held, everything)
+            return method(data, rate, held)
 
 
 # --------------------------------------------------------------------------- mp3
 
-def _mp3(data, rate, held, everything):
+def _mp3(data, rate, held):
     stream = mpeg.frames(data)
     if stream is None:
         return held
@@ -75,7 +75,7 @@ def unrecognised_mp3(path):
         stream = mpeg.frames(data := f.read())
     if stream is None or stream.layer != 3 or stream.others > 1 or 2 * stream.sizes.sum() < len(data):
         return None
-    return _mp3(data, stream.rate, Held(0, os.fsencode(path), 0), True), stream.rate
+    return _mp3(data, stream.rate, Held(0, os.fsencode(path), 0)), stream.rate
 
 
 def _length(data):
@@ -86,7 +86,7 @@ def _length(data):
 
 # --------------------------------------------------------------------------- flac
 
-def _flac(data, rate, held, everything):
+def _flac(data, rate, held):
     """By the number in the header of the last frame (RFC 9639, section 9.1)."""
     if data[:4] != b"fLaC":
         return held
@@ -101,7 +101,7 @@ def _flac(data, rate, held, everything):
     total, complete = first + count, True
     if total != stated and _crc(tail[at:-2], 0x8005, 16) != int.from_bytes(tail[-2:], "big"):
         total, complete = first, False
-    if (everything or total != stated) and _begins_again(data):
+    if (total != stated or not _in_order(data, block)) and _begins_again(data):
         return held._replace(total=None, stated=stated, doubt="it is several files in one")
     if total == stated:
         return held
@@ -110,7 +110,20 @@ def _flac(data, rate, held, everything):
                          source=io.BytesIO(b"".join([data[:18], head, data[26:]])))
 
 
+def _in_order(data, block):
+    """Whether the frames at eight places have ascending numbers."""
+    numbers = []
+    for place in range(len(data) // 9, len(data), len(data) // 9 + 1):
+        near, at = data[place:place + FLAC_NEAR], -1
+        while (at := near.find(b"\xff", at + 1)) >= 0:
+            if header := _frame_header(near[at:at + 16], block):
+                numbers.append(header[0])
+                break
+    return numbers == sorted(numbers)
+
+
 def _begins_again(data):
+    """Whether another flac file begins inside."""
     at = 0
     while (at := data.find(b"fLaC", at + 1)) > 0:
         if data[at + 4] & 0x7F == 0 and data[at + 5:at + 8] == b"\x00\x00\x22":
@@ -168,7 +181,7 @@ def _crc(data, polynomial, bits):
 
 # --------------------------------------------------------------------------- ogg (vorbis, opus, flac)
 
-def _ogg(data, rate, held, everything):
+def _ogg(data, rate, held):
     """Doubt if the pages (RFC 3533) are of several streams, not in order, or state a length that the others deny."""
     granules, numbers, begun, streams, at, skipped, cut = [], [], False, 0, 0, 0, False
     while 0 <= at < len(data):
@@ -199,7 +212,7 @@ def _ogg(data, rate, held, everything):
 
 # --------------------------------------------------------------------------- wav
 
-def _wav(data, rate, held, everything):
+def _wav(data, rate, held):
     """A data chunk of length 0 reaches to the end of the file, as in ffmpeg."""
     at = 12
     while at + 8 <= len(data) and data[at:at + 4] != b"data":
