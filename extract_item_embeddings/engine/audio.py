@@ -208,9 +208,9 @@ def _soundfile(path, seconds, offset):
 def _measured(path, held, rate, seconds, offset):
     """As _soundfile, of a file that has been measured (a containers.Held)."""
     block, start, heard, reached = _excerpt(held, rate, round(seconds * rate) or None, offset)
-    stated, other = max(held.stated, held.total or 0) / rate, None
+    heard, stated, other = heard / rate, max(held.stated, held.total or 0) / rate, None
     if held.doubt or not reached or not len(block):
-        other = _longer(path, seconds, offset, heard / rate + (MORE if reached else 0))
+        other = _longer(path, seconds, offset, heard + (MORE if reached else 0))
         block, rate = other or (block, rate)
     length, note = len(block) / rate, ""
     at_end = not seconds or length < seconds - SHORTEST
@@ -220,7 +220,8 @@ def _measured(path, held, rate, seconds, offset):
         note = f"damaged: only {length:.2f} s decoded"
     elif not reached or held.damage and at_end:
         note = f"damaged: {held.damage or 'a part inside is missing'}; {length:.2f} s decoded"
-    elif held.doubt and at_end and not other and shutil.which("ffmpeg") is None:
+    elif held.doubt and at_end and not other and shutil.which("ffmpeg") is None and (
+            held.total is not None or heard >= stated - SHORTEST):  # it stopped where the header says
         note = f"in part: {length:.2f} s decoded, as {held.doubt}; ffmpeg, which may read more, is not installed"
     return block, rate, note
 
@@ -265,7 +266,8 @@ def _read(source, start, count):
     with soundfile.SoundFile(source) as f:
         if count is not None:
             with contextlib.suppress(soundfile.LibsndfileError, MemoryError):  # MemoryError: an absurd length
-                f.seek(start)
+                if start:  # mpg123 rounds otherwise after seeking, even to the start
+                    f.seek(start)
                 block = f.read(count, dtype="float32", always_2d=True)
                 if len(block) == count:
                     return block, True
@@ -274,7 +276,8 @@ def _read(source, start, count):
     with soundfile.SoundFile(source) as f:
         blocks, clean = [np.zeros((0, f.channels), np.float32)], True
         try:
-            f.seek(start)
+            if start:
+                f.seek(start)
             while len(block := f.read(1024, dtype="float32", always_2d=True)):
                 blocks.append(block)
         except soundfile.LibsndfileError:
