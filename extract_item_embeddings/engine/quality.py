@@ -105,7 +105,8 @@ def _clipped(x):
     exact, lossy = (x >= 0.9999 * peaks).mean(axis=0), (x >= 0.97).mean(axis=0)
     if exact.max() < AT_PEAK and lossy.max() < AT_FULL_SCALE:
         return 0.0
-    below, under = (x >= 0.95 * peaks).mean(axis=0), (x >= 0.85).mean(axis=0)
+    below, under, over = (x >= 0.95 * peaks).mean(axis=0), (x >= 0.85).mean(axis=0), (x > 1.03).mean(axis=0)
     plain = (peaks >= 0.25) & (exact >= AT_PEAK) & (exact > 2 * (below - exact))
-    coded = (peaks >= 0.97) & (peaks <= FAR) & (lossy >= AT_FULL_SCALE) & (lossy > 1.5 * (under - lossy))
+    coded = (peaks >= 0.97) & (peaks <= FAR) & (lossy >= AT_FULL_SCALE)
+    coded &= (lossy > 2 * (under - lossy)) & (lossy > 2 * over)  # most at full scale, few above
     return float(np.max(np.where(plain, exact, np.where(coded, lossy, 0))))
