@@ -18,6 +18,7 @@ KBITS = {(True, 1): range(32, 449, 32),
          (False, 2): LOWER, (False, 3): LOWER}  # bit rates by (MPEG-1, layer)
 IN_A_ROW = 3        # frames of one kind that must follow one another where none of this kind has been seen
 PLACES = re.compile(rb"\xff|ID3|TAG|APETAGEX")  # where a frame or a tag may begin
+PERIOD = 49         # frames after which the sizes repeat at a constant bit rate: 44,100 Hz is 900 times 49
 HEADER_ROOM = 200   # bytes of a frame that has room for a Xing header
 
 
@@ -122,13 +123,12 @@ def frames(data):
         if at == end:
             break
         kind, bounds = _run(data, at)
-        behind = bounds[-1]
+        behind = int(bounds[-1])
         if behind > end:
-            cut = True
-            bounds.pop()
+            cut, bounds = True, bounds[:-1]
         if len(bounds) > 1:
             padding = tagged or not runs or bool(_header(data, at))
-            runs.append((kind, np.array(bounds), 0 if padding else skipped))
+            runs.append((kind, bounds, 0 if padding else skipped))
         at = min(behind, end)
     return _stream(data, runs, cut) if runs else None
 
@@ -167,15 +167,44 @@ def _begins(data, at, known):
 
 def _run(data, at):
     """(kind, byte offsets of the frames that follow one another from `at` on and, as the last, of their end)."""
-    kind, bounds = _kind(data, at), []
+    kind, first = _kind(data, at), []
+    at = _walk(data, at, kind, first, PERIOD + 1)
+    if at is None:
+        return kind, np.array(first)
+    repeated = _repeated(data, np.array(first[1:]), at)  # the frame before them may be a header
+    last, rest = int(repeated[-1]) if len(repeated) else first[-1], []
+    _walk(data, last + _size(data, last), kind, rest, None)
+    return kind, np.concatenate([first, repeated, rest]).astype(np.int64)
+
+
+def _walk(data, at, kind, bounds, most):
+    """Append the byte offsets of frames to `bounds`, and that of their end behind the last.
+
+    Returns the byte offset of the next frame if there are `most` offsets before the end is reached, else None.
+    """
     length, add = _lengths(kind).get, bounds.append
-    while True:
+    while len(bounds) != most:
         add(at)
         size = length(data[at:at + 3])
         if size is None:
-            break
+            return None
         at += size
-    return kind, bounds
+    return at
+
+
+def _repeated(data, starts, at):
+    """Byte offsets (n,) of the frames from `at` on that repeat the headers of those at `starts`, period by period.
+
+    At a constant bit rate the pattern of padded frames has a period of PERIOD frames, so that all offsets are known
+    and one comparison tells whether these headers are there; at a variable one n is 0 or small.
+    """
+    shift = at - int(starts[0])
+    places = (starts + shift * np.arange(1, (len(data) - at) // shift + 2)[:, None]).ravel()
+    places = places[places <= len(data) - 4]
+    raw, near = np.frombuffer(data, np.uint8), np.arange(3)
+    heads = raw[starts[:, None] + near]
+    same = (raw[places[:, None] + near] == np.resize(heads, (len(places), 3))).all(axis=1)
+    return places if same.all() else places[:int(np.argmin(same))]
 
 
 def _stream(data, runs, cut):

@@ -172,6 +172,19 @@ def test_what_libsndfile_does_not_reach_is_decoded_by_ffmpeg_or_named(tmp_path, 
     assert f"{alone.seconds:.2f} s decoded" in alone.note
 
 
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE", "AVERAGE"])
+@pytest.mark.parametrize("rate", [44100, 48000, 22050])
+def test_frames_of_a_constant_bit_rate_are_those_of_a_walk(tmp_path, mode, rate):
+    """All at once or one by one, also where the pattern breaks in the middle."""
+    data = encoded(tmp_path, "mp3", sweep(rate=rate), rate, bitrate_mode=mode)
+    for broken in (data, data[:9000] + data[9400:], data + data[:-200]):
+        at, _, _ = mpeg._next(broken, 0, set())
+        kind, bounds = mpeg._run(broken, at)
+        walked = []
+        mpeg._walk(broken, at, kind, walked, None)
+        assert bounds.tolist() == walked and len(walked) > 10
+
+
 def test_joined_mp3s_are_decoded_to_the_end(tmp_path):
     """Each with a header of its own, tags between them."""
     for between in (b"", b"TAG" + bytes(125) + id3(4000)):
