@@ -39,11 +39,8 @@ def measured(path, kind, rate, total):
     method = {"MP3": _mp3, "MPEG": _mp3, "FLAC": _flac, "OGG": _ogg, "WAV": _wav, "WAVEX": _wav}.get(kind)
     if method is None:
         return held
-    with open(path, "rb") as f:
-        if method is _mp3:
-            return _mp3(f.read(), rate, held)
-        with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:  # only the pages looked at are read
-            return method(data, rate, held)
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:  # read as looked at
+        return method(data, rate, held)
 
 
 # --------------------------------------------------------------------------- mp3
