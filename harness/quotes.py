@@ -29,26 +29,32 @@ def scan(text: Any, delimiter: str, width: int) -> tuple[tuple[int, str] | None,
     there is still open at the end; (None, None) for a text whose rows are whole
     """
     data = np.frombuffer(text, np.uint8)
-    quotes = np.flatnonzero(data == QUOTE)
-    if not len(quotes):
+    quoting = data == QUOTE
+    if not quoting.any():
         return None, None
-    fault, opened, inside = _cells(text, data, quotes, ord(delimiter))
+    fault, opened, inside = _cells(text, data, np.flatnonzero(quoting | (data == LINE_END)), ord(delimiter))
     if fault is None and inside.any():
         fault = _whole_rows_inside(data, inside, ord(delimiter), width)
     return fault, opened if fault is None else None
 
 
-def _cells(text, data, quotes, delimiter):
-    """(fault, offset of the open cell, which line ends are inside of quoted cells: bool, one per line end)."""
+def _cells(text, data, marks, delimiter):
+    """(fault, offset of the open cell, which line ends are inside of quoted cells: bool, one per line end).
+
+    marks: offsets of the quotes and the line ends, int64 ascending
+    """
+    quoting = data[marks] == QUOTE
+    quotes, newlines = marks[quoting], marks[~quoting]
     ends = np.zeros(256, bool)
     ends[[delimiter, LINE_END, RETURN]] = True
-    before = np.where(quotes == 0, LINE_END, data[quotes - 1])
-    after = np.where(quotes + 1 == len(data), LINE_END, data[np.minimum(quotes + 1, len(data) - 1)])
-    newlines = np.flatnonzero(data == LINE_END)
+    odd, even = quotes[::2], quotes[1::2]       # the first, third, ... and the second, fourth, ... quote
+    before = np.where(odd == 0, LINE_END, data[odd - 1])
+    after = np.where(even + 1 == len(data), LINE_END, data[np.minimum(even + 1, len(data) - 1)])
     begins = ends[before]
-    if (begins | (before == QUOTE))[::2].all() and (ends[after] | (after == QUOTE))[1::2].all():
-        opened = int(quotes[::2][begins[::2]][-1]) if len(quotes) % 2 else None
-        return None, opened, np.searchsorted(quotes, newlines) % 2 == 1
+    if (begins | (before == QUOTE)).all() and (ends[after] | (after == QUOTE)).all():
+        opened = int(odd[begins][-1]) if len(quotes) % 2 else None
+        return None, opened, (np.cumsum(quoting) % 2 == 1)[~quoting]
+    begins = ends[np.where(quotes == 0, LINE_END, data[quotes - 1])]
     inside, at, opened = np.zeros(len(newlines), bool), 0, None      # quotes inside of unquoted cells, or faults
     while at < len(quotes):
         start = int(quotes[at])

@@ -210,12 +210,11 @@ class Parser:
             raise WorkError(f"the log {log} has no column {', '.join(missing)}; its first line must name "
                             f"{', '.join(COLUMNS)} (separated by tabs or commas), but is {line[:80]!r}")
         self.read = text.ReadOptions(column_names=self.names, use_threads=False, block_size=1 << 30)
-        self.parse = text.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.quoted else False,
-                                       newlines_in_values=self.quoted)
+        self.parse = text.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.quoted else False)
         self.convert = text.ConvertOptions(
             include_columns=COLUMNS, null_values=[], strings_can_be_null=False, timestamp_parsers=[text.ISO8601],
-            column_types={"user_id": pa.dictionary(pa.int32(), pa.string()), "track_id": pa.string(),
-                          "timestamp": pa.timestamp("us")})
+            column_types={"user_id": pa.string() if integers else pa.dictionary(pa.int32(), pa.string()),
+                          "track_id": pa.string(), "timestamp": pa.timestamp("us")})
 
     def __call__(self, block):
         """One block as (table of known plays, rows read, distinct unknown ids, ids.Forms of users and of tracks).
@@ -236,9 +235,13 @@ class Parser:
         return known.filter(pc.is_valid(row)) if row.null_count else known, len(table), unknown, forms
 
     def user(self, column, forms):
-        """A dictionary of users as written -> int64 numbers, or a dictionary of texts in their form for comparison."""
+        """Users as written -> int64 numbers, or a dictionary of texts in their form for comparison."""
         import pyarrow as pa
         import pyarrow.compute as pc
+        if self.integers:
+            if (numbers := ids.numbers(column)) is not None:
+                return numbers
+            column = column.dictionary_encode()
         texts = ids.normalised(column.dictionary)
         forms.add(column.dictionary, texts)
         if pc.any(pc.equal(texts, "")).as_py():

@@ -103,14 +103,17 @@ def test_a_folder_of_something_else_is_not_overwritten(raw, tmp_path):
     ("artists_dat", "id\tname\turl\tp\n1\tCafé\t\t\n".encode("latin-1"), "artists.dat .*invalid UTF8"),
     ("artists_dat", b"id\tname\turl\tp\n1\tA\t\t\n1\tB\t\t\n", "artists.dat contains 1 duplicate values of id"),
     ("artists_dat", b"id\ttitle\turl\n1\tA\t\n", "artists.dat has no column name; it has id, title, url"),
-    ("tags_dat", b"tagID\ttagValue\n1\ta\n2\tb\tc\n", r"tags.dat is not the expected table .*Row #3: Expected 2 "),
-    ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\tmany\n", "user_artists.dat .*Row #2: .*'many'"),
+    ("tags_dat", b"tagID\ttagValue\n1\ta\n2\tb\tc\n", "tags.dat .*line 3: 3 cells where the header has 2"),
+    ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\tmany\n", "user_artists.dat .*line 2: weight holds 'many'"),
+    ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\t5\n02\t1\t5\n",
+     "user_artists.dat .*line 3: userID holds '02'"),
     ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\t0\n", "1 rows have fewer than one play"),
     ("user_artists_dat", b"userID\tartistID\tweight\n2\t99\t5\n", "has no play of an artist of artists.dat"),
     ("user_artists_dat", b"userID\tartistID\tweight\n", "has no play of an artist of artists.dat"),
     ("user_friends_dat", b"", "user_friends.dat .*Empty CSV file"),
     ("user_taggedartists_dat", b"2 1 1 1 4 2009\n", "has no column userID, artistID, tagID"),
-], ids=["encoding", "twice", "column", "cells", "number", "no plays", "unknown artists", "no rows", "empty", "spaces"])
+], ids=["encoding", "twice", "column", "cells", "number", "zeros", "no plays",
+        "unknown artists", "no rows", "empty", "spaces"])
 def test_bad_files_are_one_sentence(tmp_path, name, content, sentence):
     raw = write_raw(tmp_path / "bad", **{name: content})
     status, _, err = say("lastfm", "--raw", raw, workdir=tmp_path / "w")
