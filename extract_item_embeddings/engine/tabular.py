@@ -52,7 +52,7 @@ class Table:
         return self.parquet_blocks() if self.is_parquet else self.text_blocks()
 
     def are_ids(self, listed):
-        """Whether the numbers in a column track_id are ids of the list; UsageError where they may be other rows, too."""
+        """Whether the numbers in a column track_id are ids of the list; UsageError where they may be rows, too."""
         import pyarrow as pa
         parts = parquet_batches(self.path, [self.key], 1 << 16) if self.is_parquet else self.text_tables([])
         keys = [str(key) for part in parts for key in part.column(0).to_pylist()]
