@@ -180,6 +180,8 @@ class Reader:
         if empty and (self.args.bad_rows == "fail" and self.args.recipe != "spotify-history"):
             raise WorkError(f"{self.paths[0]}: {empty} of {rows} rows have no user or no item; mend them, or leave "
                             "them out with --bad-rows skip")
+        if empty:
+            print(f"left out: {empty} rows without a user or an item")
         kept = ["coalesce(userid, '') <> ''", "coalesce(itemid, '') <> ''"]
         time, count = self.time(), self.count()
         if "rating" in self.roles:
