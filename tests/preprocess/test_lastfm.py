@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
+from harness.errors import WorkError
 from harness.files import checksum, write_json
 from harness.readers import read_json
 from preprocess import lastfm
@@ -266,3 +267,14 @@ def test_offline_says_what_to_do(raw, tmp_path, monkeypatch):
     for flags in (("--audio-only",), ("--audio-features", "download")):
         status, _, err = say("lastfm", "--raw", raw, *flags, workdir=tmp_path / "w")
         assert status == 1 and "or name a copy of it (624 MB) with --audio-features" in err
+
+
+@pytest.mark.parametrize("row, sentence", [("x", "line 3: 1 cells where the header has 16"),
+                                           ('x,"12 inch' + ",1" * 14, "line 3: the quoted cell that begins there"),
+                                           ("x" + ",1" * 16, "line 3: 17 cells where the header has 16")])
+def test_malformed_rows_of_the_spotify_file_are_named(tmp_path, row, sentence):
+    from preprocess.lastfm import features
+    names = ["track_id", "track_name", "track_artist", "track_album_name", *features.SPOTIFY]
+    (tmp_path / "s.csv").write_text(",".join(names) + "\na" + ",1" * 15 + "\n" + row + "\n")
+    with pytest.raises(WorkError, match=sentence):
+        features.read_spotify(tmp_path / "s.csv")
