@@ -183,7 +183,7 @@ def _whole_texts(column, path, name):
     texts = pc.utf8_trim_whitespace(column.combine_chunks())
     if (values := ids.numbers(texts)) is not None:
         return values.to_pandas()
-    wrong = next(i for i in range(len(texts)) if ids.numbers(texts.slice(i, 1)) is None)
+    wrong = ids.first_other(texts)
     raise WorkError(f"{path}: {name} holds {texts[wrong].as_py()!r}, which is no whole number")
 
 

@@ -41,7 +41,7 @@ def _whole(path, column, name, delimiter, quoted):
     texts = pc.utf8_trim_whitespace(column.combine_chunks())
     if (values := ids.numbers(texts)) is not None:
         return values
-    wrong = next(i for i in range(len(texts)) if ids.numbers(texts.slice(i, 1)) is None)
+    wrong = ids.first_other(texts)
     rows = (line for line, cells in quotes.numbered_rows(_text(path, "utf-8"), delimiter, quoted) if any(cells))
     line = next(itertools.islice(rows, wrong + 1, None))        # behind the header
     raise WorkError(f"{path} is not the expected table (line {line}: {name} holds {texts[wrong].as_py()!r}, which is "

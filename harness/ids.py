@@ -61,6 +61,15 @@ def numbers(texts: "pa.Array") -> "pa.Array | None":
     return values if plainly or pc.cast(values, texts.type).equals(texts) else None
 
 
+def first_other(texts: "pa.Array") -> int:
+    """The place of the first text that is no canonical whole number; there is one, as `numbers` has said."""
+    low, high = 0, len(texts)       # texts[:low] are numbers, texts[:high] are not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if numbers(texts[:middle]) is None else (middle, high)
+    return low
+
+
 def _only_digits(texts):
     """True where each text is digits without a zero before them, False where one has such a zero, None for others.
 

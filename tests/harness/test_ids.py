@@ -37,6 +37,8 @@ def test_numbers_only_where_every_text_is_a_canonical_int64(texts):
         assert (found is not None) == all(map(canonical, texts))
         if found is not None:
             assert found.to_pylist() == [int(t) for t in texts]
+        elif padded.type == pa.string():
+            assert ids.first_other(padded) == [canonical(t) for t in texts].index(False)
 
 
 @given(st.lists(st.text(max_size=5), max_size=6))
