@@ -54,7 +54,7 @@ from evaluation.lists import (
     whole_numbers,
 )
 from evaluation.subset_accuracy import Subsets, accuracy, subsets
-from harness import cli, runs
+from harness import cli, ids, runs
 from harness.errors import UsageError, WorkError
 
 if TYPE_CHECKING:
@@ -287,16 +287,15 @@ def current(jobs: Iterable[tuple[str, str, Path]], split: Split,
 
 
 def evaluate_files(args: argparse.Namespace) -> None:
-    """--preds and --truth: any pair of files."""
+    """--preds and --truth: any pair of files, whose ids may be whole numbers or texts."""
+    import pandas as pd
     if args.out:
         for written in (Path(args.out), Path(args.out).with_suffix(".pqt")):
             if any(written.expanduser().resolve() == Path(p).expanduser().resolve() for p in (args.preds, args.truth)):
                 raise UsageError(f"--out {args.out} would overwrite {written.name}, which is read; choose another name")
     truth = read_frame(args.truth, ("user_id", "track_id"))
     preds = read_frame(args.preds, ("user_id", "track_id", "rank"))
-    ids = [whole_numbers(frame, "track_id", name) for frame, name in ((truth, args.truth), (preds, args.preds))]
-    known = np.unique(np.concatenate(ids))  # any numbers will do here, not only rows of a track list
-    truth, preds = (f.assign(track_id=np.searchsorted(known, x)) for f, x in zip((truth, preds), ids, strict=True))
+    truth, preds, users = _same_ids(args, truth, preds)
     pairs, ks = read_truth(truth), check_ks(args.k)
     if not len(pairs.users):
         raise WorkError(f"{args.truth} has no rows, so no user to evaluate")
@@ -304,12 +303,33 @@ def evaluate_files(args: argparse.Namespace) -> None:
     values = values_of(lists, pairs, ks)
     if args.scorer:
         cross_check(values, by_rs_metrics(lists, pairs, ks), Path(args.preds).name)
+    if users:
+        values.index = pd.Index(np.array(users)[values.index], name="user_id")
     if args.out:
         write_metrics(Path(args.out).expanduser(), values)
+    if not lists.length.any():
+        print(f"warning: no user of {args.truth} has a list in {args.preds}", file=sys.stderr)
     if lists.length.max() < max(ks):
         print(f"the longest list has {lists.length.max()} tracks; at a larger k the figures are of shorter lists",
               file=sys.stderr)
     print_means(f"{Path(args.preds).name}, {len(pairs.users)} users", values.mean().to_dict())
+
+
+def _same_ids(args, truth, preds):
+    """The two frames with ids of one numbering each for users and tracks, and the users' names where they are texts."""
+    import pyarrow as pa
+    names = {}
+    for column in ("user_id", "track_id"):
+        both = []
+        for frame, path in ((truth, args.truth), (preds, args.preds)):
+            whole = not len(frame) or frame[column].dtype.kind in "iuf"
+            both.append(pa.array(whole_numbers(frame, column, path)) if whole else pa.array(frame[column], pa.string()))
+        first, second, names[column] = ids.shared(*both)
+        if column == "track_id" and not names[column]:      # any numbers will do here, not only rows of a track list
+            known = np.unique(np.concatenate([first, second]))
+            first, second = np.searchsorted(known, first), np.searchsorted(known, second)
+        truth, preds = truth.assign(**{column: first}), preds.assign(**{column: second})
+    return truth, preds, names["user_id"]
 
 
 def within(ks: Sequence[int], longest: int, name: str) -> tuple[int, ...]:

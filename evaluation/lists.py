@@ -1,7 +1,7 @@
 """Recommendation lists and held-out interactions, read and validated for metrics.py.
 
 A frame of lists has the columns `user_id, track_id, rank` (rank from 0), a truth `user_id, track_id`;
-both are whole numbers. `read_frame` takes either from a parquet or csv file.
+both are whole numbers. `read_frame` takes either from a parquet or csv file, where ids may also be texts.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness import runs
+from harness import delimited, ids, runs
 from harness.errors import UsageError, WorkError
 from harness.readers import parquet_schema, read_parquet, reading
 
@@ -141,24 +141,50 @@ def whole_numbers(frame: pd.DataFrame, column: str, where: str | Path) -> np.nda
 def read_frame(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
     """The named columns of a parquet, .csv or .tsv file as a frame.
 
-    UsageError when there is no such file, WorkError when it cannot be read or lacks a column.
+    user_id and track_id are int64, or texts where one of the column's ids is no canonical whole number that fits
+    (harness/ids.py); ids that are written in another form than they are compared in are named on stderr.
+    UsageError when there is no such file, WorkError when it cannot be read, lacks a column, or has a malformed row.
     """
+    import sys
+
     import pandas as pd
     path = Path(path).expanduser()
-    kind = path.suffix.lstrip(".") if path.suffix in (".csv", ".tsv") else "parquet"
+    delimiter = {".csv": ",", ".tsv": "\t"}.get(path.suffix)
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    with reading(path, kind):
-        if kind == "parquet":
-            names = parquet_schema(path).names
-        else:
-            separator = "," if kind == "csv" else "\t"
-            names = pd.read_csv(path, sep=separator, nrows=0).columns.tolist()
+    with reading(path, path.suffix.lstrip(".") if delimiter else "parquet"):
+        names = delimited.header(path, delimiter)[1] if delimiter else parquet_schema(path).names
         if any(c not in names for c in columns):
             raise WorkError(f"{path} must have the columns {', '.join(columns)}, but has {', '.join(names) or 'none'}")
-        if kind == "parquet":
-            return read_parquet(path, columns).to_pandas()
-        return pd.read_csv(path, sep=separator, usecols=list(columns))
+        table = delimited.read_texts(path, columns, delimiter) if delimiter else read_parquet(path, columns)
+    frame = {}
+    for name in columns:
+        if name not in ("user_id", "track_id"):
+            frame[name] = _whole_texts(table[name], path, name) if delimiter else table[name].to_pandas()
+        elif _is_number(table.schema.field(name).type):
+            frame[name] = table[name].to_pandas()
+        else:
+            forms = ids.Forms()
+            frame[name] = ids.column(table[name], path, name, forms).to_pandas()
+            if said := forms.sentence(f"{path}, {name}"):
+                print(said, file=sys.stderr)
+    return pd.DataFrame(frame)
+
+
+def _is_number(kind):
+    """Whether `whole_numbers` reads or refuses a column of this type, as it may have gaps."""
+    import pyarrow as pa
+    return pa.types.is_signed_integer(kind) or pa.types.is_floating(kind)
+
+
+def _whole_texts(column, path, name):
+    """Texts of whole numbers as int64; WorkError with the first that is none."""
+    import pyarrow.compute as pc
+    texts = pc.utf8_trim_whitespace(column.combine_chunks())
+    if (values := ids.numbers(texts)) is not None:
+        return values.to_pandas()
+    wrong = ids.first_other(texts)
+    raise WorkError(f"{path}: {name} holds {texts[wrong].as_py()!r}, which is no whole number")
 
 
 def saved_lists(workdir: Path, names: Iterable[str]) -> list[tuple[str, str, Path]]:

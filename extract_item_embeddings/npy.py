@@ -11,9 +11,10 @@
 | .csv, .tsv, also .bz2 and .gz | a header; a column of keys, and columns of numbers                             |
 
 The key column is trackid, track_id, id or idx, or --id-column. Keys are original track ids, except in a column idx or
-an integer column track_id, where they are rows of trackid_sorted.csv, as in the files of a workspace; --keys overrides
-this. For a matrix in the order of the workspace use --ids trackid_sorted.csv. Values become float32; tracks that are
-absent or have a value that is not finite become NaN rows, listed in the json.
+an integer column track_id, where they are rows of trackid_sorted.csv, as in the files of a workspace. Where the
+integers of track_id are also ids of that list, they are ids if some of them can be no rows, and else a question that
+--keys answers. For a matrix in the order of the workspace use --ids trackid_sorted.csv. Values become float32; tracks
+that are absent or have a value that is not finite become NaN rows, listed in the json.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys
@@ -26,10 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
+import dataset
 from extract_item_embeddings.engine import aligned
-from harness import cli
+from harness import cli, quotes
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
+from harness.ids import is_item_name
 from harness.readers import read_npy, read_npz
 
 TABLES = (".parquet", ".pqt", ".csv", ".tsv")
@@ -75,12 +78,21 @@ def read_ids(path):
     except UnicodeDecodeError as e:
         raise WorkError(f"--ids {path} is not text in UTF-8 ({e})") from None
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if row]
+    try:
+        numbered = [(line, row) for line, row in quotes.numbered_rows(text, delimiter, True) if row]
+    except csv.Error as e:
+        raise WorkError(f"--ids {path} is no text table ({e})") from None
+    if odd := next((line for line, row in numbered if any("\n" in cell for cell in row)), None):
+        raise WorkError(f"--ids {path}, line {odd}: a quoted cell runs over several lines, as behind a stray quote; "
+                        f"{quotes.MEND}")
+    rows = [row for _, row in numbered]
     column = next((rows[0].index(n) for n in ("trackid", "track_id", "id") if rows and n in rows[0]), None)
+    if column is None and rows:
+        column = next((i for i, name in enumerate(rows[0]) if is_item_name(name)), None)
     if column is None and any(len(row) > 1 for row in rows):
         raise WorkError(f"--ids {path} must have one id per line, or a column trackid or id")
-    if column is not None and any(len(row) != len(rows[0]) for row in rows):
-        raise WorkError(f"--ids {path} has rows of different lengths")
+    if column is not None and (odd := next((n for n, row in numbered if len(row) != len(rows[0])), None)):
+        raise WorkError(f"--ids {path}, line {odd}: the row has not the {len(rows[0])} cells of the header")
     return [row[column or 0] for row in (rows if column is None else rows[1:])]
 
 
@@ -98,7 +110,7 @@ def open_npz(path):
     return Matrix(path, np.stack(list(arrays.values())), list(arrays))
 
 
-def opener(args, path):
+def opener(args, path, work):
     """A function that opens the file as a source of blocks; UsageError for options that do not apply to it."""
     suffix = next((s for s in reversed(path.suffixes) if s not in (".bz2", ".gz")), "")
     if suffix == ".npy" and not args.ids:
@@ -115,7 +127,8 @@ def opener(args, path):
         return lambda: open_npz(path)
     if suffix in TABLES:
         from extract_item_embeddings.engine.tabular import Table
-        return lambda: Table(path, args.id_column, None if args.keys is None else args.keys == "row")
+        return lambda: Table(path, args.id_column, None if args.keys is None else args.keys == "row",
+                             lambda: dataset.read_tracks(work)[0])
     raise UsageError(f"{path} must be a .npy, .npz, .parquet, .csv or .tsv file")
 
 
@@ -129,7 +142,7 @@ def parser():
     add("--id-column", metavar="COLUMN",
         help="name of the key column of a table (default: the first of trackid, track_id, id, idx)")
     add("--keys", choices=("id", "row"), help="content of the key column of a table: track ids, or rows of "
-        "trackid_sorted.csv (default: row for idx and an integer track_id, else id)")
+        "trackid_sorted.csv (default: row for idx and an integer track_id whose values are no ids, else id)")
     add("--about", default="", metavar="TEXT", help="description of the vectors for the json")
     add("--licence", metavar="TEXT", help="licence of the vectors for the json")
     cli.common_flags(p, seed=False)
@@ -144,7 +157,7 @@ def main(argv=None):
     if not path.is_file():
         raise UsageError(f"--file {path} does not exist")
     args.ids = args.ids and args.ids.expanduser()
-    opened = opener(args, path)
+    opened = opener(args, path, work)
     if args.ids and not args.ids.is_file():
         raise UsageError(f"--ids {args.ids} does not exist")
     checksums = [checksum(p) for p in (path, args.ids) if p]

@@ -23,6 +23,7 @@ def read_pairs(path: str | Path) -> Columns:
     count is 1 if the file has no such column; time is None if timestamp is absent or null in all rows.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     names = parquet_schema(path).names
     wanted = ("user_id", "track_id", *(c for c in ("count", "timestamp") if c in names))
     table = read_parquet(path, wanted)
@@ -31,6 +32,9 @@ def read_pairs(path: str | Path) -> Columns:
         if not pa.types.is_integer(kind) or table[column].null_count:
             raise WorkError(f"{path}: {column} must be integers without nulls, but is {kind} "
                             f"with {table[column].null_count} nulls")
+        if pa.types.is_uint64(kind) and len(table) and (high := pc.max(table[column]).as_py()) >= 1 << 63:
+            raise WorkError(f"{path}: {column} holds {high}, which does not fit int64; make the workspace with "
+                            "preprocess/0_get_plays_pqt.py interactions, which numbers such ids")
     user, track = (table[c].to_numpy().astype(np.int64) for c in ("user_id", "track_id"))
     count = np.ones(len(user), np.float32)
     if "count" in table.column_names:

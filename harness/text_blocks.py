@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,34 +20,42 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness import ids, quotes
 from harness.errors import UsageError, WorkError
 
 COLUMNS = ("user_id", "track_id", "timestamp")
 PACKED: dict[bytes, tuple[Any, tuple[str, ...]]] = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")),
                                                     b"\x1f\x8b\x08": (gzip.open, ("pigz",))}
 LONGEST = 64 << 20       # bytes without a line end after which a file is no log
-INTEGER = re.compile(r"-?\d{1,18}")
 TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 
 
 # --------------------------------------------------------------------------- lists of ids
 
 def read_track_list(path: str | Path) -> list[str]:
-    """Track ids in row order: a file of ids, or of idx,trackid, with or without a header.
+    """Track ids in row order, in Unicode NFC: a file of ids, or of idx,trackid, with or without a header.
 
-    With idx, they must count 0, 1, 2, ... and give the order; a bare list is sorted. Duplicates, empty
-    ids and an empty list are WorkErrors.
+    With idx, they must count 0, 1, 2, ... and give the order; a bare list is sorted. A header is recognised by the
+    usual names of the field; a first line that looks like a header of another name is named on stderr. Duplicates,
+    ids that differ only in form, empty ids, stray quotes and an empty list are WorkErrors.
     """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no track list at {path}; name the file with --tracks")
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
-            rows = [row for row in csv.reader(f) if row]
-    except (UnicodeDecodeError, csv.Error) as e:
+            reader, rows = csv.reader(f, strict=True), []
+            for row in reader:
+                rows += [row] * bool(row)
+                if any("\n" in cell for cell in row):
+                    raise WorkError(f"track list {path}: a quoted id ends in line {reader.line_num} and begins above "
+                                    f"it, as behind a stray quote; {quotes.MEND}")
+    except UnicodeDecodeError as e:
         raise WorkError(f"track list {path} is no text table ({e})") from None
-    if rows and rows[0][-1].lower().replace("_", "") in ("trackid", "id"):
-        rows = rows[1:]
+    except csv.Error as e:
+        raise WorkError(f"track list {path}, line {reader.line_num}: stray quote or damaged text ({e}); "
+                        f"{quotes.MEND}") from None
+    rows = rows[_is_header(rows, path):]
     if not rows:
         raise WorkError(f"track list {path} has no ids")
     widths = {len(row) for row in rows}
@@ -55,21 +64,43 @@ def read_track_list(path: str | Path) -> list[str]:
                         f"but its lines have {' or '.join(map(str, sorted(widths)))} cells")
     if widths == {2} and [row[0] for row in rows] != [str(i) for i in range(len(rows))]:
         raise WorkError(f"track list {path}: idx must count 0, 1, 2, ... without gaps")
-    ids = [row[-1] for row in rows]
-    return distinct_ids(ids if widths == {2} else sorted(ids), path)
+    listed = [row[-1] for row in rows]
+    if forms := ids.clash(dict.fromkeys(listed)):
+        raise WorkError(f"track list {path}: the ids {ascii(forms[0])} and {ascii(forms[1])} differ only in their "
+                        "Unicode form or in blanks around them; every id must stand once")
+    listed = [ids.normal(i) for i in listed]
+    return distinct_ids(listed if widths == {2} else sorted(listed), path)
 
 
-def distinct_ids(ids: list[str], where: object) -> list[str]:
-    if len(set(ids)) < len(ids):
+def _is_header(rows, path):
+    """Whether the first row of a track list names its columns; says so where the name is not one of ours."""
+    if not rows:
+        return False
+    name = rows[0][-1]
+    if name.lower().replace("_", "") in ("trackid", "id"):
+        return True
+    if len(rows[0]) == 2 and rows[0][0] != "0" and len(rows) > 1 and rows[1][0] == "0" or len(rows[0]) == 1 and \
+            ids.is_item_name(name):
+        print(f"{path}: its first line, {','.join(rows[0])}, is taken as a header")
+        return True
+    if len(rows[0]) == 1 and ids.unlike_the_rest(name, [row[0] for row in rows[1:1001] if len(row) == 1]):
+        print(f"warning: {path}: its first line, {name!r}, is taken as a track, though it looks like none of the "
+              "others; remove the line if it is a header", file=sys.stderr)
+    return False
+
+
+def distinct_ids(listed: list[str], where: object) -> list[str]:
+    """The ids as they are; WorkError where one is empty or stands twice."""
+    if len(set(listed)) < len(listed):
         seen, twice = set(), []
-        for i in ids:
+        for i in listed:
             twice += [i] * (i in seen)
             seen.add(i)
-        raise WorkError(f"track list {where} has {len(ids) - len(seen)} duplicates, "
+        raise WorkError(f"track list {where} has {len(listed) - len(seen)} duplicates, "
                         f"such as {', '.join(dict.fromkeys(twice[:3]))}; every id must stand once")
-    if "" in ids:
+    if "" in listed:
         raise WorkError(f"track list {where} has an empty id")
-    return ids
+    return listed
 
 
 # --------------------------------------------------------------------------- bytes of the log
@@ -158,19 +189,20 @@ def blocks(stream: Any, size: int, alive: int) -> Iterator[memoryview]:
 # --------------------------------------------------------------------------- tables
 
 class TextUsers(Exception):
-    """A user id that is no integer came along."""
+    """A user id that is no canonical whole number came along, so that every user is a text."""
 
 
 class Parser:
-    """Parses blocks of one log; an instance is shared by the threads."""
+    """Parses blocks of one log; an instance is shared by the threads. integers: every user so far was a number."""
 
-    def __init__(self, log, header, ids, integers):
+    def __init__(self, log, header, listed, integers):
         import pyarrow as pa
         from pyarrow import csv as text
-        self.log, self.integers, self.ids = log, integers, pa.array(ids, pa.string())
+        self.log, self.integers, self.ids = log, integers, pa.array(listed, pa.string())
         line = header.decode("utf-8-sig", errors="replace").strip()
         self.delimiter = "\t" if "\t" in line else ","
-        self.names = [cell.strip().strip('"') for cell in line.split(self.delimiter)]
+        self.quoted = self.delimiter == ","
+        self.names = [c.strip().strip('"') for c in quotes.cells_of(line, self.delimiter, self.quoted)]
         if not line:
             raise WorkError(f"the log {log} is empty, or its first line is; "
                             f"expected a header with {', '.join(COLUMNS)}, then plays")
@@ -178,54 +210,84 @@ class Parser:
             raise WorkError(f"the log {log} has no column {', '.join(missing)}; its first line must name "
                             f"{', '.join(COLUMNS)} (separated by tabs or commas), but is {line[:80]!r}")
         self.read = text.ReadOptions(column_names=self.names, use_threads=False, block_size=1 << 30)
-        self.parse = text.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.delimiter == "," else False)
+        self.parse = text.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.quoted else False)
         self.convert = text.ConvertOptions(
             include_columns=COLUMNS, null_values=[], strings_can_be_null=False, timestamp_parsers=[text.ISO8601],
-            column_types={"user_id": pa.int64() if integers else pa.dictionary(pa.int32(), pa.string()),
+            column_types={"user_id": pa.string() if integers else pa.dictionary(pa.int32(), pa.string()),
                           "track_id": pa.string(), "timestamp": pa.timestamp("us")})
 
     def __call__(self, block):
-        """One block as (table of known plays, rows read, distinct unknown ids)."""
+        """One block as (table of known plays, rows read, distinct unknown ids, ids.Forms of users and of tracks).
+
+        user_id is int64, or a dictionary of texts; TextUsers where it should be int64 and is not.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
         from pyarrow import csv as text
+        forms = {"users": ids.Forms(), "tracks": ids.Forms()}
         if not (bytes(block[:1024]).strip() or bytes(block).strip()):
-            return pa.table({name: pa.array([], self.convert.column_types[name]) for name in COLUMNS}), 0, []
+            kinds = self.convert.column_types | ({"user_id": pa.int64()} if self.integers else {})
+            return pa.table({name: pa.array([], kinds[name]) for name in COLUMNS}), 0, [], forms
         table = text.read_csv(pa.BufferReader(block), self.read, self.parse, self.convert)
-        track = pc.index_in(table["track_id"], value_set=self.ids)
-        unknown = table["track_id"].filter(pc.is_null(track)) if track.null_count else None
-        known = table.set_column(1, "track_id", track.cast(pa.int64()))
-        if unknown is not None:
-            known = known.filter(pc.is_valid(track))
-        return known, len(table), [] if unknown is None else pc.unique(unknown).to_pylist()
+        user, track = self.user(table["user_id"].combine_chunks(), forms["users"]), table["track_id"]
+        row, unknown = self.row(track, forms["tracks"])
+        known = table.set_column(0, "user_id", user).set_column(1, "track_id", row.cast(pa.int64()))
+        return known.filter(pc.is_valid(row)) if row.null_count else known, len(table), unknown, forms
+
+    def user(self, column, forms):
+        """Users as written -> int64 numbers, or a dictionary of texts in their form for comparison."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        if self.integers:
+            if (numbers := ids.numbers(column)) is not None:
+                return numbers
+            column = column.dictionary_encode()
+        texts = ids.normalised(column.dictionary)
+        forms.add(column.dictionary, texts)
+        if pc.any(pc.equal(texts, "")).as_py():
+            raise pa.ArrowInvalid("a user without an id")
+        if not self.integers:
+            return pa.DictionaryArray.from_arrays(column.indices, texts)
+        if (numbers := ids.numbers(texts)) is None:
+            raise TextUsers
+        return numbers.take(column.indices)
+
+    def row(self, track, forms):
+        """Track ids -> (their rows of the list, null for an unknown one; the distinct unknown ones)."""
+        import pyarrow.compute as pc
+        row = pc.index_in(track, value_set=self.ids)
+        if not row.null_count:
+            return row, []
+        unknown = pc.unique(track.filter(pc.is_null(row)))
+        texts = ids.normalised(unknown)
+        found = pc.index_in(texts, value_set=self.ids)
+        if found.null_count < len(found):       # in the list, but written in another form
+            forms.add(unknown.filter(pc.is_valid(found)), texts.filter(pc.is_valid(found)))
+            row = pc.coalesce(row, found.take(pc.index_in(track, value_set=unknown).combine_chunks()))
+            unknown = unknown.filter(pc.is_null(found))
+        return row, unknown.to_pylist()
 
     def explain(self, block: memoryview, line: int) -> str:
-        """The sentence about the first bad row of a block whose first row is the log's line `line`.
-
-        Raises TextUsers where that row is only a user id that is no integer.
-        """
-        rows: list[Any] = [row.removesuffix("\r") for row in str(block, "utf-8", "replace").split("\n")[:-1]]
-        if self.delimiter == ",":
-            rows = list(csv.reader(rows))
-        else:
-            rows = [row.split(self.delimiter) for row in rows]
-        for number, cells in enumerate(rows, line):
-            if cells in ([], [""]):
-                continue
-            if len(cells) != len(self.names):
-                return (f"{self.log}, line {number}: {len(self.names)} cells expected "
-                        f"({', '.join(self.names)}), but there are {len(cells)}")
-            row = dict(zip(self.names, cells, strict=True))
-            if not _is_time(row["timestamp"]):
-                return (f"{self.log}, line {number}: timestamp {row['timestamp'][:40]!r} is no time "
-                        "like 2019-02-20 13:45:10")
-            if any("\ufffd" in row[name] for name in COLUMNS):
-                return f"{self.log}, line {number}: {', '.join(row[name] for name in COLUMNS)} is not UTF-8 text"
-            if not row["user_id"]:
-                return f"{self.log}, line {number}: user_id is empty"
-            if self.integers and not INTEGER.fullmatch(row["user_id"]):
-                raise TextUsers
-        return f"{self.log}: rows {line} to {line + len(rows)} do not parse"
+        """The sentence about the first bad row of a block whose first row is the log's line `line`."""
+        text, number = str(block, "utf-8", "replace"), line
+        try:
+            for number, cells in quotes.numbered_rows(text, self.delimiter, self.quoted, line):
+                if cells in ([], [""]):
+                    continue
+                if len(cells) != len(self.names):
+                    return (f"{self.log}, line {number}: {len(self.names)} cells expected "
+                            f"({', '.join(self.names)}), but there are {len(cells)}")
+                row = dict(zip(self.names, cells, strict=True))
+                if not _is_time(row["timestamp"]):
+                    return (f"{self.log}, line {number}: timestamp {row['timestamp'][:40]!r} is no time "
+                            "like 2019-02-20 13:45:10")
+                if any("\ufffd" in row[name] for name in COLUMNS):
+                    return f"{self.log}, line {number}: {', '.join(row[name] for name in COLUMNS)} is not UTF-8 text"
+                if not ids.normal(row["user_id"]):
+                    return f"{self.log}, line {number}: user_id is empty"
+        except csv.Error as e:
+            return f"{self.log}, line {number}: the row cannot be read ({e})"
+        return f"{self.log}: rows {line} to {line + quotes.lines_in(block)} do not parse"
 
 
 def _is_time(text):

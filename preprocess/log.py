@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
-from harness import runs, text_blocks
+from harness import quotes, runs, text_blocks
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
+from harness.ids import Forms, normal
 from harness.inputs import state_of
 from harness.machine import cores, versions
 from harness.progress import Progress
@@ -56,7 +57,8 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
         try:
             counts = _convert(log, ids, new, memory, integers=True)
         except TextUsers:
-            print(f"{log.name}: user ids are not integers; they are numbered as in userid_sorted.csv")
+            print(f"{log.name}: user ids are not integers (whole numbers without zeros before them); they are numbered "
+                  "as in userid_sorted.csv")
             counts = _convert(log, ids, new, memory, integers=False)
         request["log"] = digest.result()
         if state_of(log) != state:
@@ -76,7 +78,7 @@ def _ids(tracks, workdir):
             raise UsageError(f"{tracks} does not exist yet; name the track list with --tracks")
     if isinstance(tracks, (str, Path)):
         return text_blocks.read_track_list(tracks)
-    return text_blocks.distinct_ids(sorted(tracks), "given")
+    return text_blocks.distinct_ids(sorted(map(normal, tracks)), "given")
 
 
 def _write_ids(path, header, ids):
@@ -105,16 +107,19 @@ def _convert(log, ids, new, memory, integers):
     path = new.path("plays.pqt" if integers else "plays_by_appearance.pqt")
     with text_blocks.open_log(log) as (stream, position), _Plays(path) as plays, \
             Progress(log.stat().st_size // MB, log.name, "MB") as bar:
-        for table, read, unknown in _parsed(log, stream, ids, integers, size, threads):
+        for table, read, unknown, forms in _parsed(log, stream, ids, integers, size, threads):
             if users:
                 table = table.set_column(0, "user_id", users.number(table["user_id"]))
             plays.write(table)
-            tally.add(table, read, unknown)
+            tally.add(table, read, unknown, forms)
             bar.update(position() // MB - bar.n, plays=tally.plays)
     if not tally.plays:
         raise WorkError(f"the log {log} has no plays" if not tally.read else
                         f"none of the {tally.read} plays of {log} is of a track in the track list; "
                         f"the log has ids like {next(iter(tally.unknown))}, the track list has ids like {ids[0]}")
+    for what, forms in tally.forms.items():
+        if said := forms.sentence(f"{log.name}, {what}"):
+            print(said)
     if users:
         users.sort(path, new.path("plays.pqt"))
         _write_ids(new.path("userid_sorted.csv"), "idx,userid", users.sorted_names())
@@ -124,13 +129,14 @@ def _convert(log, ids, new, memory, integers):
 
 def _parsed(log, stream, ids, integers, size, threads):
     """Parse a stream of text on several threads; yields the results of Parser in the order of the log."""
-    import numpy as np
     import pyarrow as pa
     cut = text_blocks.blocks(stream, size, threads + 3)
     first = next(cut, memoryview(b""))
     header = bytes(first).partition(b"\n")[0]
     parser = text_blocks.Parser(log, header, ids, integers)
-    line, pending = 2, deque()
+    line, pending, rest = 2, deque(), chain([first[len(header) + 1:]], cut)
+    if parser.quoted:
+        rest = quotes.whole_rows(rest, log, parser.delimiter, len(parser.names), line)
     with ThreadPoolExecutor(threads) as pool:
         def finish():
             nonlocal line
@@ -140,9 +146,9 @@ def _parsed(log, stream, ids, integers, size, threads):
             except pa.ArrowInvalid:
                 raise WorkError(parser.explain(block, line)) from None
             finally:
-                line += np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+                line += quotes.lines_in(block)
 
-        for block in chain([first[len(header) + 1:]], cut):
+        for block in rest:
             pending.append((pool.submit(parser, block), block))
             if len(pending) > threads + 1:
                 yield finish()
@@ -191,14 +197,16 @@ class _Tally:
         self.users, self.pending = [], 0
         self.plays = self.read = 0
         self.first = self.last = None
-        self.unknown = {}
+        self.unknown, self.forms = {}, {"users": Forms(), "tracks": Forms()}
 
-    def add(self, table, read, unknown):
+    def add(self, table, read, unknown, forms):
         import pyarrow.compute as pc
         self.read += read
         self.plays += len(table)
         if len(self.unknown) < LISTED:
             self.unknown.update(dict.fromkeys(unknown))
+        for what, seen in forms.items():
+            self.forms[what].other |= seen.other
         if not len(table):
             return
         self.played[table["track_id"].to_numpy()] = True
@@ -244,7 +252,7 @@ class _TextNumbers:
         import pyarrow.compute as pc
         column = column.combine_chunks()
         names = column.dictionary
-        used = names.take(pc.unique(column.indices))
+        used = pc.unique(names.take(pc.unique(column.indices)))
         self.known = pa.concat_arrays([self.known, used.filter(pc.is_null(pc.index_in(used, value_set=self.known)))])
         return pc.index_in(names, value_set=self.known).take(column.indices).cast(pa.int64())
 

@@ -8,7 +8,7 @@ BERT4Rec and later models are published on files of this form, with each user's 
 last as val, which is the split made by the second command.
 
 What is written
-  trackid_sorted.csv, userid_sorted.csv   ids of items and of users, sorted as text (by code point)
+  trackid_sorted.csv, userid_sorted.csv   ids of items and of users in Unicode NFC, sorted as text (by code point)
   plays.pqt   user_id, track_id, timestamp (row number as seconds since the epoch: `time: ordinal`), in the file's order
 
 Blank lines are skipped. A line with one word or with more than two is an error: the file has another format.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_csv, write_parquet
+from harness.ids import Forms, normalised
 from harness.machine import versions
 from preprocess import stage
 
@@ -76,9 +77,17 @@ def write_tables(path, frame):
     """Write the id tables and plays.pqt; returns the counts. path: function from a file name to its output path."""
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
     codes = {}
     for column, name in (("user", "user"), ("item", "track")):
-        codes[name], ids = pd.factorize(frame[column], sort=True)
+        first, written = pd.factorize(frame[column])
+        written, forms = pa.array(written, pa.string()), Forms()
+        texts = normalised(written)
+        forms.add(written, texts)
+        if said := forms.sentence(f"{name}s"):
+            print(said)
+        place, ids = pd.factorize(texts.to_pandas(), sort=True)
+        codes[name] = place[first]
         write_csv(path(f"{name}id_sorted.csv"), pd.DataFrame({"idx": range(len(ids)), f"{name}id": ids}),
                        index=False)
     write_parquet(path("plays.pqt"), pd.DataFrame({

@@ -13,6 +13,7 @@ import duckdb
 
 from harness.errors import WorkError
 from harness.files import quoted
+from preprocess import typed
 
 PARTS = ("train", "val", "test", "cold_test")
 FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
@@ -41,6 +42,7 @@ def inspect(plays):
         if "INT" not in kinds.get(name, ""):
             columns = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
             raise WorkError(f"{plays} must have an integer column {name}, but has {columns}")
+    typed.check_fit(duckdb, f"read_parquet({quoted(plays)})", kinds, plays)
     timed = "timestamp" in kinds and (nulls < rows or not rows)
     if timed and (nulls or kinds["timestamp"] not in ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")):
         raise WorkError(f"{plays}: timestamp must be UTC timestamps without time zone and without nulls, "
@@ -280,11 +282,9 @@ def given(log, split):
 
 def read_given(log, split):
     """Read a published split into the table `split` (user_id, track_id, part, count) and check it."""
-    source = f"{'read_parquet' if split.suffix in ('.pqt', '.parquet') else 'read_csv'}({quoted(split)})"
     try:
-        counted = "count" in [row[0] for row in log.con.execute(f"describe from {source}").fetchall()]
-        log.con.execute(f"""create temp table split as select user_id::bigint as user_id, track_id::bigint as track_id,
-                    part::varchar as part, {'count' if counted else 'null'}::bigint as count from {source}""")
+        log.con.execute(f"create temp table split as select user_id, track_id, part, count from "
+                        f"{typed.split_table(log.con, split)}")
     except (duckdb.OutOfMemoryException, MemoryError):
         raise
     except duckdb.Error as e:

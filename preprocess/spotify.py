@@ -19,15 +19,18 @@ What is written
 Caution: the genres of a track are those of the playlists that contain it, including held-out pairs. Use them for
 description, not for prediction; the embedding does not contain them.
 
-Left out and counted: rows with too many or too few cells, rows without a track or playlist id, duplicate pairs.
+A row with too many or too few cells, or with a stray quote, is an error that names its line.
+Left out and counted: rows without a track or playlist id, duplicate pairs.
 Counted and kept: tracks without title, artist and album ("NA" in all three), invalid dates (as null), popularities
 outside 0 to 100 (as null).
 Source: R for Data Science, TidyTuesday of 2020-01-21 (songs fetched with spotifyr).
 """
 from pathlib import Path
 
+from harness.delimited import read_texts
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_csv, write_json, write_npy, write_parquet
+from harness.ids import Forms, normalised
 from harness.machine import versions
 from preprocess import stage
 
@@ -87,14 +90,16 @@ def read(path):
 
     Columns: COLUMNS as text (null if empty or, in a track without metadata, 'NA'), track_popularity and the twelve
     features as float64 (NaN in all twelve if one is missing), released (datetime64, NaT if invalid).
-    Raises WorkError when a column is missing, the text is not UTF-8, or no row is left.
+    Raises WorkError when a column is missing, a row has a wrong number of cells or a stray quote, the text is not
+    UTF-8, or no row is left.
     """
     import numpy as np
     import pandas as pd
 
     from preprocess.lastfm.features import SPOTIFY
-    frame, malformed = _cells(path, [*COLUMNS, *SPOTIFY])
-    dropped = {"rows left out: too many or too few cells": malformed}
+    frame, dropped = read_texts(path, [*COLUMNS, *SPOTIFY], ",").to_pandas(), {}
+    for column in ("track_id", "playlist_id"):
+        frame[column] = _compared(frame[column], f"{path}, {column}")
     lost = frame[list(NAMES)].isin(["NA", ""]).all(axis=1)
     frame[list(NAMES)] = frame[list(NAMES)].mask(lost)
     frame = frame.mask(frame == "")
@@ -118,25 +123,15 @@ def read(path):
     return frame, {what: int(rows) for what, rows in dropped.items() if rows}
 
 
-def _cells(path, wanted):
-    """The wanted columns as text, and the number of rows with too many or too few cells."""
+def _compared(column, what):
+    """Ids in the form in which ids are compared; those that were written in another are named."""
     import pyarrow as pa
-    from pyarrow import csv
-    malformed = []
-
-    def skip(row):
-        malformed.append(row.number)
-        return "skip"
-    try:
-        table = csv.read_csv(path, csv.ReadOptions(use_threads=False),
-                             csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-                             csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()),
-                                                strings_can_be_null=False))
-    except (pa.ArrowInvalid, UnicodeDecodeError) as e:
-        raise WorkError(f"{path} cannot be read as csv ({' '.join(str(e).split())[:200]})") from None
-    if missing := [c for c in wanted if c not in table.column_names]:
-        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.column_names)}")
-    return table.select(wanted).to_pandas(), len(malformed)
+    written, forms = pa.array(column.unique(), pa.string()), Forms()
+    texts = normalised(written)
+    forms.add(written, texts)
+    if said := forms.sentence(what):
+        print(said)
+    return column.map(dict(zip(written.to_pylist(), texts.to_pylist(), strict=True)))
 
 
 def _whole_date(text):

@@ -241,3 +241,12 @@ def test_order_within_a_second_survives_into_sequences(tmp_path):
     split = dataset.load(workdir)
     _, items = split.sequences()
     assert split.tracks[items].tolist() == order.tolist()
+
+
+def test_a_split_with_users_beyond_int64_is_one_sentence(tiny):
+    for part in ("train", "val", "test"):
+        path = tiny / f"data/{part}.pqt"
+        frame = pd.read_parquet(path)
+        frame.assign(user_id=frame["user_id"].astype("uint64") + np.uint64(2**63)).to_parquet(path)
+    with pytest.raises(WorkError, match=r"train.pqt: user_id holds 922337203685477\d+, which does not fit int64"):
+        dataset.load(tiny)

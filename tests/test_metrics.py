@@ -391,3 +391,58 @@ def test_out_does_not_overwrite_what_is_read(tmp_path, out):
     with pytest.raises(UsageError, match="would overwrite"):
         metrics.main(["--preds", str(tmp_path / "p.pqt"), "--truth", str(tmp_path / "t.csv"), "--k", "1",
                       "--out", str(tmp_path / out)])
+
+
+# --------------------------------------------------------------------------- ids of a pair of files
+
+def evaluated(tmp_path, preds, truth, kind="csv"):
+    """The metrics of two tables of texts, by user as the file names it."""
+    for name, table in (("p", preds), ("t", truth)):
+        if kind == "csv":
+            (tmp_path / f"{name}.csv").write_text(table, encoding="utf-8")
+        else:
+            table.to_parquet(tmp_path / f"{name}.pqt")
+    metrics.main(["--preds", str(tmp_path / f"p.{kind}"), "--truth", str(tmp_path / f"t.{kind}"), "--k", "2",
+                  "--out", str(tmp_path / "o.csv")])
+    frame = pd.read_parquet(tmp_path / "o.pqt")
+    return dict(zip(frame["user_id"], frame["HitRate@2"], strict=True))
+
+
+def test_ids_are_texts_where_one_of_either_file_is_no_number(tmp_path):
+    preds = "user_id,track_id,rank\n007,10,0\n007,12,1\n"
+    assert evaluated(tmp_path, preds, "user_id,track_id\n007,10\n7,11\n") == {"007": 1, "7": 0}
+    assert evaluated(tmp_path, preds.replace("007", "7"), "user_id,track_id\n7,10\n8,11\n") == {7: 1, 8: 0}
+    assert evaluated(tmp_path, preds.replace("007", "7"), "user_id,track_id\n7,10\nx,10\n") == {"7": 1, "x": 0}
+    assert evaluated(tmp_path, preds, "user_id,track_id\n007,010\n") == {"007": 0}
+
+
+def test_ids_in_two_forms_are_one_in_lists_and_truth(tmp_path, capsys):
+    preds, truth = "user_id,track_id,rank\ncaf\u00e9,a,0\n", "user_id,track_id\ncafe\u0301,a \n"
+    assert evaluated(tmp_path, preds, truth) == {"caf\u00e9": 1}
+    said = capsys.readouterr().err
+    assert r"'cafe\u0301' as 'caf\xe9'" in said and "'a ' as 'a'" in said
+
+
+@pytest.mark.parametrize("kind", ["uint64", "category", "large_string[pyarrow]"])
+def test_hashes_categories_and_large_texts_are_ids(tmp_path, kind):
+    users = np.array([2**63 + 5, 2**63 + 6], np.uint64)
+    users = pd.Series(users if kind == "uint64" else users.astype(str)).astype(kind)
+    truth = pd.DataFrame({"user_id": users, "track_id": [1, 2]})
+    preds = pd.DataFrame({"user_id": users, "track_id": [1, 1], "rank": [0, 0]})
+    assert evaluated(tmp_path, preds, truth, "pqt") == {str(2**63 + 5): 1, str(2**63 + 6): 0}
+
+
+@pytest.mark.parametrize("rows, sentence", [
+    ('a,"x,0\nb,y,0\n', "line 2: the quoted cell that begins there never ends"),
+    ("a,x,0\nb,y\n", "line 3: 2 cells where the header has 3"), ("a,x,0,1\nb,y,0\n", "line 2: 4 cells where"),
+    ("a,x,zero\n", "rank holds 'zero', which is no whole number"), (",x,0\n", "user_id is empty in a row"),
+    ("7.0,1,0\n", "user_id holds '7.0', a whole number written as a float")])
+def test_malformed_rows_of_lists_are_named(tmp_path, rows, sentence):
+    with pytest.raises(WorkError, match=sentence):
+        evaluated(tmp_path, "user_id,track_id,rank\n" + rows, "user_id,track_id\na,x\n")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_lists_of_no_user_of_the_truth_are_named(tmp_path, capsys):
+    assert evaluated(tmp_path, "user_id,track_id,rank\n7,1,0\n", "user_id,track_id\n8,1\n") == {8: 0}
+    assert re.search("warning: no user of .*t.csv has a list in .*p.csv", capsys.readouterr().err)

@@ -13,6 +13,7 @@ from extract_item_embeddings.engine import shards
 from extract_item_embeddings.engine.backend import library_versions
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, write_json
+from harness.ids import clash, normal
 from harness.machine import git_state
 from harness.readers import read_json
 
@@ -31,7 +32,10 @@ class Rows:
 
     def __init__(self, f, ids, dim, source):
         self.f, self.ids, self.dim, self.source = f, ids, dim, source
-        self.row_of = {i: r for r, i in enumerate(ids)}
+        if forms := clash(ids):
+            raise WorkError(f"trackid_sorted.csv has the ids {ascii(forms[0])} and {ascii(forms[1])}, which differ "
+                            "only in their Unicode form or in blanks around them")
+        self.row_of = {normal(i): r for r, i in enumerate(ids)}
         np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": (len(ids), dim)})
         self.start = f.tell()
         empty = np.full(dim, np.nan, "<f4").tobytes()
@@ -65,7 +69,8 @@ class Rows:
         """Row of a track, -1 for one that is not in the list."""
         if self.source.by_row:
             return key if 0 <= key < len(self.ids) else -1
-        return self.row_of.get(key, -1)
+        row = self.row_of.get(key)
+        return self.row_of.get(normal(key), -1) if row is None else row
 
     def failed(self):
         """{row: {"trackid", "reason"}} of the tracks without a vector; WorkError if these are all tracks."""

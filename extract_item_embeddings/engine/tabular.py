@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from harness import ids, quotes
 from harness.errors import UsageError, WorkError
 from harness.progress import Progress
 from harness.readers import parquet_batches, parquet_schema
@@ -26,18 +27,21 @@ class Table:
     """A table in a file. `key` is the name of its key column, by default one of KEYS.
 
     by_row: True if the keys are rows of trackid_sorted.csv, False for track ids; by default they are rows in a column
-            idx and in an integer column track_id, as in every file of a workspace
+            idx and in an integer column track_id, as in every file of a workspace, unless its values are ids, too
+    listed: function giving the ids of trackid_sorted.csv, called where that has to be known
     """
 
-    def __init__(self, path, key=None, by_row=None):
+    def __init__(self, path, key=None, by_row=None, listed=list):
         self.path, self.name, self.left_out = path, path.name, []
         self.is_parquet = path.suffix in (".parquet", ".pqt")
         if not path.is_file():
             raise UsageError(f"{path} does not exist")
         whole = (self.look_parquet if self.is_parquet else self.look_text)(key)
-        self.by_row = by_row if by_row is not None else self.key == "idx" or self.key == "track_id" and whole
+        self.by_row = False     # while the keys are looked at
         if not self.columns:
             raise WorkError(f"{path} has no column of numbers beside {self.key!r}")
+        self.by_row = by_row if by_row is not None else self.key == "idx" or (
+            self.key == "track_id" and whole and not self.are_ids(listed()))
         if self.left_out:
             some = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
             print(f"{self.name}: {len(self.left_out)} columns that are not numeric are left out: {some}",
@@ -46,6 +50,21 @@ class Table:
     def blocks(self):
         """Yield (keys, values): list of str or int, float64 (n, D)."""
         return self.parquet_blocks() if self.is_parquet else self.text_blocks()
+
+    def are_ids(self, listed):
+        """Whether the numbers in a column track_id are ids of the list; UsageError where they may be rows, too."""
+        import pyarrow as pa
+        parts = parquet_batches(self.path, [self.key], 1 << 16) if self.is_parquet else self.text_tables([])
+        keys = [str(key) for part in parts for key in part.column(0).to_pylist()]
+        if not set(map(ids.normal, listed)) & {*keys}:
+            return False
+        whole = ids.numbers(pa.array(keys, pa.string()))
+        if whole is None or not all(0 <= key < len(listed) for key in whole.to_pylist()):
+            return True
+        if all(listed[int(key)] == key for key in keys):
+            return False        # either reading is the same
+        raise UsageError(f"{self.path}: the values of track_id may be rows of trackid_sorted.csv, and are ids in it, "
+                         "too; say --keys id or --keys row")
 
     def about(self):
         return {"columns_left_out": self.left_out}
@@ -86,26 +105,31 @@ class Table:
         numbers = [i for i in range(len(names)) if i != self.place and all(_is_number(r[i]) for r in rows)]
         self.columns, self.names = numbers, names
         self.left_out = [names[i] for i in range(len(names)) if i != self.place and i not in set(numbers)]
-        return bool(rows) and all(r[self.place].isdigit() for r in rows)
+        return bool(rows) and all(_is_row(r[self.place]) for r in rows)
 
     def text_blocks(self):
+        for table in self.text_tables(self.columns):
+            values = _matrix([column.combine_chunks() for column in table.columns[1:]])
+            yield self.keys(table.column(0).to_pylist()), values
+
+    def text_tables(self, columns):
+        """Yield the rows as arrow tables: the key, and the columns at these places as float64."""
         import pyarrow as pa
 
         from harness.text_blocks import blocks, open_log
-        total, rows = max(os.path.getsize(self.path) >> 20, 1), 0
+        total, rows, line = max(os.path.getsize(self.path) >> 20, 1), 0, 1
         with (open_log(self.path) as (stream, position),
               Progress(total, f"reading {self.name}", unit="MiB") as progress):
-            for number, block in enumerate(blocks(stream, BLOCK, alive=1)):
+            for block in quotes.whole_rows(blocks(stream, BLOCK, alive=1), self.path, self.delimiter, self.width):
                 try:
-                    table = self.parse(block, header=number == 0)
+                    table = self.parse(block, columns, header=line == 1)
                 except pa.ArrowInvalid as e:
-                    raise WorkError(f"{self.path} is damaged: {self.words(str(e), rows)}") from None
-                rows += len(table)
-                values = _matrix([column.combine_chunks() for column in table.columns[1:]])
-                yield self.keys(table.column(0).to_pylist()), values
+                    raise WorkError(f"{self.path} is damaged: {self.words(str(e), rows, block, line)}") from None
+                rows, line = rows + len(table), line + quotes.lines_in(block)
+                yield table
                 progress.update((position() >> 20) - progress.n)
 
-    def parse(self, block, header):
+    def parse(self, block, columns, header):
         """The rows of a block of whole lines, the key first.
 
         The parser gets memory, never the stream: a thread of its own that reads ahead from Python while the process
@@ -114,7 +138,7 @@ class Table:
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
         unique = [f"c{i}" for i in range(self.width)]  # a header may have one name twice
-        wanted = {unique[self.place]: pa.string(), **{unique[i]: pa.float64() for i in self.columns}}
+        wanted = {unique[self.place]: pa.string(), **{unique[i]: pa.float64() for i in columns}}
         if header:
             block = block[bytes(block).find(b"\n") + 1:]
         if not bytes(block).strip():
@@ -126,8 +150,10 @@ class Table:
             arrow_csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), null_values=list(NOTHING),
                                      strings_can_be_null=False))
 
-    def words(self, said, rows):
-        """An error of the parser, with the names of the columns and rows counted over its blocks."""
+    def words(self, said, rows, block, line):
+        """An error of the parser, with the line, the names of the columns and rows counted over its blocks."""
+        if row := quotes.wrong_width(str(block, "utf-8", "replace"), self.delimiter, True, self.width, line):
+            return f"line {row[0]}: Expected {self.width} columns, got {row[1]}"
         said = re.sub(r"Row #(\d+)", lambda found: f"Row #{rows + int(found[1])}", said)
         for i, name in enumerate(self.names):
             said = said.replace(f"column c{i}:", f"column {name}:")
@@ -136,7 +162,7 @@ class Table:
     def keys(self, keys):
         if not self.by_row:
             return keys
-        if wrong := [k for k in keys if not k.isdigit()]:
+        if wrong := [k for k in keys if not _is_row(k)]:
             raise WorkError(f"{self.path}: {wrong[0]!r} in the column {self.key} is no row of trackid_sorted.csv")
         return [int(k) for k in keys]
 
@@ -146,7 +172,9 @@ class Table:
         schema = parquet_schema(self.path)
         self.key = self.pick_key(schema.names, key)
         kind = schema.field(self.key).type
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+                or pa.types.is_string_view(kind)):
             raise WorkError(f"{self.path}: the column {self.key} must hold track ids or row numbers, but holds {kind}")
         others = [f for f in schema if f.name != self.key]
         lists = [f.name for f in others if _is_list(f.type)]
@@ -199,6 +227,11 @@ def _is_number(cell):
     except ValueError:
         return False
     return True
+
+
+def _is_row(key):
+    """Whether a text is a row number as it is printed."""
+    return key.isascii() and key.isdigit() and (key == "0" or key[0] != "0")
 
 
 def _is_list(kind):

@@ -16,9 +16,9 @@ What is written
 
 Memory stays within --memory whatever the size of the log; what does not fit goes to disk in the workspace.
 """
-import unicodedata
 from pathlib import Path
 
+from harness import ids
 from harness.errors import WorkError
 from harness.files import quoted
 from harness.inputs import hashed
@@ -29,6 +29,7 @@ from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
 HELP = "your own log: csv, tsv, json or parquet of users and items, with times, counts or ratings where it has them"
 LIBRARIES = 256 << 20     # resident bytes of Python and DuckDB beside the data
 ORDINAL = "ordinal"
+KEYS = ("user", "item")
 
 
 def add_arguments(parser):
@@ -131,6 +132,8 @@ class Reader:
         cells += [f'trim({self.cell(self.roles[role])}) as "{role}"' for role in ("time", "count", "rating")
                   if role in self.roles]
         cells += [f'{self.cell(column)} as "about {key}"' for key, column in self.describing.items()]
+        cells += [f'nullif({self.cell(self.roles[role])}, {self.key(role)}) as "written {role}"' for role in KEYS
+                  if self.roles.get(role) in self.log.columns]
         number = "row_number() over () as place, " if self.args.in_order else ""
         if self.log.quoted and not self.args.multiline:     # a stray quote swallows rows, in whatever column it stands
             cells += [" or ".join(f"coalesce(contains({self.cell(c)}, chr(10)), false)" for c in self.log.columns)
@@ -169,6 +172,7 @@ class Reader:
             raise WorkError(f"{self.paths[0]} has no row below its header")
         if self.log.quoted and not self.args.multiline:
             self.check_spans()
+        self.name_forms()
         if self.one(f"""select count(*) from staged where itemid = {quoted(self.roles['item'])}
                 and userid = {quoted(self.roles.get('user', 'listener'))}"""):
             raise WorkError(f"{self.paths[0]}: a row repeats the header ({self.roles['item']}); remove it")
@@ -176,6 +180,8 @@ class Reader:
         if empty and (self.args.bad_rows == "fail" and self.args.recipe != "spotify-history"):
             raise WorkError(f"{self.paths[0]}: {empty} of {rows} rows have no user or no item; mend them, or leave "
                             "them out with --bad-rows skip")
+        if empty:
+            print(f"left out: {empty} rows without a user or an item")
         kept = ["coalesce(userid, '') <> ''", "coalesce(itemid, '') <> ''"]
         time, count = self.time(), self.count()
         if "rating" in self.roles:
@@ -192,6 +198,16 @@ class Reader:
         if "time" in self.roles and not self.args.in_order:
             self.name_odd_times()
         return {"log_rows": rows + bad, "bad_rows": bad, "empty_ids": empty, "plays": left}
+
+    def name_forms(self):
+        """Name ids that are written in another form than the one in which they are compared."""
+        for role in KEYS:
+            if self.roles.get(role) in self.log.columns:
+                forms = ids.Forms()
+                forms.other.update(self.con.execute(f"""select distinct "written {role}", {role}id from staged
+                    where "written {role}" is not null limit {ids.KEPT}""").fetchall())
+                if said := forms.sentence(f"{role}s"):
+                    print(said)
 
     def check_spans(self):
         """WorkError where a quoted cell runs over several lines: mostly a stray quote and lost rows."""
@@ -251,8 +267,7 @@ class Reader:
     # ids ------------------------------------------------------------------
     def number_users(self):
         """The table `users` (id, number): the ids themselves where all are canonical whole numbers."""
-        whole = self.one("""select bool_and(coalesce(try_cast(userid as bigint)::varchar = userid, false)) from
-            (select distinct userid from rows)""")
+        whole = self.one(f"select bool_and({ids.WHOLE.format('userid')}) from (select distinct userid from rows)")
         number = "userid::bigint" if whole else "row_number() over (order by userid) - 1"
         self.con.execute(f"create temp table users as select userid, {number} as number from "
                          "(select distinct userid from rows)")
@@ -263,10 +278,11 @@ class Reader:
     def number_items(self):
         """The table `items` (id, number) in the order of --tracks, or sorted as text."""
         if self.args.tracks:
-            from harness import text_blocks
-            ids = text_blocks.read_track_list(Path(self.args.tracks).expanduser())
             import pyarrow as pa
-            listed = pa.table({"number": range(len(ids)), "itemid": [unicodedata.normalize("NFC", i) for i in ids]})
+
+            from harness import text_blocks
+            tracks = text_blocks.read_track_list(Path(self.args.tracks).expanduser())
+            listed = pa.table({"number": range(len(tracks)), "itemid": tracks})
             self.con.register("listed", listed)
             self.con.execute("create temp table items as select itemid, number::bigint as number from listed")
         else:

@@ -3,18 +3,15 @@
 A role is recognised by the usual names of the field, whatever their case, separators and type suffix (RecBole writes
 `user_id:token`). Two candidates for one role are an error that asks for a flag, never a guess.
 """
-import re
 from dataclasses import dataclass, field
 
 from harness.errors import UsageError
+from harness.ids import ITEMS, USERS, plain
 
 ROLES = ("user", "item", "time", "count", "rating")
 NAMES = {   # role: names, as `plain` writes them
-    "user": "user userid uid username userhash useruuid usermboxsha1 usersha1 listener listenerid member memberid "
-            "account accountid customer customerid reviewerid msno",
-    "item": "item itemid iid itemhash track trackid trackuri spotifytrackuri song songid songhash movie movieid "
-            "recording recordingid recordingmbid artist artistid artistmbid product productid parentasin asin music "
-            "musicid traid",
+    "user": USERS,
+    "item": ITEMS,
     "time": "time timestamp ts unix unixtime unixtimestamp unixreviewtime date datetime playedat listenedat createdat "
             "eventtime endtime interactiontime",
     "count": "count counts plays playcount playcounts listens listencount frequency weight n",
@@ -63,15 +60,6 @@ RECIPES = {
     "triplets": Recipe("user, item, count without a header (as for implicit)",
                        names=("user", "item", "count"), roles={"user": "user", "item": "item", "count": "count"}),
 }
-
-
-def plain(name: str) -> str:
-    """A column's name for comparison: lower case, without RecBole's type, without anything but letters and digits."""
-    return re.sub(r"[^0-9a-z]", "", str(name).strip().lower().rpartition(":")[0] if TYPED.search(str(name))
-                  else str(name).strip().lower())
-
-
-TYPED = re.compile(r":(token|token_seq|float|float_seq)$", re.IGNORECASE)
 
 
 def role_of(name: str) -> str | None:

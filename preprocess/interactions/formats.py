@@ -32,6 +32,8 @@ class Log:
     form: str
     rejects: bool = False      # rows that do not parse are left out and kept in the session's table of rejects
     quoted: bool = False       # a text in which quotes occur
+    files: tuple = ()          # the unpacked files of a text, and the delimiter of its cells
+    delimiter: str = ""
 
 
 def files_of(paths) -> list:
@@ -179,7 +181,7 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
                 f"max_line_size={16 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
     shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
     return Log(relation, columns, f"text, cells separated by {shown}, {'with' if named else 'without'} a header",
-               skip_bad, quote and any(_has_quotes(path) for path in files))
+               skip_bad, quote and any(_has_quotes(path) for path in files), (*files,), delimiter)
 
 
 def _has_quotes(path):
@@ -269,7 +271,10 @@ ERRORS = (   # words of DuckDB's errors, in lower case, and ours
     ("maximum line size", "a line of more than 16 MB: probably a quote that never ends"))
 
 
-def sentence(error, path) -> str:
+SKIP = "mend the row, or leave out such rows with --bad-rows skip, which counts them"
+
+
+def sentence(error, path, remedy=SKIP) -> str:
     """DuckDB's error about a text as one sentence with the line."""
     text = str(error)
     line = re.search(r"Line:\s*(\d+)", text) or re.search(r"line[: ]+(\d+)", text)
@@ -278,7 +283,6 @@ def sentence(error, path) -> str:
     if cells:
         what = f"{cells[2]} cells where {cells[1]} are expected"
     where = f"line {line[1]}" if line else "a row"
-    return (f"{path}, {where}: {what or text.splitlines()[0]}; mend the row, or leave out such rows with "
-            "--bad-rows skip, which counts them")
+    return f"{path}, {where}: {what or text.splitlines()[0]}; {remedy}"
 
 

@@ -1,6 +1,7 @@
 """items.pqt: what describes an item, from the log itself and from a table beside it."""
 from pathlib import Path
 
+from harness import delimited
 from harness.errors import UsageError, WorkError
 from harness.files import quoted
 from preprocess.interactions import formats
@@ -40,6 +41,7 @@ def _open(con, path, spill):
     """The table `given` (itemid and a text column for each that is known or new); returns those columns."""
     if not path.is_file():
         raise UsageError(f"--items {path} is no file")
+    import duckdb
     log = formats.open_log(con, [path], spill, header=True)
     keys = [c for c in log.columns if role_of(c) == "item"] or log.columns[:1]
     if len(keys) > 1:
@@ -51,8 +53,13 @@ def _open(con, path, spill):
             names.setdefault(known or "column", column)
     cells = ", ".join('any_value("{}") as "{}"'.format(c.replace('"', '""'), key) for key, c in names.items())
     key = keys[0].replace('"', '""')
-    con.execute(f"""create temp table given as select nfc_normalize(trim("{key}")) as itemid, {cells}
-        from {log.sql} group by 1""")
+    if log.quoted and len(log.delimiter) == 1:
+        delimited.check_quotes(log.files[0], log.delimiter)
+    try:
+        con.execute(f"""create temp table given as select nfc_normalize(trim("{key}")) as itemid, {cells}
+            from {log.sql} group by 1""")
+    except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
+        raise WorkError(formats.sentence(e, path, "mend the row")) from None
     matched = con.execute("select count(*) from items semi join given using (itemid)").fetchone()[0]
     if not matched:
         raise WorkError(f"{path}: none of its ids (column {keys[0]}) is an item of the log")

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from harness.errors import WorkError
 from harness.files import write_parquet
+from harness.ids import clash, normalised
 
 CONTEXT = ("source_system_tab", "source_screen_name", "source_type")
 ROWS = 1 << 19      # rows of a row group of plays.pqt
@@ -79,6 +80,11 @@ def read_plays(raw, with_test=True):
     if not known.all():
         target, columns = target[known], {c: _without(code[known], values) for c, (code, values) in columns.items()}
     (track, tracks), (user, users), *context = columns.values()
+    for values, column in ((tracks, "song_id"), (users, "msno")):
+        if (texts := normalised(values)) is not values and len(texts.unique()) < len(values):
+            one, other = clash(values.to_pylist())
+            raise WorkError(f"the {column}s {one!a} and {other!a} differ only in Unicode form or in blanks around "
+                            "them; write them alike")
     small = [code.astype(np.min_scalar_type(len(values))) for code, values in context]
     texts = [values.to_pylist() for _, values in context]
     return Plays(user, track, kept[0], dict(zip(CONTEXT, small, strict=True)), dict(zip(CONTEXT, texts, strict=True)),

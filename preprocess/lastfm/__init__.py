@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import cli, download
+from harness.delimited import read_table
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
 from preprocess import stage
-from preprocess.delimited import read_table
 
 HELP = "Last.fm 2k (HetRec 2011): play counts of artists, tags, friends; audio, text and Spotify features"
 URL = "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip"

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from harness import download
+from harness.delimited import read_table
 from harness.errors import UsageError, WorkError
 from harness.progress import Progress
 from harness.readers import read_npy, reading
-from preprocess.delimited import read_table
 
 URL = "https://zenodo.org/records/15403972/files/lfm2k_mm_json.zip"
 CHECKSUM = "md5:7e5ba969073f5886743d301450083c0b"

@@ -8,6 +8,7 @@ import unicodedata
 
 import numpy as np
 
+from harness.delimited import read_texts
 from harness.errors import WorkError
 
 SPOTIFY = ("danceability", "energy", "key", "loudness", "mode", "speechiness", "acousticness",
@@ -78,16 +79,11 @@ def read_spotify(path):
     """The distinct tracks of a Spotify playlist file: artist names (list of str) and features (n, 12) float64.
 
     Rows whose track, artist and album are all 'NA' (tracks without metadata), and rows with a feature that is
-    not a number, are left out. Raises WorkError when a column is missing.
+    not a number, are left out. Raises WorkError when a column is missing, or a row has a wrong number of cells.
     """
     import pandas as pd
     wanted = ["track_id", "track_name", "track_artist", "track_album_name", *SPOTIFY]
-    try:
-        frame = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
-        raise WorkError(f"{path} cannot be read as csv ({e})") from None
-    if missing := [c for c in wanted if c not in frame.columns]:
-        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}")
+    frame = read_texts(path, wanted, ",").to_pandas()
     lost = frame[["track_name", "track_artist", "track_album_name"]].eq("NA").all(axis=1)
     frame = frame[~lost].drop_duplicates("track_id")
     values = frame[list(SPOTIFY)].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)

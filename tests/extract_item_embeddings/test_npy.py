@@ -141,6 +141,101 @@ def test_numbers_that_are_ids(tmp_path):
     assert made(tmp_path)[0].tolist() == [[2], [1]]
 
 
+NUMBERS = ["2", "0", "10", "1", "30"]       # ids of a list that also look like rows, in the order of the list
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(NUMBERS)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_track_id_that_may_be_row_or_id_is_a_question(numbered, suffix):
+    path = numbered / f"m.{suffix}"
+
+    def write(keys, kind="int64"):
+        table = pd.DataFrame({"track_id": pd.Series(keys).astype(kind), "a": np.arange(1.0, len(keys) + 1)})
+        table.to_parquet(path) if suffix == "parquet" else table.to_csv(path, index=False)
+        return "--file", path
+    refused(numbered, "the values of track_id may be rows of trackid_sorted.csv, and are ids in it, too; say --keys id",
+            *write([2, 0, 1]), error=UsageError)
+    run(numbered, *write([2, 0, 1]), "--keys", "id")
+    assert np.array_equal(made(numbered)[0][:, 0], [1, 2, np.nan, 3, np.nan], equal_nan=True)
+    run(numbered, *write([2, 0, 1]), "--keys", "row", "--overwrite")
+    assert np.array_equal(made(numbered)[0][:, 0], [2, 3, 1, np.nan, np.nan], equal_nan=True)
+    run(numbered, *write([2, 10, 30]), "--overwrite")        # 10 and 30 are no rows: ids
+    assert np.array_equal(made(numbered)[0][:, 0], [1, np.nan, 2, np.nan, 3], equal_nan=True)
+    run(numbered, *write([3, 4]), "--overwrite")             # no ids of the list: rows
+    assert np.array_equal(made(numbered)[0][:, 0], [np.nan] * 3 + [1, 2], equal_nan=True)
+    run(numbered, *write([2, 10, 30], "uint64"), "--overwrite")
+    assert made(numbered)[1]["keys"] == "track ids"
+
+
+def test_a_list_whose_ids_are_its_rows_asks_nothing(tmp_path):
+    (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n0,0\n1,1\n")
+    pd.DataFrame({"track_id": [1, 0], "a": [1.0, 2.0]}).to_parquet(tmp_path / "m.parquet")
+    run(tmp_path, "--file", tmp_path / "m.parquet")
+    assert made(tmp_path)[0].tolist() == [[2], [1]]
+
+
+def test_zeros_before_a_number_are_part_of_the_id(tmp_path):
+    (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n0,007\n1,07\n2,7\n")
+    (tmp_path / "m.csv").write_text("track_id,a\n07,1\n7,2\n007,3\n")
+    run(tmp_path, "--file", tmp_path / "m.csv")
+    assert made(tmp_path)[0].tolist() == [[3], [1], [2]]
+    (tmp_path / "m.csv").write_text("idx,a\n1,1\n02,2\n")
+    with pytest.raises(WorkError, match="'02' in the column idx is no row of trackid_sorted.csv"):
+        run(tmp_path, "--file", tmp_path / "m.csv", "--overwrite")
+
+
+@pytest.mark.parametrize("form", ["csv", "ids", "categories", "large", "npz"])
+def test_keys_in_another_form_are_those_of_the_list(tmp_path, form):
+    names = ["b", "caf\u00e9", "x"]
+    write_text(tmp_path / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(names)))
+    keys, values = ["cafe\u0301", " x"], np.array([[1.0], [2.0]])
+    path, flags = tmp_path / "m.parquet", ()
+    table = pd.DataFrame({"trackid": keys, "a": values[:, 0]})
+    if form == "csv":
+        path = tmp_path / "m.csv"
+        table.to_csv(path, index=False)
+    elif form in ("categories", "large"):
+        table.astype({"trackid": "category" if form == "categories" else "large_string[pyarrow]"}).to_parquet(path)
+    elif form == "npz":
+        path = tmp_path / "m.npz"
+        np.savez(path, ids=np.array(keys), vectors=values)
+    else:
+        path, flags = tmp_path / "m.npy", ("--ids", tmp_path / "ids.txt")
+        np.save(path, values)
+        write_text(tmp_path / "ids.txt", "song_id\n" + "\n".join(keys) + "\n")
+    run(tmp_path, "--file", path, *flags)
+    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2], equal_nan=True)
+
+
+def test_a_list_with_two_forms_of_an_id_is_refused(tmp_path):
+    write_text(tmp_path / "trackid_sorted.csv", "idx,trackid\n0,caf\u00e9\n1,cafe\u0301\n")
+    pd.DataFrame({"id": ["x"], "a": [1.0]}).to_csv(tmp_path / "m.csv", index=False)
+    refused(tmp_path, "which differ only in their Unicode form", "--file", tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ('id,word,a\nalpha,"12 inch,1\nbeta,x,2\n', "line 2: the quoted cell that begins there never ends"),
+    ('id,word,a\nalpha,"12 inch,1\nbeta,7",2\n', "line 2: the row has a quoted cell over 2 lines"),
+    ("id,a\nalpha,1\nbeta,1,2\n", "line 3: Expected 2 columns, got 3"),
+    ("id,a\nalpha,1\nbeta\n", "line 3: Expected 2 columns, got 1")])
+def test_malformed_rows_of_vectors_are_named(work, tmp_path, text, sentence):
+    (tmp_path / "m.csv").write_text(text)
+    refused(work, sentence, "--file", tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ('alpha\n"beta\ngamma\nomega\n', "line 2: a quoted cell runs over several lines"),
+    ("trackid,n\nalpha,1\nbeta\n", "line 3: the row has not the 2 cells of the header")])
+def test_malformed_rows_of_ids_are_named(work, tmp_path, text, sentence):
+    (tmp_path / "ids").write_text(text)
+    refused(work, sentence, "--file", *_saved(tmp_path / "m.npy", VALUES), "--ids", tmp_path / "ids")
+
+
 def test_values_that_are_no_numbers_are_named(work, tmp_path, capsys):
     values = VALUES.copy()
     values[0, 1], values[1, 2] = np.inf, 1e300  # the second is too large for float32

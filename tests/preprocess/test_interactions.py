@@ -266,6 +266,36 @@ def test_ids_in_two_unicode_forms_are_one(bring):
     )
 
 
+def test_ids_that_are_written_in_another_form_are_named(bring):
+    status, out, _, w = bring("user,item\n1,cafe\u0301\n 1,caf\u00e9\n1,b\n")
+    assert status == 0 and plays(w).user_id.tolist() == [1, 1, 1] and ids(w) == ["b", "caf\u00e9"]
+    assert r"items: 1 ids are compared in another form" in out and r"'cafe\u0301' as 'caf\xe9'" in out
+    assert "users: 1 ids are compared in another form" in out and "' 1' as '1'" in out
+    assert "another form" not in bring(CSV, "--overwrite")[1]
+
+
+def test_a_list_of_tracks_with_two_forms_of_an_id_is_refused(bring, tmp_path):
+    (tmp_path / "tracks.txt").write_text("caf\u00e9\ncafe\u0301\n", encoding="utf-8")
+    status, _, err, _ = bring(CSV, "--tracks", tmp_path / "tracks.txt")
+    assert status == 1 and "differ only in their Unicode form" in err
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ('item,title\na,"12 inch\nb,x\n', "items.csv, line 2: the quoted cell that begins there never ends"),
+        ('item,title\na,"12 inch\nb,7" q\n', "items.csv, line 2: the row has text behind the closing quote"),
+        ('item,title\na,"12 inch\nb,7"\n', "items.csv, line 2: the row has a quoted cell over 2 lines"),
+        ("item,title,album\na,b,c\nb,c,d\nb,x\n" + "z,z,z\n" * 30, "items.csv, line 4: 2 cells where 3 are expected"),
+        ("item,title,album\na,b,c\nb,c,d,e\n" + "z,z,z\n" * 30, "items.csv, line 3: 4 cells where 3 are expected"),
+    ],
+)
+def test_malformed_rows_of_items_are_named(bring, tmp_path, text, sentence):
+    (tmp_path / "items.csv").write_text(text)
+    status, _, err, w = bring(CSV, "--items", tmp_path / "items.csv")
+    assert status == 1 and sentence in err and err.count("\n") == 1 and not (w / "plays.pqt").exists()
+
+
 def test_a_list_of_tracks_gives_the_rows(bring, tmp_path):
     (tmp_path / "tracks.csv").write_text("idx,trackid\n0,z\n1,b\n2,a\n")
     status, out, _, w = bring(CSV, "--tracks", tmp_path / "tracks.csv")
@@ -435,6 +465,9 @@ def test_two_candidates_are_a_question(bring):
         ),
         (b"user,item\n1,\xff\xfe\n", (), 1, "is not UTF-8 text (byte 12)"),
         (b"\x00\x01\x02" * 50, (), 1, "is no text, parquet or json file"),
+        ("user,item\n1,a\n2;b\n3\tc\n", (), 1, "line 3: 1 cells where 2 are expected"),
+        ("user;item\n1;a\n2,b\n3;c\n", (), 1, "line 3: 1 cells where 2 are expected"),
+        ("1,a\n2;b\n3\tc\n4|d\n", (), 1, "are not cut into the same number of cells"),
         (gzip.compress(CSV.encode(), mtime=0)[:-12], (), 1, "is damaged"),
         ("user,item,count\n1,a,2\n2,b,1.5\n", (), 1, "count holds '1.5', which is no whole number of plays"),
         ("user,item,count\n1,a,inf\n", (), 1, "count holds 'inf'"),
@@ -486,6 +519,38 @@ def test_one_user_one_column_and_many_users(bring):
     assert bring("user,item\n" + "".join(f"1,{i}\n" for i in range(5)))[0] == 0
     status, _, _, w = bring("user,item\n" + "".join(f"u{i},x\n" for i in range(50_000)), "--overwrite")
     assert status == 0 and len(ids(w, "user")) == 50_000
+
+
+def test_a_million_users_with_one_play_each(bring):
+    text = "user,item\n" + "".join(f"u{i:07},{i % 1000}\n" for i in range(1_000_000))
+    status, out, _, w = bring(text)
+    assert status == 0 and "1000000 plays, 1000000 distinct pairs of 1000000 users and 1000 items" in out
+    assert np.array_equal(np.sort(plays(w).user_id), np.arange(1_000_000)) and ids(w, "user")[-1] == "u0999999"
+
+
+def test_one_row_in_a_hundred_of_junk(bring):
+    rows = np.random.default_rng(0).permutation(10_000)[:100] + 2       # line numbers
+    lines = ["user,item"] + [f"{i},{i % 9}" for i in range(10_000)]
+    for n, line in enumerate(sorted(rows)):
+        lines[line - 1] = ("junk", "a,b,c", '"x" y,z', "\u2603,,,")[n % 4]
+    assert bring("\n".join(lines) + "\n")[0] == 1
+    status, out, _, w = bring("\n".join(lines) + "\n", "--bad-rows", "skip")
+    assert status == 0 and len(plays(w)) == 9_900
+    assert f"left out: 75 rows that do not parse, the first is line {min(rows)} " in out
+    assert "left out: 25 rows without a user or an item" in out      # cells at the end of a row may be empty
+
+
+def test_a_directory(bring, tmp_path):
+    (tmp_path / "logs").mkdir()
+    status, _, err, _ = bring(None, name="logs")
+    assert status == 2 and "is a folder without files" in err
+    (tmp_path / "logs" / "inner").mkdir()
+    (tmp_path / "logs" / "inner" / "log.csv").write_text(CSV)
+    status, _, err, _ = bring(None, name="logs")
+    assert status == 2 and "is a folder without files" in err
+    (tmp_path / "logs" / "log.csv").write_text(CSV)
+    status, _, _, w = bring(None, name="logs")
+    assert status == 0 and rows(w) == EXPECTED
 
 
 def test_finished_work_is_skipped_and_changed_work_made_again(bring):

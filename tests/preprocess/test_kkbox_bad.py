@@ -1,4 +1,5 @@
 """WSDM-KKBOX: what is said of bad files and flags; the real sample through the real command line."""
+import re
 import subprocess
 import sys
 import zipfile
@@ -237,3 +238,20 @@ def test_the_real_sample_end_to_end(shared, tmp_path):
     assert dataset.load(tmp_path / "w").n_users == 2
     done = command("--raw", raw, "--workdir", tmp_path / "w2")
     assert done.returncode == 1 and "--min-playlist-len 20 leaves none of the 1928 listeners" in done.stderr
+
+
+def test_rows_behind_a_stray_quote_are_read_as_before_and_said(raw, tmp_path, capsys):
+    """As in the challenge's own song_extra_info.csv, where a stray quote makes one row of 149."""
+    lines = (raw / "song_extra_info.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (raw / "song_extra_info.csv").write_text("".join(lines) + 'x,"12 inch,X1\ny,7",Y1\n', encoding="utf-8")
+    get(raw, tmp_path / "w", *LOOSE)
+    assert re.search(rf"warning: .*song_extra_info.csv, line {len(lines) + 1}: the row has a quoted cell over 2 lines, "
+                     "each with the cells of a row.*; those rows are read as one", capsys.readouterr().err)
+
+
+def test_ids_that_differ_only_in_form_are_refused(raw, tmp_path):
+    text = (raw / "train.csv").read_text(encoding="utf-8")
+    row = text.splitlines()[1].split(",", 1)[1]
+    (raw / "train.csv").write_text(text + f"caf\u00e9,{row}\ncafe\u0301,{row}\n", encoding="utf-8")
+    with pytest.raises(WorkError, match=r"the msnos 'cafe\\u0301' and 'caf\\xe9' differ only in Unicode form"):
+        get(raw, tmp_path / "w", *LOOSE)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
+from harness.errors import WorkError
 from harness.files import checksum, write_json
 from harness.readers import read_json
 from preprocess import lastfm
@@ -103,14 +104,17 @@ def test_a_folder_of_something_else_is_not_overwritten(raw, tmp_path):
     ("artists_dat", "id\tname\turl\tp\n1\tCafé\t\t\n".encode("latin-1"), "artists.dat .*invalid UTF8"),
     ("artists_dat", b"id\tname\turl\tp\n1\tA\t\t\n1\tB\t\t\n", "artists.dat contains 1 duplicate values of id"),
     ("artists_dat", b"id\ttitle\turl\n1\tA\t\n", "artists.dat has no column name; it has id, title, url"),
-    ("tags_dat", b"tagID\ttagValue\n1\ta\n2\tb\tc\n", r"tags.dat is not the expected table .*Row #3: Expected 2 "),
-    ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\tmany\n", "user_artists.dat .*Row #2: .*'many'"),
+    ("tags_dat", b"tagID\ttagValue\n1\ta\n2\tb\tc\n", "tags.dat .*line 3: 3 cells where the header has 2"),
+    ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\tmany\n", "user_artists.dat .*line 2: weight holds 'many'"),
+    ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\t5\n02\t1\t5\n",
+     "user_artists.dat .*line 3: userID holds '02'"),
     ("user_artists_dat", b"userID\tartistID\tweight\n2\t1\t0\n", "1 rows have fewer than one play"),
     ("user_artists_dat", b"userID\tartistID\tweight\n2\t99\t5\n", "has no play of an artist of artists.dat"),
     ("user_artists_dat", b"userID\tartistID\tweight\n", "has no play of an artist of artists.dat"),
     ("user_friends_dat", b"", "user_friends.dat .*Empty CSV file"),
     ("user_taggedartists_dat", b"2 1 1 1 4 2009\n", "has no column userID, artistID, tagID"),
-], ids=["encoding", "twice", "column", "cells", "number", "no plays", "unknown artists", "no rows", "empty", "spaces"])
+], ids=["encoding", "twice", "column", "cells", "number", "zeros", "no plays",
+        "unknown artists", "no rows", "empty", "spaces"])
 def test_bad_files_are_one_sentence(tmp_path, name, content, sentence):
     raw = write_raw(tmp_path / "bad", **{name: content})
     status, _, err = say("lastfm", "--raw", raw, workdir=tmp_path / "w")
@@ -263,3 +267,14 @@ def test_offline_says_what_to_do(raw, tmp_path, monkeypatch):
     for flags in (("--audio-only",), ("--audio-features", "download")):
         status, _, err = say("lastfm", "--raw", raw, *flags, workdir=tmp_path / "w")
         assert status == 1 and "or name a copy of it (624 MB) with --audio-features" in err
+
+
+@pytest.mark.parametrize("row, sentence", [("x", "line 3: 1 cells where the header has 16"),
+                                           ('x,"12 inch' + ",1" * 14, "line 3: the quoted cell that begins there"),
+                                           ("x" + ",1" * 16, "line 3: 17 cells where the header has 16")])
+def test_malformed_rows_of_the_spotify_file_are_named(tmp_path, row, sentence):
+    from preprocess.lastfm import features
+    names = ["track_id", "track_name", "track_artist", "track_album_name", *features.SPOTIFY]
+    (tmp_path / "s.csv").write_text(",".join(names) + "\na" + ",1" * 15 + "\n" + row + "\n")
+    with pytest.raises(WorkError, match=sentence):
+        features.read_spotify(tmp_path / "s.csv")

@@ -45,6 +45,18 @@ def test_leave_one_out_takes_the_last_line_of_each_user(tmp_path):
     assert list((w / "preds").glob("popularity*_test.pqt"))
 
 
+def test_zeros_are_part_of_an_id_and_unicode_forms_are_not(tmp_path):
+    raw = tmp_path / "data.txt"
+    raw.write_text("007 caf\u00e9\n7 cafe\u0301\n07 b\n", encoding="utf-8")
+    status, out, _ = say("pairs", "--raw", raw, workdir=tmp_path / "w")
+    assert status == 0 and r"tracks: 1 ids are compared in another form" in out and r"'cafe\u0301' as 'caf\xe9'" in out
+    w = tmp_path / "w"
+    assert (w / "userid_sorted.csv").read_text() == "idx,userid\n0,007\n1,07\n2,7\n"
+    assert (w / "trackid_sorted.csv").read_text(encoding="utf-8") == "idx,trackid\n0,b\n1,caf\u00e9\n"
+    table = pq.read_table(w / "plays.pqt")
+    assert table["user_id"].to_pylist() == [0, 2, 1] and table["track_id"].to_pylist() == [1, 1, 0]
+
+
 def test_packed_files_and_a_mark_at_the_start(tmp_path):
     raw = tmp_path / "data.txt.bz2"
     raw.write_bytes(bz2.compress(b"\xef\xbb\xbfu a\nu NA\n"))

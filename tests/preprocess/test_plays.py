@@ -173,6 +173,79 @@ def test_users_that_are_no_integers_are_numbered_in_sorted_order(world, monkeypa
     assert not (folder / "w" / "userid_sorted.csv").exists()   # integers again: no list from before stays
 
 
+HEAD = "user_id,track_id,timestamp,name\n"
+AT = "2019-02-20 10:00:0"
+
+
+@pytest.fixture
+def read(tmp_path, command):
+    """Read a log with the tracks A, B, C: (status, stdout, stderr, users by play, userid_sorted.csv or None)."""
+    def run(text, listed="A\nB\nC\n", name="log.csv"):
+        w = tmp_path / "w"
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        (tmp_path / "tracks.txt").write_text(listed, encoding="utf-8")
+        status, out, err = command("music4all", "--log", tmp_path / name, "--tracks", tmp_path / "tracks.txt",
+                                   "--workdir", w, "--overwrite")
+        users = plays(w)["user_id"].tolist() if status == 0 else [*w.glob("plays.pqt")]
+        path = w / "userid_sorted.csv"
+        return status, out, err, users, pd.read_csv(path, dtype=str)["userid"].tolist() if path.exists() else None
+    return run
+
+
+@pytest.mark.parametrize("ids, expected", [
+    (["007", "7", "07"], ["007", "07", "7"]), (["7", "0x1F", "31"], ["0x1F", "31", "7"]),
+    (["-0", "0", "1"], ["-0", "0", "1"]), (["9223372036854775808", "1", "2"], ["1", "2", "9223372036854775808"]),
+    (["1.0", "1", "2"], ["1", "1.0", "2"]), (["-5", "12", "9223372036854775807"], None)])
+def test_users_are_numbers_only_where_all_are_canonical(read, ids, expected):
+    for name, sign in (("log.csv", ","), ("log.tsv", "\t")):
+        text = "user_id,track_id,timestamp\n" + "".join(f"{u},A,{AT}{i}\n" for i, u in enumerate(ids))
+        status, _, _, users, table = read(text.replace(",", sign), name=name)
+        assert status == 0 and table == expected
+        assert users == (list(map(int, ids)) if expected is None else [expected.index(u) for u in ids])
+
+
+def test_ids_in_two_forms_are_one_and_named(read):
+    ids = ["caf\u00e9", "cafe\u0301", "x", " x"]
+    text = "user_id,track_id,timestamp\n" + "".join(f"{u},{t},{AT}0\n" for u, t in zip(ids, ids, strict=True))
+    status, out, _, users, table = read(text, "cafe\u0301\nx\n")
+    assert status == 0 and table == ["caf\u00e9", "x"] and users == [0, 0, 1, 1]
+    for what in ("users", "tracks"):
+        assert (f"log.csv, {what}: 2 ids are compared in another form than they are written in (Unicode NFC, without "
+                r"blanks around them): 'cafe\u0301' as 'caf\xe9', ' x' as 'x'") in out
+    status, out, _, users, table = read(f"user_id,track_id,timestamp\n 7,A,{AT}0\n7,B ,{AT}0\n")
+    assert status == 0 and users == [7, 7] and table is None and "' 7' as '7'" in out and "'B ' as 'B'" in out
+
+
+def test_an_empty_user_is_named_among_texts_too(read):
+    for user in ("", " "):
+        status, _, err, left, _ = read(f"user_id,track_id,timestamp\nx,A,{AT}0\n{user},A,{AT}0\n")
+        assert status == 1 and "line 3: user_id is empty" in err and left == []
+
+
+@pytest.mark.parametrize("rows, sentence", [
+    (f'1,A,{AT}0,"12 inch\n2,B,{AT}0,fine\n', "line 2: the quoted cell that begins there never ends"),
+    (f'1,A,{AT}0,"12 inch\n2,B,{AT}0,fine\n2,A,{AT}0,7" mix\n', "line 2: the row has text behind the closing quote"),
+    (f'1,A,{AT}0,a\n1,A,{AT}0,"12 inch\n2,B,{AT}0,7"\n', "line 3: the row has a quoted cell over 2 lines"),
+    (f'1,A,{AT}0,"two\nlines"\n2,B,{AT}0\n', "line 4: 4 cells expected (user_id, track_id, timestamp, name), but "
+     "there are 3"),
+    (f"1,A,{AT}0,x\n2,B,{AT}0,x,y\n", "line 3: 4 cells expected"),
+])
+@pytest.mark.parametrize("block", [20, 1 << 20])
+def test_rows_that_a_quote_swallows_are_named(read, monkeypatch, rows, sentence, block):
+    monkeypatch.setattr(log, "BLOCK", block)
+    status, _, err, left, _ = read(HEAD + rows)
+    assert status == 1 and sentence in err and err.count("\n") == 1 and left == []
+
+
+@pytest.mark.parametrize("block", [20, 1 << 20])
+def test_quoted_cells_are_read_however_the_log_is_cut(read, monkeypatch, block):
+    monkeypatch.setattr(log, "BLOCK", block)
+    rows = f'1,A,{AT}0,"two\nlines, and a comma"\n2,"B",{AT}1,"say ""x"""\n3,C,{AT}2,7" mix\n'
+    status, out, err, users, _ = read(HEAD + rows)
+    assert status == 0, err
+    assert users == [1, 2, 3] and out.startswith("3 plays of 3 tracks by 3 users")
+
+
 # --------------------------------------------------------------------------- lists of tracks
 
 @pytest.mark.parametrize("text", ["idx,trackid\n0,b\n1,a\n", "0,b\n1,a\n", '"idx","trackid"\n"0","b"\n"1","a"\n'])
@@ -195,6 +268,11 @@ def test_bare_track_lists_are_sorted(tmp_path, text):
     ("idx,trackid\n0,a\n1,\n", "has an empty id"),
     ("idx,trackid\n", "has no ids"),
     ("", "has no ids"),
+    ("caf\u00e9\ncafe\u0301\n", "'caf\\xe9' and 'cafe\\u0301' differ only in their Unicode form"),
+    ("a\na \n", "'a' and 'a ' differ only in their Unicode form or in blanks around them"),
+    ('"a\nb\nc\n', "line 3: stray quote or damaged text (unexpected end of data)"),
+    ('a\n"b\nc"\n', "a quoted id ends in line 3 and begins above it"),
+    ('"a"b\nc\n', "line 1: stray quote"),
 ])
 def test_bad_track_lists(world, command, text, sentence):
     folder, _ = world
@@ -203,6 +281,19 @@ def test_bad_track_lists(world, command, text, sentence):
                              "--workdir", folder / "w")
     assert status == 1 and sentence in err and err.count("\n") == 1
     assert not (folder / "w" / "plays.pqt").exists()
+
+
+@pytest.mark.parametrize("text, listed, out, err", [
+    ("song_id\nB\nA\n", ["A", "B"], "t.txt: its first line, song_id, is taken as a header", ""),
+    ("item_id:token\nB\nA\n", ["A", "B"], "its first line, item_id:token, is taken as a header", ""),
+    ("row,isrc\n0,B\n1,A\n", ["B", "A"], "its first line, row,isrc, is taken as a header", ""),
+    ("my_songs\nB\nA\n", ["A", "B", "my_songs"], "", "warning: .*its first line, 'my_songs', is taken as a track"),
+    ("B\nA\n", ["A", "B"], "", ""), ("trackid\nB\nA\n", ["A", "B"], "", "")])
+def test_the_header_of_a_track_list_is_a_header_or_named(tmp_path, capsys, text, listed, out, err):
+    (tmp_path / "t.txt").write_text(text)
+    assert log_blocks.read_track_list(tmp_path / "t.txt") == listed
+    said = capsys.readouterr()
+    assert (out in said.out if out else not said.out) and (re.search(err, said.err) if err else not said.err)
 
 
 def test_no_track_list_yet(world, command):

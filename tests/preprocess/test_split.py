@@ -347,6 +347,60 @@ def test_given_needs_a_split_of_the_right_form(tmp_path, split):
     assert status == 2 and "no published split at" in err
 
 
+@pytest.mark.parametrize("text, sentence", [
+    ("user_id,track_id,part\n1,0,train\n007,1,train\n", "user_id holds '007', which is no whole number"),
+    ("user_id,track_id,part\n1,0,train\nx,1,train\n", "user_id holds 'x', which is no whole number"),
+    ("user_id,track_id,part,count\n1,0,train,1.5\n", "count holds '1.5', which is no whole number"),
+    ("user_id,track_id,part\n1,0,train\n2,1,train,x\n", "CSV Error on Line: 3"),
+    ("user_id,track_id,part\n1,0,train\n2,1\n", "CSV Error on Line: 3"),
+    ('user_id,track_id,part\n1,0,"train\n2,1,train\n', "line 2: the quoted cell that begins there never ends"),
+    ('user_id,track_id,part\n1,0,"train\n2,1,train"\n', "line 2: the row has a quoted cell over 2 lines"),
+])
+def test_malformed_rows_of_a_given_split_are_named(tmp_path, split, text, sentence):
+    workdir = given_workspace(tmp_path / "w")
+    (workdir / "published.csv").write_text(text)
+    status, _, err = split(workdir, "--protocol", "given", "--split", workdir / "published.csv")
+    assert status == 1 and sentence in err and err.count("\n") == 1 and not list((workdir / "data").glob("*.pqt"))
+
+
+def test_a_given_split_may_have_any_delimiter_and_quotes(tmp_path, split):
+    workdir = given_workspace(tmp_path / "w")
+    assert split(workdir, "--protocol", "given")[0] == 0
+    before = [pairs(workdir, p) for p in ALL[:3]]
+    for delimiter in ("\t", ";"):
+        text = "user_id,track_id,part,note\n" + "".join(f'{u}, {t},"{p}","a, ""b"""\n' for u, t, p in GIVEN)
+        text = text.replace(",", delimiter).replace(f"a{delimiter} ", "a, ")
+        (workdir / "published.csv").write_text(text)
+        assert split(workdir, "--protocol", "given", "--split", workdir / "published.csv")[0] == 0
+        assert [pairs(workdir, p) for p in ALL[:3]] == before
+
+
+@pytest.mark.parametrize("column, values, kind, sentence", [
+    ("user_id", [2**63 + 5, 2**63 + 6], "uint64", "user_id holds 9223372036854775813, which is no"),
+    ("track_id", [2**63 + 5, 0], "uint64", "track_id holds 9223372036854775813"),
+    ("count", [1.5, 2.0], "float64", "count holds 1.5, which is no whole number"),
+    ("user_id", ["a", "b"], "object", "must have an integer column user_id"),
+])
+@pytest.mark.parametrize("protocol", ["leave-one-out", "random", "recsys24"])
+def test_plays_that_do_not_fit_are_one_sentence(tmp_path, split, column, values, kind, sentence, protocol):
+    workdir = workspace(tmp_path / "w", [(1, 0, "2019-03-01"), (2, 1, "2019-03-02")])
+    frame = pd.read_parquet(workdir / "plays.pqt")
+    frame[column] = pd.Series(values).astype(kind)
+    frame.to_parquet(workdir / "plays.pqt")
+    status, _, err = split(workdir, "--protocol", protocol)
+    assert status == 1 and sentence in err and err.count("\n") == 1
+    assert not list((workdir / "data").glob("*.pqt"))
+
+
+def test_small_unsigned_users_are_users(tmp_path, split):
+    workdir = workspace(tmp_path / "w", [(u, t, f"2019-03-0{1 + t}") for u in (1, 2, 3) for t in range(4)])
+    assert split(workdir, "--protocol", "leave-one-out")[0] == 0
+    before = [pairs(workdir, p) for p in ALL[:3]]
+    pd.read_parquet(workdir / "plays.pqt").astype({"user_id": "uint64"}).to_parquet(workdir / "plays.pqt")
+    assert split(workdir, "--protocol", "leave-one-out")[0] == 0
+    assert [pairs(workdir, p) for p in ALL[:3]] == before
+
+
 # --------------------------------------------------------------------------- restricting
 
 def test_tracks_with_restricts_before_splitting(tmp_path, split):

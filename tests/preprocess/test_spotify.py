@@ -94,19 +94,30 @@ def test_a_value_that_one_row_lacks_is_taken_from_another(tmp_path):
     assert np.isfinite(vectors(w, "spotify")[0]).all() and read_json(w / "dataset.json")["dropped"] == {}
 
 
-def test_malformed_rows_are_left_out_and_counted(raw, tmp_path):
+def test_rows_without_ids_are_left_out_and_counted(raw, tmp_path):
     with open(raw, "a", encoding="utf-8") as f:
-        f.write("too,few,cells\n")
-        f.write(",".join(["x"] * (len(HEADER) + 1)) + "\n")
         f.write(",".join(map(str, row("", "P1"))) + "\n" + ",".join(map(str, row("e", "NA"))) + "\n")
         f.write(",".join(map(str, row("f", "P9", date="2020-13-45"))) + "\n")
     status, out, err = say("spotify", "--raw", raw, workdir=tmp_path / "w")
     assert status == 0, err
     dropped = read_json(tmp_path / "w/dataset.json")["dropped"]
-    assert dropped["rows left out: too many or too few cells"] == 2
     assert dropped["rows left out: no track or playlist id"] == 2 and dropped["tracks without a date of release"] == 2
-    assert "2 rows left out: too many or too few cells" in out
     assert dataset.read_tracks(tmp_path / "w")[0] == ["a", "b", "c", "d", "f"]
+
+
+@pytest.mark.parametrize("cells, sentence", [
+    (["too", "few", "cells"], "line {n}: 3 cells where the header has {width}"),
+    (["x"] * (len(HEADER) + 1), "line {n}: {wide} cells where the header has {width}"),
+    (["e", '"12 inch', *["x"] * (len(HEADER) - 2)], "line {n}: the quoted cell"),
+], ids=["few", "many", "quote"])
+def test_malformed_rows_are_named_and_nothing_is_written(raw, tmp_path, cells, sentence):
+    n = len(raw.read_text(encoding="utf-8").splitlines()) + 1
+    with open(raw, "a", encoding="utf-8") as f:
+        f.write(",".join(cells) + "\n")
+    status, _, err = say("spotify", "--raw", raw, workdir=tmp_path / "w")
+    assert status == 1 and err.count("\n") == 1
+    assert sentence.format(n=n, width=len(HEADER), wide=len(HEADER) + 1) in err
+    assert not (tmp_path / "w/plays.pqt").exists()
 
 
 def test_a_finished_workspace_is_skipped_and_a_changed_file_is_not(raw, tmp_path):
@@ -150,11 +161,11 @@ def test_it_is_a_workspace_for_the_splitter_and_a_recommender(tmp_path):
 
 
 @pytest.mark.parametrize("content, sentence", [
-    (b"", "cannot be read as csv .*Empty CSV file"),
+    (b"", "is not the expected table .*Empty CSV file"),
     (b"track_id,playlist_id\na,b\n", "has no column track_name, track_artist"),
     (",".join(HEADER).encode() + b"\n", "has no row with a track and a playlist"),
     (",".join(HEADER).encode() + b"\n" + ",".join(map(str, row("a", "P", "Caf\u00e9"))).encode("latin-1") + b"\n",
-     "cannot be read as csv .*UTF8"),
+     "is not the expected table .*UTF8"),
     (",".join(HEADER).encode() + b"\n" + ",".join(map(str, row("a", "P", features=["x"] * 12))).encode() + b"\n",
      "no track has a number in each of the twelve audio features"),
 ], ids=["empty", "columns", "no rows", "encoding", "no features"])

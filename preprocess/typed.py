@@ -1,0 +1,62 @@
+"""Columns of integers in tables that others wrote, checked before a cast: no digit, zero or fraction is lost.
+
+A cast to int64 takes 007 for 7, rounds 1.5, and ends in an error for a hash beyond 2^63; here each is one sentence
+that names the column and the value. Used by protocols.py.
+"""
+from harness import delimited, ids
+from harness.errors import WorkError
+from harness.files import quoted
+
+UNSIGNED = ("UBIGINT", "HUGEINT", "UHUGEINT")   # kinds of integers that may not fit int64, and those that do
+FITTING = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "UINTEGER", "USMALLINT", "UTINYINT")
+TABLES = (".pqt", ".parquet")
+
+
+def check_fit(con, relation, kinds, path):
+    """WorkError where an integer column of a parquet file does not fit int64, or a count is no whole number.
+
+    relation: SQL of the file; kinds: {column: DuckDB type}
+    """
+    for name in ("user_id", "track_id", "count"):
+        kind = kinds.get(name, "")
+        if kind in UNSIGNED or name == "count" and kind and kind not in FITTING:
+            _refuse(con, relation, name, kind, path, "0_get_plays_pqt.py interactions numbers such ids"
+                    if kind in UNSIGNED else "mend it, or leave the column out")
+
+
+def split_table(con, path):
+    """SQL of a published split (parquet, or a strict csv) with user_id, track_id, part and count, count null if absent.
+
+    WorkError for stray quotes, rows with a wrong number of cells (on reading), and ids or counts that are no whole
+    numbers as they are written.
+    """
+    if path.suffix in TABLES:
+        relation = f"read_parquet({quoted(path)})"
+    else:
+        delimiter, names = delimited.header(path)
+        delimited.check_quotes(path, delimiter)
+        columns = "{" + ", ".join(f"{quoted(name)}: 'varchar'" for name in names) + "}"
+        relation = (f"read_csv({quoted(path)}, columns={columns}, delim={quoted(delimiter)}, header=true, quote='\"', "
+                    "escape='\"', nullstr='', auto_detect=false, strict_mode=true)")
+    kinds = {row[0]: row[1] for row in con.execute(f"describe from {relation}").fetchall()}
+    for name in ("user_id", "track_id", "count"):
+        if name in kinds and kinds[name] not in FITTING:
+            _refuse(con, relation, name, kinds[name], path, "ids of a split are those of plays.pqt (where users are "
+                    "texts, the numbers in userid_sorted.csv)")
+    cells = [f"{_text(name) if kinds[name] == 'VARCHAR' else name}::bigint as {name}" if name in kinds else
+             f"null::bigint as {name}" for name in ("user_id", "track_id", "count") if name in kinds or name == "count"]
+    return f"(select {', '.join(cells)}, part::varchar as part from {relation})"
+
+
+def _text(name):
+    return f"trim({name})"
+
+
+def _refuse(con, relation, name, kind, path, remedy):
+    """WorkError with the first value of a column that int64 does not hold as it is written."""
+    whole = (ids.WHOLE.format(_text(name)) if kind == "VARCHAR" else
+             f"coalesce(try_cast({name} as bigint) = {name}, false)")
+    null = f"{name} is not null and " if name == "count" else ""
+    bad = con.execute(f"select {name} from {relation} where {null}not {whole} limit 1").fetchone()
+    if bad:
+        raise WorkError(f"{path}: {name} holds {bad[0]!r}, which is no whole number that fits int64; {remedy}")
