@@ -65,7 +65,7 @@ def read_track_list(path: str | Path) -> list[str]:
     if widths == {2} and [row[0] for row in rows] != [str(i) for i in range(len(rows))]:
         raise WorkError(f"track list {path}: idx must count 0, 1, 2, ... without gaps")
     listed = [row[-1] for row in rows]
-    if forms := ids.clash(dict.fromkeys(listed)):
+    if forms := ids.clash(list(dict.fromkeys(listed))):
         raise WorkError(f"track list {path}: the ids {ascii(forms[0])} and {ascii(forms[1])} differ only in their "
                         "Unicode form or in blanks around them; every id must stand once")
     listed = [ids.normal(i) for i in listed]
