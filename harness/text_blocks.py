@@ -229,12 +229,12 @@ class Parser:
             kinds = self.convert.column_types | ({"user_id": pa.int64()} if self.integers else {})
             return pa.table({name: pa.array([], kinds[name]) for name in COLUMNS}), 0, [], forms
         table = text.read_csv(pa.BufferReader(block), self.read, self.parse, self.convert)
-        user, track = self.user(table["user_id"].combine_chunks(), forms["users"]), table["track_id"]
-        row, unknown = self.row(track, forms["tracks"])
+        user, track = self._user(table["user_id"].combine_chunks(), forms["users"]), table["track_id"]
+        row, unknown = self._row(track, forms["tracks"])
         known = table.set_column(0, "user_id", user).set_column(1, "track_id", row.cast(pa.int64()))
         return known.filter(pc.is_valid(row)) if row.null_count else known, len(table), unknown, forms
 
-    def user(self, column, forms):
+    def _user(self, column, forms):
         """Users as written -> int64 numbers, or a dictionary of texts in their form for comparison."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -252,7 +252,7 @@ class Parser:
             raise TextUsers
         return numbers.take(column.indices)
 
-    def row(self, track, forms):
+    def _row(self, track, forms):
         """Track ids -> (their rows of the list, null for an unknown one; the distinct unknown ones)."""
         import pyarrow.compute as pc
         row = pc.index_in(track, value_set=self.ids)
