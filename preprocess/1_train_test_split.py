@@ -236,6 +236,7 @@ def _work(args, settings, log, new, n_tracks, expected):
     parts.write_stats(new.path("stats.csv"), table)
     if args.protocol in RULES:
         write_json(new.path("rules.json"), {**RULES[args.protocol], "unseen": unseen})
+        print("as published: at test the val track belongs to a user's history (data/rules.json)")
     return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
             "dropped": log.dropped, **facts}
 
