@@ -32,7 +32,7 @@ from harness.files import checksum, expanded, write_report_csv, write_text
 from harness.readers import read_json
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
-          "data/train.pqt", "data/val.pqt")  # and embeddings/; not plays.pqt or points.pqt, which hold test, too
+          "data/train.pqt", "data/val.pqt", "data/rules.json")   # and embeddings/; plays.pqt and points.pqt hold test
 DEFAULTS = Path(__file__).with_name("tune.yaml")
 LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)
 UNRELATED = {"workdir", "device", "overwrite"}  # arguments that are no part of a request

@@ -10,6 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import dataset
+import tune
 from harness import runs
 from harness.errors import WorkError
 from harness.files import write_json
@@ -133,6 +134,16 @@ def test_sequences_of_equal_times_teach_nothing(tmp_path):
         chance = 50 / (tracks - hidden)
         rate = pd.read_parquet(workdir / "metrics" / f"{name}_{part}.pqt")["HitRate@50"].mean()
         assert abs(rate - chance) < 4 * (chance * (1 - chance) / users) ** .5, (part, rate, chance)
+
+
+def test_the_rules_hold_while_it_is_tuned(tmp_path):
+    """The workspace of trials has no tracks of test, and knows that val may have tracks absent from train."""
+    workdir = world(tmp_path / "w", ["train", "val"])
+    val = pd.read_parquet(workdir / "data" / "val.pqt")
+    write_pairs(workdir, "val", np.append(val.user_id, val.user_id.iloc[0]), np.append(val.track_id, UNSEEN[0]))
+    split = dataset.load(tune.link_workspace(workdir))
+    assert split.parts == ("val",) and split.tracks[:split.n_hot][split.unseen].tolist() == [UNSEEN[0]]
+    assert split.rules["unseen"] == "keep"
 
 
 def test_exceptions_name_recommenders_that_exist():
