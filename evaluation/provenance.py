@@ -4,6 +4,7 @@ from pathlib import Path
 
 from harness import runs
 from harness.readers import read_json
+from harness.split_files import read_rules
 
 SHORT = 8   # characters of a commit, as shown
 
@@ -14,8 +15,12 @@ def head(workdir, part, configs, users):
     configs: manifests of the runs in the table; users: how many it is over
     """
     about, split = (_read(Path(workdir) / name) for name in ("dataset.json", "data/split.json"))
+    rules = Path(workdir) / "data" / "rules.json"
+    later = "val" in read_rules(rules)["history"].get("test", []) and part == "test"
+    protocol = split.get("protocol")
     started = [config["started"][:10] for config in configs if config.get("started")]
-    return {"dataset": about.get("name") or Path(workdir).name, "split": split.get("protocol"), "users": users,
+    return {"dataset": about.get("name") or Path(workdir).name,
+            "split": f"{protocol} (val belongs to the history)" if protocol and later else protocol, "users": users,
             "items": items_ranked(split, part), "commit": commits(configs), "date": max(started, default=None)}
 
 
@@ -25,6 +30,8 @@ def _read(path):
 
 def items_ranked(split, part):
     """How many tracks a part ranks, out of data/split.json; None where it does not say."""
+    if part != "cold_test" and isinstance(split.get("items_ranked"), int):
+        return split["items_ranked"]
     row = "ColdTest" if part == "cold_test" else "Train"
     counts = split.get("stats", {})
     return counts.get(row, {}).get("Items") if isinstance(counts, dict) else None

@@ -223,7 +223,7 @@ def _work(args, settings, log, new, n_tracks, expected):
                           unseen)
         facts = {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
         if unseen == "keep":
-            facts["unseen"] = parts.unseen_pairs(log)
+            facts |= {"unseen": parts.unseen_pairs(log), "items_ranked": parts.items_ranked(log)}
         if expected:
             parts.compare(table, expected, args.expect)
         bar.update(1)

@@ -149,3 +149,9 @@ def unseen_pairs(log):
     """Val and test pairs of tracks absent from train."""
     return log.one("""select count(*) from file_held where part <> 'cold_test'
                       and track_id not in (select track_id from file_train)""")
+
+
+def items_ranked(log):
+    """Tracks that val and test rank where they keep those absent from train: all of the three parts."""
+    return log.one("""select count(*) from (select track_id from file_train union
+                      select track_id from file_held where part <> 'cold_test')""")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import dataset
+from evaluation import provenance
 from harness.files import write_json, write_parquet
 from harness.readers import read_json
 from preprocess import parts, protocols
@@ -243,7 +244,11 @@ def test_leave_one_out_with_ordinal_times(tmp_path, split):
     status, out, _ = split(workdir, "--protocol", "leave-one-out")       # as published: they stay
     assert status == 0 and "unseen: 2 of 6 held-out pairs are of tracks absent from train" in out
     assert pairs(workdir, "test") == [(1, 1), (2, 5), (3, 1)] and manifest(workdir)["unseen"] == 2
+    assert manifest(workdir)["items_ranked"] == 4
     assert read_json(workdir / "data" / "rules.json") == {"history": {"test": ["train", "val"]}, "unseen": "keep"}
+    said = provenance.head(workdir, "test", [], 3)
+    assert said["split"] == "leave-one-out (val belongs to the history)" and said["items"] == 4
+    assert provenance.head(workdir, "val", [], 3)["split"] == "leave-one-out"
     kept = dataset.load(workdir)
     assert kept.tracks.tolist() == [0, 1, 3, 5] and kept.n_hot == 4
     assert kept.unseen.tolist() == [False, True, False, False]
