@@ -27,7 +27,8 @@ from preprocess import stage
 from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
 
 HELP = "your own log: csv, tsv, json or parquet of users and items, with times, counts or ratings where it has them"
-LIBRARIES = 256 << 20     # resident bytes of Python and DuckDB beside the data
+LIBRARIES = 128 << 20     # resident bytes of Python and pyarrow
+UNCOUNTED = 1 / 4         # of the memory: what DuckDB holds beyond its limit while it parses text and spills
 ORDINAL = "ordinal"
 KEYS = ("user", "item")
 
@@ -83,6 +84,11 @@ def get_plays(args, workdir):
     report(about, workdir)
 
 
+def engine_memory(memory):
+    """DuckDB's limit in bytes so that the process keeps to `memory`."""
+    return max(int(memory * (1 - UNCOUNTED)) - LIBRARIES, 128 << 20)
+
+
 class Reader:
     """One log on its way into a workspace: a DuckDB session with the table `staged` of text ids and parsed values."""
 
@@ -92,7 +98,7 @@ class Reader:
         from preprocess.interactions import formats
         self.args, self.paths, self.path, self.duckdb = args, paths, path, duckdb
         self.con = duckdb.connect()
-        for name, value in (("memory_limit", f"{max(args.memory - LIBRARIES, 128 << 20) >> 20}MiB"),
+        for name, value in (("memory_limit", f"{engine_memory(args.memory) >> 20}MiB"),
                             ("temp_directory", str(spill)), ("TimeZone", "UTC")):
             self.con.execute(f"set {name}={quoted(value)}")
         self.con.execute("set enable_progress_bar=false")

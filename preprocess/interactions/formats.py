@@ -178,7 +178,7 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     names = "[" + ", ".join(map(quoted, files)) + "]"
     relation = (f"read_csv({names}, columns={kinds}, delim={quoted(delimiter)}, header={str(named).lower()}, "
                 f"quote={quoted(quote)}, escape={quoted(quote)}, auto_detect=false, strict_mode=true, nullstr='', "
-                f"max_line_size={16 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
+                f"max_line_size={16 << 20}, buffer_size={32 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
     shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
     return Log(relation, columns, f"text, cells separated by {shown}, {'with' if named else 'without'} a header",
                skip_bad, quote and any(_has_quotes(path) for path in files), (*files,), delimiter)
