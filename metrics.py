@@ -261,7 +261,8 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     if not args.long:
         rows = {(part, name): read_rows(workdir / "metrics" / f"{name}_{part}.csv", "run this again")
                 for part, name in written}
-        print("\n".join(lines_of(rows, args.k)))
+        asked = [f"SubsetAccuracy@{args.subset_size}"] if args.subset_size else []
+        print("\n".join(lines_of(rows, args.k, asked)))
     print(f"written to {workdir / 'metrics'}: {len(written)} times RUN_PART.csv (means, intervals) and .pqt (users); "
           "python table.py compares the runs")
 
@@ -341,11 +342,13 @@ def within(ks: Sequence[int], longest: int, name: str) -> tuple[int, ...]:
     return used
 
 
-def lines_of(rows: Mapping[tuple[str, str], tuple[dict, dict]], ks: Sequence[int]) -> list[str]:
+def lines_of(rows: Mapping[tuple[str, str], tuple[dict, dict]], ks: Sequence[int],
+             also: Sequence[str] = ()) -> list[str]:
     """A line for each part and run with SHOWN metrics and their half-widths; by part, the best first, ties by name.
 
     rows: {(part, run): ({column: mean}, {column: half-width})}; ks: the list lengths asked for, of which SHOWN_AT or
-    the nearest below it is shown; a run whose lists are shorter shows the longest that it has
+    the nearest below it is shown; a run whose lists are shorter shows the longest that it has; also: further columns,
+    left out where a run has none
     """
     def length(means):
         known = {int(column.split("@")[1]) for column in means if column.startswith("NDCG@")} & {*ks} or {
@@ -358,7 +361,7 @@ def lines_of(rows: Mapping[tuple[str, str], tuple[dict, dict]], ks: Sequence[int
     width = max((len(name) for _, name in rows), default=0)
     lines = []
     for (part, name), (means, halves) in sorted(rows.items(), key=key):
-        columns = [f"{metric}@{length(means)}" for metric in SHOWN]
+        columns = [*(f"{metric}@{length(means)}" for metric in SHOWN), *(c for c in also if c in means)]
         lines.append("  ".join([f"{part:<9}", f"{name:<{width}}", *(with_interval(c, means, halves) for c in columns)]))
     return lines
 

@@ -144,9 +144,9 @@ def lines(value, depth=0):
 
 
 def main(argv=None):
+    from lookup import catalogue  # before the command line is read, so that a missing package is named first
     args = build_parser().parse_args(argv)
     workdir = cli.workspace(args)
-    from lookup import catalogue
     found = {"track": track, "user": user, "listener": listener, "audio": audio}[args.what](
         catalogue.opened(workdir), args)
     print(json.dumps(found, ensure_ascii=False, indent=1) if args.json else "\n".join(lines(found)))
