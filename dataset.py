@@ -21,7 +21,8 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
 from harness.readers import read_json, read_npy, reading
-from harness.split_files import RULES, read_pairs, read_rules, tie_key
+from harness.split_files import RULES, read_pairs, read_rules
+from harness.ties import tie_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -165,6 +166,7 @@ class Split:
         returns: indptr int64 (U + 1,), items int64 (N,): user u has items[indptr[u]:indptr[u + 1]]; pairs of val come
                after those of train
         """
+        import torch
         if order not in (None, "time", "count"):
             raise UsageError(f"--order must be time or count, not {order!r}")
         sources = [self.part(name) for name in self.history_parts(part)]
@@ -175,8 +177,8 @@ class Split:
                              "use --order count for the order of play counts (most played last)")
         user, item = (np.concatenate([getattr(pairs, name) for pairs in sources]) for name in ("user", "item"))
         later = np.repeat(np.arange(len(sources)), [len(pairs) for pairs in sources])
-        tie = tie_key(self.users[user], self.tracks[item])
-        rows = np.lexsort((tie, np.concatenate(known), later, user))
+        tie = tie_key(torch.from_numpy(self.users[user]), torch.from_numpy(self.tracks[item]), seed=0)
+        rows = np.lexsort((tie.numpy(), np.concatenate(known), later, user))
         return np.searchsorted(user[rows], np.arange(self.n_users + 1)), item[rows]
 
 

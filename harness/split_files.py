@@ -75,13 +75,3 @@ def read_rules(path: str | Path) -> dict:
     if not known or rules["history"].get("val", ["train"]) != ["train"]:
         raise WorkError(f"{path} has rules that are not known here; split again with preprocess/1_train_test_split.py")
     return rules
-
-
-def tie_key(users: np.ndarray, tracks: np.ndarray) -> np.ndarray:
-    """A pseudo-random uint64 of each (user id, track id), two rounds of splitmix64 (Steele et al., OOPSLA 2014)."""
-    def mix(x):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    return mix(mix(users.astype(np.uint64) * golden + golden) ^ (tracks.astype(np.uint64) * golden))

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from evaluation.files import read_rows
 from evaluation.lists import read_frame
 from harness import runs
 from harness.errors import UsageError, WorkError
@@ -42,7 +43,7 @@ def finished(catalogue, names=()) -> dict[str, dict]:
         return {name: every[name] for name in names}
     best: dict[str, tuple[float, str]] = {}
     for name, config in every.items():
-        if not config.get("request", {}).get("shuffle") and "oracle" not in str(config.get("embedding")).split("+"):
+        if not runs.is_shuffled(config.get("request", {})) and "oracle" not in str(config.get("embedding")).split("+"):
             method = config.get("recommender", "")
             best[method] = max(best.get(method, (-1.0, "")), (on_val(catalogue, name), name))
     return {name: every[name] for _, name in sorted(best.values(), reverse=True)}
@@ -50,13 +51,9 @@ def finished(catalogue, names=()) -> dict[str, dict]:
 
 def on_val(catalogue, name: str) -> float:
     """NDCG on val of a run by its metrics file, 0 where there is none."""
-    import pandas as pd
     path = catalogue.workdir / "metrics" / f"{name}_val.csv"
-    if not path.exists():
-        return 0.0
-    means = pd.read_csv(path, index_col=0).T["mean"]
-    shown = [c for c in means.index if c.startswith("NDCG@10")] or [c for c in means.index if c.startswith("NDCG")]
-    return float(means[shown[0]]) if shown else 0.0
+    means = read_rows(path, f"python metrics.py {name} makes it again")[0] if path.exists() else {}
+    return next((means[c] for c in ("NDCG@10", *means) if c in means and c.startswith("NDCG@")), 0.0)
 
 
 def lists(catalogue, user: int, names, n: int) -> dict[str, dict[str, list[tuple[int, bool]]]]:

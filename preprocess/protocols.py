@@ -21,23 +21,24 @@ FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs
 
 def span(plays):
     """The first and the last timestamp of a plays file; WorkError for a damaged one."""
+    return _asked(plays, "select min(timestamp), max(timestamp)")[0]
+
+
+def _asked(plays, select):
+    """All rows of a query `select ... from` a plays file; WorkError for a damaged one."""
     try:
-        return duckdb.execute(f"select min(timestamp), max(timestamp) from read_parquet({quoted(plays)})").fetchone()
+        return duckdb.execute(f"{select} from read_parquet({quoted(plays)})").fetchall()
     except duckdb.Error as e:
         raise WorkError(f"{plays} cannot be read as parquet ({str(e).splitlines()[0]})") from None
 
 
 def inspect(plays):
     """Column names of a plays file, and whether it has times; WorkError for any other file."""
-    try:
-        kinds = {row[0]: row[1] for row in duckdb.execute(f"describe from read_parquet({quoted(plays)})").fetchall()}
-        rows, nulls = duckdb.execute(f"""select count(*), (select sum(stats_null_count)
-            from parquet_metadata({quoted(plays)}) where path_in_schema = 'timestamp')
-            from read_parquet({quoted(plays)})""").fetchone()
-        if nulls is None and "timestamp" in kinds:
-            nulls = rows - duckdb.execute(f"select count(timestamp) from read_parquet({quoted(plays)})").fetchone()[0]
-    except duckdb.Error as e:
-        raise WorkError(f"{plays} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+    kinds = {row[0]: row[1] for row in _asked(plays, "describe")}
+    [[rows, nulls]] = _asked(plays, f"""select count(*), (select sum(stats_null_count)
+        from parquet_metadata({quoted(plays)}) where path_in_schema = 'timestamp')""")
+    if nulls is None and "timestamp" in kinds:
+        nulls = rows - _asked(plays, "select count(timestamp)")[0][0]
     for name in ("user_id", "track_id"):
         if "INT" not in kinds.get(name, ""):
             columns = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
@@ -241,9 +242,9 @@ def random(log, val_share, test_share, seed):
 def leave_one_out(log, unseen, seed):
     """The last track of each user is test, the second to last val; users with fewer than three tracks have train only.
 
-    Equal times are no order: within a user they are broken by a seeded draw, and the held-out pairs that rest on it
-    are counted in `log.ties`. unseen: 'keep' keeps held-out pairs of tracks absent from train, 'drop' drops them.
-    Kang and McAuley, ICDM 2018.
+    Tracks are ordered by their first play. Equal times are no order: within a user they are broken by a seeded draw,
+    and the held-out pairs that rest on it are counted in `log.ties`. unseen: 'keep' keeps held-out pairs of tracks
+    absent from train, 'drop' drops them. Kang and McAuley, ICDM 2018.
     """
     aggregate(log)
     log.run(f"""create or replace temp table placed as

@@ -237,10 +237,10 @@ def _joined(split, part, lists, seed):
     """Pool of [(key int64 (n,), place (n,), score (n,))], key = user * n_items + item."""
     import torch
 
-    from ranking import topk
+    from harness.ties import tie_key
     keys = np.unique(np.concatenate([key for key, _, _ in lists]))
     user, item = keys // split.n_items, keys % split.n_items
-    tie = topk.tie_key(torch.from_numpy(split.users[user]), torch.from_numpy(split.tracks[item]), seed).numpy()
+    tie = tie_key(torch.from_numpy(split.users[user]), torch.from_numpy(split.tracks[item]), seed).numpy()
     order = np.lexsort((tie, user))
     row = np.empty(len(keys), np.int64)
     row[order] = np.arange(len(keys))

@@ -4,9 +4,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 import metrics
+from evaluation.files import read_rows
 from harness.files import write_parquet
 from ranking import topk
 
@@ -46,8 +45,6 @@ def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[
 
 def reached(run: Run) -> str:
     """What a run reached on val, for its last line: 'NDCG@10 .0674 ±.0031, Recall@50 ...', by its metrics file."""
-    table = pd.read_csv(run.metrics("val"), index_col=0)
-    names = list(map(str, table.columns))
-    shown = [c for c in names if c in ("NDCG@10", "Recall@50")] or [c for c in names if c.startswith("NDCG")]
-    mean, half = (table.loc[row].to_numpy(float)[[names.index(name) for name in shown[:2]]] for row in ("mean", "conf"))
-    return ", ".join(f"{name} {m:.4f} ±{h:.4f}" for name, m, h in zip(shown, mean, half, strict=False))
+    means, halves = read_rows(run.metrics("val"), "the same command makes it again")
+    shown = [c for c in means if c in ("NDCG@10", "Recall@50")] or [c for c in means if c.startswith("NDCG")]
+    return ", ".join(metrics.with_interval(column, means, halves) for column in shown[:2])

@@ -60,7 +60,7 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     import torch
     from scipy.sparse import csr_matrix, vstack
 
-    from ranking import topk
+    from harness.ties import tie_key
     tracks = torch.arange(matrix.shape[1]) if tracks is None else torch.from_numpy(tracks)
     columns = matrix.T.tocsr()                                             # (I, U)
     norm = np.sqrt(np.asarray(columns.multiply(columns).sum(axis=1))).ravel()
@@ -74,7 +74,7 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
             few = np.concatenate([low + best(value[low:high], n)
                                   for low, high in zip(product.indptr[:-1], product.indptr[1:], strict=True)])
             row, column, value = row[few], product.indices[few], value[few]
-            order = np.lexsort((topk.tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
+            order = np.lexsort((tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
             kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
             blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=product.shape))
             bar.update(product.shape[0])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import dataset
+from harness import ties
 from harness.errors import WorkError
 from ranking import topk
 from tests.worlds.world import hidden_pairs
@@ -86,7 +87,7 @@ def test_ties_follow_each_users_own_order(rows, n, levels):
     rng = np.random.default_rng(1)
     matrix = torch.as_tensor(rng.integers(levels, size=(rows, n)).astype(np.float32))
     users, tracks = torch.arange(rows) * 7 + 5, torch.as_tensor(rng.permutation(10 * n)[:n])
-    key = topk.tie_key(users[:, None], tracks[None, :], 3).numpy()
+    key = ties.tie_key(users[:, None], tracks[None, :], 3).numpy()
     for k in (1, 7, 50, n - 1, n):
         value, column = topk.top(matrix, k, users, tracks, 3)
         for r in range(rows):
