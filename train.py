@@ -231,7 +231,8 @@ def validation_metrics(model, split, args, device, ks=(10, 50)):
     import metrics
     from ranking import topk
     users, items = model.extract_embeddings()
-    preds = topk.recommend(split, "val", max(ks), args.seed, users=users, items=items, device=device)
+    last = split.unseen if args.model == "random" else None     # as save.write ranks without content
+    preds = topk.recommend(split, "val", max(ks), args.seed, users=users, items=items, last=last, device=device)
     return metrics.evaluate(preds, split.truth("val"), ks).mean().to_dict()
 
 

@@ -120,6 +120,7 @@ class UserEncoder:
         """Means of the metrics on val, {name: value}."""
         import metrics
         from ranking import topk
-        preds = topk.recommend(self.split, "val", max(ks), seed, users=self.users, items=self.items(),
+        last = self.split.unseen if self.cold is None else None     # as save.write ranks without content
+        preds = topk.recommend(self.split, "val", max(ks), seed, users=self.users, items=self.items(), last=last,
                                device=self.sequences.device)
         return metrics.evaluate(preds, self.split.truth("val"), ks).mean().to_dict()
