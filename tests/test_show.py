@@ -117,6 +117,7 @@ def test_ials_answers_by_its_normal_equations(world):
     user = np.linalg.solve(y.T @ (w[:, None] * y) + np.eye(4), y.T @ (w * target))
     best = [i for i in np.argsort(-(y @ user)) if i not in (2, 5)][:4]
     assert [row for row, _ in found] == split.tracks[best].tolist()
+    assert [score for _, score in found] == pytest.approx((y @ user)[best])
 
 
 def test_a_newcomer_by_every_representation(world, capsys):

@@ -279,6 +279,14 @@ def test_equal_times_are_broken_for_each_user_otherwise(tmp_path, split):
     assert (part(workdir, "test")["track_id"].to_numpy() != first).mean() > .5
 
 
+@pytest.mark.parametrize("days, held", [((1, 2, 3, 3), 2), ((1, 2, 2, 3), 1), ((1, 2, 2, 2), 2), ((1, 1, 2, 3), 0)])
+def test_held_out_pairs_whose_place_rests_on_a_tie_are_counted(tmp_path, split, days, held):
+    """Days of a user's four tracks: val and test share one; val shares it with train; all three; train's alone."""
+    workdir = workspace(tmp_path / "w", [(1, t, f"2020-01-0{day}") for t, day in enumerate(days)])
+    assert split(workdir, "--protocol", "leave-one-out")[0] == 0
+    assert manifest(workdir)["ties"]["held out"] == held
+
+
 def test_times_without_ties_are_not_moved_by_the_seed(tmp_path, split):
     rows = [(u, (u + t) % 9, f"2020-01-0{1 + t}") for u in range(9) for t in range(5)]
     workdir, found = workspace(tmp_path / "w", rows), []
