@@ -87,16 +87,15 @@ def spectrograms(name, folder):
 def prepare(folder, names, published):
     """Write the tracks and, once for all settings, the weights."""
     import soundfile
+    import torch
     (folder / "audio").mkdir()
     for i in range(TRACKS):
         soundfile.write(folder / "audio" / f"{i}.wav", music(i, SECONDS), RATE)
     for backend in sorted({name.removesuffix("-bf16") for name in names} - FRONT_ENDS.keys()):
         checkpoint = BACKENDS[backend][3]
+        torch.manual_seed(0)
         if checkpoint and published:
-            import torch
-
             import bench._checkpoints
-            torch.manual_seed(0)
             getattr(bench._checkpoints, checkpoint)(folder / "weights" / backend)
         elif checkpoint:
             from tests.worlds.checkpoints import MAKERS
