@@ -256,6 +256,33 @@ def test_the_template_of_a_backend_extracts(tmp_path):
     assert loud[0] - quiet[0] == pytest.approx(20, abs=0.5)
 
 
+@pytest.mark.trains
+def test_bring_your_own_runs_as_written(tmp_path):
+    """The commands of README's "Bring your own" and of docs' "Your own log", on files of the names they give."""
+    import soundfile
+    rng, users, ids = np.random.default_rng(0), 60, [f"t{i:02d}" for i in range(40)]
+    rows = [(u, t, 1_500_000_000 + 1000 * int(rng.integers(100_000))) for u in range(1, users + 1)
+            for t in rng.choice(len(ids), 12, replace=False)]
+    plays = "".join(f"u{u},{ids[t]},{s}\n" for u, t, s in rows)
+    (tmp_path / "plays.csv").write_text(f"user,item,timestamp\n{plays}")
+    (tmp_path / "ratings.dat").write_text("".join(f"{u}::{t}::{1 + (u + t) % 5}::{s}\n" for u, t, s in rows))
+    (tmp_path / "ids.txt").write_text("\n".join(ids))
+    np.save(tmp_path / "vectors.npy", rng.normal(size=(len(ids), 8)).astype(np.float32))
+    (tmp_path / "DIR").mkdir()
+    for name in ids[:3]:
+        soundfile.write(tmp_path / "DIR" / f"{name}.wav", 0.1 * rng.standard_normal(4 * 22050), 22050)
+    sections = [README[README.index("## Bring your own"):README.index("## Published tables")],
+                PAGES["docs/datasets.md"].partition("## Your own log")[2].partition("\n## ")[0]]
+    commands = [words(c) for text in sections for c in re.findall(r"^python .*", text, re.M) if "work/demo" not in c]
+    assert len(commands) == 6
+    for command in dict.fromkeys(map(tuple, commands)):
+        argv = [str(tmp_path / w) if w.startswith("work/") or (tmp_path / w).exists() else w for w in command[1:]]
+        done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=HANGING)
+        assert done.returncode == 0, done.stderr[-2000:]
+    mine = tmp_path / "work" / "mine"
+    assert dataset.load(mine).parts and dataset.embedding_names(mine) == ["mine", "musicnn"]
+
+
 def test_the_template_of_a_data_set_makes_a_workspace(tmp_path):
     module, _ = template("preprocess/listens.py", tmp_path)
     stage0, stage1 = (importlib.import_module(f"preprocess.{name}") for name in ("0_get_plays_pqt",
