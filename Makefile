@@ -11,7 +11,7 @@ export PYTHONUNBUFFERED := 1
 
 .PHONY: help demo test test-quick test-processors attack lint bench clean-demo
 help:
-	@echo "make demo        the built-in world from sound to tables (about five minutes, into $(DEMO))"
+	@echo "make demo        the built-in world from sound to tables and a page to listen to (about five minutes, into $(DEMO))"
 	@echo "make test        lint and all tests (about 15 minutes on 2 cores); lists the twenty slowest"
 	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
 	@echo "make test-processors  the numerical tests under several instruction sets (3 minutes on 2 cores)"
@@ -35,6 +35,8 @@ demo: $(STAMP)
 	$(PY) preprocess/1_train_test_split.py --protocol hotcold --test-date 2020-02-20 --tracks-with mfcc musicnn --workdir $(DEMO)
 	$(PY) slurm/grid.py --file slurm/grids/demo.yaml --workdir $(DEMO) --local --jobs 2
 	$(PY) table.py --workdir $(DEMO) --k 10 50
+	$(PY) explore.py --workdir $(DEMO)
+	$(PY) report.py --workdir $(DEMO) --audio $(DEMO)/raw/audio
 
 test: $(STAMP) lint
 	$(PY) -m pytest -n 2 --dist loadfile --durations=20 -m "not slurm" $(TESTS)

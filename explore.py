@@ -6,6 +6,7 @@
 Writes into explore/ of the workspace, atomically:
     report.md       sizes, long tails, activity, sessions, tags and genres, features, representations, overlap of data
                     sets, friends; sections without data are left out and listed at the end
+    report.html     the same with its figures inside, for a browser; it needs no other file
     *.png           its figures
     numbers.json    every number of text and figures
     events.out.*    the same for TensorBoard (tensorboard --logdir work/lastfm/explore)
@@ -121,7 +122,7 @@ def report_of(numbers, paths):
 
 def main(argv=None):
     args, workdir, others = parse(argv)
-    from exploration import tracking
+    from exploration import html, tracking
     from preprocess import stage
     request = request_of(args, workdir, others)
     folder = workdir / "explore"
@@ -132,6 +133,7 @@ def main(argv=None):
             report = report_of(numbers, paths)
             write_json(new.path("numbers.json"), numbers)
             write_text(new.path("report.md"), report)
+            write_text(new.path("report.html"), html.page(report, new.hidden))
             tracking.to_tensorboard(new.hidden, numbers["sections"], report, [p for ps in paths.values() for p in ps])
             outdated = [name for name in (new.old or {}).get("bytes", {}) if not new.path(name).exists()]
             new.publish({"request": request, "versions": versions()}, remove=outdated)

@@ -29,7 +29,7 @@ def check(folder):
     events = [p.name for p in folder.glob("events.out.*")]
     assert len(events) == 1 and sorted(named) == sorted(p.name for p in folder.glob("*.png"))
     assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == sorted(
-        [*named, *events, "report.md", "numbers.json", "manifest.json"])
+        [*named, *events, "report.md", "report.html", "numbers.json", "manifest.json"])
     assert sorted([*numbers["sections"], *numbers["left_out"]]) == sorted(SECTIONS)
     for name in numbers["sections"]:
         assert f"## {sections()[name].TITLE}\n" in report
