@@ -2,8 +2,8 @@
 
 Files contain `user_id` and `track_id` (the row of trackid_sorted.csv). In memory a recommender uses
 dense codes: user u of `Split.users`, item i of `Split.tracks`. The hot catalogue comes first: the tracks of train and,
-where rules.json keeps them, those of val and test. The tracks that appear only in the cold test follow. Every file is
-checked before it is used.
+where rules.json keeps them, those of val and test. The tracks of the cold test follow, then those of the cold val. The
+part all_test, where rules.json has it, is made here of test and cold_test. Every file is checked before it is used.
 
     split = dataset.load(workdir)
     vectors = dataset.load_embedding(split, "musicnn")     # (n_items, D), row i = item i
@@ -21,6 +21,7 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
 from harness.readers import read_json, read_npy, reading
+from harness.run_files import COLD_PARTS
 from harness.split_files import RULES, read_pairs, read_rules
 from harness.ties import tie_key
 
@@ -66,6 +67,7 @@ class Split:
     time: str                  # "real", "ordinal" or "none"
     inputs: list[Input] = field(default_factory=list)   # [Input]: the files it was read from
     rules: dict = field(default_factory=lambda: RULES)  # what belongs to a user's history, and whether `unseen` exist
+    n_cold_val: int = 0        # the last items are those of cold_val, the cold ones before them those of cold_test
 
     @property
     def n_users(self) -> int:
@@ -79,6 +81,12 @@ class Split:
     def parts(self) -> tuple[str, ...]:
         return tuple(p for p in PARTS if p in self.others)
 
+    @property
+    def hot_parts(self) -> tuple[str, ...]:
+        """The parts that a model of the hot items alone can rank: all but the cold ones (in all_test it ranks the cold
+        items behind the others)."""
+        return tuple(p for p in self.parts if p not in COLD_PARTS)
+
     def part(self, name: str) -> Interactions:
         """Interactions of 'train' or of a held-out part; UsageError if the split has no such part."""
         if name == "train":
@@ -90,7 +98,11 @@ class Split:
     @cached_property
     def unseen(self) -> np.ndarray:
         """Whether each hot item has no pair in train, bool (n_hot,); all False unless rules.json keeps such tracks."""
-        return np.bincount(self.train.item, minlength=self.n_hot) == 0
+        return self.unplayed("test")
+
+    def unplayed(self, part: str) -> np.ndarray:
+        """Whether each candidate of a part has no pair in train, bool (n_candidates,)."""
+        return np.bincount(self.train.item, minlength=self.n_items)[self.candidates(part)] == 0
 
     @cached_property
     def _counts(self) -> csr_matrix:
@@ -130,19 +142,22 @@ class Split:
         return {part: made[self.history_parts(part)] for part in parts or self.parts}
 
     def seen(self, part: str) -> csr_matrix:
-        """Pairs excluded from the lists of a part, csr (U, n_hot): train for val, train and val for test.
+        """Pairs excluded from the lists of a part, csr (U, n_candidates): train for val, train and val for the tests.
 
-        The cold test ranks items without earlier plays, so its matrix is empty.
+        The cold parts rank items without earlier plays, so their matrix is empty.
         """
         from scipy.sparse import csr_matrix
         self.part(part)
-        if part == "cold_test":
-            return csr_matrix((self.n_users, self.n_items - self.n_hot), dtype=np.float32)
+        ranked = self.candidates(part)
+        if part in COLD_PARTS:
+            return csr_matrix((self.n_users, ranked.stop - ranked.start), dtype=np.float32)
         hidden = self.matrix()
-        if part == "test" and "val" in self.others:
+        if part in ("test", "all_test") and "val" in self.others:
             val = self.others["val"]
             hidden = hidden + csr_matrix((np.ones(len(val), np.float32), (val.user, val.item)), shape=hidden.shape)
-        return hidden.tocsr()
+        hidden = hidden.tocsr()
+        hidden.resize(self.n_users, ranked.stop)
+        return hidden
 
     def eval_users(self, part: str) -> np.ndarray:
         """User codes with at least one pair in the part, ascending, int64."""
@@ -155,8 +170,11 @@ class Split:
         return pd.DataFrame({"user_id": self.users[pairs.user], "track_id": self.tracks[pairs.item]})
 
     def candidates(self, part: str) -> slice:
-        """Slice of the item codes ranked for a part: the hot catalogue, or for cold_test the cold items."""
-        return slice(self.n_hot, self.n_items) if part == "cold_test" else slice(0, self.n_hot)
+        """Slice of the item codes ranked for a part: the hot items, for a cold part its own, for all_test those of test
+        and cold_test."""
+        end = self.n_items - self.n_cold_val
+        return {"cold_test": slice(self.n_hot, end), "cold_val": slice(end, self.n_items),
+                "all_test": slice(0, end)}.get(part, slice(0, self.n_hot))
 
     def sequences(self, order: str | None = None, part: str = "val") -> tuple[np.ndarray, np.ndarray]:
         """The history of every user when `part` is ranked, oldest first; by default the items of train.
@@ -227,7 +245,7 @@ def load(workdir: str | Path) -> Split:
 
     Users and hot items are those of train; with `unseen: keep` in data/rules.json the tracks of val and test are hot
     items, too. Every user of a held-out part and every track of val and test must be in train, and no track of
-    cold_test may be a hot item. Raises WorkError otherwise.
+    cold_test or cold_val may be a hot item, or one of the other. Raises WorkError otherwise.
     """
     workdir = Path(workdir)
     inputs, split = read_whole(lambda: _files(workdir), lambda inputs: _read_split(workdir, inputs))
@@ -266,17 +284,31 @@ def _read_split(workdir, inputs):
     users, hot = np.unique(raw["train"][0]), np.unique(raw["train"][1])
     if rules["unseen"] == "keep":
         hot = np.unique(np.concatenate([raw[p][1] for p in ("train", "val", "test") if p in raw]))
-    cold = np.unique(raw["cold_test"][1]) if "cold_test" in raw else hot[:0]
-    code = np.full(len(ids), -1, np.int64)
+    cold = {p: np.unique(raw[p][1]) for p in COLD_PARTS if p in raw}
+    code, tracks = np.full(len(ids), -1, np.int64), hot
     code[hot] = np.arange(len(hot))
-    if (code[cold] >= 0).any():
-        raise WorkError(f"{paths['cold_test']}: {(code[cold] >= 0).sum()} of its tracks were played in train")
-    code[cold] = np.arange(len(hot), len(hot) + len(cold))
+    for p, own in cold.items():
+        if (again := code[own] >= 0).any():
+            where = "were played in train" if (code[own] < len(hot))[again].any() else "are in the cold test, too"
+            raise WorkError(f"{paths[p]}: {again.sum()} of its tracks {where}")
+        code[own] = np.arange(len(tracks), len(tracks) + len(own))
+        tracks = np.concatenate([tracks, own])
     encoded = {p: _encode(part, users, code, len(hot), p, paths[p]) for p, part in raw.items()}
-    return Split(workdir=workdir, users=users, tracks=np.concatenate([hot, cold]), n_hot=len(hot),
-                 train=encoded.pop("train"), others={p: v for p, v in encoded.items() if len(v)},
+    train, others = encoded.pop("train"), {p: v for p, v in encoded.items() if len(v)}
+    if rules["all_test"] and {"test", "cold_test"} & others.keys():
+        others["all_test"] = _joined([others[p] for p in ("test", "cold_test") if p in others])
+    return Split(workdir=workdir, users=users, tracks=tracks, n_hot=len(hot), train=train, others=others,
                  n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
-                 rules=rules)
+                 rules=rules, n_cold_val=len(cold.get("cold_val", ())))
+
+
+def _joined(parts):
+    """Parts without common pairs as one, sorted by user, then item."""
+    user, item, count = (np.concatenate([getattr(p, name) for p in parts]) for name in ("user", "item", "count"))
+    times = [p.time for p in parts]
+    order = np.lexsort((item, user))
+    return Interactions(user[order], item[order], count[order],
+                        None if any(t is None for t in times) else np.concatenate(times)[order])
 
 
 def _encode(raw, users, code, n_hot, part, path):

@@ -23,8 +23,8 @@ user's list, T the user's true tracks and h_j = 1 where the j-th track of L (fro
 Precision divides by the length of the list, not by k: a short list is not punished for what it leaves out.
 Edges, made safe: a track twice in a list counts once, at its first place, and what follows moves up; a pair
 twice in the truth counts once; a user of the truth without a list counts zero everywhere; lists of users
-outside the truth are ignored. Coverage, Gini and Popularity: evaluation/beyond_accuracy.py; SubsetAccuracy:
-evaluation/subset_accuracy.py.
+outside the truth are ignored. At a k above the number of candidates a list holds all of them and ends. Coverage, Gini,
+Popularity and ColdShare: evaluation/beyond_accuracy.py; SubsetAccuracy: evaluation/subset_accuracy.py.
 """
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     from dataset import Split
 
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
-MADE = re.compile(rf"(?:{'|'.join((*METRICS, 'Coverage', 'Gini', 'Popularity'))})@([0-9]+)")  # columns of every call
+MADE = re.compile(  # columns of every call
+    rf"(?:{'|'.join((*METRICS, 'Coverage', 'Gini', 'Popularity', 'ColdShare'))})@([0-9]+)")
 KS = (5, 10, 20, 50)
 SHOWN = ("NDCG", "Recall", "HitRate")  # metrics of the line that a run has; the first sorts the lines
 SHOWN_AT = 10                          # and their list length, or the nearest below, or the shortest
@@ -143,7 +144,8 @@ def report(workdir: str | Path, run_name: str, part: str, preds: pd.DataFrame, t
            drawn: Subsets | None = None) -> dict[str, float]:
     """Evaluate the lists of one part, write metrics/{run}_{part}.pqt and .csv, return {column: mean}.
 
-    split:  adds Coverage, Gini and Popularity; the first two belong to all lists together and have no interval
+    split:  adds Coverage, Gini, Popularity and, of all_test, ColdShare; the first two belong to all lists together and
+            have no interval
     drawn:  adds SubsetAccuracy on these subsets of the part's pairs
     scorer: 'rs_metrics' has that library compute the values, too, and refuses to differ
     With one user nothing has an interval: `conf` is empty. Columns of an earlier call that this one does not compute

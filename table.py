@@ -8,7 +8,8 @@
 
 Writes into tables/ of the workspace, from runs/*/config.json and metrics/ (no lists or vectors are opened):
     cosine.csv shallow.csv bert.csv     as published, a row per backend with its size; {..}_cold_test.csv: cold
-    test.md .tex, cold_test.*           a row per method and representation; the Markdown is printed, too
+    test.md .tex, cold_test.*           a row per method and representation; the Markdown is printed, too (all_test.*
+                                        where the split has that part)
     results_test.csv, ..                the same figures, one line for each row and metric
 
 Rows stand in blocks: controls (chance, popularity), methods without content (ID embeddings, on the command line:
@@ -32,7 +33,8 @@ from harness.readers import read_json
 from harness.registry import capability, title
 from metrics import METRICS
 
-CHOICES = (*METRICS, "Coverage", "Popularity", "Gini", "SubsetAccuracy", "PointAccuracy")
+CHOICES = (*METRICS, "Coverage", "Popularity", "Gini", "ColdShare", "SubsetAccuracy", "PointAccuracy")
+TESTS = ("test", "cold_test", "all_test")   # the parts shown by default
 
 
 # --------------------------------------------------------------------------- command line
@@ -53,9 +55,9 @@ def build_parser():
     parser.add_argument("--metrics", nargs="+", type=metric, default=["HitRate", "Recall", "NDCG"], metavar="NAME",
                         help=f"metrics to report, as NDCG or NDCG@10; the first one sorts the rows (choices: "
                              f"{', '.join(CHOICES)}; default HitRate Recall NDCG)")
-    parser.add_argument("--parts", nargs="+", choices=runs.PART_ORDER, default=["test", "cold_test"], metavar="PART",
-                        help=f"split parts to report (choices: {', '.join(runs.PART_ORDER)}; default test cold_test, "
-                             "as val is for choosing)")
+    parser.add_argument("--parts", nargs="+", choices=runs.PART_ORDER, default=list(TESTS), metavar="PART",
+                        help=f"split parts to report (choices: {', '.join(runs.PART_ORDER)}; default "
+                             f"{' '.join(TESTS)}, as val and cold_val are for choosing)")
     parser.add_argument("--worth", choices=("first", "all"), default="first",
                         help="metrics beside which control and worth are shown: the first, or all (default first)")
     parser.add_argument("--against", metavar="RUN",

@@ -213,9 +213,9 @@ def finish(run, training, cold, split, args, device, **results):
     users, items = model.extract_embeddings()
     if cold is not None:
         items = torch.cat([items, model.project(cold)])
-    elif "cold_test" in parts:
-        parts.remove("cold_test")
-        left_out["cold_test"] = COLD_WITHOUT_CONTENT
+    else:
+        parts = list(split.hot_parts)
+        left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
     write_npy(run.model_embeddings("users"), users.cpu().numpy())
     write_npy(run.model_embeddings("items"), items.cpu().numpy())
     means = save.write(run, split, args.k, args.seed, parts, users=users, items=items, device=device)

@@ -5,16 +5,18 @@ Used by metrics.py, which adds these columns to metrics/{run}_{part}.csv (and Po
     Gini@k        inequality of the tracks' appearances in the first k, over the whole catalogue:
                   0 when all appear equally often, (n - 1) / n when one has all (the usual coefficient)
     Popularity@k  mean over a user's first k of the share of train users who played the track
-                  (rs_metrics.popularity); cold tracks have none, so the cold test has no such column
+                  (rs_metrics.popularity); the cold parts have no such column, as nobody played their tracks
+    ColdShare@k   share of cold tracks in a user's first k; of all_test only, which ranks hot and cold ones
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.errors import WorkError
+from harness.run_files import COLD_PARTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,15 +25,15 @@ if TYPE_CHECKING:
     from evaluation.lists import Lists
 
 
-def beyond(lists: Lists, catalogue: np.ndarray, share: np.ndarray | None,
+def beyond(lists: Lists, catalogue: np.ndarray, of_track: Mapping[str, np.ndarray],
            ks: Iterable[int]) -> tuple[dict[str, float], pd.DataFrame]:
     """Values of all lists together and of each.
 
     lists:     lists.Lists of U users
     catalogue: int64 (n,) ascending ids of the tracks the part ranks
-    share:     float (n,) share of the train users who played each; None: no Popularity
-    returns:   dict of Coverage and Gini (NaN without any list), and a frame (U rows) of Popularity (NaN for a
-               user without a list, as nothing was shown)
+    of_track:  {name: float (n,)} values of the tracks whose mean over a list is a metric: Popularity, ColdShare
+    returns:   dict of Coverage and Gini (NaN without any list), and a frame (U rows) of the means (NaN for a user
+               without a list, as nothing was shown)
     """
     import pandas as pd
     row = np.searchsorted(catalogue, lists.track)
@@ -47,10 +49,10 @@ def beyond(lists: Lists, catalogue: np.ndarray, share: np.ndarray | None,
         shown = np.bincount(row[top], minlength=len(catalogue))
         whole[f"Coverage@{k}"] = float(np.count_nonzero(shown) / len(catalogue))
         whole[f"Gini@{k}"] = gini(shown)
-        if share is not None:
-            total = np.bincount(lists.user[top], share[row[top]], minlength=len(lists.users))
+        for name, value in of_track.items():
+            total = np.bincount(lists.user[top], value[row[top]], minlength=len(lists.users))
             length = np.minimum(lists.length, k)
-            each[f"Popularity@{k}"] = np.where(length > 0, total / np.maximum(length, 1), np.nan)
+            each[f"{name}@{k}"] = np.where(length > 0, total / np.maximum(length, 1), np.nan)
     return whole, pd.DataFrame(each, index=pd.Index(lists.users, name="user_id"))
 
 
@@ -62,9 +64,13 @@ def gini(counts: np.ndarray) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(counts) / (n * total))
 
 
-def catalogue_of(split: Split, part: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Tracks a part ranks, int64 (n,) ascending, and the share of train users who played each (None: cold)."""
-    tracks = split.tracks[split.candidates(part)]
-    if part == "cold_test":
-        return tracks, None
-    return tracks, np.bincount(split.train.item, minlength=split.n_hot) / split.n_users  # a pair of train is one row
+def catalogue_of(split: Split, part: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Tracks a part ranks, int64 (n,) ascending, and `beyond`'s values of them: Popularity is the share of train users
+    who played a track (not of the cold parts), ColdShare 1 for a cold track (of all_test only)."""
+    ranked = split.candidates(part)
+    tracks, users = split.tracks[ranked], np.bincount(split.train.item, minlength=split.n_items)[ranked]
+    of_track = {} if part in COLD_PARTS else {"Popularity": users / split.n_users}   # a pair of train is one row
+    if part == "all_test":
+        of_track["ColdShare"] = (np.arange(ranked.stop) >= split.n_hot).astype(np.float64)
+    order = np.argsort(tracks)   # in all_test the cold tracks stand behind the hot ones
+    return tracks[order], {name: value[order] for name, value in of_track.items()}

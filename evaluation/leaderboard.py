@@ -10,8 +10,9 @@ A method is a recommender under its name in the literature (harness/registry.py)
 Runs that differ by the seed alone are one row; any other difference makes a row of its own. Of the rows of one method
 and representation the plain one is that whose arguments are the method's usual ones; the others name what differs.
 Within a block the row that is best on val, metric by metric, is what all others are compared with over users, each
-once (many-to-one), p values corrected within block and metric. Val decides, as the best of a test is the luckiest, too;
-but val has hot tracks only, so that in the cold test the cold test itself decides.
+once (many-to-one), p values corrected within block and metric. Val decides, as the best of a test is the luckiest, too,
+and in the cold test cold_val; where no run has lists of that part (most protocols have no cold_val), and in all_test,
+which has no val of its own, the part itself decides.
 """
 from dataclasses import dataclass, field
 
@@ -22,12 +23,14 @@ from evaluation import provenance
 from evaluation.results import repeat_numbers, unlike_defaults, val_means
 from evaluation.worth import worth_of, worth_of_means
 from harness import registry
+from harness.run_files import COLD_PARTS
 from harness.runs import departures
 
 BLOCKS = ("controls", "without content", "with content", "mixtures")
 CONTROLS = ("chance", "popularity")
 TRUTH = "oracle"                 # the embedding that is the ground truth of a generated world: an upper reference
 LABELS = {"random": "ID embeddings"}
+CHOSEN_ON = {"test": "val", "cold_test": "cold_val"}   # the part that decides which row of a test part is best
 RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
           "SubsetAccuracy", "PointAccuracy")
 
@@ -188,7 +191,7 @@ def leaderboard(workdir, cells, part, values, columns, correction="holm", refere
         shown = row.cell or row.control
         if not _has(shown, part):
             name = f"{row.method} {row.representation}".strip()
-            cannot |= {name} if part == "cold_test" and cannot_rank_cold(shown) else set()
+            cannot |= {name} if part in COLD_PARTS and cannot_rank_cold(shown) else set()
             continue
         row.figures = _asked(values.of(row.cell), columns) if row.cell else {}
         if row.control and _has(row.control, part):
@@ -254,15 +257,18 @@ def in_order(rows, column):
 def choose_best(workdir, board):
     """Mark in each block and column the row that is best on val, where at least two compete and differ.
 
-    In the cold test, whose tracks val lacks, and where no row of a block has the metric on val, the part itself
-    decides, and board.chosen_on says so.
+    Where no row of a block has the metric on the part that CHOSEN_ON names, the part itself decides, and
+    board.chosen_on says so.
     """
-    if board.part == "cold_test":
-        board.chosen_on = board.part
+    chosen_on = CHOSEN_ON.get(board.part, board.part)
+    shown = [config for row in board.rows if row.cell for _, config in row.cell.runs]
+    if board.part == "cold_test" and not any(chosen_on in config.get("parts", []) for config in shown):
+        chosen_on = board.part
+    board.chosen_on = chosen_on
 
     def on_val(row):
         itself = {column: figure.mean for column, figure in row.figures.items()}
-        return val_means(workdir, row.cell, board.columns) if board.part == "test" else itself
+        return itself if chosen_on == board.part else val_means(workdir, row.cell, board.columns, chosen_on)
     val = {id(row): on_val(row) for row in board.rows if row.is_rival}
     for _, rows in board.blocks():
         for column in board.columns:

@@ -30,11 +30,12 @@ def _read(path):
 
 def items_ranked(split, part):
     """How many tracks a part ranks, out of data/split.json; None where it does not say."""
-    if part != "cold_test" and isinstance(split.get("items_ranked"), int):
+    if part in ("val", "test") and isinstance(split.get("items_ranked"), int):
         return split["items_ranked"]
-    row = "ColdTest" if part == "cold_test" else "Train"
+    rows = {"cold_test": ["ColdTest"], "cold_val": ["ColdVal"], "all_test": ["Train", "ColdTest"]}.get(part, ["Train"])
     counts = split.get("stats", {})
-    return counts.get(row, {}).get("Items") if isinstance(counts, dict) else None
+    ranked = [counts.get(row, {}).get("Items") for row in rows] if isinstance(counts, dict) else [None]
+    return None if None in ranked else sum(ranked)
 
 
 def commits(configs):

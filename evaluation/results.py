@@ -105,11 +105,11 @@ def repeat_numbers(cell):
     return [r["shuffle"] if type(r.get("shuffle")) is int else r.get("seed") for r in requests]
 
 
-def val_means(workdir, cell, columns):
-    """A cell's means of metrics on val over its repeats, {column: mean}, NaN where one of its runs has none."""
+def val_means(workdir, cell, columns, part="val"):
+    """A cell's means of metrics on val (or cold_val) over its repeats, {column: mean}, NaN where a run has none."""
     known = []
     for name, config in cell.runs:
-        path, has = Path(workdir) / "metrics" / f"{name}_val.csv", "val" in config.get("parts", [])
+        path, has = Path(workdir) / "metrics" / f"{name}_{part}.csv", part in config.get("parts", [])
         known.append(read_means(path, f"python metrics.py {name} makes it again") if has else {})
     return {column: float(np.mean([means.get(column, np.nan) for means in known])) for column in columns}
 

@@ -5,7 +5,7 @@ from exploration.words import count, name, share, table
 from harness.errors import WorkError
 
 TITLE = "Sizes"
-PARTS = ("train", "val", "test", "cold_test")
+PARTS = ("train", "val", "test", "cold_test", "cold_val")
 
 
 def measure(work):

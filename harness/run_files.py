@@ -13,7 +13,9 @@ from pathlib import Path
 from harness.errors import RunInProgress
 from harness.files import write_json
 
-PART_ORDER = ("val", "test", "cold_test")
+PART_ORDER = ("val", "test", "cold_test", "cold_val", "all_test")   # a new one at the end: its place seeds draws
+COLD_PARTS = ("cold_test", "cold_val")     # each ranks its own items, which nobody has in train
+FILE_PARTS = tuple(part for part in PART_ORDER if part != "all_test")   # dataset.py joins that of test and cold_test
 OWN = ("config.json", ".lock", "events.out.tfevents.*", ".*.tmp*")   # what runs write into their folders
 
 

@@ -23,7 +23,7 @@ from harness.inputs import Input, hashed
 from harness.machine import computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
 from harness.readers import Fields, read_json
-from harness.run_files import PART_ORDER
+from harness.run_files import FILE_PARTS, PART_ORDER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,7 +33,7 @@ MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment"
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
             "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
             "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
-SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *PART_ORDER)), "data/rules.json")
+SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *FILE_PARTS)), "data/rules.json")
 
 
 def slug(text: object) -> str:

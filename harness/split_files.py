@@ -13,7 +13,7 @@ from harness.errors import WorkError
 from harness.readers import parquet_schema, read_json, read_parquet
 from harness.runs import PART_ORDER
 
-RULES = {"history": {"test": ["train"]}, "unseen": "drop"}   # of a split without rules.json
+RULES = {"history": {"test": ["train"]}, "unseen": "drop", "all_test": False}   # of a split without rules.json
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]   # user_id, track_id, count, microseconds
 
 
@@ -64,12 +64,14 @@ def read_rules(path: str | Path) -> dict:
 
     history: by part, the parts that are a user's history when it is ranked (train where it is not named)
     unseen:  'keep' where val and test have tracks absent from train, and rank them; else 'drop'
+    all_test: whether the split has the part all_test: the pairs of test and cold_test, ranked together
     """
     path = Path(path)
     if not path.exists():
         return RULES
-    found = read_json(path, {"history": dict, "unseen": str})
-    rules = {"history": found.get("history", {}), "unseen": found.get("unseen", "drop")}
+    found = read_json(path, {"history": dict, "unseen": str, "all_test": bool})
+    rules = {"history": found.get("history", {}), "unseen": found.get("unseen", "drop"),
+             "all_test": found.get("all_test", False)}
     known = rules["unseen"] in ("keep", "drop") and all(
         part in PART_ORDER and parts in (["train"], ["train", "val"]) for part, parts in rules["history"].items())
     if not known or rules["history"].get("val", ["train"]) != ["train"]:

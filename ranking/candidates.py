@@ -76,6 +76,11 @@ class Pool:
         kept = np.isin(self.user, users)
         return Pool(self.split, self.part, self.user[kept], self.item[kept], self.score[kept], self.place[kept])
 
+    def hot(self) -> Pool:
+        """The rows of hot items as a pool of their own; all rows, but of all_test."""
+        kept = self.item < self.split.n_hot
+        return Pool(self.split, self.part, self.user[kept], self.item[kept], self.score[kept], self.place[kept])
+
     def best(self, values: np.ndarray, k: int) -> pd.DataFrame:
         """The k best pairs of each user by `values` (N,), -inf never, as a frame like topk.recommend's."""
         import pandas as pd

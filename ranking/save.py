@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import metrics
 from evaluation.files import read_rows
 from harness.files import write_parquet
+from harness.run_files import COLD_PARTS
 from ranking import topk
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[
         for name in ("users", "scores"):
             if isinstance(how.get(name), dict):
                 how[name] = how[name][part]
-        if run.embedding in (None, "random") and part != "cold_test":
-            how.setdefault("last", split.unseen)
+        if run.embedding in (None, "random") and part not in COLD_PARTS:
+            how.setdefault("last", split.unplayed(part))
         preds = topk.recommend(split, part, k, seed, **how)
         write_parquet(run.preds(part), preds)
         results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),

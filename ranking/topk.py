@@ -38,7 +38,7 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     users:  (U, D) vectors, or a function of user codes (b,) giving (b, D); with
     items:  (n_items, D) vectors (for hot parts (n_hot, D) will do); the score is their dot product
     scores: instead of both, a function of user codes (b,) giving (b, n_candidates) scores of the part's
-            candidates, as a tensor or an array
+            candidates, as a tensor or an array; for all_test (b, n_hot) will do, and the cold items come last
     last:   candidates that are ranked behind all others whatever their scores, bool (n_candidates,), or None
     Rows are sorted by user_id and rank (from 0). A user with fewer than k unseen candidates has a
     shorter list. Raises WorkError when a score is NaN.
@@ -62,6 +62,8 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
         for start in range(0, len(codes), rows):
             block = codes[start:start + rows]
             matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
+            if part == "all_test" and matrix.shape == (len(block), split.n_hot):   # a model of the hot items alone
+                matrix = torch.nn.functional.pad(matrix, (0, n - split.n_hot), value=LOWEST)
             if matrix.shape != (len(block), n):
                 raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
             matrix = matrix if fresh else matrix.clone()

@@ -144,10 +144,11 @@ def recommend_with(name, split, args, workdir):
         history, near, scores = split.by_history(lambda part: history_of(split, part, args.values)), {}, {}
         for part in split.parts:
             ranked = split.candidates(part)
-            if ranked.start not in near:  # val and test rank the same tracks
-                near[ranked.start] = neighbours(unit[hot], unit[ranked], args.neighbours, split.tracks[hot],
+            key = ranked.start, ranked.stop
+            if key not in near:  # val and test rank the same tracks
+                near[key] = neighbours(unit[hot], unit[ranked], args.neighbours, split.tracks[hot],
                                                 split.tracks[ranked], args.seed, cli.pick_device(args.device))
-            scores[part] = lambda codes, played=history[part], near=near[ranked.start]: (
+            scores[part] = lambda codes, played=history[part], near=near[key]: (
                 played[codes] @ near).toarray()
         results = save.write(run, split, args.k, args.seed, scores=scores)
         run.finish(parts=sorted(results), dim=int(vectors.shape[1]))

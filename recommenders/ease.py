@@ -169,7 +169,7 @@ def main(argv=None):
             return
         check_memory((split.n_users, split.n_hot), args.memory)
         model = Ease(split.matrix(), args.l2)
-        parts = [p for p in split.parts if p != "cold_test"]
+        parts = split.hot_parts
         results = save.write(run, split, args.k, args.seed, parts,
                              scores=split.by_history(lambda part: model.scorer(split, part), parts))
         run.finish(parts=sorted(results))

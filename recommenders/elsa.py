@@ -170,7 +170,7 @@ def main(argv=None):
         write_npy(run.model_embeddings("items"), items)
         if args.embedding:
             write_embedding(split, path, items, run)
-        parts = [p for p in split.parts if p != "cold_test"]
+        parts = split.hot_parts
         results = save.write(run, split, args.k, args.seed, parts, items=items, device=device,
                              users=split.by_history(lambda part: split.history(part) @ items, parts))
         run.finish(parts=sorted(results))

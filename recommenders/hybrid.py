@@ -12,8 +12,8 @@ that add up to 1 (10 steps: 66 trials for three components, 286 for four). A com
 tracks, so each component alone (its ties broken again by this run's seed) is on the grid, and the hybrid is at least as
 good on val as each re-ranked component. Its value on val is therefore optimistic; test is not used.
 
-The cold test has no val part: it uses the weights of the components that have a cold list, scaled to add up to 1 (equal
-weights if all are 0), and is left out if there are none. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
+The cold parts use the weights of the components that have a cold list, scaled to add up to 1 (equal weights if all are
+0), and are left out if there are none. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
 """
 import itertools
 
@@ -146,8 +146,7 @@ def main(argv=None):
         values = choose(pool, candidates.normalised(pool, args.normalise), grid, args.metric)
         chosen = record(run, args, sources, grid, values)
         results = write_lists(run, split, sources, grid[values.argmax()], args)
-        cold = "cold_test" in split.parts and "cold_test" not in results
-        left = {"cold_test": "no component ranks it"} if cold else {}
+        left = {part: "no component ranks it" for part in split.parts if part not in results}
         run.finish(parts=sorted(results), left_out=left, **chosen)
 
 

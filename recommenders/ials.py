@@ -119,7 +119,7 @@ def main(argv=None):
         model = factorise(weights(split.matrix, args.values), cli.settings(Settings, args))
         write_npy(run.model_embeddings("users"), model.user_factors)
         write_npy(run.model_embeddings("items"), model.item_factors)
-        parts = [p for p in split.parts if p != "cold_test"]
+        parts = split.hot_parts
 
         def users(part):
             if split.history_parts(part) == ("train",):

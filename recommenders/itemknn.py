@@ -106,7 +106,7 @@ def main(argv=None):
             return
         matrix = weighted(split.matrix(args.values), args.weight)
         near = neighbours(matrix, args.neighbours, args.shrink, args.seed, split.tracks[:split.n_hot])
-        parts = [p for p in split.parts if p != "cold_test"]
+        parts = split.hot_parts
 
         def scorer(part):
             history = split.history(part)

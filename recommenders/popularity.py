@@ -58,11 +58,11 @@ def main(argv=None):
         if run.finished:
             return
         score = torch.from_numpy(item_scores(split.train, split.n_hot, args.by, args.half_life))
-        parts = [p for p in split.parts if p != "cold_test"]
+        parts = split.hot_parts
         results = save.write(run, split, args.k, args.seed, parts,
                              scores=lambda codes: score.expand(len(codes), -1))
-        run.finish(parts=sorted(results), left_out={"cold_test": "cannot rank cold items"}
-                   if "cold_test" in split.parts else {})
+        run.finish(parts=sorted(results),
+                   left_out={part: "cannot rank cold items" for part in split.parts if part not in parts})
 
 
 if __name__ == "__main__":

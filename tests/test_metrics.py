@@ -148,7 +148,7 @@ def test_coverage_gini_and_popularity():
     truth = read_truth(truth_of({1: [0], 2: [0], 3: [0]}))
     lists = read_lists(frame_of({1: [10, 20], 2: [10, 40]}), truth.users)
     share = np.array([0.5, 0.25, 0.125, 1.0])
-    whole, each = beyond.beyond(lists, np.array([10, 20, 30, 40]), share, (1, 2))
+    whole, each = beyond.beyond(lists, np.array([10, 20, 30, 40]), {"Popularity": share}, (1, 2))
     assert whole["Coverage@1"] == 1 / 4 and whole["Coverage@2"] == 3 / 4
     assert whole["Gini@1"] == pytest.approx(3 / 4), "one of four has all"
     # appearances 0, 1, 1, 2: sum over pairs of |difference| / (2 n^2 mean) = 2 * (1+1+2+0+1+1) / (2 * 16 * 1)

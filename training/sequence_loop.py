@@ -219,9 +219,9 @@ def finish(run, training, encoder, split, k, order, **results):
 
     from ranking import save
     parts, left_out, seed = list(split.parts), {}, training.settings.seed
-    if encoder.cold is None and "cold_test" in parts:
-        parts.remove("cold_test")
-        left_out["cold_test"] = COLD_WITHOUT_CONTENT
+    if encoder.cold is None:
+        parts = list(split.hot_parts)
+        left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
     codes, items = np.arange(split.n_users), encoder.items()
     users = split.by_history(lambda part: encoder.at(part, order).users(codes), ["val", *parts])
     write_npy(run.model_embeddings("users"), users["val"].cpu().numpy())   # by the history in train

@@ -268,7 +268,8 @@ def rank(run, model, playlists, args):
         codes = torch.as_tensor(playlists.item_songs, device=playlists.device)
         songs = model.song_vectors(torch.cat([model.songs(playlists.data, block) for block in codes.split(8192)]))
         for part in playlists.split.parts:
-            ends = torch.as_tensor(playlists.lists.ends(0 if part == "val" else 1), device=playlists.device)
+            level = 0 if part in ("val", "cold_val") else 1
+            ends = torch.as_tensor(playlists.lists.ends(level), device=playlists.device)
 
             def users(block, ends=ends):
                 block = torch.as_tensor(block, device=playlists.device)

@@ -275,7 +275,7 @@ def main(argv=None):
     from recommenders.random_forest.features import pool_features
     split = dataset.load(workdir)
     sources = candidates.find_runs(split, args.sources, METRIC)
-    parts = [p for p in split.parts if p != "cold_test" and all(p in s.parts for s in sources)]
+    parts = [p for p in split.hot_parts if all(p in s.parts for s in sources)]
     request = request_of(args)
     inputs = split.inputs + [s.path(part) for s in sources for part in parts]
     run = runs.Run(workdir, "random_forest", request, inputs=inputs, args=args)
@@ -283,7 +283,8 @@ def main(argv=None):
     with run:
         if run.finished:
             return
-        words, pools = [s.word for s in sources], {p: candidates.pool(split, p, sources, args.seed) for p in parts}
+        words = [s.word for s in sources]
+        pools = {p: candidates.pool(split, p, sources, args.seed).hot() for p in parts}   # features need plays in train
         names, x = pool_features(pools["val"], words)
         ranker = Ranker(args, names, x, pools["val"])
         values = {p: guess(ranker.final, pool_features(pools[p], words)[1]) for p in parts if p != "val"}

@@ -35,7 +35,8 @@ def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
 
 def hidden_pairs(workdir, part):
     """{(user_id, track_id)} that no list of a part may hold, straight from the files: val hides train, test both."""
-    hiding = {"val": ("train",), "test": ("train", "val"), "cold_test": ()}[part]
+    hiding = {"val": ("train",), "test": ("train", "val"), "all_test": ("train", "val"), "cold_test": (),
+              "cold_val": ()}[part]
     files = [path for p in hiding if (path := workdir / "data" / f"{p}.pqt").exists()]
     return {pair for path in files
             for pair in pd.read_parquet(path)[["user_id", "track_id"]].itertuples(index=False, name=None)}
@@ -80,4 +81,14 @@ def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, t
         "user_id": np.arange(n_users) * 10 + 3, "age": 20 + np.arange(n_users) % 9,
         "country": [("CZ", "TW", None)[u % 3] for u in range(n_users)]}))
     write_json(workdir / "dataset.json", {"name": "tiny", "time": "real" if timed else "none"})
+    return workdir
+
+
+def with_cold_val(workdir):
+    """A third of the cold items moved to cold_val, and the part all_test, as of --protocol cold-items."""
+    cold = pd.read_parquet(workdir / "data" / "cold_test.pqt")
+    moved = cold["track_id"].isin(np.unique(cold["track_id"])[::3])
+    write_parquet(workdir / "data" / "cold_val.pqt", cold[moved])
+    write_parquet(workdir / "data" / "cold_test.pqt", cold[~moved])
+    write_json(workdir / "data" / "rules.json", {"history": {}, "unseen": "drop", "all_test": True})
     return workdir
