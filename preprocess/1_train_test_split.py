@@ -1,4 +1,4 @@
-"""Stage 2, second step: split plays.pqt into data/train.pqt, val.pqt, test.pqt and, with hotcold, cold_test.pqt.
+"""Stage 2, second step: split plays.pqt into data/train.pqt, val.pqt, test.pqt and, of some protocols, cold parts.
 
     python preprocess/1_train_test_split.py --protocol recsys24 --workdir W
     python preprocess/1_train_test_split.py --protocol hotcold --test-date 2019-02-01 --tracks-with musicnn mert
@@ -11,6 +11,9 @@ protocols (source and exact rules: protocols.py)
   recsys24       train year, test month; test users halved into val and test
   hotcold        the same, with the pairs of tracks absent from train as cold_test
   random         a random share of each user's pairs, regardless of time
+  cold-items     random shares of the items, drawn within tenths of popularity, lose all their plays to cold_test and
+                 cold_val; the other items are split as in random or, with a date, as in recsys24. Ids of the same title
+                 and artist (items.pqt) are one item. Test and cold_test together are the part all_test
   leave-one-out  each user's last track is test, the second to last val; as published, tracks absent from train stay
                  candidates and in the truth (--unseen), and the val track belongs to the history at test
   given          the parts of a published split (split.pqt of the workspace, or --split FILE)
@@ -30,28 +33,35 @@ from harness.files import checksum, write_json
 from harness.machine import versions
 from harness.progress import Progress
 from harness.readers import read_json
+from harness.run_files import FILE_PARTS
 from preprocess import stage
 
 LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and its uncounted allocations, in addition to the data
 DATES = ("train_start", "test_date", "test_end")
-DATED = ("recsys24", "hotcold")
+SHARES = ("val_share", "test_share", "cold_share", "cold_val_share")
+DATED = ("recsys24", "hotcold")      # always; cold-items where a date is given
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
+        "cold-items": {*DATES, *SHARES},
         "leave-one-out": {"unseen"}, "given": {"split"}}
 DEFAULTS = {"recsys24": {"train_start": "2019-02-20", "test_date": "2020-02-20", "val_share": 0.5},
             "hotcold": {"test_date": "2019-02-01", "val_share": 0.3},
-            "random": {"val_share": 0.1, "test_share": 0.1}, "leave-one-out": {"unseen": "keep"}}
-RULES = {"leave-one-out": {"history": {"test": ["train", "val"]}}}   # what rules.json says beside `unseen`
-ALL_PARTS = ("train", "val", "test", "cold_test")
+            "random": {"val_share": 0.1, "test_share": 0.1},
+            "cold-items": {"cold_share": 0.15, "cold_val_share": 0.05, "val_share": 0.1, "test_share": 0.1},
+            "leave-one-out": {"unseen": "keep"}}
+RULES = {"leave-one-out": {"history": {"test": ["train", "val"]}},   # what rules.json says beside `unseen`
+         "cold-items": {"history": {}, "all_test": True}}
+ALL_PARTS = ("train", *FILE_PARTS)
 
 
 def build_parser():
     parser = cli.Parser(prog="1_train_test_split.py", description=__doc__)
     parser.add_argument("--protocol", choices=USES, default="recsys24",
                         help="protocol of the split, as described above (default recsys24)")
-    dates = parser.add_argument_group("dates (recsys24, hotcold), as 2020-02-20 or '2020-02-20 12:00:00', UTC")
+    dates = parser.add_argument_group("dates (recsys24, hotcold; cold-items if wanted), as 2020-02-20 or "
+                                      "'2020-02-20 12:00:00', UTC")
     dates.add_argument("--train-start", metavar="DATE",
                        help="start of the train period, inclusive (default: recsys24 2019-02-20; hotcold one year "
-                            "before the test date)")
+                            "before the test date; cold-items the start of the log)")
     dates.add_argument("--test-date", metavar="DATE",
                        help="start of the test period, inclusive (default: recsys24 2020-02-20; hotcold 2019-02-01)")
     dates.add_argument("--test-end", metavar="DATE", help="end of the test period, exclusive "
@@ -62,9 +72,14 @@ def build_parser():
     shares = parser.add_argument_group("shares (fractions from 0 to 1)")
     shares.add_argument("--val-share", type=float, metavar="FRACTION",
                         help="share held out for val (recsys24: of the test users, default .5; hotcold: of the test "
-                             "users without a cold pair, default .3; random: of each user's pairs, default .1)")
+                             "users without a cold pair, default .3; random, cold-items: of each user's pairs, "
+                             "default .1; cold-items with a date: of the test users, default .5)")
     shares.add_argument("--test-share", type=float, metavar="FRACTION",
-                        help="random: share of each user's pairs held out for test (default .1)")
+                        help="random, cold-items: share of each user's pairs held out for test (default .1)")
+    shares.add_argument("--cold-share", type=float, metavar="FRACTION",
+                        help="cold-items: share of the items whose plays are all in cold_test (default .15)")
+    shares.add_argument("--cold-val-share", type=float, metavar="FRACTION",
+                        help="cold-items: share of the items whose plays are all in cold_val (default .05)")
     shares.add_argument("--train-share", type=float, default=1.0, metavar="FRACTION",
                         help="share of each user's train pairs to keep, above 0, for scaling studies (default 1)")
     other = parser.add_argument_group("data")
@@ -73,6 +88,9 @@ def build_parser():
                             "candidates, as in publications, or are dropped (default keep)")
     other.add_argument("--tracks-with", nargs="+", default=[], metavar="NAME",
                        help="restrict the data set to tracks with a finite row in each of these embeddings")
+    other.add_argument("--k-core", type=cli.whole_number(2), metavar="N",
+                       help="keep the users and items that have N pairs each among themselves, before splitting "
+                            "(default: all)")
     other.add_argument("--split", type=Path, metavar="FILE",
                        help="given: published split, a table of user_id, track_id, part (default: the workspace's "
                             "split.pqt)")
@@ -86,16 +104,23 @@ def build_parser():
 
 def _settings(args):
     """The protocol's settings with its defaults; an option that does not apply to it is a UsageError."""
-    given = {name: getattr(args, name) for name in (*DATES, "val_share", "test_share", "split", "unseen")}
+    given = {name: getattr(args, name) for name in (*DATES, *SHARES, "split", "unseen")}
     for name, value in given.items():
         if value is not None and name not in USES[args.protocol]:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to --protocol {args.protocol}; leave it out")
-    share = args.test_share_time
-    if share is not None and args.protocol not in DATED:
+    share, dated_items = args.test_share_time, args.protocol == "cold-items" and by_date(args)
+    if args.k_core and args.protocol == "given":
+        raise UsageError("--k-core does not apply to --protocol given, whose parts are published; leave it out")
+    if dated_items and args.test_share is not None:
+        raise UsageError("--test-share does not apply where a date says what is test; leave it out")
+    if dated_items and args.test_date is None and share is None:
+        raise UsageError(f"--{'train-start' if args.train_start else 'test-end'} goes with --test-date; add it, or "
+                         "leave out all dates for shares of each user's pairs")
+    if share is not None and args.protocol not in (*DATED, "cold-items"):
         raise UsageError(f"--test-share-time does not apply to --protocol {args.protocol}; leave it out")
     if share is not None and (dated := [name for name in DATES if given[name] is not None]):
         raise UsageError(f"--test-share-time takes the dates from the log; leave out --{dated[0].replace('_', '-')}")
-    default = DEFAULTS.get(args.protocol, {})
+    default = DEFAULTS.get(args.protocol, {}) | ({"val_share": 0.5, "test_share": 0.0} if dated_items else {})
     if share is not None:
         default = {name: value for name, value in default.items() if name not in DATES}
     settings = {name: given[name] if given[name] is not None else default.get(name)
@@ -106,14 +131,20 @@ def _settings(args):
     if args.protocol == "hotcold" and share is None:
         settings["train_start"] = settings["train_start"] or _shift(settings["test_date"], "- interval 1 year")
         settings["test_end"] = settings["test_end"] or _shift(settings["test_date"], "+ interval 1 month")
-    if args.protocol in DATED:
+    if by_date(args):
         order = [settings[name] for name in DATES if settings[name]]
         if order != sorted(set(order)):
             raise UsageError(f"--train-start, --test-date and --test-end must increase, but are {', '.join(order)}")
     if not 0 < args.train_share <= 1:
         raise UsageError(f"--train-share must be above 0 and at most 1, not {args.train_share:g}")
-    _check_shares({name: value for name, value in settings.items() if name.endswith("share")})
+    _check_shares(settings)
     return settings
+
+
+def by_date(args):
+    """Whether a date says what is test: always of DATED, of cold-items where one is given."""
+    dates = args.test_share_time is not None or any(getattr(args, name) is not None for name in DATES)
+    return args.protocol in DATED or args.protocol == "cold-items" and dates
 
 
 def _dates_of_the_log(args, settings, plays, name):
@@ -123,16 +154,19 @@ def _dates_of_the_log(args, settings, plays, name):
     """
     from preprocess import protocols
     own = [n for n in DATES if getattr(args, n) is not None]
-    if args.protocol not in DATED or own or (args.test_share_time is None and name in (None, "music4all")):
+    if not by_date(args) or args.protocol in DATED and (
+            own or args.test_share_time is None and name in (None, "music4all")):
         return settings
     first, last = protocols.span(plays)
+    if own:
+        return {**settings, "train_start": settings["train_start"] or str(first)}
     if args.test_share_time is None:
         raise UsageError(f"the dates of --protocol {args.protocol} are those of Music4All, and these plays run from "
                          f"{first} to {last}; give --test-date, or --test-share-time .1 for the last tenth")
     test = str((last - (last - first) * args.test_share_time).replace(microsecond=0))
     print(f"test begins on {test}: the last {args.test_share_time:g} of {first} to {last}")
-    return {**settings, "train_start": str(first), "test_date": test, "test_end": None if args.protocol == "recsys24"
-            else str(last + timedelta(microseconds=1))}
+    end = str(last + timedelta(microseconds=1)) if args.protocol == "hotcold" else None
+    return {**settings, "train_start": str(first), "test_date": test, "test_end": end}
 
 
 def _date(text, name):
@@ -150,13 +184,16 @@ def _shift(date, interval):
     return str(duckdb.execute(f"select ?::timestamp {interval}", [date]).fetchone()[0])
 
 
-def _check_shares(shares):
+def _check_shares(settings):
+    shares = {name: settings[name] for name in SHARES if name in settings}
     for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 0 and below 1, not {share:g}")
-    if sum(shares.values()) >= 1:
-        raise UsageError(f"--val-share and --test-share add up to {sum(shares.values()):g} and leave nothing for "
-                         "train; their sum must be below 1")
+        if not 0 <= share < 1 or name == "cold_share" and not share:
+            least = "above 0" if name == "cold_share" else "at least 0"
+            raise UsageError(f"--{name.replace('_', '-')} must be {least} and below 1, not {share:g}")
+    for one, other in (SHARES[:2], SHARES[2:]):
+        if (total := shares.get(one, 0) + shares.get(other, 0)) >= 1:
+            raise UsageError(f"--{one.replace('_', '-')} and --{other.replace('_', '-')} add up to {total:g} and leave "
+                             "nothing for train; their sum must be below 1")
 
 
 # --------------------------------------------------------------------------- the inputs
@@ -190,9 +227,15 @@ def _kept_tracks(workdir, names, n_tracks, track_checksum):
 # --------------------------------------------------------------------------- the work
 
 def _split(args, settings, log, n_tracks):
-    """Fill the table `pairs` by the requested protocol."""
-    from preprocess import protocols
-    if args.protocol in DATED:
+    """Fill the table `pairs` by the requested protocol; returns what is counted beside the parts, for split.json."""
+    from preprocess import cold_items, k_core, protocols, recordings
+    facts = {"k_core": k_core.restrict(log, args.k_core)} if args.k_core else {}
+    if args.protocol == "cold-items":
+        dates = {name: settings[name] for name in DATES} if by_date(args) else None
+        shares = {name: settings[name] for name in SHARES if name != "test_share" or not dates}
+        same = recordings.read(log.plays.parent, n_tracks)
+        facts |= cold_items.split(log, seed=args.seed, same=same, dates=dates, **shares)
+    elif args.protocol in DATED:
         getattr(protocols, args.protocol)(log, seed=args.seed, **settings)
     elif args.protocol == "random":
         protocols.random(log, seed=args.seed, **settings)
@@ -203,6 +246,7 @@ def _split(args, settings, log, n_tracks):
     log.check_pairs(n_tracks)
     if args.train_share < 1:
         protocols.share_train(log, args.train_share, args.seed, settings.get("unseen", "drop"))
+    return facts
 
 
 def _work(args, settings, log, new, n_tracks, expected):
@@ -210,7 +254,7 @@ def _work(args, settings, log, new, n_tracks, expected):
     from preprocess import parts
     with log, Progress(4, "split", "steps") as bar:
         bar.update(0, now="pairs of all plays")
-        _split(args, settings, log, n_tracks)
+        facts = _split(args, settings, log, n_tracks)
         bar.update(1, now="writing")
         paths = {part: new.path(f"{part}.pqt") for part in log.parts(args.protocol)}
         for part, path in paths.items():
@@ -220,8 +264,8 @@ def _work(args, settings, log, new, n_tracks, expected):
         bar.update(1, now="leak checks")
         unseen = settings.get("unseen", "drop")
         parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1,
-                          unseen)
-        facts = {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
+                          unseen, drawn=args.protocol == "cold-items")
+        facts |= {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
         if unseen == "keep":
             facts |= {"unseen": parts.unseen_pairs(log), "items_ranked": parts.items_ranked(log)}
         if expected:
@@ -236,13 +280,26 @@ def _work(args, settings, log, new, n_tracks, expected):
     parts.write_stats(new.path("stats.csv"), table)
     if args.protocol in RULES:
         write_json(new.path("rules.json"), {**RULES[args.protocol], "unseen": unseen})
+    if args.protocol == "leave-one-out":
         print("as published: at test the val track belongs to a user's history (data/rules.json)")
     return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
             "dropped": log.dropped, **facts}
 
 
 def _print_facts(facts, held):
-    """Say what rests on equal times, and what is kept that was not in train. held: number of held-out pairs."""
+    """Say what was left out, what rests on equal times, and what is kept that was not in train.
+
+    held: number of held-out pairs
+    """
+    if core := facts.get("k_core"):
+        print(f"left out: {core['pairs']} pairs, {core['users']} users and {core['tracks']} tracks outside the "
+              f"{core['k']}-core ({core['rounds']} rounds)")
+    if same := facts.get("same_recording", {}).get("recordings"):
+        print(f"kept together: {facts['same_recording']['tracks']} tracks are {same} recordings, by title and artist")
+    if "items" in facts:
+        items = facts["items"]
+        print(f"cold: {items['cold_test']} items in cold_test and {items['cold_val']} in cold_val, of {items['all']}; "
+              f"{facts['users_without_train']} users have no play in train and are left out")
     if facts["ties"]["held out"]:
         print(f"equal times: {facts['ties']['held out']} of {held} held-out pairs share their time with another of the "
               "user's last tracks; --seed decides which is held out")
@@ -265,9 +322,12 @@ def _request(args, settings, workdir):
         files["given split"] = settings["split"]
         if not settings["split"].exists():
             raise UsageError(f"there is no published split at {settings['split']}; name one with --split")
+    if args.protocol == "cold-items" and (workdir / "items.pqt").exists():
+        files["items.pqt"] = workdir / "items.pqt"   # which tracks are one recording
+    core = {"k_core": args.k_core} if args.k_core else {}
     seeded = {} if args.protocol == "given" and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
-            "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **seeded,
+            "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **core, **seeded,
             **{name: checksum(path) for name, path in files.items()}}
 
 
@@ -281,7 +341,7 @@ def main(argv=None):
     from preprocess import parts, protocols
     columns, timed = protocols.inspect(plays)
     time = _time(workdir, timed)
-    if args.protocol in DATED and time != "real" or args.protocol == "leave-one-out" and not timed:
+    if by_date(args) and time != "real" or args.protocol == "leave-one-out" and not timed:
         raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
                          f"use --protocol random{', leave-one-out' if timed else ''} or given")
     about = read_json(workdir / "dataset.json") if (workdir / "dataset.json").exists() else {}

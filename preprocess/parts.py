@@ -10,7 +10,8 @@ from harness.files import quoted
 
 ROWS = 1 << 19     # rows of a row group
 COLUMNS = ("Rows", "Users", "Items", "TracksMedian", "TracksMin", "TracksMax", "PlaysMedian", "PlaysMin", "PlaysMax")
-NAMES = {"train": "Train", "val": "Val", "test": "Test", "cold_test": "ColdTest"}
+NAMES = {"train": "Train", "val": "Val", "test": "Test", "cold_test": "ColdTest", "cold_val": "ColdVal"}
+HOT = "part not in ('cold_test', 'cold_val')"   # SQL: of the held-out pairs, those that rank the tracks of train
 
 
 def write(log, part, path):
@@ -90,12 +91,13 @@ def compare(table, expected, path):
         raise WorkError(f"the counts differ from {path}: {differing[0]}{more}; nothing was written")
 
 
-def check_leaks(log, paths, test=None, start=None, whole=True, unseen="drop"):
+def check_leaks(log, paths, test=None, start=None, whole=True, unseen="drop", drawn=False):
     """WorkError if the files of a split leak held-out information, whatever wrote them.
 
     paths: part name -> Path. start, test: dates of a protocol by date, else None.
     whole: True if train has every play of its window, so that the plays of each user can be compared.
     unseen: 'keep' where val and test may have tracks absent from train.
+    drawn: True where the cold tracks were drawn (the table `cold_tracks`), so that their plays may have any date.
     """
     for part, path in paths.items():
         log.run(f"create or replace temp view file_{part} as from read_parquet({quoted(path)})")
@@ -109,24 +111,28 @@ def check_leaks(log, paths, test=None, start=None, whole=True, unseen="drop"):
         "held-out pairs are of users absent from train":
         "select 1 from file_held where user_id not in (select user_id from file_train)",
         "val and test pairs are of tracks absent from train":
-        "select 1 from file_held where part <> 'cold_test' and track_id not in (select track_id from file_train)",
+        f"select 1 from file_held where {HOT} and track_id not in (select track_id from file_train)",
         "cold pairs are of tracks of train":
-        "select 1 from file_held where part = 'cold_test' and track_id in (select track_id from file_train)"}
+        f"select 1 from file_held where not {HOT} and track_id in (select track_id from file_train)",
+        "tracks are in both cold parts":
+        """select track_id from file_held where part = 'cold_test' intersect
+           select track_id from file_held where part = 'cold_val'"""}
     if unseen == "keep":
         del checks["val and test pairs are of tracks absent from train"]
     if test is not None:
-        checks |= _dated_checks(log, start, test, whole)
+        checks |= _dated_checks(log, start, test, whole, drawn)
     for what, query in checks.items():
         if leaks := log.one(f"select count(*) from ({query})"):
             raise WorkError(f"leak: {leaks} {what}; nothing was written")
 
 
-def _dated_checks(log, start, test, whole):
+def _dated_checks(log, start, test, whole, drawn):
     """Further checks of a protocol by date, as SQL; reads the plays of the train window once."""
+    hot, dated = ("and plays.track_id not in (select track_id from cold_tracks)", f"and {HOT}") if drawn else ("", "")
     log.run(f"""create or replace temp table played as
         select user_id, sum(plays.count)::bigint as in_log, count(file_held.track_id) as held
         from plays left join (select distinct user_id, track_id from file_held) as file_held using (user_id, track_id)
-        where plays.timestamp >= '{start}' and plays.timestamp < '{test}' group by user_id""")
+        where plays.timestamp >= '{start}' and plays.timestamp < '{test}' {hot} group by user_id""")
     return {
         "train pairs have their first play outside the train window":
         f"select 1 from file_train where timestamp < '{start}' or timestamp >= '{test}' or timestamp is null",
@@ -135,8 +141,8 @@ def _dated_checks(log, start, test, whole):
         f"""select 1 from (select user_id, sum(count)::bigint as in_train from file_train group by user_id)
             left join played using (user_id) where in_log is null or in_train {'<>' if whole else '>'} in_log""",
         "val pairs are of users of a test part":
-        """select 1 from file_held where part = 'val'
-           and user_id in (select user_id from file_held where part <> 'val')"""}
+        f"""select 1 from file_held where part = 'val'
+           and user_id in (select user_id from file_held where part <> 'val' {dated})"""}
 
 
 def tied_in_train(log):
@@ -147,11 +153,11 @@ def tied_in_train(log):
 
 def unseen_pairs(log):
     """Val and test pairs of tracks absent from train."""
-    return log.one("""select count(*) from file_held where part <> 'cold_test'
+    return log.one(f"""select count(*) from file_held where {HOT}
                       and track_id not in (select track_id from file_train)""")
 
 
 def items_ranked(log):
     """Tracks that val and test rank where they keep those absent from train: all of the three parts."""
-    return log.one("""select count(*) from (select track_id from file_train union
-                      select track_id from file_held where part <> 'cold_test')""")
+    return log.one(f"""select count(*) from (select track_id from file_train union
+                      select track_id from file_held where {HOT})""")

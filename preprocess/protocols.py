@@ -14,8 +14,10 @@ import duckdb
 from harness.errors import WorkError
 from harness.files import quoted
 from preprocess import typed
+from preprocess.parts import HOT
 
-PARTS = ("train", "val", "test", "cold_test")
+PARTS = ("train", "val", "test", "cold_test", "cold_val")
+DEFINED = {"hotcold": ("cold_test",), "cold-items": ("cold_test",)}   # parts of a protocol even where they are empty
 FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
 
 
@@ -67,10 +69,11 @@ class Log:
         self.ties = 0   # held-out pairs whose place among a user's tracks rests on the order of equal times
         if self.restricted:
             self.ids("kept", kept)
-        self.run(f"""create view plays as select user_id::bigint as user_id, track_id::bigint as track_id,
+        self.run(f"""create view all_plays as select user_id::bigint as user_id, track_id::bigint as track_id,
             {'timestamp' if 'timestamp' in columns else 'null'}::timestamp as timestamp,
             {'count' if 'count' in columns else '1'}::bigint as count from read_parquet({quoted(plays)})
             {'where track_id in (from kept)' if self.restricted else ''}""")
+        self.run("create view plays as from all_plays")
 
     def __enter__(self):
         return self
@@ -99,6 +102,11 @@ class Log:
     def one(self, sql, values=None):
         """The single value of a query."""
         return self.run(sql, values).fetchone()[0]
+
+    def restrict(self, users, tracks):
+        """Restrict the data set to the user_ids and track_ids in the column `id` of two tables."""
+        self.run(f"""create or replace view plays as from all_plays
+                     where user_id in (select id from {users}) and track_id in (select id from {tracks})""")
 
     def ids(self, name, ids):
         """Create a table `name` with one column `id`."""
@@ -130,12 +138,12 @@ class Log:
         self.run("create or replace temp table train_tracks as select distinct track_id as id from train")
         self.drop("users absent from train", "user_id not in (from train_users)")
         if unseen == "drop":
-            self.drop("tracks absent from train", "part <> 'cold_test' and track_id not in (from train_tracks)")
+            self.drop("tracks absent from train", f"{HOT} and track_id not in (from train_tracks)")
 
     def parts(self, protocol):
-        """Names of the parts of this split; cold_test only if the protocol defines it or there are such pairs."""
-        cold = protocol == "hotcold" or self.one("select count(*) from held where part = 'cold_test'")
-        return PARTS if cold else PARTS[:3]
+        """Names of the parts of this split; the cold ones only if the protocol defines them or there are such pairs."""
+        held = {row[0] for row in self.run("select distinct part from held").fetchall()}
+        return tuple(p for p in PARTS if p in (*PARTS[:3], *DEFINED.get(protocol, ()), *held))
 
     def check_pairs(self, n_tracks):
         """WorkError unless there are pairs, and all of them have valid ids and at least one play."""
@@ -226,6 +234,13 @@ def draw(seed, what):
 def random(log, val_share, test_share, seed):
     """Of each user's n pairs, ceil(share n) go to test, then to val; at least one stays in train."""
     aggregate(log)
+    share_out(log, val_share, test_share, seed)
+    log.divide()
+    log.keep_trained()
+
+
+def share_out(log, val_share, test_share, seed):
+    """Fill the column `part` of the table `pairs` as in `random`."""
     log.run(f"""create or replace temp table pairs as
         select user_id, track_id, timestamp, count,
                (case when place <= n_test then 'test'
@@ -235,8 +250,6 @@ def random(log, val_share, test_share, seed):
               from (select *, count(*) over (partition by user_id) as n,
                            row_number() over (partition by user_id order by {draw(seed, 'split')}, track_id) as place
                     from pairs))""", {"val": val_share, "test": test_share})
-    log.divide()
-    log.keep_trained()
 
 
 def leave_one_out(log, unseen, seed):
@@ -303,7 +316,7 @@ def read_given(log, split):
 def share_train(log, share, seed, unseen="drop"):
     """Keep a share of each user's train pairs, at least one; a smaller share is a subset of a larger.
 
-    Held-out pairs of tracks that are no longer in train are dropped unless unseen is 'keep'; cold_test is unchanged.
+    Held-out pairs of tracks that are no longer in train are dropped unless unseen is 'keep'; cold parts are unchanged.
     """
     before = log.one("select count(*) from train")
     log.run(f"""create temp table thin as select user_id, track_id, timestamp, count from

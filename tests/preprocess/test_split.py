@@ -339,7 +339,7 @@ def test_given_split_with_a_cold_part(tmp_path, split):
 
 @pytest.mark.parametrize("rows, sentence", [
     ([*GIVEN, (1, 0, "test")], "contains 1 duplicate (user_id, track_id) pairs"),
-    ([*GIVEN, (1, 3, "holdout")], "part must be one of train, val, test, cold_test, not 'holdout'"),
+    ([*GIVEN, (1, 3, "holdout")], "part must be one of train, val, test, cold_test, cold_val, not 'holdout'"),
     ([*GIVEN, (1, 4, "train")], "1 of its pairs have no play in plays.pqt"),
     ([(2, 0, "cold_test"), (1, 0, "train"), (2, 1, "train")], "leak: 1 cold pairs are of tracks of train"),
 ])
