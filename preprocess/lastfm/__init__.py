@@ -2,6 +2,7 @@
 
     python preprocess/0_get_plays_pqt.py lastfm --raw DIR [--audio-features DIR] [--spotify FILE] --workdir W
     python preprocess/0_get_plays_pqt.py lastfm --raw DIR --audio-features DIR --audio-only --workdir W2
+    python preprocess/0_get_plays_pqt.py lastfm --raw DIR --events tags [--audio-features DIR] --workdir W3
 
 1,892 listeners, 17,632 artists, 92,834 play counts. The items ("tracks") are artists: `track_id` is the row of
 trackid_sorted.csv, whose ids are the artist ids of artists.dat, sorted as text like the ids of every other
@@ -11,6 +12,8 @@ without a vector have NaN rows. `tags` and `minilm` (a text model of the same ta
 plays are to be predicted, so unlike audio they are not independent of the interactions.
 --audio-only writes the data set `lastfm-audio`: the 1,425 artists and 1,858 listeners of the published split,
 which becomes split.pqt (for `1_train_test_split.py --protocol given`).
+--events tags writes the data set `lastfm-tags`: the dated taggings in place of the plays, with real times (resolution:
+a month) and without the embeddings and metadata made of the tags (preprocess/lastfm/taggings.py).
 
 Source: Cantador, Brusilovsky, Kuflik, "2nd Workshop on Information Heterogeneity and Fusion in
 Recommender Systems (HetRec 2011)", RecSys 2011. Non-commercial use only. Needs 0.6 GB of memory.
@@ -48,6 +51,9 @@ def add_arguments(parser):
                         "features, for the embedding spotify")
     parser.add_argument("--audio-only", action="store_true",
                         help="keep only the artists and listeners of the published audio split, and write that split")
+    parser.add_argument("--events", choices=("plays", "tags"), default="plays",
+                        help="what a row of plays.pqt is: the play count of an artist, without time, or a tagging with "
+                             "its date (default plays)")
     parser.add_argument("--seed", type=cli.seed_number, default=42, metavar="N",
                         help="seed of the truncated SVD of the tags (default 42)")
     parser.add_argument("--downloads", metavar="DIR",
@@ -56,18 +62,24 @@ def add_arguments(parser):
 
 def get_plays(args, workdir):
     """Write the workspace: plays, items, users, embeddings and dataset.json; skip it if nothing changed."""
-    from preprocess.lastfm import tables
+    from preprocess.lastfm import tables, taggings
+    if args.events == "tags" and args.audio_only:
+        raise UsageError("--audio-only is the published split of the play counts; with --events tags leave it out, and "
+                         "restrict the artists with --tracks-with vggish when splitting")
     raw = Path(args.raw).expanduser() if args.raw else _download_raw(args, workdir)
     audio = _audio_source(args, workdir)
     spotify = Path(args.spotify).expanduser() if args.spotify else None
     files = _inputs(raw, audio, spotify)
-    name = "lastfm-audio" if args.audio_only else "lastfm"
+    name = "lastfm-tags" if args.events == "tags" else "lastfm-audio" if args.audio_only else "lastfm"
     request = {"dataset": name, "tag_dim": tables.TAG_DIM, "seed": args.seed, **{p.name: checksum(p) for p in files}}
+    time = {"time": "real", "resolution": "month"} if args.events == "tags" else {"time": "none"}
     with stage.atomic_outputs(workdir / "dataset.json", name) as new:
         if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
             return
-        data = read(raw)
+        data = read(raw, dated=args.events == "tags")
         features = _read_audio(audio, data) if audio else None
+        if args.events == "tags":
+            data = taggings.as_plays(data)
         artists, users, split = _catalogue(data, features if args.audio_only else None)
         counts = tables.write_tables(new.path, data, artists, users, split)
         stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
@@ -77,7 +89,7 @@ def get_plays(args, workdir):
         for path in stale:
             path.unlink()
         about = new.publish({
-            "name": name, "source": tables.SOURCE, "licence": tables.LICENCE, "time": "none",
+            "name": name, "source": tables.SOURCE, "licence": tables.LICENCE, **time,
             "track_ids": "artist ids, as text",
             "request": request, "checksums": {p.name: request[p.name] for p in files}, "dropped": data.dropped,
             "counts": counts, "embeddings": embeddings})
@@ -130,7 +142,8 @@ class Listening:
     """The tables of HetRec's Last.fm 2k as pandas frames, cleaned, in the order of the files.
 
     artists: id, name, url; tags: tagID, tagValue; plays: userID, artistID, weight (plays), one row per pair;
-    tagged: userID, artistID, tagID, one row per assignment; friends: userID, friendID, both directions
+    tagged: userID, artistID, tagID, one row per assignment, or None where they are the plays
+    friends: userID, friendID, both directions
     dropped: {description: rows left out}
     """
     artists: object
@@ -141,14 +154,17 @@ class Listening:
     dropped: dict
 
 
-def read(folder):
+def read(folder, dated=False):
     """Read and clean the five files. Raises WorkError for a file that does not have the documented form.
 
+    dated: the taggings keep their dates, and two of one user, artist and tag are both kept where these differ.
     Left out and counted: plays and tags of artists absent from artists.dat, tags absent from tags.dat,
     tags and friends of users without plays, duplicate tags and friends. Duplicate play rows are summed.
     """
+    from preprocess.lastfm import taggings
+    files = FILES | ({"user_taggedartists.dat": taggings.COLUMNS} if dated else {})
     artists, tags, plays, tagged, friends = (
-        read_table(folder / n, columns, encodings=ENCODINGS.get(n, ("utf-8",))) for n, columns in FILES.items())
+        read_table(folder / n, columns, encodings=ENCODINGS.get(n, ("utf-8",))) for n, columns in files.items())
     for frame, column, file in ((artists, "id", "artists.dat"), (tags, "tagID", "tags.dat")):
         if twice := int(frame[column].duplicated().sum()):
             raise WorkError(f"{folder / file} contains {twice} duplicate values of {column}")
@@ -198,7 +214,8 @@ def _report(about, features):
         print(f"{name}: {rows} {what}")
     print(f"{name}: {counts['users']} users, {counts['tracks']} artists, {counts['pairs']} pairs, "
           f"{counts['plays']} plays; embeddings "
-          + ", ".join(f"{n} ({e['rows']} artists, {e['dim']} values)" for n, e in about["embeddings"].items()))
+          + (", ".join(f"{n} ({e['rows']} artists, {e['dim']} values)" for n, e in about["embeddings"].items())
+             or "none"))
     if "split" in counts:
         print(f"{name}: given split ({features.recipe}) " + ", ".join(f"{p} {n}" for p, n in counts["split"].items())
               + ("" if counts["split"] == SPLIT_PAIRS else f"; the published one has {SPLIT_PAIRS}"))

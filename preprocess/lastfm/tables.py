@@ -9,6 +9,7 @@ from harness.files import checksum, write_json, write_npy, write_parquet, write_
 from harness.machine import versions
 from preprocess.lastfm import audio as lastfm_audio
 from preprocess.lastfm import features as lastfm_features
+from preprocess.lastfm.taggings import FROM_TAGS
 
 SOURCE = "https://grouplens.org/datasets/hetrec-2011/ (hetrec2011-lastfm-2k, version 1.0, May 2011)"
 LICENCE = ("non-commercial use; others ask Last.fm; cite http://www.lastfm.com and Cantador, Brusilovsky, Kuflik, "
@@ -26,13 +27,16 @@ def write_tables(path, data, artists, users, split):
     row = _rows_of(artists)
     plays = data.plays[data.plays["artistID"].isin(artists)]
     plays = plays if users is None else plays[plays["userID"].isin(users)]
-    plays = plays.assign(track=row(plays["artistID"])).sort_values(["userID", "track"])
+    dated = "timestamp" in plays
+    plays = plays.assign(track=row(plays["artistID"])).sort_values(["userID", "track"] + ["timestamp"] * dated)
+    times = pa.array(plays["timestamp"].to_numpy()) if dated else pa.nulls(len(plays), pa.timestamp("us"))
     write_parquet(path("plays.pqt"), pa.table({
-        "user_id": _ints(plays["userID"]), "track_id": _ints(plays["track"]),
-        "timestamp": pa.nulls(len(plays), pa.timestamp("us")), "count": _ints(plays["weight"])}))
+        "user_id": _ints(plays["userID"]), "track_id": _ints(plays["track"]), "timestamp": times,
+        "count": _ints(plays["weight"])}))
     _write_items(path, data, artists, row)
     people = _write_users(path, data, plays["userID"])
-    counts = {"users": people, "tracks": len(artists), "pairs": len(plays), "plays": int(plays["weight"].sum())}
+    counts = {"users": people, "tracks": len(artists), "pairs": len(plays.drop_duplicates(["userID", "track"])),
+              "plays": int(plays["weight"].sum())}
     return counts if split is None else counts | _write_split(path, split, plays, row)
 
 
@@ -57,18 +61,24 @@ def _lists(row, values, n):
 
 
 def _write_items(path, data, artists, row):
-    """items.pqt: artist and its tags, the most frequent first (then by name)."""
+    """items.pqt: artist and, unless they are the plays, its tags, the most frequent first (then by name)."""
     meta = data.artists.set_index("id").loc[artists]
+    columns = {"track_id": _ints(range(len(artists))), "artist_id": _ints(artists),
+               "artist": pa.array(meta["name"].tolist(), pa.string()),
+               "url": pa.array(meta["url"].tolist(), pa.string())}
+    if data.tagged is not None:
+        columns |= _tag_columns(data, artists, row)
+    write_parquet(path("items.pqt"), pa.table(columns))
+
+
+def _tag_columns(data, artists, row):
     given = data.tagged[data.tagged["artistID"].isin(artists)]
     given = given.groupby(["artistID", "tagID"], as_index=False).size().merge(data.tags, on="tagID")
     given = given.assign(row=row(given["artistID"])).sort_values(["row", "size", "tagValue"],
                                                                  ascending=[True, False, True])
     tags = pa.array(given["tagValue"].tolist(), pa.string())
-    write_parquet(path("items.pqt"), pa.table({
-        "track_id": _ints(range(len(artists))), "artist_id": _ints(artists),
-        "artist": pa.array(meta["name"].tolist(), pa.string()), "url": pa.array(meta["url"].tolist(), pa.string()),
-        "tags": _lists(given["row"], tags, len(artists)),
-        "tag_counts": _lists(given["row"], _ints(given["size"]), len(artists))}))
+    return {"tags": _lists(given["row"], tags, len(artists)),
+            "tag_counts": _lists(given["row"], _ints(given["size"]), len(artists))}
 
 
 def _write_users(path, data, user):
@@ -104,10 +114,12 @@ def write_embeddings(workdir, tracks, data, artists, features, spotify, seed):
 
     tracks: checksum of trackid_sorted.csv. Statistics (idf, SVD, mean and deviation) are fitted to these artists.
     """
-    embeddings = {"tags": _tags(data, artists, seed)}
+    embeddings = {} if data.tagged is None else {"tags": _tags(data, artists, seed)}
     if spotify is not None:
         embeddings["spotify"] = _spotify(data, artists, spotify)
     for name, (ids, matrix) in (features.vectors if features else {}).items():
+        if data.tagged is None and name in FROM_TAGS:
+            continue
         embeddings[name] = _audio(name, ids, matrix, artists, features)
     return {name: _write_embedding(workdir, name, matrix, artists, tracks, reason, about)
             for name, (matrix, reason, about) in embeddings.items()}

@@ -23,6 +23,7 @@ from harness.errors import WorkError
 from harness.files import write_parquet
 from harness.readers import read_json
 from preprocess import recordings
+from tests.worlds.hetrec import get_plays
 from tests.worlds.listening import (  # noqa: F401 - the fixture `split` among them
     crowd,
     files,
@@ -391,3 +392,18 @@ def test_k_above_the_number_of_candidates_gives_all_of_them(tmp_path, split, cap
     means = pd.read_csv(workdir / "metrics/x_cosine_cold_val.csv", index_col=0).loc["mean"]
     assert means["Recall@5"] == means["Recall@50"] == means["HitRate@50"] == 1
     assert means["NDCG@10"] == means["NDCG@50"] < 1
+
+
+def test_on_real_artists(shared, tmp_path, split):
+    """15 % of the 1,425 artists with audio: 214, with the popularity of the rest and nearly all users."""
+    data = shared / "data"
+    workdir = get_plays("lastfm", "--raw", data / "lastfm-2k", "--audio-features", data / "lastfm-2k-audio",
+                        "--audio-only", workdir=tmp_path / "w")
+    assert split(workdir, *COLD)[0] == 0
+    counts = {name: row["Items"] for name, row in manifest(workdir)["stats"].items()}
+    assert (counts["ColdTest"], counts["ColdVal"], counts["Train"]) == (214, 72, 1139)
+    cold = manifest(workdir)["stats"]["ColdTest"]
+    share = .15 * manifest(workdir)["stats"]["Train"]["Rows"] / (.8 * .8)
+    assert abs(cold["Rows"] - 8400) < 200 and abs(cold["Rows"] / share - 1) < .1   # strata: as popular as the others
+    assert abs(cold["Users"] - 1800) < 20
+    assert not manifest(workdir).get("same_recording")          # an item is an artist: no titles
