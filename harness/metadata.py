@@ -1,4 +1,5 @@
 """Track and user metadata: read and check items.pqt and users.pqt, put their rows in order, look up a track by name."""
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
 NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most specific first
 
 
-def read_table(path: Path, key: str, n: int | None = None, required: str = "") -> "pa.Table | None":
+def read_table(path: Path, key: str, n: int | None = None, required: str = "",
+               columns: "Sequence[str] | None" = None) -> "pa.Table | None":
     """A metadata file as an arrow table, with n in the order of its key 0..n-1; None where there is no such file.
 
     n: number of tracks or users; row i of the table is all null where the file has no key i
+    columns: those to read, the key among them (default all)
     required: what needs the file; then its absence is a WorkError that ends in these words, and so is a file of no rows
     WorkError in one sentence for a damaged file, a key that is absent, has nulls, is of no integers or stands twice,
     and, with n, for keys outside 0..n-1.
@@ -27,7 +30,7 @@ def read_table(path: Path, key: str, n: int | None = None, required: str = "") -
         if required:
             raise WorkError(f"{path} is missing: {required}")
         return None
-    table = read_parquet(path)
+    table = read_parquet(path, columns)
     if key not in table.column_names or not pa.types.is_integer(table.schema.field(key).type):
         raise WorkError(f"{path} has no column {key} of integers; it has {', '.join(table.column_names)}")
     if table[key].null_count:

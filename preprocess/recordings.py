@@ -5,12 +5,14 @@ Spotify, for one, gives a song an id for every release. A title is compared with
 "- Single Version", "(feat. Somebody)". Live, acoustic and remixed versions are other recordings and stay so. The artist
 is the first one, since guests are listed or not. A track without title or artist is a recording of its own.
 """
+import hashlib
 import re
 import unicodedata
 
 from harness.metadata import read_table
 
 TITLES, ARTISTS = ("title", "name", "song", "track"), ("artists", "artist")
+BLOCK = 1 << 16    # rows of items.pqt that are texts at once
 UNKNOWN = ("", "na", "n/a", "unknown", "[unknown]", "<unknown>", "untitled", "unknown artist", "various artists")
 _RELEASE = r"""(?:
     (?:digital(?:ly)?\s+)?re-?master(?:ed)?(?:\s+(?:version|edition))?(?:\s+(?:in\s+)?(?:19|20)\d\d)? |
@@ -54,13 +56,24 @@ def read(workdir, n_tracks):
     columns = columns_of(workdir)
     if columns is None:
         return None
-    table = read_table(workdir / "items.pqt", "track_id", n_tracks)
-    first, known = np.arange(n_tracks), {}
-    for row, (title, artist) in enumerate(zip(*(table[c].to_pylist() for c in columns), strict=True)):
-        artist = artist[0] if isinstance(artist, list) and artist else artist
-        if isinstance(title, str) and isinstance(artist, str) and (t := title_key(title)) and (a := artist_key(artist)):
-            first[row] = known.setdefault((t, a), row)
-    return first
+    table = read_table(workdir / "items.pqt", "track_id", n_tracks, columns=("track_id", *columns))
+    keys = np.arange(n_tracks, dtype=np.uint64)                # a track's own number where nothing is known of it
+    for start in range(0, n_tracks, BLOCK):
+        some = table.slice(start, BLOCK)
+        for row, (title, artist) in enumerate(zip(*(some[c].to_pylist() for c in columns), strict=True), start):
+            artist = artist[0] if isinstance(artist, list) and artist else artist
+            if isinstance(title, str) and isinstance(artist, str):
+                keys[row] = number_of(title_key(title), artist_key(artist)) or keys[row]
+    _, first, of = np.unique(keys, return_index=True, return_inverse=True)
+    return first[of]
+
+
+def number_of(title, artist):
+    """A hash of two keys from 2^63 up, so that it is no track's number; 0 where one is ''."""
+    if not title or not artist:
+        return 0
+    digest = hashlib.blake2b(f"{title}\n{artist}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") | 1 << 63
 
 
 def kept_together(log, first):
