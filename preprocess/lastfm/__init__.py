@@ -52,8 +52,8 @@ def add_arguments(parser):
     parser.add_argument("--audio-only", action="store_true",
                         help="keep only the artists and listeners of the published audio split, and write that split")
     parser.add_argument("--events", choices=("plays", "tags"), default="plays",
-                        help="what a row of plays.pqt is: the play count of an artist, without time, or a tagging with "
-                             "its date (default plays)")
+                        help="rows of plays.pqt: play counts of artists, without times, or dated taggings of artists "
+                             "(default plays)")
     parser.add_argument("--seed", type=cli.seed_number, default=42, metavar="N",
                         help="seed of the truncated SVD of the tags (default 42)")
     parser.add_argument("--downloads", metavar="DIR",
