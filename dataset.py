@@ -281,25 +281,30 @@ def _read_split(workdir, inputs):
     if not len(raw["train"][0]):
         raise WorkError(f"{paths['train']} has no rows; choose other dates or shares when splitting")
     rules = read_rules(folder / "rules.json")
-    users, hot = np.unique(raw["train"][0]), np.unique(raw["train"][1])
-    if rules["unseen"] == "keep":
-        hot = np.unique(np.concatenate([raw[p][1] for p in ("train", "val", "test") if p in raw]))
-    cold = {p: np.unique(raw[p][1]) for p in COLD_PARTS if p in raw}
-    code, tracks = np.full(len(ids), -1, np.int64), hot
-    code[hot] = np.arange(len(hot))
-    for p, own in cold.items():
-        if (again := code[own] >= 0).any():
-            where = "were played in train" if (code[own] < len(hot))[again].any() else "are in the cold test, too"
-            raise WorkError(f"{paths[p]}: {again.sum()} of its tracks {where}")
-        code[own] = np.arange(len(tracks), len(tracks) + len(own))
-        tracks = np.concatenate([tracks, own])
-    encoded = {p: _encode(part, users, code, len(hot), p, paths[p]) for p, part in raw.items()}
+    catalogue = _catalogue(raw, rules, paths)
+    users, tracks, n_hot = np.unique(raw["train"][0]), np.concatenate(list(catalogue.values())), len(catalogue["hot"])
+    code = np.full(len(ids), -1, np.int64)
+    code[tracks] = np.arange(len(tracks))
+    encoded = {p: _encode(part, users, code, n_hot, p, paths[p]) for p, part in raw.items()}
     train, others = encoded.pop("train"), {p: v for p, v in encoded.items() if len(v)}
     if rules["all_test"] and {"test", "cold_test"} & others.keys():
         others["all_test"] = _joined([others[p] for p in ("test", "cold_test") if p in others])
-    return Split(workdir=workdir, users=users, tracks=tracks, n_hot=len(hot), train=train, others=others,
+    return Split(workdir=workdir, users=users, tracks=tracks, n_hot=n_hot, train=train, others=others,
                  n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
-                 rules=rules, n_cold_val=len(cold.get("cold_val", ())))
+                 rules=rules, n_cold_val=len(catalogue.get("cold_val", ())))
+
+
+def _catalogue(raw, rules, paths):
+    """Tracks in the order of their item codes: {"hot": int64 (n_hot,), and those of each cold part}, each ascending."""
+    hot = [raw[p][1] for p in ("train", "val", "test") if p == "train" or rules["unseen"] == "keep" and p in raw]
+    catalogue = {"hot": np.unique(np.concatenate(hot))}
+    for part in (p for p in COLD_PARTS if p in raw):
+        own = np.unique(raw[part][1])
+        for other, where in (("hot", "were played in train"), ("cold_test", "are in the cold test, too")):
+            if again := np.isin(own, catalogue.get(other, ())).sum():
+                raise WorkError(f"{paths[part]}: {again} of its tracks {where}")
+        catalogue[part] = own
+    return catalogue
 
 
 def _joined(parts):

@@ -69,19 +69,7 @@ def build_parser():
     dates.add_argument("--test-share-time", type=cli.number(0, above=True, below=1), metavar="FLOAT",
                        help="instead of dates: the last share of the log's time span is the test period, such as .1; "
                             "train is what comes before it (above 0, below 1)")
-    shares = parser.add_argument_group("shares (fractions from 0 to 1)")
-    shares.add_argument("--val-share", type=float, metavar="FRACTION",
-                        help="share held out for val (recsys24: of the test users, default .5; hotcold: of the test "
-                             "users without a cold pair, default .3; random, cold-items: of each user's pairs, "
-                             "default .1; cold-items with a date: of the test users, default .5)")
-    shares.add_argument("--test-share", type=float, metavar="FRACTION",
-                        help="random, cold-items: share of each user's pairs held out for test (default .1)")
-    shares.add_argument("--cold-share", type=float, metavar="FRACTION",
-                        help="cold-items: share of the items whose plays are all in cold_test (default .15)")
-    shares.add_argument("--cold-val-share", type=float, metavar="FRACTION",
-                        help="cold-items: share of the items whose plays are all in cold_val (default .05)")
-    shares.add_argument("--train-share", type=float, default=1.0, metavar="FRACTION",
-                        help="share of each user's train pairs to keep, above 0, for scaling studies (default 1)")
+    _add_shares(parser.add_argument_group("shares (fractions from 0 to 1)"))
     other = parser.add_argument_group("data")
     other.add_argument("--unseen", choices=("keep", "drop"),
                        help="leave-one-out: held-out tracks absent from train stay in the truth and among the "
@@ -98,6 +86,21 @@ def build_parser():
                        help="stats.csv with the expected counts; if they differ, exit status 1 and nothing is written")
     stage.add_memory_flag(cli.common_flags(parser))
     return parser
+
+
+def _add_shares(shares):
+    shares.add_argument("--val-share", type=float, metavar="FRACTION",
+                        help="share held out for val (recsys24: of the test users, default .5; hotcold: of the test "
+                             "users without a cold pair, default .3; random, cold-items: of each user's pairs, "
+                             "default .1; cold-items with a date: of the test users, default .5)")
+    shares.add_argument("--test-share", type=float, metavar="FRACTION",
+                        help="random, cold-items: share of each user's pairs held out for test (default .1)")
+    shares.add_argument("--cold-share", type=float, metavar="FRACTION",
+                        help="cold-items: share of the items whose plays are all in cold_test (default .15)")
+    shares.add_argument("--cold-val-share", type=float, metavar="FRACTION",
+                        help="cold-items: share of the items whose plays are all in cold_val (default .05)")
+    shares.add_argument("--train-share", type=float, default=1.0, metavar="FRACTION",
+                        help="share of each user's train pairs to keep, above 0, for scaling studies (default 1)")
 
 
 # --------------------------------------------------------------------------- the request

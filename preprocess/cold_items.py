@@ -19,6 +19,9 @@ def split(log, cold_share, cold_val_share, seed, same=None, dates=None, **shares
     val_share alone with dates
     """
     window(log, dates)
+    if not log.one("select count(*) from own"):
+        log.run("create temp table pairs as select *, 'train'::part as part from own")
+        return {}   # what to do about no plays is said where every protocol's pairs are checked
     facts = recordings.kept_together(log, same)
     facts["items"] = draw_items(log, cold_share, cold_val_share, seed)
     hot_parts(log, seed, dates, shares)

@@ -358,6 +358,14 @@ def test_usage(tmp_path, split, argv, sentence):
     assert not list((workdir / "data").glob("*.pqt"))
 
 
+@pytest.mark.parametrize("flags", [(), ("--k-core", "2")])
+def test_no_plays_are_one_sentence(tmp_path, split, flags):
+    workdir = workspace(tmp_path / "w", [(0, 0, None, 1)], time="none")
+    write_parquet(workdir / "plays.pqt", pd.read_parquet(workdir / "plays.pqt").head(0))
+    status, _, err = split(workdir, *COLD, *flags)
+    assert status == 1 and ("leaves no play" if flags else "nothing to split") in err and err.count("\n") == 1
+
+
 def test_one_item_has_no_cold_split(tmp_path, split):
     workdir = workspace(tmp_path / "w", [(u, 0, None, 1) for u in range(5)], time="none")
     status, _, err = split(workdir, *COLD)
