@@ -22,7 +22,7 @@ from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
 from harness.readers import read_json, read_npy, reading
 from harness.run_files import COLD_PARTS
-from harness.split_files import RULES, read_pairs, read_rules
+from harness.split_files import RULES, Interactions, catalogue_of, encode, joined, read_pairs, read_rules
 from harness.ties import tie_key
 
 if TYPE_CHECKING:
@@ -35,22 +35,6 @@ if TYPE_CHECKING:
     from harness.inputs import Input
 
 PARTS = runs.PART_ORDER
-
-
-@dataclass(frozen=True)
-class Interactions:
-    """One row per (user, item) pair, sorted by user, then item.
-
-    user, item: int64 (N,) dense codes; count: float32 (N,) plays;
-    time: int64 (N,) microseconds since the epoch of the first play in the window, or None without times.
-    """
-    user: np.ndarray
-    item: np.ndarray
-    count: np.ndarray
-    time: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.user)
 
 
 @dataclass
@@ -281,60 +265,17 @@ def _read_split(workdir, inputs):
     if not len(raw["train"][0]):
         raise WorkError(f"{paths['train']} has no rows; choose other dates or shares when splitting")
     rules = read_rules(folder / "rules.json")
-    catalogue = _catalogue(raw, rules, paths)
+    catalogue = catalogue_of(raw, rules, paths)
     users, tracks, n_hot = np.unique(raw["train"][0]), np.concatenate(list(catalogue.values())), len(catalogue["hot"])
     code = np.full(len(ids), -1, np.int64)
     code[tracks] = np.arange(len(tracks))
-    encoded = {p: _encode(part, users, code, n_hot, p, paths[p]) for p, part in raw.items()}
+    encoded = {p: encode(part, users, code, n_hot, p, paths[p]) for p, part in raw.items()}
     train, others = encoded.pop("train"), {p: v for p, v in encoded.items() if len(v)}
     if rules["all_test"] and {"test", "cold_test"} & others.keys():
-        others["all_test"] = _joined([others[p] for p in ("test", "cold_test") if p in others])
+        others["all_test"] = joined([others[p] for p in ("test", "cold_test") if p in others])
     return Split(workdir=workdir, users=users, tracks=tracks, n_hot=n_hot, train=train, others=others,
                  n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
                  rules=rules, n_cold_val=len(catalogue.get("cold_val", ())))
-
-
-def _catalogue(raw, rules, paths):
-    """Tracks in the order of their item codes: {"hot": int64 (n_hot,), and those of each cold part}, each ascending."""
-    hot = [raw[p][1] for p in ("train", "val", "test") if p == "train" or rules["unseen"] == "keep" and p in raw]
-    catalogue = {"hot": np.unique(np.concatenate(hot))}
-    for part in (p for p in COLD_PARTS if p in raw):
-        own = np.unique(raw[part][1])
-        for other, where in (("hot", "were played in train"), ("cold_test", "are in the cold test, too")):
-            if again := np.isin(own, catalogue.get(other, ())).sum():
-                raise WorkError(f"{paths[part]}: {again} of its tracks {where}")
-        catalogue[part] = own
-    return catalogue
-
-
-def _joined(parts):
-    """Parts without common pairs as one, sorted by user, then item."""
-    user, item, count = (np.concatenate([getattr(p, name) for p in parts]) for name in ("user", "item", "count"))
-    times = [p.time for p in parts]
-    order = np.lexsort((item, user))
-    return Interactions(user[order], item[order], count[order],
-                        None if any(t is None for t in times) else np.concatenate(times)[order])
-
-
-def _encode(raw, users, code, n_hot, part, path):
-    user, track, count, time = raw
-    rows = np.minimum(np.searchsorted(users, user), len(users) - 1)
-    unknown = np.unique(user[users[rows] != user])
-    if len(unknown):
-        raise WorkError(f"{path}: {len(unknown)} users have no plays in train "
-                        f"(user_id {', '.join(map(str, unknown[:3]))} ...); the split must drop such users")
-    item = code[track]
-    outside = (item < 0) | (item >= n_hot) if part in ("val", "test") else item < 0
-    if outside.any():
-        share = "all" if outside.all() else f"{outside.sum()} of {len(outside)}"
-        raise WorkError(f"{path}: {share} pairs are of tracks absent from train; "
-                        "move them to cold_test.pqt (--protocol hotcold) or drop them")
-    order = np.lexsort((item, rows))
-    rows, item = rows[order], item[order]
-    twice = int(((np.diff(rows) == 0) & (np.diff(item) == 0)).sum())
-    if twice:
-        raise WorkError(f"{path} contains {twice} duplicate (user_id, track_id) pairs")
-    return Interactions(rows, item, count[order], None if time is None else time[order])
 
 
 def about(workdir: str | Path) -> dict:

@@ -1,20 +1,38 @@
-"""The files of a split, read and checked one by one, and what follows from them for a user's history.
+"""The files of a split, read and checked one by one, as codes, and what follows from them for a user's history.
 
     user, track, count, time = split_files.read_pairs("w/data/train.pqt")
     rules = split_files.read_rules("w/data/rules.json")
 """
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.errors import WorkError
 from harness.readers import parquet_schema, read_json, read_parquet
-from harness.runs import PART_ORDER
+from harness.run_files import COLD_PARTS, PART_ORDER
 
 RULES = {"history": {"test": ["train"]}, "unseen": "drop", "all_test": False}   # of a split without rules.json
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]   # user_id, track_id, count, microseconds
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """One row per (user, item) pair, sorted by user, then item.
+
+    user, item: int64 (N,) dense codes; count: float32 (N,) plays;
+    time: int64 (N,) microseconds since the epoch of the first play in the window, or None without times.
+    """
+    user: np.ndarray
+    item: np.ndarray
+    count: np.ndarray
+    time: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.user)
 
 
 def read_pairs(path: str | Path) -> Columns:
@@ -77,3 +95,55 @@ def read_rules(path: str | Path) -> dict:
     if not known or rules["history"].get("val", ["train"]) != ["train"]:
         raise WorkError(f"{path} has rules that are not known here; split again with preprocess/1_train_test_split.py")
     return rules
+
+
+# --------------------------------------------------------------------------- as codes
+
+def catalogue_of(raw: Mapping[str, Columns], rules: dict, paths: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """Tracks in the order of their item codes: {"hot": int64 (n_hot,), and those of each cold part}, each ascending.
+
+    WorkError where a track of a cold part is hot, or in the other cold part.
+    """
+    hot = [raw[p][1] for p in ("train", "val", "test") if p == "train" or rules["unseen"] == "keep" and p in raw]
+    catalogue = {"hot": np.unique(np.concatenate(hot))}
+    for part in (p for p in COLD_PARTS if p in raw):
+        own = np.unique(raw[part][1])
+        for other, where in (("hot", "were played in train"), ("cold_test", "are in the cold test, too")):
+            if again := np.isin(own, catalogue.get(other, ())).sum():
+                raise WorkError(f"{paths[part]}: {again} of its tracks {where}")
+        catalogue[part] = own
+    return catalogue
+
+
+def encode(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, part: str, path: Path) -> Interactions:
+    """The pairs of a part as codes. users: int64 (U,) ascending ids; code: the item code of each track id, or -1.
+
+    WorkError for users and tracks without code, cold tracks in val or test, and pairs that occur twice.
+    """
+    user, track, count, time = raw
+    rows = np.minimum(np.searchsorted(users, user), len(users) - 1)
+    unknown = np.unique(user[users[rows] != user])
+    if len(unknown):
+        raise WorkError(f"{path}: {len(unknown)} users have no plays in train "
+                        f"(user_id {', '.join(map(str, unknown[:3]))} ...); the split must drop such users")
+    item = code[track]
+    outside = (item < 0) | (item >= n_hot) if part in ("val", "test") else item < 0
+    if outside.any():
+        share = "all" if outside.all() else f"{outside.sum()} of {len(outside)}"
+        raise WorkError(f"{path}: {share} pairs are of tracks absent from train; "
+                        "move them to cold_test.pqt (--protocol hotcold) or drop them")
+    order = np.lexsort((item, rows))
+    rows, item = rows[order], item[order]
+    twice = int(((np.diff(rows) == 0) & (np.diff(item) == 0)).sum())
+    if twice:
+        raise WorkError(f"{path} contains {twice} duplicate (user_id, track_id) pairs")
+    return Interactions(rows, item, count[order], None if time is None else time[order])
+
+
+def joined(parts: Sequence[Interactions]) -> Interactions:
+    """Parts without common pairs as one, sorted by user, then item."""
+    user, item, count = (np.concatenate([getattr(p, name) for p in parts]) for name in ("user", "item", "count"))
+    times = [p.time for p in parts]
+    order = np.lexsort((item, user))
+    return Interactions(user[order], item[order], count[order],
+                        None if any(t is None for t in times) else np.concatenate(times)[order])
