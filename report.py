@@ -15,7 +15,7 @@ from pathlib import Path
 from harness import cli
 from harness.errors import UsageError
 
-PARTS = ("test", "cold_test")
+PARTS = ("test", "cold_test", "all_test")
 
 
 def build_parser():

@@ -4,6 +4,7 @@ import numpy as np
 from evaluation.intervals import mean_and_half_width
 from evaluation.lists import read_frame, read_lists, read_truth
 from evaluation.segments import ACTIVITY, POPULARITY, by_activity, by_popularity, truth_of
+from harness.run_files import COLD_PARTS
 from metrics import METRICS, values_of
 
 LENGTHS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
@@ -15,12 +16,12 @@ def of_rows(workdir, split, part, rows, progress):
     """The figures of all rows of one part: [{'over_k': .., 'activity': .., 'popularity': ..}], None without lists.
 
     over_k: {metric: {k: [mean, half]}}; activity and popularity: {metric: [[mean, half, users] of each segment]},
-    metrics at SEGMENT_AT, popularity not of the cold test, whose tracks have no plays. half is the half-width of
+    metrics at SEGMENT_AT, popularity not of a cold part, whose tracks have no plays. half is the half-width of
     the 95 % interval over users, of each user's mean over the row's seeds.
     """
     truth = read_truth(split.truth(part))
     active = by_activity(split, truth.users)
-    pieces = [] if part == "cold_test" else _pieces(split, truth)
+    pieces = [] if part in COLD_PARTS else _pieces(split, truth)
     results = []
     for row in rows:
         frames = []
