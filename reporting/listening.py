@@ -27,7 +27,7 @@ def chosen_users(split, part, most, seed):
 
 
 def users_of(catalogue, part, shown, codes, tracks):
-    """[{'user', 'part', 'history': [track], 'truth': [track], 'lists': {run: [[track, hit]]}}] of user codes, for one part.
+    """[{'user', 'part', 'history': [track], 'truth': [track], 'lists': {run: [[track, hit]]}}] of user codes.
 
     tracks: the reporting.tracks.Tracks that numbers them; shown: {run: config}
     """
