@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
 from harness.readers import load_checkpoint
+from training import selection
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.early_stopping import check_release
 from training.epochs import EpochLog
@@ -51,7 +52,7 @@ PUBLISHED_CALL = (
                  "initial user embeddings: 1 for the mean of the item embeddings of the user's history, 0 for random"),
     cli.Argument("dynamic_item_freeze", cli.flag01, 0, "{0,1}",
                  "1 freezes the item embeddings at first, whatever item_freeze says, and releases them at the first "
-                 "plateau of the validation loss, where otherwise the learning rate would fall"),
+                 "plateau of what --stop-on names, where otherwise the learning rate would fall"),
     cli.Argument("hidden_dim", cli.whole_number(0), 0, "N",
                  "width of the shared layer; 0 for that of the embedding (64 for random)"),
     cli.Argument("use_confidence", cli.flag01, 0, "{0,1}", "1 weights a pair by 1 + 2 log(1 + plays)"),
@@ -76,10 +77,10 @@ def build_parser():
     group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001, as published)")
     group.add_argument("--patience", type=cli.whole_number(1), default=16, metavar="N",
-                       help="epochs without a better validation loss before training stops (default 16)")
+                       help="evaluations of val without a better value before training stops (default 16)")
     group.add_argument("--plateau", type=cli.whole_number(0), default=5, metavar="N",
-                       help="epochs without improvement before the learning rate is divided by 10 "
-                            "(ReduceLROnPlateau; default 5)")
+                       help="such evaluations before the learning rate is divided by 10 (ReduceLROnPlateau; default 5)")
+    selection.flags(group, published=True)
     group.add_argument("--exclude-positives", action="store_true",
                        help="never draw a known positive as a negative (default: draw from all)")
     group.add_argument("--shuffle", action="store_true",
@@ -92,9 +93,8 @@ def build_parser():
                             "published)")
     group.add_argument("--as-published", action="store_true",
                        help="do as the published code does: 1 trains and 0 freezes, negative users come from the first "
-                            "17,052, and the L2 penalty counts frozen parameters and enters the validation loss")
-    group.add_argument("--eval-every", type=cli.whole_number(1), default=5, metavar="N",
-                       help="epochs between metrics on val in TensorBoard (default 5)")
+                            "17,052, the L2 penalty counts frozen parameters and enters the validation loss, and that "
+                            "loss selects the epoch")
     group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
                        help="least time between checkpoints, in seconds; 0 for one after each epoch (default 10)")
     cli.list_length(group)
@@ -111,7 +111,8 @@ def parse(argv=None):
 
 
 def check(parser, args):
-    """Refuse arguments that contradict each other; fill in the margin or the temperature, whichever the loss has."""
+    """Refuse arguments that contradict each other; fill in the rule, and the margin or the temperature of the loss."""
+    selection.settle(args)
     if (args.logdir is None) != (args.last_epoch is None):
         parser.error("logdir and last_epoch go together: the run to continue and the epoch to continue after")
     if args.last_epoch is not None and args.last_epoch >= args.epochs:
@@ -134,25 +135,27 @@ def check(parser, args):
 
 def request_of(args):
     """Every argument that can change the result."""
-    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "logdir", "last_epoch"}
-    request = {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
+    excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "logdir", "last_epoch"}
+    request = selection.requested({name: value for name, value in vars(args).items() if name not in excluded})
     return request | ({"missing": "fail"} if args.model == "random" else {})  # nothing to fill
 
 
 # --------------------------------------------------------------------------- the run
 
-def fit(run, training, split, args, device, origin=None):
+def fit(run, training, cold, split, args, device, origin=None):
     """Train until done, from the run's last checkpoint where there is one; the best epoch's state is loaded at the end.
 
-    origin: of `origin_of`, the run to continue. returns: the best epoch
+    cold: vectors (n_cold, D) of the cold items, None without content; origin: of `origin_of`, the run to continue
     """
     from training import shallow
+    from training.validation import Validation
     settings = training.settings
     pairs = shallow.pairs_of("train", split, settings, device)
     val = shallow.pairs_of("val", split, settings, device) if "val" in split.parts else None
     checkpoints = Checkpoints(run, training, args.checkpoint_seconds or math.inf, args.checkpoint_seconds)
     begin(checkpoints, training, origin)
     note_missing_val(run.name, split, args.epochs)
+    validation = Validation.of(split, args, selection.HOT if cold is None else selection.BOTH)
     initial = training.epoch * len(pairs) + training.step * args.batch_size
     with Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
         log = EpochLog(run, progress, training.epoch, args.epochs)
@@ -165,14 +168,19 @@ def fit(run, training, split, args, device, origin=None):
             if val is not None:
                 losses["val"] = shallow.validation_loss(training.model, val, settings)
             check_loss(training.epoch, *losses.values())
-            better = training.stopping.update(training.epoch, {"loss": losses["val"]} if val is not None else {})
-            due = val is not None and (training.done or training.epoch % args.eval_every == 0)
-            log.record(training.epoch, losses, validation_metrics(training.model, split, args, device) if due else None,
-                       lr=training.stopping.learning_rate())
-            checkpoints.after_epoch(better)
-    best = checkpoints.best()
-    training.model.load_state_dict(best["model"])
-    return best["epoch"]
+            result = validation.evaluate(training, lambda part: ranker(training.model, cold, device), losses.get("val"))
+            log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
+            checkpoints.after_epoch(result.better)
+    training.model.load_state_dict(checkpoints.best()["model"])
+
+
+def ranker(model, cold, device):
+    """What topk.recommend takes: users (U, D) and items (n, D), the cold ones last where they have vectors."""
+    import torch
+    users, items = model.extract_embeddings()
+    if cold is not None:
+        items = torch.cat([items, model.project(cold)])
+    return {"users": users, "items": items, "device": device}
 
 
 def begin(checkpoints, training, origin):
@@ -206,34 +214,20 @@ def origin_of(workdir, args):
 
 def finish(run, training, cold, split, args, device, **results):
     """Write the learned embeddings, the lists and the metrics of every part, and close the run."""
-    import torch
-
     from ranking import save
     model, parts, left_out = training.model, list(split.parts), {}
-    users, items = model.extract_embeddings()
-    if cold is not None:
-        items = torch.cat([items, model.project(cold)])
-    else:
+    vectors = ranker(model, cold, device)
+    if cold is None:
         parts = list(split.hot_parts)
         left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
-    write_npy(run.model_embeddings("users"), users.cpu().numpy())
-    write_npy(run.model_embeddings("items"), items.cpu().numpy())
-    means = save.write(run, split, args.k, args.seed, parts, users=users, items=items, device=device)
+    for which in ("users", "items"):
+        write_npy(run.model_embeddings(which), vectors[which].cpu().numpy())
+    means = save.write(run, split, args.k, args.seed, parts, **vectors)
     flat = {f"best/{name}": float(value) for name, value in means.get("val", {}).items()}   # of the weights kept
     hyperparameters = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in run.request.items()}
     run.writer().add_hparams(hyperparameters, flat, run_name=".", global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(model.weight.shape[1]),
                hidden_dim=int(model.weight.shape[0]), **results)
-
-
-def validation_metrics(model, split, args, device, ks=(10, 50)):
-    """Means of the metrics on val, {name: value}."""
-    import metrics
-    from ranking import topk
-    users, items = model.extract_embeddings()
-    last = split.unseen if args.model == "random" else None     # as save.write ranks without content
-    preds = topk.recommend(split, "val", max(ks), args.seed, users=users, items=items, last=last, device=device)
-    return metrics.evaluate(preds, split.truth("val"), ks).mean().to_dict()
 
 
 def main(argv=None):
@@ -244,9 +238,10 @@ def main(argv=None):
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
     split, device = dataset.load(workdir), cli.pick_device(args.device)
     check_release(split, args.dynamic_item_freeze)
-    origin, request = origin_of(workdir, args), request_of(args)
+    origin, request = origin_of(workdir, args), selection.of_split(request_of(args), split)
     itself = origin is not None and runs.request_hash(origin["request"]) == runs.request_hash(request)
     if origin and not itself:
+        selection.check_continued(origin["name"], origin["request"], request)
         request["continues"] = [origin["name"], args.last_epoch]
     run = runs.Run(workdir, "shallow", request, embedding=args.model, inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings(which) for which in ("users", "items")]
@@ -259,9 +254,8 @@ def main(argv=None):
         model, cold = shallow.build(split, settings, device)
         training = shallow.Training(model, settings, device)
         frozen = sorted(n for n, p in model.named_parameters() if not p.requires_grad)
-        best = fit(run, training, split, args, device, origin)
-        finish(run, training, cold, split, args, device, best_epoch=best, frozen_at_first=frozen,
-               best_val_loss=training.stopping.best if "val" in split.parts else None)
+        fit(run, training, cold, split, args, device, origin)
+        finish(run, training, cold, split, args, device, frozen_at_first=frozen, **training.stopping.selected())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 (RecSys '24), section 3.2.
 """
 from harness import cli, runs
+from training import selection
 from training import sequence_loop as sequence_training
 
 TITLE = "BERT4Rec"
@@ -45,7 +46,7 @@ PUBLISHED_CALL = (
     cli.Argument("user_init", cli.flag01, 1, "{0,1}", "recorded only: the model has no user embeddings"),
     cli.Argument("dynamic_item_freeze", cli.flag01, 0, "{0,1}",
                  "1 freezes the item embeddings at first, whatever item_freeze says, and releases them at the first "
-                 "plateau of the validation loss, where otherwise the learning rate would fall"),
+                 "plateau of what --stop-on names, where otherwise the learning rate would fall"),
     cli.Argument("hidden_dim", cli.whole_number(0), 0, "N",
                  "width of the transformer; 0 for that of the embedding, any other width adds a learned projection in "
                  "and one out"),
@@ -63,14 +64,15 @@ def build_parser():
     group.add_argument("--lr", type=cli.number(0, above=True), metavar="FLOAT",
                        help="learning rate of Adam (default: learning_rate of the YAML file, 0.001)")
     group.add_argument("--patience", type=cli.whole_number(1), metavar="N",
-                       help="epochs without a better validation loss before training stops (default: patience of the "
-                            "YAML file, 16)")
-    sequence_training.flags(group, scale="default unit; none with --as-published")
+                       help="evaluations of val without a better value before training stops (default: patience of "
+                            "the YAML file, 16)")
+    sequence_training.flags(group, scale="default unit; none with --as-published", published=True)
     group.add_argument("--as-published", action="store_true",
                        help="do as the published code does: item_freeze 1 trains and 0 freezes, batches hold 128 "
                             "sequences whatever batch_size says, users are encoded from their last 50 positions, "
                             "positions count from the start, layer normalisation after each sublayer, the softmax also "
-                            "covers mask and padding, initial weights have a standard deviation of 0.02, --scale none")
+                            "covers mask and padding, initial weights have a standard deviation of 0.02, --scale none, "
+                            "--stop-on loss")
     cli.list_length(group)
     cli.common_flags(parser, device=True)
     return parser
@@ -91,10 +93,10 @@ def request_of(args, config=None):
 
     config: of `settings`, by default that of `args`; it has the values of --config, --lr and --patience
     """
-    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds", "config", "lr", "patience"}
+    excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "config", "lr", "patience"}
     excluded |= {*RECORDED}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
-    request = {k: v for k, v in sorted(vars(args).items()) if k not in excluded}
+    request = selection.requested({k: v for k, v in vars(args).items() if k not in excluded})
     return request | no_content | {"config": config or settings(args)}
 
 
@@ -183,8 +185,8 @@ def main(argv=None):
     config, split, device = settings(args), dataset.load(workdir), cli.pick_device(args.device)
     check(split, args, config, device)
     indptr, items = split.sequences(args.order)
-    run = runs.Run(workdir, "bert4rec", request_of(args, config), embedding=args.model, inputs=split.inputs + files,
-                   args=args)
+    request = selection.of_split(request_of(args, config), split)
+    run = runs.Run(workdir, "bert4rec", request, embedding=args.model, inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings("users")]
     with run:
         if run.finished:
@@ -192,10 +194,9 @@ def main(argv=None):
         training, sequences, encoder = prepare(split, args, config, indptr, items, device)
         batch_size = PUBLISHED_BATCH if args.as_published else args.batch_size
         frozen = not training.model.items.requires_grad
-        best = sequence_training.fit(run, training, sequences, encoder, batch_size, args.eval_every,
-                                     args.checkpoint_seconds)
+        sequence_training.fit(run, training, sequences, encoder, batch_size, args)
         width = training.model.transformer_model.config.hidden_size
-        sequence_training.finish(run, training, encoder, split, args.k, best_epoch=best, order=args.order,
+        sequence_training.finish(run, training, encoder, split, args.k, order=args.order,
                                  items_frozen_at_first=frozen, batch_size=batch_size, hidden_dim=width,
                                  recorded_only={name: getattr(args, name) for name in RECORDED})
 

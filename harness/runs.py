@@ -33,6 +33,7 @@ MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment"
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
             "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
             "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
+UNSAID = {"stop_on": "loss"}   # arguments that a request leaves out at a value that is not the default
 SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *FILE_PARTS)), "data/rules.json")
 
 
@@ -294,12 +295,13 @@ def _say_once(sentence):
 def departures(request: dict, reference: dict) -> dict[str, Any]:
     """Arguments of a request whose value in another is different (or absent, and not empty here): {name: value}.
 
-    Those of a configuration within it count one by one.
+    Those of a configuration within it count one by one; what UNSAID names counts although it is absent.
     """
     def flat(arguments):
         inner = [v for v in arguments.values() if isinstance(v, dict)]
         return {k: v for part in [arguments, *inner] for k, v in part.items() if not isinstance(v, dict)}
     request, reference = flat(request), flat(reference)
+    request |= {k: v for k, v in UNSAID.items() if k in reference and k not in request}
     return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}
 
 

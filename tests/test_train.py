@@ -19,7 +19,7 @@ from harness import cli, runs
 from harness.progress import EXIT_RESUMABLE
 from harness.readers import load_checkpoint
 from tests.worlds.world import tiny_workspace, write_embedding
-from training import shallow
+from training import selection, shallow
 
 ROOT = Path(train.__file__).parent
 QUICK = ["content", "--epochs", "4", "--batch-size", "128", "--k", "10"]
@@ -278,7 +278,8 @@ def test_the_published_call_runs_and_its_places_are_the_flags(tiny):
     flags = ["--model", "content", "--sample-type", "item", "--neg-samples", "20", "--batch-size", "10000",
              "--epochs", "3", "--item-freeze", "1", "--user-freeze", "0", "--comment", "baseline", "--user-init", "1",
              "--dynamic-item-freeze", "0", "--hidden-dim", "0", "--use-confidence", "0", "--l2", "0"]
-    assert train.request_of(train.parse([*flags, "--k", "10"])) == config["request"]
+    asked = train.request_of(train.parse([*flags, "--k", "10"]))
+    assert selection.of_split(asked, dataset.load(tiny)) == config["request"]
     assert train.request_of(train.parse(["content", "--k", "10", "item", "--epochs", "3", "--comment", "baseline"])) \
         == config["request"]
     assert train.parse(["content", "item", "--sample-type", "item"]).sample_type == "item"

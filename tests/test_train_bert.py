@@ -150,7 +150,7 @@ def test_scores_are_the_dot_products_of_the_written_vectors(tiny):
 
 @pytest.mark.trains
 def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, tmp_path):
-    """With plateau_patience 0 the first epoch without a better loss is the plateau; the rate stays as it was."""
+    """With plateau_patience 0 the first epoch without a better value is the plateau; the rate stays as it was."""
     config = tmp_path / "c.yaml"
     config.write_text("plateau_patience: 0\npatience: 3\nlearning_rate: 0.05\n")
     name, manifest = train(tiny, "--dynamic-item-freeze", "1", "--config", config, "--epochs", "30", "--scale", "none")
@@ -166,7 +166,7 @@ def test_dynamic_item_freeze_releases_the_items_at_the_first_plateau(tiny, tmp_p
         model, train_bert.training_settings(train_bert.parse(["--dynamic-item-freeze", "1"]), settings))
     freezes = []
     for epoch, loss in enumerate((3.0, 2.0, 2.5, 2.4), 1):
-        training.stopping.update(epoch, {"loss": loss})
+        training.stopping.update(epoch, {"NDCG@10": 1 / loss})
         freezes.append((not model.items.requires_grad, training.stopping.learning_rate()))
     assert freezes == [(True, 0.05), (True, 0.05), (False, 0.05), (False, pytest.approx(0.005))]
 
@@ -271,11 +271,12 @@ def test_without_val_all_epochs_are_trained_and_the_run_says_so(tiny, capsys):
 
 
 @pytest.mark.trains
-def test_early_stopping_keeps_the_best_epoch(tiny):
-    name, manifest = train(tiny, "--patience", "2", "--lr", "0.05", "--epochs", "60")
+@pytest.mark.parametrize(("rule", "key"), [("loss", "best_loss"), ("NDCG@10", "best")])
+def test_early_stopping_keeps_the_best_epoch(tiny, rule, key):
+    name, manifest = train(tiny, "--patience", "2", "--lr", "0.05", "--epochs", "60", "--stop-on", rule)
     assert manifest["epochs"] == manifest["best_epoch"] + 2 < 60
     best, last = checkpoint(tiny, name, "best"), checkpoint(tiny, name, "last")
-    assert best["epoch"] == manifest["best_epoch"] and best["loss"] == manifest["best_val_loss"] == last["best_loss"]
+    assert best["epoch"] == manifest["best_epoch"] and best[rule] == manifest["best_value"] == last[key]
 
 
 @pytest.mark.parametrize("argv, positions, spread, norm", [
@@ -349,7 +350,7 @@ def test_a_stopped_run_ends_with_the_weights_of_one_never_stopped(never_stopped,
     for part in ("val", "test", "cold_test"):
         assert preds(never_stopped, name, part).equals(preds(cut, name, part))
     ours, theirs = (json.loads((w / "runs" / name / "config.json").read_text()) for w in (never_stopped, cut))
-    assert ours["best_val_loss"] == theirs["best_val_loss"] and theirs["status"] == "finished"
+    assert ours["best_value"] == theirs["best_value"] and theirs["status"] == "finished"
 
 
 def test_a_signal_inside_an_epoch_keeps_its_steps(tiny):

@@ -14,13 +14,14 @@ class EarlyStopping:
     """The rule by which a training ends, and what it has to remember.
 
     watch:    the value on val that is watched: "loss" is minimised, any other name is a metric and is maximised
-    epochs:   largest number of epochs; patience: epochs without improvement before training stops
-    optimizer, plateau, factor: after more than `plateau` epochs without improvement the learning rate is multiplied by
-              `factor` (ReduceLROnPlateau); plateau None leaves the learning rate as it is
+    epochs:   largest number of epochs; patience: evaluations without improvement before training stops
+    optimizer, plateau, factor: after more than `plateau` evaluations without improvement the learning rate is
+              multiplied by `factor` (ReduceLROnPlateau); plateau None leaves the learning rate as it is
     release:  function called once at the first plateau, where the learning rate then stays; None for no release
 
-    best: the best value so far; best_epoch: the epochs done by then, 0 before the first; waited: epochs since;
-    released: whether `release` was called. Without a val part every epoch is the best so far.
+    best: the best value so far; best_epoch: the epochs done by then, 0 before the first; waited: evaluations since;
+    released: whether `release` was called. Without a val part every epoch is the best so far. An evaluation is a call
+    of `update`, which --eval-every makes rarer than an epoch (selection.py).
     """
 
     def __init__(self, watch, epochs, patience, optimizer=None, plateau=None, factor=0.1, release=None):
@@ -62,6 +63,12 @@ class EarlyStopping:
             self.set_learning_rate(before)
             self.released, self.waited = True, 0
             self.release()
+
+    def selected(self):
+        """What a run's config.json says of the epoch that was kept; the value is None without a val part."""
+        value = self.best if math.isfinite(self.best) else None
+        return {"best_epoch": self.best_epoch, "selected_by": self.watch, "best_value": value,
+                "best_val_loss": value if self.minimised else None}
 
     def learning_rate(self):
         return self.optimizer.param_groups[0]["lr"]

@@ -1,6 +1,7 @@
 """What each epoch of a training reports: scalars for TensorBoard, and a line of text where there is no terminal.
 
-The tags are the same for every method: Loss/train, Loss/val, lr, and val/NDCG@10 and the like for the metrics on val.
+The tags are the same for every method: Loss/train, Loss/val, lr, and val/NDCG@10 and the like for the metrics on val;
+a value whose name has a slash (cold_val/NDCG@10) is its own tag.
 """
 import time
 
@@ -19,7 +20,8 @@ class EpochLog:
         """losses: {'train': ..., 'val': ...}; values: {'NDCG@10': ...} on val, {} or None in epochs without; others:
         further scalars by their tag, such as lr"""
         values, now = values or {}, time.monotonic()
-        scalars = {f"Loss/{k}": v for k, v in losses.items()} | others | {f"val/{k}": v for k, v in values.items()}
+        scalars = {f"Loss/{k}": v for k, v in losses.items()} | others | {
+            k if "/" in k else f"val/{k}": v for k, v in values.items()}
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, epoch)
         first = [k for k in ("NDCG@10", *values) if k in values][:1]

@@ -3,13 +3,13 @@
 A model is one of sequences.UserEncoder that also has `loss(*batch)`, whose batch ends in the targets, and
 `freeze_item_embs(flag)`.
 """
-import math
 from dataclasses import dataclass
 
 from harness import cli
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
+from training import selection
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
 from training.epochs import EpochLog
@@ -20,8 +20,11 @@ COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an un
 
 # --------------------------------------------------------------------------- flags
 
-def flags(group, scale="default unit"):
-    """Add the flags of the histories' order, of the content and of the training; scale: words on its default."""
+def flags(group, scale="default unit", published=False):
+    """Add the flags of the histories' order, of the content and of the training.
+
+    scale: words on its default; published: whether the method has --as-published
+    """
     group.add_argument("--order", choices=("time", "count"), default="time",
                        help="order of a sequence: by time, or by play count with the most played last, which data "
                             "without times need (default time)")
@@ -34,14 +37,14 @@ def flags(group, scale="default unit"):
                        help="permute the rows of the embedding by --seed (the shuffled control)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
-    group.add_argument("--eval-every", type=cli.whole_number(1), default=5, metavar="N",
-                       help="epochs between metrics on val in TensorBoard (default 5)")
+    selection.flags(group, published)
     group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
                        help="least time between checkpoints, in seconds; they come at the end of epochs (default 10)")
 
 
 def settle(parser, args, scale="unit"):
-    """Refuse arguments that contradict each other, and fill in --scale, whose default is `scale`."""
+    """Refuse arguments that contradict each other; fill in --stop-on, and --scale, whose default is `scale`."""
+    selection.settle(args)
     if args.model == "random" and args.shuffle:
         parser.error("--shuffle permutes an embedding; random has none")
     if args.model == "random" and args.scale is not None:
@@ -85,13 +88,14 @@ def content(split, name, missing="fail", shuffle=None, scale="unit", device="cpu
 class Settings:
     """How a model of sequences is trained."""
     epochs: int
-    patience: int                  # epochs without a better validation loss before training stops
-    plateau_patience: int          # such epochs before the learning rate is multiplied by plateau_factor
+    patience: int                  # evaluations of val without a better value before training stops
+    plateau_patience: int          # such evaluations before the learning rate is multiplied by plateau_factor
     plateau_factor: float
     learning_rate: float           # of Adam
     betas: tuple = (0.9, 0.999)    # of Adam
     l2: float = 0.0                # times the sum of squares of the trained parameters
-    dynamic_item_freeze: int = 0   # 1 releases the item embeddings at the first plateau of the validation loss
+    dynamic_item_freeze: int = 0   # 1 releases the item embeddings at the first plateau of what stop_on names
+    stop_on: str = "NDCG@10"       # what selects the epoch, on val: a metric, or "loss" (selection.py)
     seed: int = 42
 
 
@@ -109,7 +113,7 @@ class Training:
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=settings.betas,
                                           weight_decay=2 * settings.l2, fused=True)
         release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
-        self.stopping = EarlyStopping("loss", settings.epochs, settings.patience, self.optimizer,
+        self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience, self.optimizer,
                                       settings.plateau_patience, settings.plateau_factor, release)
         self.epoch = 0                                              # epochs done
         self.step, self.count = 0, 0                                # of the epoch under way: steps, masked items
@@ -135,9 +139,9 @@ class Training:
                 **{name: getattr(self, name) for name in self.COUNTERS}}
 
     def best_state(self):
-        """What is kept of the best epoch; its loss is None without a val part."""
-        loss = self.stopping.best
-        return {"model": self.weights(), "epoch": self.epoch, "loss": loss if math.isfinite(loss) else None}
+        """What is kept of the best epoch, with its value on val: the loss, or the metric that selected it."""
+        value = self.stopping.selected()["best_value"]
+        return {"model": self.weights(), "epoch": self.epoch, self.settings.stop_on: value}
 
     def load(self, state):
         check_device(state, self.total.device)
@@ -182,14 +186,15 @@ def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
 
 # --------------------------------------------------------------------------- the run
 
-def fit(run, training, sequences, encoder, batch_size, eval_every=5, checkpoint_seconds=10.0):
+def fit(run, training, sequences, encoder, batch_size, args):
     """Train until done, from the run's last checkpoint where there is one; the best weights are loaded at the end.
 
-    encoder: UserEncoder; eval_every: epochs between metrics on val; checkpoint_seconds: least time between checkpoints
-    returns: the best epoch
+    encoder: UserEncoder; args: the command line with `flags`
     """
+    from training.validation import Validation
     split, epochs = encoder.split, training.settings.epochs
-    checkpoints = Checkpoints(run, training, epoch_seconds=checkpoint_seconds)
+    validation = Validation.of(split, args, selection.HOT if encoder.cold is None else selection.BOTH)
+    checkpoints = Checkpoints(run, training, epoch_seconds=args.checkpoint_seconds)
     checkpoints.resume()
     note_missing_val(run.name, split, epochs)
     users = len(sequences.lengths)
@@ -200,14 +205,10 @@ def fit(run, training, sequences, encoder, batch_size, eval_every=5, checkpoint_
             if "val" in split.parts:
                 losses["val"] = encoder.loss()
             check_loss(training.epoch, *losses.values())
-            better = training.stopping.update(training.epoch, {"loss": losses["val"]} if "val" in losses else {})
-            due = "val" in losses and (training.done or training.epoch % eval_every == 0)
-            log.record(training.epoch, losses, encoder.metrics(training.settings.seed) if due else None,
-                       lr=training.stopping.learning_rate())
-            checkpoints.after_epoch(better)
-    best = checkpoints.best()
-    training.load_weights(best["model"])
-    return best["epoch"]
+            result = validation.evaluate(training, lambda part: encoder.ranker(), losses.get("val"))
+            log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
+            checkpoints.after_epoch(result.better)
+    training.load_weights(checkpoints.best()["model"])
 
 
 def finish(run, training, encoder, split, k, order, **results):
@@ -233,5 +234,4 @@ def finish(run, training, encoder, split, k, order, **results):
     run.writer().add_hparams({name: v for name, v in hyperparameters.items() if name != "config"}, flat, run_name=".",
                              global_step=training.epoch)
     run.finish(parts=sorted(parts), left_out=left_out, epochs=training.epoch, dim=int(training.model.items.shape[1]),
-               items_released=training.stopping.released,
-               best_val_loss=training.stopping.best if "val" in split.parts else None, order=order, **results)
+               items_released=training.stopping.released, order=order, **training.stopping.selected(), **results)

@@ -116,11 +116,6 @@ class UserEncoder:
                 total -= (vectors[rows] * self.model.items[wanted]).sum().double()
         return total.item() / len(self.rows)
 
-    def metrics(self, seed, ks=(10, 50)):
-        """Means of the metrics on val, {name: value}."""
-        import metrics
-        from ranking import topk
-        last = self.split.unseen if self.cold is None else None     # as save.write ranks without content
-        preds = topk.recommend(self.split, "val", max(ks), seed, users=self.users, items=self.items(), last=last,
-                               device=self.sequences.device)
-        return metrics.evaluate(preds, self.split.truth("val"), ks).mean().to_dict()
+    def ranker(self):
+        """What topk.recommend takes: users by their code, the item table, the device."""
+        return {"users": self.users, "items": self.items(), "device": self.sequences.device}

@@ -100,7 +100,7 @@ class Settings:
     item_freeze: int = 1              # 1 freezes the item embeddings, 0 trains them; with as_published the reverse
     user_freeze: int = 0              # the same for the user embeddings
     user_init: int = 1                # initial user embeddings: 1 the mean of the history's items, 0 random
-    dynamic_item_freeze: int = 0      # 1 freezes the items until the first plateau of the validation loss
+    dynamic_item_freeze: int = 0      # 1 freezes the items until the first plateau of what stop_on names
     hidden_dim: int = 0               # width of the shared layer; 0 for that of the embedding
     use_confidence: int = 0           # 1 weights a pair by 1 + 2 log(1 + plays)
     l2: float = 0.0                   # times the sum of squares of the trained parameters
@@ -108,8 +108,9 @@ class Settings:
     margin: float | None = 0.2        # of the hinge loss
     temperature: float | None = 0.1   # of the BPR and InfoNCE losses
     lr: float = 0.001                 # learning rate of Adam
-    patience: int = 16                # epochs without a better validation loss before training stops
-    plateau: int = 5                  # such epochs before the learning rate is divided by 10
+    stop_on: str = "NDCG@10"          # what selects the epoch, on val: a metric, or "loss" (selection.py)
+    patience: int = 16                # evaluations of val without a better value before training stops
+    plateau: int = 5                  # such evaluations before the learning rate is divided by 10
     exclude_positives: bool = False   # never draw a known positive as a negative
     shuffle: bool = False             # permute the rows of the embedding by the seed
     missing: str = "fail"             # tracks without an embedding: "fail", or "mean" to fill with the mean
@@ -169,8 +170,8 @@ class Training:
         self.model, self.settings = model, settings
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
         release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
-        self.stopping = EarlyStopping("loss", settings.epochs, settings.patience, self.optimizer, settings.plateau,
-                                      release=release)
+        self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience, self.optimizer,
+                                      settings.plateau, release=release)
         self.draw = generator(settings.seed, 1, device)
         self.epoch = 0                      # epochs done
         self.step, self.opening = 0, None   # of the epoch under way: steps, and the state of `draw` before them

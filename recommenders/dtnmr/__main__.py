@@ -26,6 +26,7 @@ Ours and the source differ:
               kept in the checkpoint, and every field ends with a column for unknown.
   training    the source: --optimizer sgd --lr 0.1 --batch-size 16 --run-len 1 --epochs 1. Ours batches runs of a
               playlist's neighbouring points (--run-len), which share their sums and LSTM windows.
+  selection   the source never evaluates val and keeps its last epoch; ours keeps the best by --stop-on.
 
 Evaluated by lists of all songs (ranking/topk.py), and by the source's measure on val and test points: PointAccuracy@N
 in metrics/{run}_{part}_points.csv and .pqt, N being --subset-size. `python metrics.py --subset-size N` computes the
@@ -44,6 +45,7 @@ from harness.progress import Progress
 from harness.readers import read_json
 from preprocess import kkbox, stage
 from recommenders.dtnmr import COMPONENTS
+from training import selection
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.epochs import EpochLog
 
@@ -100,7 +102,8 @@ def build_parser():
     group.add_argument("--epochs", type=cli.whole_number(1), default=20, metavar="N",
                        help="largest number of epochs (default 20)")
     group.add_argument("--patience", type=cli.whole_number(1), default=3, metavar="N",
-                       help="epochs without a better validation loss before training stops (default 3)")
+                       help="evaluations of val without a better value before training stops (default 3)")
+    selection.flags(group)
     group.add_argument("--order", choices=("time", "count"), default="time",
                        help="order of playlists: by time, or by play count for data without times (default time)")
     group.add_argument("--checkpoint-seconds", type=cli.number(0), default=60.0, metavar="FLOAT",
@@ -136,6 +139,7 @@ def model_flags(group):
 
 def parse(argv):
     args = build_parser().parse_args(argv)
+    selection.settle(args)
     if args.short_term_len > args.long_term_len:
         raise UsageError(f"--short-term-len {args.short_term_len} is longer than --long-term-len "
                          f"{args.long_term_len}, whose end it is")
@@ -155,7 +159,7 @@ def request_of(args, of_points=False):
     """
     excluded = {"workdir", "cache", "device", "overwrite", "db", "reload", "checkpoint_seconds", "memory",
                 *KKBOX_FLAGS}
-    request = {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
+    request = selection.requested({name: value for name, value in vars(args).items() if name not in excluded})
     return request | {"min_playlist_len": None if of_points else args.min_playlist_len or 1}
 
 
@@ -231,13 +235,15 @@ def architecture_of(args):
 
 # --------------------------------------------------------------------------- training and lists
 
-def fit(run, training, checkpoint_seconds):
+def fit(run, training, args):
     """Train until done, from the last checkpoint where there is one; the best epoch's weights are loaded at the end."""
     from recommenders.dtnmr.training import subset_metrics
+    from training.validation import Validation
     playlists, epochs = training.playlists, training.settings.epochs
-    checkpoints = Checkpoints(run, training, step_seconds=checkpoint_seconds)
+    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
     checkpoints.resume()
     note_missing_val(run.name, playlists.split, epochs)
+    validation = Validation.of(playlists.split, args)
     points = len(playlists.rows["train"])
     with Progress(epochs * points, run.name, "points", initial=training.epoch * points) as progress:
         log = EpochLog(run, progress, training.epoch, epochs)
@@ -250,33 +256,39 @@ def fit(run, training, checkpoint_seconds):
             loss = training.close_epoch()
             val = subset_metrics(training.model, playlists, "val", training.settings.seed)   # {} without points of val
             check_loss(training.epoch, val.get("Loss", 0.0))
-            better = training.stopping.update(training.epoch, {"loss": val["Loss"]} if val else {})
+            result = validation.evaluate(training, lambda part: ranker(training.model, playlists)(part),
+                                         val.get("Loss"))
             losses = {"train": loss, **({"val": val["Loss"]} if val else {})}
-            log.record(training.epoch, losses, {"Accuracy": val["Accuracy"]} if val else None)
-            checkpoints.after_epoch(better)
+            log.record(training.epoch, losses, result.values | ({"Accuracy": val["Accuracy"]} if val else {}))
+            checkpoints.after_epoch(result.better)
     training.model.load_state_dict(checkpoints.best(playlists.device)["model"])
 
 
-def rank(run, model, playlists, args):
-    """Lists and metrics of every part through topk: all songs embedded in blocks, users by their known rows."""
+def ranker(model, playlists):
+    """A function of a part: what topk.recommend takes. All songs are embedded in blocks, users by their known rows."""
     import torch
-
-    from ranking import save
-    results = {}
     model.eval()
+    codes = torch.as_tensor(playlists.item_songs, device=playlists.device)
     with torch.inference_mode():
-        codes = torch.as_tensor(playlists.item_songs, device=playlists.device)
         songs = model.song_vectors(torch.cat([model.songs(playlists.data, block) for block in codes.split(8192)]))
-        for part in playlists.split.parts:
-            level = 0 if part in ("val", "cold_val") else 1
-            ends = torch.as_tensor(playlists.lists.ends(level), device=playlists.device)
 
-            def users(block, ends=ends):
-                block = torch.as_tensor(block, device=playlists.device)
-                return torch.cat([model.user_vectors(model.users(playlists.data, few, ends[few]))
-                                  for few in block.split(1024)])
-            results |= save.write(run, playlists.split, args.k, args.seed, [part], users=users, items=songs,
-                                  device=playlists.device, last=None)   # songs are known by their metadata
+    def of(part):
+        ends = torch.as_tensor(playlists.lists.ends(0 if part in ("val", "cold_val") else 1), device=playlists.device)
+
+        def users(block):
+            block = torch.as_tensor(block, device=playlists.device)
+            return torch.cat([model.user_vectors(model.users(playlists.data, few, ends[few]))
+                              for few in block.split(1024)])
+        return {"users": users, "items": songs, "device": playlists.device, "last": None}   # known by their metadata
+    return of
+
+
+def rank(run, model, playlists, args):
+    """Lists and metrics of every part through topk."""
+    from ranking import save
+    results, of = {}, ranker(model, playlists)
+    for part in playlists.split.parts:
+        results |= save.write(run, playlists.split, args.k, args.seed, [part], **of(part))
     return results
 
 
@@ -313,7 +325,7 @@ def main(argv=None):
     device, split = cli.pick_device(args.device), dataset.load(workdir)
     files = [p for name in ("items.pqt", "users.pqt", "points.pqt") if (p := workdir / name).exists()]
     playlists = read(split, args, device)
-    request = request_of(args, (workdir / "points.pqt").exists())
+    request = selection.of_split(request_of(args, (workdir / "points.pqt").exists()), split)
     with runs.Run(workdir, "dtnmr", request, inputs=split.inputs + files, args=args) as run:
         if run.finished:
             return
@@ -323,11 +335,11 @@ def main(argv=None):
               f"{playlists.user_bags.size + playlists.songs.bags.size} per user", file=sys.stderr)
         model = playlists.network(architecture_of(args), args.seed)
         training = Training(playlists, model, cli.settings(Settings, args))
-        fit(run, training, args.checkpoint_seconds)
+        fit(run, training, args)
         results = rank(run, model, playlists, args)
         accuracy, outputs = measure(run, model, playlists, args, results)
-        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch,
-                   best_epoch=training.stopping.best_epoch, points=points, subset_accuracy=accuracy, order=args.order)
+        run.finish(outputs=outputs, parts=sorted(results), epochs=training.epoch, points=points,
+                   subset_accuracy=accuracy, order=args.order, **training.stopping.selected())
 
 
 if __name__ == "__main__":

@@ -107,7 +107,8 @@ class Settings:
     batch_size: int = 512       # points per step
     run_len: int = 64           # neighbouring points of a playlist that stay in one batch
     epochs: int = 20
-    patience: int = 3           # epochs without a better validation loss before training stops
+    stop_on: str = "NDCG@10"    # what selects the epoch, on val: a metric, or "loss" (training/selection.py)
+    patience: int = 3           # evaluations of val without a better value before training stops
     seed: int = 42
 
 
@@ -122,7 +123,7 @@ class Training:
         self.playlists, self.model, self.settings = playlists, model, settings
         kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[settings.optimizer]
         self.optimizer = kind(self.model.parameters(), lr=settings.lr, fused=True)
-        self.stopping = EarlyStopping("loss", settings.epochs, settings.patience)
+        self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience)
         self.epoch, self.step, self.total = 0, 0, 0.0   # epochs done; of the one under way: steps, summed loss
 
     @property

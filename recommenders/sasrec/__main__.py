@@ -18,6 +18,7 @@ import argparse
 
 from harness import cli, runs
 from harness.errors import WorkError
+from training import selection
 from training import sequence_loop as sequence_training
 
 TITLE = "SASRec"
@@ -33,7 +34,7 @@ SEARCH_SPACE = {
 }
 NEGATIVES, GBCE_T = 256, 0.75            # of the authors of gBCE
 BETAS = (0.9, 0.98)                      # of Adam, as published
-PLATEAU = {"plateau_patience": 5, "plateau_factor": 0.1}  # epochs without a better val loss before the rate falls
+PLATEAU = {"plateau_patience": 5, "plateau_factor": 0.1}  # evaluations without a better value, then the rate falls
 
 
 # --------------------------------------------------------------------------- command line
@@ -49,7 +50,7 @@ def build_parser():
     group.add_argument("--item-freeze", type=cli.flag01, default=1, metavar="{0,1}",
                        help="1 freezes the item embeddings, 0 trains them (default 1)")
     group.add_argument("--dynamic-item-freeze", type=cli.flag01, default=0, metavar="{0,1}",
-                       help="1 freezes the item embeddings until the first plateau of the validation loss and then "
+                       help="1 freezes the item embeddings until the first plateau of what --stop-on names and then "
                             "trains them (default 0)")
     group = parser.add_argument_group("model")
     group.add_argument("--max-seq-len", type=cli.whole_number(1), default=100, metavar="N",
@@ -76,7 +77,7 @@ def build_parser():
     group.add_argument("--epochs", type=cli.whole_number(1), default=100, metavar="N",
                        help="largest number of epochs (default 100)")
     group.add_argument("--patience", type=cli.whole_number(1), default=10, metavar="N",
-                       help="epochs without a better validation loss before training stops (default 10)")
+                       help="evaluations of val without a better value before training stops (default 10)")
     group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001)")
     group.add_argument("--l2", type=cli.number(0), default=0.0, metavar="FLOAT",
@@ -110,9 +111,9 @@ def parse(argv=None):
 
 def request_of(args):
     """Every argument that can change the result; without content its flags say nothing."""
-    excluded = {"workdir", "device", "overwrite", "eval_every", "checkpoint_seconds"}
+    excluded = {"workdir", "device", "overwrite", "checkpoint_seconds"}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
-    return {k: v for k, v in sorted(vars(args).items()) if k not in excluded} | no_content
+    return selection.requested({k: v for k, v in vars(args).items() if k not in excluded}) | no_content
 
 
 def defaults():
@@ -192,16 +193,15 @@ def main(argv=None):
     split, device = dataset.load(workdir), cli.pick_device(args.device)
     indptr, items = split.sequences(args.order)
     check(split, args, indptr, device)
-    run = runs.Run(workdir, "sasrec", request_of(args), embedding=args.model, inputs=split.inputs + files, args=args)
+    run = runs.Run(workdir, "sasrec", selection.of_split(request_of(args), split), embedding=args.model,
+                   inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings("users")]
     with run:
         if run.finished:
             return
         training, sequences, encoder = prepare(split, args, indptr, items, device)
-        best = sequence_training.fit(run, training, sequences, encoder, args.batch_size, args.eval_every,
-                                     args.checkpoint_seconds)
-        sequence_training.finish(run, training, encoder, split, args.k, best_epoch=best, order=args.order,
-                                 hidden_dim=args.hidden_dim)
+        sequence_training.fit(run, training, sequences, encoder, args.batch_size, args)
+        sequence_training.finish(run, training, encoder, split, args.k, order=args.order, hidden_dim=args.hidden_dim)
 
 
 if __name__ == "__main__":

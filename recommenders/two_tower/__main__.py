@@ -13,7 +13,7 @@ No tower sees an id (model.py beside this file lists the columns), so new users 
                 DropoutNet (Volkovs, Yu and Poutanen, NIPS 2017)
   a new user    by their first plays; by the average user without any
 In training the mean of a user's items never contains the positive: each pair is left out of its own history.
-Training stops on NDCG@10 of val. The lists are ranked exactly; the index in model_embeddings/ is for serving, its
+The lists are ranked exactly; the index in model_embeddings/ is for serving, its
 recall against exact search is printed and recorded.
 """
 from harness import cli, runs
@@ -21,6 +21,7 @@ from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
 from harness.readers import load_checkpoint
+from training import selection
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.epochs import EpochLog
 
@@ -36,6 +37,7 @@ SEARCH_SPACE = {
     "lr": {"log": [0.0003, 0.005]},
     "l2": {"log": [0.001, 0.3]},
 }
+BEFORE = {"stop_on": "NDCG@10", "eval_every": 1}   # the rule of runs made before there was a choice
 RECALL_AT = (10, 100)  # of the index
 SHOWN = 10             # tracks that --listener prints
 
@@ -73,7 +75,8 @@ def build_parser():
     group.add_argument("--epochs", type=cli.whole_number(1), default=100, metavar="N",
                        help="largest number of epochs (default 100)")
     group.add_argument("--patience", type=cli.whole_number(1), default=5, metavar="N",
-                       help="epochs without a better NDCG@10 on val before training stops (default 5)")
+                       help="evaluations of val without a better value before training stops (default 5)")
+    selection.flags(group)
     group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
                        help="number format of the towers' matrix products; auto is bf16 or fp16 on CUDA and fp32 "
                             "elsewhere (default auto)")
@@ -98,6 +101,7 @@ def build_parser():
 
 def parse(argv=None):
     args = build_parser().parse_args(argv)
+    selection.settle(args)
     if args.index == "flat" and (args.lists or args.probe):
         raise UsageError("--lists and --probe are for --index ivf; a flat index has neither")
     if args.listener is None and args.show is not None:
@@ -109,30 +113,28 @@ def parse(argv=None):
 def request_of(args):
     """Every argument that can change the result."""
     excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
-    return {name: value for name, value in sorted(vars(args).items()) if name not in excluded}
+    return selection.requested({name: value for name, value in vars(args).items() if name not in excluded}, BEFORE)
+
+
+def defaults():
+    """The request of the bare call: what the tables compare other requests with."""
+    return request_of(parse([]))
 
 
 # --------------------------------------------------------------------------- training
 
-def val_metrics(training, split):
-    """{'NDCG@10': mean, ...} on val, {} without one."""
-    import metrics
-    from ranking import topk
-    from recommenders.two_tower.model import VAL_K
-    if "val" not in split.parts:
-        return {}
-    users, items = training.towers.vectors(training.data)
-    preds = topk.recommend(split, "val", VAL_K, training.settings.seed, users=users, items=items,
-                           device=training.data.device)
-    return metrics.evaluate(preds, split.truth("val"), (VAL_K,)).mean().to_dict()
-
-
-def fit(run, training, split, checkpoint_seconds):
+def fit(run, training, split, args):
     """Train until done, from the last checkpoint where there is one; the best epoch's towers are loaded at the end."""
+    from training.validation import Validation
     epochs, device, pairs = training.settings.epochs, training.data.device, len(training.data.user)
-    checkpoints = Checkpoints(run, training, step_seconds=checkpoint_seconds)
+    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
     checkpoints.resume(device)
     note_missing_val(run.name, split, epochs)
+    validation = Validation.of(split, args)
+
+    def ranker(part):
+        users, items = training.towers.vectors(training.data)
+        return {"users": users, "items": items, "device": device}
     with Progress(epochs * pairs, run.name, "pairs", initial=training.epoch * pairs) as progress:
         log = EpochLog(run, progress, training.epoch, epochs)
         while not training.done:
@@ -141,10 +143,13 @@ def fit(run, training, split, checkpoint_seconds):
                 progress.update(len(batch), epoch=training.epoch + 1)
                 check_loss(training.epoch + 1, training.total)
                 checkpoints.after_step()
-            loss, values = training.close_epoch(), val_metrics(training, split)
-            better = training.stopping.update(training.epoch, values)
-            log.record(training.epoch, {"train": loss}, values)
-            checkpoints.after_epoch(better)
+            losses = {"train": training.close_epoch()}
+            if args.stop_on == selection.LOSS and "val" in split.parts:
+                losses["val"] = training.validation_loss(split)
+                check_loss(training.epoch, losses["val"])
+            result = validation.evaluate(training, ranker, losses.get("val"))
+            log.record(training.epoch, losses, result.values)
+            checkpoints.after_epoch(result.better)
     training.towers.load_state_dict(checkpoints.best(device)["towers"])
 
 
@@ -167,8 +172,8 @@ def finish(run, training, split, shape, args, **results):
     towers, data = training.towers, training.data
     users = split.by_history(lambda part: towers.users_of(data, data.histories(split, part)))
     means = save.write(run, split, args.k, args.seed, users=users, items=items, device=data.device)
-    run.finish(parts=sorted(means), epochs=training.epoch, best_epoch=training.stopping.best_epoch,
-               dim=vectors.shape[1], precision=training.precision, **results,
+    run.finish(parts=sorted(means), epochs=training.epoch, dim=vectors.shape[1], precision=training.precision,
+               **training.stopping.selected(), **results,
                index={"kind": args.index, "lists": shape.lists, "probe": shape.probe, "file": index_path(run).name,
                       "recall": {f"@{k}": value for k, value in recall.items()}})
 
@@ -224,8 +229,8 @@ def main(argv=None):
     shape = serving.shape(args.index, split.n_items, args.lists, args.probe)
     files = [p for name in args.embedding for p in dataset.embedding_inputs(workdir, name)]
     files += [workdir / "items.pqt"] * bool(args.fields and (workdir / "items.pqt").exists())
-    run = runs.Run(workdir, "two_tower", request_of(args), embedding="+".join(args.embedding),
-                   inputs=split.inputs + files, args=args)
+    run = runs.Run(workdir, "two_tower", selection.of_split(request_of(args), split),
+                   embedding="+".join(args.embedding), inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings("users"), run.model_embeddings("items"), index_path(run)]
 
     def read():
@@ -236,7 +241,7 @@ def main(argv=None):
         if not run.finished:
             data = read()
             training = Training(data, cli.settings(Settings, args))
-            fit(run, training, split, args.checkpoint_seconds)
+            fit(run, training, split, args)
             finish(run, training, split, shape, args, columns=data.items.shape[1])
     if played:
         serve(run, data or read(), split, args, *played)

@@ -24,8 +24,6 @@ from training.softmax import native_bf16
 COUNTS = 2           # first columns of an item and of a user: what train counts
 FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
 HIDDEN, SIZE = (256, 128), 128
-VAL_K = 10           # length of the lists that are evaluated on val
-WATCHED = f"NDCG@{VAL_K}"  # metric on val that early stopping watches
 
 
 # --------------------------------------------------------------------------- features
@@ -250,7 +248,8 @@ class Settings:
     l2: float = 0.01              # weight decay of AdamW
     batch_size: int = 1024        # pairs per step
     epochs: int = 100
-    patience: int = 5             # epochs without a better NDCG@10 on val before training stops
+    stop_on: str = "NDCG@10"      # what selects the epoch, on val: a metric, or "loss" (training/selection.py)
+    patience: int = 5             # evaluations of val without a better value before training stops
     precision: str = "auto"       # of pick_precision
     seed: int = 42
 
@@ -269,7 +268,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.towers.parameters(), lr=settings.lr, weight_decay=settings.l2)
         self.precision = pick_precision(settings.precision, data.device)
         self.scaler = torch.amp.GradScaler(data.device.type, enabled=self.precision == "fp16")
-        self.stopping = EarlyStopping(WATCHED, settings.epochs, settings.patience)
+        self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience)
         self.epoch, self.step, self.total = 0, 0, 0.0   # epochs done; of the one under way: steps, summed loss
 
     @property
@@ -327,3 +326,20 @@ class Training:
         mean = self.total / len(self.data.user)
         self.epoch, self.step, self.total = self.epoch + 1, 0, 0.0
         return mean
+
+    @torch.no_grad()
+    def validation_loss(self, split):
+        """The training loss over the pairs of val, whose batches are the same every time; nothing is dropped or hidden.
+
+        Further val tracks of a batch's user are no negatives, nor are those of train.
+        """
+        data, towers, val, total = self.data, self.towers, split.part("val"), 0.0
+        towers.eval()
+        order = np.random.default_rng([self.settings.seed, 3]).permutation(len(val))
+        for rows in np.array_split(order, math.ceil(len(val) / self.settings.batch_size)):
+            user, item = (torch.as_tensor(x[rows], device=data.device) for x in (val.user, val.item))
+            users = towers.users(data.describe(data.history[user]))
+            scores = users @ towers.items(data.items[item], data.cold[item]).T / towers.temperature
+            known = data.known(user, item) | (user[:, None] == user)
+            total += in_batch_softmax(scores, data.log_q[item], known, self.settings.logq).item() * len(rows)
+        return total / len(val)

@@ -12,6 +12,7 @@ import recommenders
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
 from tests.worlds.world import hidden_pairs, tiny_workspace, write_embedding
+from training import selection
 
 ROOT_SCRIPTS = ("knn", "train", "train_bert")
 QUICK = {  # flags that make a run take a second on the tiny world; the contract must hold at any setting
@@ -92,6 +93,7 @@ def test_a_run_is_made_under_the_request_of_its_command_line(made, name):
     read = getattr(module, "parse", None) or module.build_parser().parse_args
     args = read([*QUICK.get(name, []), "--workdir", str(workdir), "--k", "10"])
     request = module.request_of(args, *getattr(args, "names", [])[:1])
+    request = selection.of_split(request, dataset.load(workdir))   # all users of val are in the sample
     assert json.loads(json.dumps(request)) == config["request"]
 
 

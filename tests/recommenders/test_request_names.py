@@ -12,10 +12,10 @@ from harness import registry, runs
 
 NOT_IN_THE_NAME = {
     "": ("workdir", "device", "overwrite"),                       # where a run is made, not what is in it
-    "shallow": ("eval_every", "checkpoint_seconds",               # TensorBoard and checkpoints
+    "shallow": ("checkpoint_seconds",
                 "logdir", "last_epoch"),                          # named by the run they continue: tests/test_train.py
-    "bert4rec": ("eval_every", "checkpoint_seconds", "sample_type", "user_freeze", "user_init", "use_confidence"),
-    "sasrec": ("eval_every", "checkpoint_seconds"),
+    "bert4rec": ("checkpoint_seconds", "sample_type", "user_freeze", "user_init", "use_confidence"),
+    "sasrec": ("checkpoint_seconds",),
     "two_tower": ("checkpoint_seconds", "listener", "show"),      # what is printed after the run
     "content_knn": ("like", "show"),                              # what is printed instead of a run
     "ease": ("memory",),                                          # a limit beyond which nothing is computed
@@ -29,7 +29,8 @@ ENABLED_BY = {   # arguments without which an option has no effect, is refused, 
     ("shallow", "logdir"): ["--last-epoch", "1"],
     ("shallow", "last_epoch"): ["--logdir", "earlier"],
     ("bert4rec", "order"): ["--config", "one.yaml"],
-    ("bert4rec", "as_published"): ["--config", "one.yaml", "--scale", "none"],
+    ("bert4rec", "as_published"): ["--config", "one.yaml", "--scale", "none", "--stop-on", "loss"],
+    ("shallow", "as_published"): ["--stop-on", "loss"],
     ("sasrec", "hidden_dim"): ["--heads", "2"],
     ("sasrec", "negatives"): ["--loss", "sampled"],
     ("sasrec", "gbce_t"): ["--loss", "gbce"],
@@ -45,6 +46,7 @@ WORDS = {   # values of options that are text
     "model": ("content", "noise"), "embedding": ("content", "noise"), "names": ("content", "noise"),
     "sources": ("popularity", "ease"), "fields": ("styles", "tags"), "song_fields": ("styles", "tags"),
     "user_fields": ("age", "gender"), "comment": ("one", "two"), "metric": ("NDCG@10", "Recall@10"),
+    "stop_on": ("loss", "NDCG@10", "Recall@10"),
     "config": ("one.yaml", "two.yaml"), "logdir": ("one", "two"), "device": ("cpu", "cuda"), "workdir": ("one", "two"),
     "cache": ("one", "two"), "db": ("one", "two"), "memory": ("1GB", "2GB"), "listener": ("one", "two"),
     "like": ("one", "two"),

@@ -348,7 +348,7 @@ def test_users_longer_than_the_maximum_are_asked_with_their_latest(tmp_path):
 @pytest.mark.parametrize("loss", ["sampled", "gbce"])
 def test_fewer_items_than_negatives_takes_them_all(tiny, loss):
     name, manifest = train(tiny, "--loss", loss)                    # 256 negatives, 66 items
-    assert manifest["request"]["negatives"] == 256 and math.isfinite(manifest["best_val_loss"])
+    assert manifest["request"]["negatives"] == 256 and math.isfinite(manifest["best_value"])
     assert len(preds(tiny, name, "test"))
 
 

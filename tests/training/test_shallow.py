@@ -285,12 +285,14 @@ def test_known_positives_are_drawn_unless_excluded(tiny):
 
 # --------------------------------------------------------------------------- the plateau, the penalty, the scale
 
-def test_the_first_plateau_releases_the_items_and_the_second_lowers_the_learning_rate():
-    training = shallow.Training(random_net(), settings(["content", "--dynamic-item-freeze", "1"]), "cpu")
+@pytest.mark.parametrize("rule", ["loss", "NDCG@10"])
+def test_the_first_plateau_releases_the_items_and_the_second_lowers_the_learning_rate(rule):
+    flags = ["content", "--dynamic-item-freeze", "1", "--stop-on", rule]
+    training = shallow.Training(random_net(), settings(flags), "cpu")
     training.model.freeze_item_embs(True)
     frozen = []
     for epoch in range(1, 14):
-        training.stopping.update(epoch, {"loss": 0.5})
+        training.stopping.update(epoch, {rule: 0.5})
         frozen.append((not training.model.item_embeddings.requires_grad, training.stopping.learning_rate()))
     assert frozen == [(True, 0.001)] * 6 + [(False, 0.001)] * 6 + [(False, pytest.approx(0.0001))]
 

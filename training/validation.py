@@ -1,0 +1,165 @@
+"""What --stop-on reads: the metrics on val after an epoch, of a fixed sample of users, and the references of two parts.
+
+    validation = Validation(split, "NDCG@10", eval_every=2)
+    result = validation.evaluate(training, lambda part: {"users": users, "items": items}, val_loss)
+    checkpoints.after_epoch(result.better)
+
+A method that serves hot and cold items is selected on both where the split has cold_val: by the mean of the two values,
+each divided by its reference. On val that is the metric of the ranking by popularity (users in train); on cold_val, of
+whose tracks nothing was played, the expected metric of a uniformly random ranking. Both are numbers of the split.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from training import selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from dataset import Split
+
+LENGTHS = (10, 50)   # of the lists whose metrics every evaluation shows
+SAMPLE_SEED = 0
+
+
+def sample(split: Split, part: str, n: int) -> np.ndarray:
+    """Codes of at most n users of a part, ascending, int64; all for n = 0. The same for the same split.
+
+    A larger n only adds users.
+    """
+    users = split.eval_users(part)
+    if not 0 < n < len(users):
+        return users
+    return np.sort(np.random.default_rng(SAMPLE_SEED).permutation(users)[:n])
+
+
+def sampled(split: Split, n: int) -> Split:
+    """The split with at most n users in each part that methods are selected on; user and item codes stay."""
+    others = dict(split.others)
+    for part in selection.parts_of(split, selection.BOTH):
+        pairs = others[part]
+        kept = np.isin(pairs.user, sample(split, part, n))
+        columns = (None if column is None else column[kept]
+                   for column in (pairs.user, pairs.item, pairs.count, pairs.time))
+        others[part] = type(pairs)(*columns)
+    return replace(split, others=others)
+
+
+@dataclass
+class Evaluation:
+    """values: {metric: mean} on val, with those of cold_val as `cold_val/NDCG@10`, {} where val was not ranked;
+    better: whether this epoch is the best so far."""
+    values: dict[str, float]
+    better: bool
+
+
+class Validation:
+    """The rule of one training: what is ranked after which epoch, and which value counts.
+
+    serves: HOT, COLD or BOTH of selection.py; seed: of the order of ties, as when the run's lists are written
+    """
+
+    def __init__(self, split: Split, stop_on: str = selection.DEFAULT, eval_every: int = 1,
+                 val_users: int = selection.VAL_USERS, serves: str = selection.BOTH, seed: int = 42):
+        self.stop_on, self.eval_every, self.serves, self.seed = stop_on, eval_every, serves, seed
+        self.parts = selection.parts_of(split, serves)
+        self.split = sampled(split, val_users)
+        asked = () if stop_on == selection.LOSS else (int(stop_on.split("@")[1]),)
+        self.ks = tuple(sorted({*LENGTHS, *asked}))
+        self.references: dict[str, float] = {}
+        if len(self.parts) > 1 and stop_on != selection.LOSS:
+            self.references = {part: reference(self.split, part, stop_on) for part in self.parts}
+
+    @classmethod
+    def of(cls, split: Split, args: Any, serves: str = selection.BOTH) -> Validation:
+        """That of a command line."""
+        return cls(split, args.stop_on, args.eval_every, args.val_users, serves, args.seed)
+
+    def evaluate(self, training: Any, ranker: Callable[[str], dict], loss: float | None = None) -> Evaluation:
+        """Evaluate a training after an epoch where it is due, and take note of the value in its early stopping.
+
+        training: has `epoch` (epochs done), `done` and `stopping`; ranker: what topk.recommend takes for a part; loss:
+        on val, None without one
+        """
+        stopping, epoch = training.stopping, training.epoch
+        if self.stop_on == selection.LOSS:
+            better = stopping.update(epoch, {} if loss is None else {selection.LOSS: loss})
+            due = training.done or epoch % self.eval_every == 0
+            return Evaluation(self.values(ranker) if due else {}, better)
+        if not self.parts:
+            return Evaluation({}, stopping.update(epoch, {}))
+        if epoch % self.eval_every and epoch < stopping.epochs:
+            return Evaluation({}, better=not stopping.best_epoch)   # before the first value the latest epoch is kept
+        values = self.values(ranker)
+        return Evaluation(values, stopping.update(epoch, {self.stop_on: self.score(values)}))
+
+    def values(self, ranker: Callable[[str], dict]) -> dict[str, float]:
+        """The metrics of every part, {name: mean}; those of cold_val begin with `cold_val/`."""
+        import metrics
+        from ranking import topk
+        values: dict[str, float] = {}
+        for part in self.parts:
+            how = dict(ranker(part))
+            if self.serves == selection.HOT:   # it knows nothing of tracks without plays, as when its lists are written
+                how["last"] = self.split.unseen
+            preds = topk.recommend(self.split, part, max(self.ks), self.seed, **how)
+            means = metrics.evaluate(preds, self.split.truth(part), self.ks).mean().to_dict()
+            values |= {name if part == "val" else f"{part}/{name}": value for name, value in means.items()}
+        return values
+
+    def score(self, values: dict[str, float]) -> float:
+        """The value that counts: the metric on the method's part, or the mean of the two over their references."""
+        own = [values[self.stop_on if part == "val" else f"{part}/{self.stop_on}"] for part in self.parts]
+        scale = [self.references.get(part, 1.0) for part in self.parts]
+        return float(np.mean([value / unit for value, unit in zip(own, scale, strict=True)]))
+
+
+# --------------------------------------------------------------------------- the references
+
+def reference(split: Split, part: str, name: str) -> float:
+    """The fixed number that a metric on a part is divided by, above 0: popularity on val, chance on cold_val.
+
+    On val it is never below chance, so that a split whose popular items nobody plays again does not divide by zero.
+    """
+    by_chance = chance(split, part, name)
+    return by_chance if part == "cold_val" else max(popularity(split, part, name), by_chance)
+
+
+def popularity(split: Split, part: str, name: str) -> float:
+    """A metric of the ranking by users in train, ties in the order of seed 0."""
+    import torch
+
+    import metrics
+    from ranking import topk
+    users = torch.as_tensor(np.bincount(split.train.item, minlength=split.n_hot), dtype=torch.float32)
+    k = int(name.split("@")[1])
+    preds = topk.recommend(split, part, k, 0, scores=lambda codes: users.expand(len(codes), -1), last=split.unseen)
+    return float(metrics.evaluate(preds, split.truth(part), (k,))[name].mean())
+
+
+def chance(split: Split, part: str, name: str) -> float:
+    """A metric of a uniformly random ranking of each user's candidates: its expectation, the mean over users.
+
+    With n candidates, t true tracks and lists of k, place j holds a true track with probability t / n.
+    """
+    metric, k = name.split("@")
+    users, true = np.unique(split.part(part).user, return_counts=True)
+    candidates = split.candidates(part)
+    n = candidates.stop - candidates.start - np.diff(split.seen(part).indptr)[users]
+    t, n = true[:, None].astype(np.float64), n[:, None].astype(np.float64)       # (U, 1)
+    place = np.arange(1, int(k) + 1)                                             # (k,)
+    inside = place <= n                                                          # (U, k): of a list that ends early
+    hit = np.where(inside, t / n, 0)
+    another = (t - 1) / np.maximum(n - 1, 1)       # a second place holds a true track, where one does
+    missed = np.where(inside, np.clip((n - t - place + 1) / np.maximum(n - place + 1, 1), 0, 1), 1).cumprod(1)
+    first = np.hstack([np.ones_like(t), missed[:, :-1]]) - missed                # the first hit is at this place
+    gain = 1 / np.log2(place + 1)
+    values = {"HitRate": first.sum(1), "MRR": (first / place).sum(1), "Recall": (hit / t).sum(1),
+              "Precision": hit.sum(1) / inside.sum(1), "MAP": (hit * (1 + (place - 1) * another) / place / t).sum(1),
+              "NDCG": (hit * gain).sum(1) / np.where(place <= t, gain, 0).sum(1)}
+    return float(values[metric].mean())
