@@ -125,17 +125,6 @@ def _named(foreign):
             "files, for example with convmv")
 
 
-def fingerprint(path):
-    """Identity of a file's content: '<name> <size> <mtime>', or the reason why it cannot be read."""
-    if path is None:
-        return "no file"
-    try:
-        s = path.stat()
-    except OSError as e:
-        return f"{path.name} {e.strerror}"
-    return f"{path.name} {s.st_size} {s.st_mtime_ns}"
-
-
 # --------------------------------------------------------------------------- decoding
 
 def decode(path, seconds=30.0, offset="start"):

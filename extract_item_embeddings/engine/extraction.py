@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import dataset
-from extract_item_embeddings.engine import aligned, audio, frames, pipeline, shards
+from extract_item_embeddings.engine import aligned, audio, audio_files, frames, pipeline, shards
 from extract_item_embeddings.engine.backend import Backend
 from harness import cli
 from harness.errors import UsageError, WorkError
@@ -173,23 +173,23 @@ def make(tasks, work, stop):
     ids, track_checksum = dataset.read_tracks(work)
     if not ids:
         raise WorkError(f"{work / 'trackid_sorted.csv'} has no tracks")
-    files = audio.find(folder, ids)
-    marks = [audio.fingerprint(f) for f in files]
+    files = audio_files.AudioFiles(work, audio.find(folder, ids))
     jobs = {}
     with contextlib.ExitStack() as stack:
         for task, request in zip(tasks, requests, strict=True):
             request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
             kept = frames.Frames(work, task.name, task.backend.outputs()) if task.args.frames else None
-            if not args.overwrite and is_finished(work, task, request, marks, kept):
+            if not args.overwrite and is_finished(work, task, request, files, stop, kept):
                 continue
-            jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, marks, kept), ids, marks, kept)
+            jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, files, stop, kept), ids, files,
+                                      kept)
         todo = [job for job in jobs.values() if job.shard.missing]
         if todo and not pipeline.extract(todo, files, args, stop):
             stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
     return {task: job.shard for task, job in jobs.items()}
 
 
-def begun(stack, task, request, work, marks, kept):
+def begun(stack, task, request, work, files, stop, kept):
     """The Shard of a task, opened on the stack, with its finished batches."""
     backend, args = task.backend, task.args
     settle_batch(args, backend)
@@ -198,7 +198,11 @@ def begun(stack, task, request, work, marks, kept):
                                     "versions": backend.versions()}))
     shard = stack.enter_context(shards.Shard(task.partial(work), *check(args), plan_of(header)))
     shard.begin(header, args.overwrite)
-    drop_changed(shard, marks, kept)
+    for entry in shard.entries.values():
+        files.learn(entry.get("audio", ()))
+    files.compare([row for b, e in shard.entries.items() if "audio" in e for row in shard.plan.rows(b)],
+                  args.workers, stop)
+    drop_changed(shard, files, kept)
     return shard
 
 
@@ -213,9 +217,9 @@ def plan_of(header):
     return shards.Plan(header["n_tracks"], header["batch"], sum(header["outputs"].values()))
 
 
-def is_finished(work, task, request, marks, kept=None):
+def is_finished(work, task, request, files, stop, kept=None):
     """Whether every output exists and was written by this request from these files."""
-    name = task.name
+    name, compared = task.name, files.compared
     for suffix in task.backend.outputs():
         path = work / "embeddings" / f"{name}{suffix}.npy"
         if not path.with_suffix(".json").exists():
@@ -223,30 +227,40 @@ def is_finished(work, task, request, marks, kept=None):
                 raise UsageError(f"{path} exists without the json that records its settings; "
                                  "choose another --name, or --overwrite")
             return False
-        now = {**request, "audio_checksum": f"{shards.files_sum(range(len(marks)), marks):016x}"}
-        old = {k: v for k, v in read_json(path.with_suffix(".json")).items()
-               if k in (*now, "matrix_checksum", "failed")}
+        about = read_json(path.with_suffix(".json"))
+        now = {**request, "audio_checksum": files.checksum_like(about.get("audio_checksum"), task.args.workers, stop)}
+        old = {k: v for k, v in about.items() if k in (*now, "matrix_checksum", "failed")}
         matrix, failed = old.pop("matrix_checksum", None), old.pop("failed", {})
         changed = shards.differences(old, now)
         if any(k not in shards.INPUTS for k in changed):
             raise UsageError(f"{path} was made with other settings ({shards.said(old, now, changed)}); "
                              "choose another --name, or --overwrite")
         if changed or not path.exists() or checksum(path) != matrix:
-            why = ("the track list" if "track_checksum" in changed else "audio files") if changed else path.name
-            print(f"{name}: made again, because {why} changed since", file=sys.stderr)
+            print(f"{name}: made again, because {reason(path, about, changed)}", file=sys.stderr)
             return False
-    if kept and not kept.exist(r for r in range(len(marks)) if str(r) not in failed):
+    if kept and not kept.exist(r for r in range(len(files)) if str(r) not in failed):
         print(f"{name}: made again, because some of its frames are missing", file=sys.stderr)
         return False
-    print(f"{name}: finished before, skipped (--overwrite does it again)", file=sys.stderr)
+    same = f"; the content of {n} audio files was compared and is the same" if (n := files.compared - compared) else ""
+    print(f"{name}: finished before, skipped{same} (--overwrite does it again)", file=sys.stderr)
     return True
 
 
-def drop_changed(shard, marks, kept=None):
+def reason(path, about, changed):
+    """Why a finished matrix is made again: the changed entries of its json, or none if it is the matrix itself."""
+    if not changed or "track_checksum" in changed:
+        return f"{'the track list' if changed else path.name} changed since"
+    if str(about.get("audio_checksum")).startswith(shards.CONTENT):
+        return "audio files changed since"
+    return (f"the times of audio files changed since, and {path.stem}.json, of an earlier version, holds no hash of "
+            "their content")
+
+
+def drop_changed(shard, files, kept=None):
     """Discard finished batches whose files have changed since, or whose frames are missing."""
     for b, entry in list(shard.entries.items()):
         rows = shard.plan.rows(b)
-        if entry["files"] != shards.files_sum(rows, [marks[r] for r in rows]) \
+        if not files.same(rows, entry) \
                 or kept and not kept.exist(r for r in rows if str(r) not in entry["failed"]):
             del shard.entries[b]
 
@@ -261,6 +275,7 @@ def finish(work, task, of=None):
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
         raise WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
     about = shards.write(folder, name, header, parts)
+    audio_files.remember(work, (r for part in parts for e in part.entries.values() for r in e.get("audio", ())))
     failed, outputs = about["failed"], header["outputs"]
     files = [folder / f"{name}{suffix}.npy" for suffix in outputs]
     print(f"{name}: {header['n_tracks'] - len(failed)} of {header['n_tracks']} tracks have an embedding of "

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from extract_item_embeddings.engine import audio, shards
+from extract_item_embeddings.engine import audio
 from harness.errors import WorkError
 from harness.progress import Progress
 
@@ -24,8 +24,8 @@ class Job:
     kept: the Frames to write, or None without --frames
     """
 
-    def __init__(self, backend, shard, ids, marks, kept=None):
-        self.backend, self.shard, self.ids, self.marks, self.kept = backend, shard, ids, marks, kept
+    def __init__(self, backend, shard, ids, files, kept=None):
+        self.backend, self.shard, self.ids, self.files, self.kept = backend, shard, ids, files, kept
         self.todo, self.items = collections.deque(shard.missing), []
 
     def rows(self):
@@ -42,7 +42,7 @@ class Job:
             values, entry = compute(self.backend, rows, self.ids, self.items, self.shard.plan, self.kept)
         except WorkError as e:  # name the tracks, as one of them may be the cause
             raise WorkError(f"{e}; it was processing {self.ids[rows[0]]} to {self.ids[rows[-1]]}") from None
-        entry["files"] = shards.files_sum(rows, [self.marks[r] for r in rows])
+        entry |= {"files": self.files.times_sum(rows), "audio": [self.files.record(r) for r in rows]}
         if self.backend.kept_in_float32 is not None:
             entry["kept_in_float32"] = self.backend.kept_in_float32
         self.shard.save(self.todo.popleft(), values, entry)
@@ -52,6 +52,7 @@ class Job:
 def extract(jobs, files, args, stop):
     """Extract the missing batches of all jobs. A file is decoded once for all jobs; batches are as for one job alone.
 
+    files: the AudioFiles of all tracks
     Returns False if a signal ended it early, with all finished batches saved.
     """
     needs = needs_of(jobs)
@@ -63,7 +64,7 @@ def extract(jobs, files, args, stop):
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         progress = stack.enter_context(Progress(total, name, unit="track", initial=total - len(needs)))
         tracks = in_order(pool, 2 * max(job.shard.plan.batch for job in jobs), (
-            (prepare_all, [job.backend for job in those], files[row], args.seconds, args.offset)
+            (prepare_row, files, row, [job.backend for job in those], args.seconds, args.offset)
             for row, those in needs.items()))
         start = time.monotonic()
         for those in needs.values():
@@ -137,6 +138,12 @@ def in_order(pool, ahead, calls):
 def prepared(pool, backend, paths, args, ahead):
     """Prepared tracks of one backend in order, with at most `ahead` of them decoded in advance."""
     return in_order(pool, ahead, ((prepare, backend, path, args.seconds, args.offset) for path in paths))
+
+
+def prepare_row(files, row, backends, seconds, offset):
+    """As prepare_all, of the file of one track, whose content is hashed first: decoding then finds it in memory."""
+    files.record(row, again=True)
+    return prepare_all(backends, files.paths[row], seconds, offset)
 
 
 def prepare(backend, path, seconds, offset):

@@ -25,6 +25,7 @@ from harness.files import atomic, checksum, write_json
 from harness.machine import git_state
 from harness.readers import read_json
 
+CONTENT = "sha256-"  # before an audio_checksum that is of content; those of earlier versions are of names and times
 INPUTS = ("track_checksum", "n_tracks", "audio_checksum")  # a change of these is done again; of others, asked about
 
 
@@ -48,7 +49,7 @@ class Shard:
     def __init__(self, partial, index, of, plan):
         self.folder = partial / f"shard-{index}-of-{of}"
         self.index, self.of, self.plan = index, of, plan
-        self.entries = {}  # batch -> {"batch", "crc", "files", "seconds", "failed", "notes", "quality"}
+        self.entries = {}  # batch -> {"batch", "crc", "files", "audio", "seconds", "failed", "notes", "quality"}
         self._lock = self._rows = self._journal = None
 
     def __str__(self):
@@ -175,6 +176,11 @@ def files_sum(rows, marks):
     return total % 2 ** 64
 
 
+def content_sum(rows, records):
+    """As files_sum, of sizes and contents (see audio_files.AudioFiles.records)."""
+    return files_sum(rows, [record if isinstance(record, str) else f"{record[1]} {record[4]}" for record in records])
+
+
 # --------------------------------------------------------------------------- the final files
 
 def counted(partial):
@@ -226,7 +232,7 @@ def write(folder, name, header, shards):
         raise WorkError(f"no track could be used, so {name}.npy is not written; the first reason: "
                              f"{first['trackid']}: {first['reason']}")
     about = {"name": name, **{k: v for k, v in header.items() if k != "outputs"},
-             "audio_checksum": f"{sum(e['files'] for e in entries) % 2 ** 64:016x}",
+             "audio_checksum": audio_checksum(plan, entries),
              "git": git_state(), **kept_in_float32(entries), "failed": failed,
              "incomplete": {k: v for e in entries for k, v in e["notes"].items()},
              "quality": {k: v for e in entries for k, v in e.get("quality", {}).items()}}  # not in older journals
@@ -246,6 +252,14 @@ def write(folder, name, header, shards):
         left += width
     remove(shards)
     return about
+
+
+def audio_checksum(plan, entries):
+    """The checksum of all audio files: of their content, unless a batch is of an earlier version, which kept times."""
+    if not all("audio" in e for e in entries):
+        return f"{sum(e['files'] for e in entries) % 2 ** 64:016x}"
+    total = sum(content_sum(plan.rows(b), e["audio"]) for b, e in enumerate(entries))
+    return f"{CONTENT}{total % 2 ** 64:016x}"
 
 
 def kept_in_float32(entries):
