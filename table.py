@@ -3,6 +3,7 @@
     python table.py
     python table.py --metrics NDCG@10 Recall@50        the first decides the order and stands beside its control
     python table.py --k 10 50 --metrics HitRate Recall NDCG Coverage --worth all
+    python table.py --by item-popularity               also a table of each segment: head, mid, tail
     python table.py --against popularity               paired tests over users against one run besides
     python table.py --remove-stale                     list runs that no table shows; with --yes delete them
 
@@ -23,6 +24,7 @@ import sys
 from pathlib import Path
 
 from evaluation import published, render
+from evaluation.cuts import CUTS, SegmentValues, segments
 from evaluation.leaderboard import leaderboard
 from evaluation.paired_tests import CORRECTIONS
 from evaluation.results import Values, cell_named, collect
@@ -58,6 +60,8 @@ def build_parser():
     parser.add_argument("--parts", nargs="+", choices=runs.PART_ORDER, default=list(TESTS), metavar="PART",
                         help=f"split parts to report (choices: {', '.join(runs.PART_ORDER)}; default "
                              f"{' '.join(TESTS)}, as val and cold_val are for choosing)")
+    parser.add_argument("--by", choices=CUTS, help="also a table of each segment of the held-out pairs, from the saved "
+                        "lists: by popularity of the track, by activity of the user, or by artist (default: none)")
     parser.add_argument("--worth", choices=("first", "all"), default="first",
                         help="metrics beside which control and worth are shown: the first, or all (default first)")
     parser.add_argument("--against", metavar="RUN",
@@ -77,6 +81,8 @@ def parse(argv=None):
     args = build_parser().parse_args(argv)
     if args.yes and not args.remove_stale:
         raise UsageError("--yes confirms a removal; use it with --remove-stale")
+    if args.by and (other := [name for name in args.metrics if name.split("@")[0] not in METRICS]):
+        raise UsageError(f"--by shows metrics of users: {', '.join(METRICS)}; {other[0]} is none of a segment")
     return args
 
 
@@ -107,6 +113,8 @@ def main(argv=None):
                          f"{', '.join(reference.runs[0][1].get('parts', [])) or 'none'}")
     boards = [board_of(workdir, cells, part, args, reference) for part in parts]
     written = [name for board in boards for name in write(workdir, cells, args, *board)]
+    if args.by:
+        written += write_cuts(workdir, cells, parts, args, reference)
     print(f"written to {workdir / 'tables'}: {' '.join(written)}")
     if left:
         print(counted(left), file=sys.stderr)
@@ -183,6 +191,30 @@ def write(workdir, cells, args, board, values):
     drop_wide_csv(folder / f"{part}.csv")
     print(text, flush=True)
     return [f"{part}.md", f"{part}.tex", f"results_{part}.csv", *written]
+
+
+def write_cuts(workdir, cells, parts, args, reference):
+    """Write and print the tables of each segment of the cut --by; returns the names of the files."""
+    import pandas as pd
+
+    import dataset
+    split, written = dataset.load(workdir), []
+    for part in parts:
+        texts, frames = [], []
+        for name, truth in segments(split, part, args.by).items():
+            values = SegmentValues(workdir, part, columns_of(args), truth)
+            tested = reference if reference and part in reference.runs[0][1].get("parts", []) else None
+            board = leaderboard(workdir, cells, part, values, columns_of(args), args.correction, tested)
+            board.head |= {"users": len(truth.users), "segment": f"{name} ({len(truth.track):,} pairs)"}
+            board.against = args.against if tested else ""
+            texts.append(render.markdown(board, args.worth == "all"))
+            frames.append(render.frame(board).assign(cut=args.by, segment=name, pairs=len(truth.track)))
+        stem = f"{part}_by_{args.by.replace('-', '_')}"
+        write_text(workdir / "tables" / f"{stem}.md", "\n".join(texts))
+        write_report_csv(workdir / "tables" / f"results_{stem}.csv", pd.concat(frames, ignore_index=True))
+        print("\n".join(texts), flush=True)
+        written += [f"{stem}.md", f"results_{stem}.csv"]
+    return written
 
 
 def drop_wide_csv(path):

@@ -80,7 +80,8 @@ def title(board):
     words = [f"data set {h['dataset']}", f"split {h['split']}" if h["split"] else "", f"{h['users']:,} users",
              f"{h['items']:,} items ranked" if h["items"] else "", f"commit {h['commit']}" if h["commit"] else "",
              h["date"] or ""]
-    return f"{board.part}: {', '.join(filter(None, words))}"
+    segment = f", {h['segment']}" if h.get("segment") else ""
+    return f"{board.part}{segment}: {', '.join(filter(None, words))}"
 
 
 def notes(board, every=False, extra=""):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from scipy.sparse import csr_matrix
 
 NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most specific first
 
@@ -72,6 +73,29 @@ def read_names(workdir: Path, n_tracks: int) -> "pd.DataFrame":
             return value
         return ", ".join(map(str, value)) if hasattr(value, "__len__") else ""
     return names.map(text)
+
+
+def read_artists(workdir: Path, n_tracks: int) -> "csr_matrix | None":
+    """Artists of the tracks as a matrix of ones, csr float32 (n_tracks, artists), None where items.pqt has none.
+
+    From the column `artists` or `artist`; names are compared without regard to case and outer blanks, empty ones and
+    nulls are no artist.
+    """
+    import numpy as np
+    import pandas as pd
+    from scipy.sparse import csr_matrix
+    items = read_table(workdir / "items.pqt", "track_id", n_tracks)
+    column = next((c for c in ("artists", "artist") if items is not None and c in items.column_names), None)
+    if items is None or column is None:
+        return None
+    names = items[column].to_pandas().explode()
+    names = names[names.notna()].astype(str).str.strip().str.casefold()
+    names = names[names != ""].reset_index().drop_duplicates()
+    if names.empty:
+        return None
+    code, artists = pd.factorize(names.iloc[:, 1])
+    return csr_matrix((np.ones(len(code), np.float32), (names.iloc[:, 0].to_numpy(np.int64), code)),
+                      shape=(n_tracks, len(artists)))
 
 
 def find_track(track: str, ids: list[str], names: "pd.DataFrame") -> int:

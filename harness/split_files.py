@@ -143,7 +143,7 @@ def encode(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, part: 
 def joined(parts: Sequence[Interactions]) -> Interactions:
     """Parts without common pairs as one, sorted by user, then item."""
     user, item, count = (np.concatenate([getattr(p, name) for p in parts]) for name in ("user", "item", "count"))
-    times = [p.time for p in parts]
+    times = [p.time for p in parts if p.time is not None]
     order = np.lexsort((item, user))
     return Interactions(user[order], item[order], count[order],
-                        None if any(t is None for t in times) else np.concatenate(times)[order])
+                        np.concatenate(times)[order] if len(times) == len(parts) else None)
