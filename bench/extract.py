@@ -27,6 +27,7 @@ QUICK = ("mfcc", "musicnn", "encodecmae", "clap", "mert-95m")
 BACKENDS = {  # name: (module, class, flags, checkpoint, is it light)
     "mfcc": ("mfcc", "MFCC", [], None, True),
     "musicnn": ("musicnn", "MusiCNN", [], None, True),
+    "vgg-msd": ("vgg", "VGG", [], None, True),
     "encodecmae": ("emae", "EnCodecMAE", [], "encodecmae", False),
     "clap": ("clap", "CLAP", [], "clap", False),
     "music2vec": ("m2v", "Music2Vec", [], "music2vec", False),

@@ -11,7 +11,8 @@ from harness.errors import UsageError, WorkError
 
 OWN = {"name", "track_checksum", "n_tracks", "batch", "versions", "audio_checksum", "git", "failed", "incomplete",
        "matrix_checksum", "quality"}   # of a json: what may differ between two extractions with equal settings
-FLAGS = {"musicnn": ("variant", "layer", "precision")}    # of a json: what a backend's flags of that name set
+FLAGS = {"musicnn": ("variant", "layer", "precision"),    # of a json: what a backend's flags of that name set
+         "vgg": ("variant", "layer")}
 
 
 def extracted(path: Path, backend: str, *flags: str) -> tuple:
