@@ -24,7 +24,7 @@ $(STAMP): requirements.txt requirements/dev.txt requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=..."; exit 2; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -r requirements.txt -r requirements/dev.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps musicnn==0.1.0
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps musicnn==0.1.0 basic-pitch==0.4.0
 	touch $@
 
 demo: $(STAMP)

@@ -28,6 +28,7 @@ BACKENDS = {  # name: (module, class, flags, checkpoint, is it light)
     "mfcc": ("mfcc", "MFCC", [], None, True),
     "musicnn": ("musicnn", "MusiCNN", [], None, True),
     "vgg-msd": ("vgg", "VGG", [], None, True),
+    "pitch": ("pitch", "Pitch", [], None, True),
     "encodecmae": ("emae", "EnCodecMAE", [], "encodecmae", False),
     "clap": ("clap", "CLAP", [], "clap", False),
     "music2vec": ("m2v", "Music2Vec", [], "music2vec", False),

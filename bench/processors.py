@@ -29,7 +29,7 @@ BASELINE = "SSE4"
 FRONT_ENDS = {"log-mel of MusicFM and MuQ": 24000, "log-mel of CLAP": 48000, "log-mel of MusiCNN": 16000}  # Hz
 QUICK = ("log-mel of MusicFM and MuQ", "mfcc", "musicnn")
 LOUD = 40  # dB below the largest value of a track, where a spectrogram's differences are listed separately
-ONE_PRECISION = ("mfcc", "vgg-msd")  # backends without --precision
+ONE_PRECISION = ("mfcc", "vgg-msd", "pitch")  # backends without --precision
 SIZES = ("mert-95m",)  # the same network as another row's at another size; measured with --published-sizes only
 
 
@@ -56,7 +56,7 @@ def embeddings(name, folder, setting):
     module, _, flags, checkpoint, _ = BACKENDS[backend]
     weights = ["--weights", str(folder / "weights" / backend)] if checkpoint else []
     network = ["--precision", precision] if backend not in ONE_PRECISION else []
-    network += ["--device", "cpu"] if backend != "mfcc" else []
+    network += ["--device", "cpu"] if backend not in ("mfcc", "pitch") else []
     work = folder / f"work {setting}"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         importlib.import_module(f"extract_item_embeddings.{module}").main([
