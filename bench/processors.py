@@ -29,13 +29,14 @@ BASELINE = "SSE4"
 FRONT_ENDS = {"log-mel of MusicFM and MuQ": 24000, "log-mel of CLAP": 48000, "log-mel of MusiCNN": 16000}  # Hz
 QUICK = ("log-mel of MusicFM and MuQ", "mfcc", "musicnn")
 LOUD = 40  # dB below the largest value of a track, where a spectrogram's differences are listed separately
-ONE_PRECISION = ("mfcc", "vgg-msd", "pitch")  # backends without --precision
+NO_SWITCH = ("pitch",)  # onnxruntime chooses instructions by the processor alone
+ONE_PRECISION = ("mfcc", "vgg-msd")  # backends without --precision
 SIZES = ("mert-95m",)  # the same network as another row's at another size; measured with --published-sizes only
 
 
 def rows(published):
     """Names of all that is measured, in order: front ends, then NAME and NAME-bf16 of the backends."""
-    names = [name for name in BACKENDS if published or name not in SIZES]
+    names = [name for name in BACKENDS if name not in NO_SWITCH and (published or name not in SIZES)]
     return [*FRONT_ENDS, *names, *(f"{name}-bf16" for name in names if name not in ONE_PRECISION)]
 
 
@@ -56,7 +57,7 @@ def embeddings(name, folder, setting):
     module, _, flags, checkpoint, _ = BACKENDS[backend]
     weights = ["--weights", str(folder / "weights" / backend)] if checkpoint else []
     network = ["--precision", precision] if backend not in ONE_PRECISION else []
-    network += ["--device", "cpu"] if backend not in ("mfcc", "pitch") else []
+    network += ["--device", "cpu"] if backend != "mfcc" else []
     work = folder / f"work {setting}"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         importlib.import_module(f"extract_item_embeddings.{module}").main([
