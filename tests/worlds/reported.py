@@ -30,7 +30,7 @@ def with_runs(workdir):
     for module, *flags in (("recommenders.popularity",), ("recommenders.chance",), ("recommenders.ease",),
                            ("knn", "content"), ("knn", "content", "--shuffle", "--seed", "1"),
                            ("knn", "content", "--shuffle", "--seed", "2"),
-                           ("knn", "noise", "--comment", EVIL[0][:20]),
+                           ("knn", "noise", "--comment", "<b>bold</b>"),
                            ("train", "content", "item", "2", "64", "3", "--hidden-dim", "8")):
         importlib.import_module(module).main([*flags, "--workdir", str(workdir), "--k", "20"])
 
