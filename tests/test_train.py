@@ -278,10 +278,9 @@ def test_the_published_call_runs_and_its_places_are_the_flags(tiny):
     flags = ["--model", "content", "--sample-type", "item", "--neg-samples", "20", "--batch-size", "10000",
              "--epochs", "3", "--item-freeze", "1", "--user-freeze", "0", "--comment", "baseline", "--user-init", "1",
              "--dynamic-item-freeze", "0", "--hidden-dim", "0", "--use-confidence", "0", "--l2", "0"]
-    asked = train.request_of(train.parse([*flags, "--k", "10"]))
-    assert selection.of_split(asked, dataset.load(tiny)) == config["request"]
-    assert train.request_of(train.parse(["content", "--k", "10", "item", "--epochs", "3", "--comment", "baseline"])) \
-        == config["request"]
+    mixed = ["content", "--k", "10", "item", "--epochs", "3", "--comment", "baseline"]
+    for argv in ([*flags, "--k", "10"], mixed):
+        assert selection.of_split(train.request_of(train.parse(argv)), dataset.load(tiny)) == config["request"]
     assert train.parse(["content", "item", "--sample-type", "item"]).sample_type == "item"
 
 

@@ -52,8 +52,8 @@ def rule(text: str) -> str:
 def flags(group: Any, published: bool = False) -> None:
     """Add --stop-on, --eval-every and --val-users; published: the method has --as-published, whose rule is the loss."""
     group.add_argument("--stop-on", type=rule, metavar="METRIC",
-                       help="rule that selects the epoch kept, and that patience and plateau follow: a metric of "
-                            f"the lists of val such as {DEFAULT} or Recall@50, or loss (default {DEFAULT}"
+                       help="value on val that selects the epoch, and that patience and plateau follow: loss, or a "
+                            f"metric such as {DEFAULT} or Recall@50 (default {DEFAULT}"
                             + ("; loss with --as-published)" if published else ")"))
     group.add_argument("--eval-every", type=cli.positive, default=1, metavar="N",
                        help="epochs between evaluations of val; it is evaluated after the last one, too (default 1)")
