@@ -1,5 +1,6 @@
 """One rule of selection: the flags, the name of a run, the users and items that are ranked, and when."""
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,13 @@ import dataset
 import metrics
 from harness import registry, runs
 from tests.training.test_selection_runs import SMALL
+from tests.worlds.world import with_cold_val
 from training import selection, validation
 from training.early_stopping import EarlyStopping
 from training.selection import BOTH, COLD, HOT
 from training.validation import Validation
 
 PUBLISHED = ("train", "train_bert")      # with --as-published
-PARTS = ("val", "test", "cold_test")
 
 
 def parse(name, *flags):
@@ -37,11 +38,16 @@ def split(tiny):
     return dataset.load(tiny)
 
 
-@pytest.fixture
-def content(split):
+def by_content(split):
+    """What topk.recommend takes of a part: users by the sum of their tracks' content."""
     vectors = torch.from_numpy(dataset.load_embedding(split, "content"))
     users = torch.from_numpy(split.matrix() @ vectors[:split.n_hot].numpy())
     return lambda part: {"users": users, "items": vectors}
+
+
+@pytest.fixture
+def content(split):
+    return by_content(split)
 
 
 # --------------------------------------------------------------------------- flags and names
@@ -184,32 +190,20 @@ def test_a_method_without_content_ranks_tracks_without_plays_last(split, content
 
 # --------------------------------------------------------------------------- hot and cold
 
-class TwoParts(dataset.Split):
-    """A split whose cold test is a cold_val, too."""
-    @property
-    def parts(self):
-        return tuple(p for p in (*PARTS, "cold_val") if p in self.others)
-
-    def candidates(self, part):
-        return super().candidates("cold_test" if part == "cold_val" else part)
-
-    def seen(self, part):
-        return super().seen("cold_test" if part == "cold_val" else part)
-
-
 @pytest.fixture
-def two_parts(split):
-    fields = {name: getattr(split, name) for name in split.__dataclass_fields__}
-    return TwoParts(**fields | {"others": split.others | {"cold_val": split.others["cold_test"]}})
+def two_parts(tiny):
+    return dataset.load(with_cold_val(tiny))
 
 
-def test_a_method_is_selected_on_the_items_that_it_serves(split, two_parts):
+def test_a_method_is_selected_on_the_items_that_it_serves(two_parts):
+    split = replace(two_parts, others={part: two_parts.others[part] for part in ("val", "test")})
     assert [selection.parts_of(split, serves) for serves in (HOT, COLD, BOTH)] == [("val",)] * 3
     assert selection.parts_of(two_parts, HOT) == ("val",) and selection.parts_of(two_parts, COLD) == ("cold_val",)
     assert selection.parts_of(two_parts, BOTH) == ("val", "cold_val")
 
 
-def test_a_method_of_both_counts_the_mean_of_the_two_over_their_references(two_parts, content):
+def test_a_method_of_both_counts_the_mean_of_the_two_over_their_references(two_parts):
+    content = by_content(two_parts)
     both, hot, cold = (Validation(two_parts, "NDCG@10", serves=serves) for serves in (BOTH, HOT, COLD))
     one, other = hot.values(content)["NDCG@10"], cold.values(content)["cold_val/NDCG@10"]
     values = both.values(content)

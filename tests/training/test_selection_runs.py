@@ -9,7 +9,7 @@ import dataset
 from harness import registry, runs
 from harness.errors import UsageError
 from harness.readers import load_checkpoint
-from tests.worlds.world import tiny_workspace
+from tests.worlds.world import tiny_workspace, with_cold_val
 from training import validation
 from training.validation import Validation
 
@@ -120,6 +120,29 @@ def test_interrupted_before_the_first_evaluation_it_ends_as_if_never_stopped(nam
     for key in ("run", "best_epoch", "best_value", "epochs"):
         assert resumed[key] == uninterrupted[key]
     assert lists(cut, resumed).equals(lists(whole, uninterrupted))
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", SMALL)
+def test_with_cold_val_a_method_of_both_is_selected_by_both(name, tiny):
+    """By the log, whose values are float32 (1e-6): the kept epoch has the best mean of the two over the references."""
+    manifest = run(name, with_cold_val(tiny), "--epochs", "3")
+    split = dataset.load(tiny)
+    hot, cold = (logged(tiny, manifest, tag) for tag in ("val/NDCG@10", "cold_val/NDCG@10"))
+    popular, chance = (validation.reference(split, part, "NDCG@10") for part in ("val", "cold_val"))
+    means = {epoch: (hot[epoch] / popular + cold[epoch] / chance) / 2 for epoch in (1, 2, 3)}
+    assert manifest["best_value"] == pytest.approx(max(means.values()), rel=1e-5)
+    assert means[manifest["best_epoch"]] == pytest.approx(max(means.values()), rel=1e-5)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("name", ["train", "train_bert", "recommenders.sasrec"])
+def test_with_cold_val_a_method_without_content_is_selected_on_val(name, tiny):
+    registry.load(name).main(["--model", "random", "--epochs", "2", "--k", "10", "--device", "cpu", "--workdir",
+                              str(with_cold_val(tiny))])
+    ((_, manifest),) = runs.find_runs(tiny)
+    values = logged(tiny, manifest, "val/NDCG@10")
+    assert manifest["best_value"] == pytest.approx(max(values.values()), abs=1e-6)
 
 
 @pytest.mark.trains
