@@ -8,9 +8,10 @@ A recommender declares its search space in its own file (SEARCH_SPACE); tune.yam
 and may override the space. Settings are drawn at random by method and seed, so that more trials begin with those of
 fewer; a finite space smaller than the number of trials is searched whole. Each representation of a method gets the
 same settings and is tuned by itself. The trial with the best mean of --metric on val is selected; ties go to the
-earlier trial.
+earlier trial. Where the split has cold_val, methods are selected on the items that they can rank: cold-only ones by the
+mean on cold_val, those of both by the mean of the two, each over its reference (training/validation.py).
 
-Trials run in WORKDIR/tuning: a workspace of links to train, val, embeddings and metadata in which there is no test
+Trials run in WORKDIR/tuning: a workspace of links to train, val, cold_val, embeddings and metadata without any test
 part, so no figure of test is made, let alone read. A finished trial is skipped like any finished run, which is how
 an interrupted search goes on. tuning/trials.csv lists every trial, those of earlier calls, too, with its figure or the
 reason for having none.
@@ -32,7 +33,8 @@ from harness.files import checksum, expanded, write_report_csv, write_text
 from harness.readers import read_json
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
-          "data/train.pqt", "data/val.pqt", "data/rules.json")   # and embeddings/; plays.pqt and points.pqt hold test
+          "data/train.pqt", "data/val.pqt", "data/cold_val.pqt",
+          "data/rules.json")   # and embeddings/; plays.pqt and points.pqt hold test
 DEFAULTS = Path(__file__).with_name("tune.yaml")
 LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)
 UNRELATED = {"workdir", "device", "overwrite"}  # arguments that are no part of a request
@@ -111,28 +113,45 @@ def run_trials(trials, where, args):
     failed, elsewhere = local.run_stage(list(dict.fromkeys(t.job for t in trials if not reasons[t.job])), args.jobs)
     reasons |= dict(failed + elsewhere)
     finished = [(name, config) for name, config in runs.find_runs(where) if config.get("status") == "finished"]
+    references = references_of(where, args.metric)
     for trial in trials:
         trial.reason = reasons[trial.job]
         if not trial.reason:
-            read_figure(trial, finished, where, args.metric)
+            read_figure(trial, finished, where, args.metric, references)
 
 
-def read_figure(trial, finished, where, metric):
-    """Value, interval, time and run of a finished trial, from its metrics on val; its arguments identify the run."""
-    import pandas as pd
+def references_of(where, metric):
+    """What the metric on each part is divided by where a method ranks both, {part: number}; {} without cold_val."""
+    import dataset
+    from training.validation import reference
+    split = dataset.load(where)
+    return {part: reference(split, part, metric) for part in ("val", "cold_val") if "cold_val" in split.parts}
 
+
+def read_figure(trial, finished, where, metric, references):
+    """Value, interval, time and run of a finished trial, from its metrics; its arguments identify the run."""
     from harness import registry
     wanted = arguments_of(trial.job)
     module = registry.module_name(trial.job.script)
     recommender = {name for name, r in registry.recommenders().items() if r.module == module}
     for name, config in finished:
-        same = config["recommender"] in recommender and "val" in config.get("parts", [])
+        parts = [part for part in ("val", "cold_val") if part in config.get("parts", [])]
+        same = config["recommender"] in recommender and parts
         if same and all(config["arguments"].get(k) == v for k, v in wanted.items()):
-            figures = pd.read_csv(where / "metrics" / f"{name}_val.csv", index_col=0)
             trial.run, trial.seconds = name, config["wall_seconds"]
-            trial.value, trial.conf = (float(figures.loc[row, metric]) for row in ("mean", "conf"))
+            trial.value, trial.conf = figure_of(where / "metrics", name, parts, metric, references)
             return
     trial.reason = "it ended without lists of val"
+
+
+def figure_of(folder, name, parts, metric, references):
+    """Mean and half-width of a run's metric on its part; of two parts the mean over their references."""
+    import pandas as pd
+    rows = [pd.read_csv(folder / f"{name}_{part}.csv", index_col=0)[metric] for part in parts]
+    scale = [references[part] if len(parts) > 1 else 1.0 for part in parts]
+    means, halves = ([float(row[which]) / unit for row, unit in zip(rows, scale, strict=True)]
+                     for which in ("mean", "conf"))
+    return sum(means) / len(parts), math.hypot(*halves) / len(parts)   # as if the users of the two were others
 
 
 def arguments_of(job):

@@ -36,7 +36,7 @@ BELOW = {   # room: the rooms whose modules it may import
     "lookup": {"harness", "dataset", "evaluation", "extract_item_embeddings"},
     "exploration": {"harness", "dataset", "preprocess", "evaluation"},
     "experiments": {"harness"},
-    "tune": {"harness", "dataset", "experiments", "metrics", "evaluation"},
+    "tune": {"harness", "dataset", "experiments", "metrics", "evaluation", "training"},
     "slurm": {"harness", "experiments"},
 }
 PUBLISHED = {("recommenders.dtnmr.__main__", "preprocess")}   # DTNMR's published call starts from the raw files

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import dataset
 import tune
 from experiments import spaces as tune_spaces
 from harness import registry, runs
@@ -16,7 +17,8 @@ from harness.files import write_parquet
 from harness.readers import read_json
 from slurm import grid
 from tests.conftest import ROOT
-from tests.worlds.world import tiny_workspace
+from tests.worlds.world import tiny_workspace, with_cold_val
+from training import validation
 
 SPACES = """
 ease: {script: recommenders.ease, space: {l2: {log: [1.0, 1000.0]}}, seeds: 1}
@@ -303,3 +305,20 @@ def test_another_metric_decides(tmp_path):
     values, users = trials(workdir).value, pd.read_parquet(workdir / "data" / "val.pqt").user_id.nunique()
     assert np.allclose(values * users, (values * users).round()) and values.max() > 0    # a hit or none for each user
     assert "by HitRate@3" in (workdir / "tuning" / "chosen.yaml").read_text()
+
+
+def test_with_cold_val_a_trial_counts_on_the_items_that_its_method_ranks(tmp_path):
+    """ease ranks tracks of train only; KNN on content both, and its figure is the mean over the references."""
+    workdir = with_cold_val(tiny_workspace(tmp_path / "w"))
+    call(workdir, spaces(tmp_path), "ease", "knn", "--trials", "2", "--embeddings", "content")
+    split = dataset.load(workdir / "tuning")
+    assert {"val", "cold_val"} <= {*split.parts} and not {"test", "cold_test"} & {*split.parts}
+    rows = trials(workdir)
+    assert [*rows.method] == ["ease", "ease", "knn", "knn"]
+    for row in rows.itertuples():
+        means = []
+        for part in ("val", "cold_val")[:1 + (row.method == "knn")]:
+            figures = pd.read_csv(workdir / "tuning" / "metrics" / f"{row.run}_{part}.csv", index_col=0)
+            unit = 1 if row.method == "ease" else validation.reference(split, part, "NDCG@10")
+            means.append(figures["NDCG@10"]["mean"] / unit)
+        assert float(row.value) == pytest.approx(np.mean(means), rel=1e-6) and float(row.conf) > 0
