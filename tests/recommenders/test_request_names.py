@@ -23,7 +23,8 @@ NOT_IN_THE_NAME = {
               "top", "max_playlist_len", "max_seconds", "min_age", "max_age",   # files are inputs of the run
               "artist_names", "composer_names", "val_share", "test"),
 }
-BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embedding", "content"], "sasrec": ["content"]}
+BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embedding", "content"], "sasrec": ["content"],
+        "content_prior": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],

@@ -1,0 +1,80 @@
+"""Content features of the items, one embedding or several side by side: flags, request, files and matrix.
+
+    content.flags(parser)
+    features = content.features(split, args)      # float64 (n_items, D)
+
+Each column is standardised over the hot items (mean 0, standard deviation 1; constant ones are 0), and each embedding
+is divided by the root of its columns that vary, so that none weighs more for having more columns.
+"""
+from harness import cli
+from harness.errors import UsageError
+
+FLAT = 1e-6   # spread of a column, relative to its largest value, that is within the rounding of float32
+
+
+def flags(parser):
+    """Add --embedding, --shuffle and --missing to a parser."""
+    parser.add_argument("--embedding", nargs="+", metavar="NAME",
+                        help="embeddings of the workspace that are the content, side by side (needed)")
+    parser.add_argument("--shuffle", action="store_true",
+                        help="permute the rows of the embeddings by --seed (the shuffled control)")
+    parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
+                        help="tracks without an embedding: fail stops with an error, mean fills in the mean embedding "
+                             "(default fail)")
+
+
+def l2_flag(parser, what):
+    """Add --l2 of a ridge regression; what: which one."""
+    parser.add_argument("--l2", type=penalty, default="gcv", metavar="FLOAT",
+                        help=f"ridge penalty of {what}, or gcv: the minimum of the generalised cross-validation error "
+                             "(default gcv)")
+
+
+def penalty(text):
+    """argparse type: gcv, or a number above 0."""
+    return text if text == "gcv" else cli.number(0, above=True)(text)
+
+
+def request(args):
+    """The entries of a run's request that these flags make."""
+    return {"embedding": args.embedding, "shuffle": args.shuffle, "missing": args.missing}
+
+
+def check(args):
+    """UsageError without an embedding, or with the same one twice."""
+    if not args.embedding:
+        raise UsageError("--embedding is needed: name one or more embeddings of the workspace")
+    twice = sorted({name for name in args.embedding if args.embedding.count(name) > 1})
+    if twice:
+        raise UsageError(f"--embedding names {twice[0]} twice; name each embedding once")
+
+
+def inputs(workdir, args):
+    """The files that determine the features, [Input]; UsageError for an unknown embedding."""
+    import dataset
+    return [file for name in args.embedding for file in dataset.embedding_inputs(workdir, name)]
+
+
+def features(split, args):
+    """Standardised features of the split's items, float64 (n_items, D), row i = item i."""
+    import numpy as np
+
+    import dataset
+    seed = args.seed if args.shuffle else None
+    return np.hstack([standardise(dataset.load_embedding(split, name, args.missing, seed), split.n_hot)
+                      for name in args.embedding])
+
+
+def standardise(vectors, n_hot):
+    """One embedding (n_items, D) with the mean and deviation of its first n_hot rows taken out, float64.
+
+    The hot rows have mean square length 1, a constant column is 0; all rows equal give zeros.
+    """
+    import numpy as np
+    x = np.asarray(vectors, np.float64)
+    size = np.abs(x[:n_hot]).max(axis=0)
+    x = x - x[:n_hot].mean(axis=0)
+    spread = x[:n_hot].std(axis=0)
+    varies = spread > FLAT * size
+    scale = np.where(varies, spread, 1.0) * np.sqrt(max(varies.sum(), 1))
+    return np.where(varies, x / scale, 0.0)
