@@ -22,13 +22,15 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.two_tower": ["--embedding", "content", "--epochs", "2", "--batch-size", "256"],
     "recommenders.dtnmr": ["--epochs", "2", "--hidden", "16", "--lstm-size", "16", "--size", "8"],
     "recommenders.sasrec": ["content", "--epochs", "2", "--batch-size", "16", "--hidden-dim", "16"],
+    "recommenders.content_factors": ["--embedding", "content"],
     "recommenders.content_knn": ["content"],
     "recommenders.content_prior": ["--embedding", "content"],
     "recommenders.hybrid": ["--steps", "4"],
     "recommenders.random_forest": ["--trees", "5"],
 }
 SOURCES = ("recommenders.popularity", "recommenders.content_knn", "recommenders.itemknn")
-FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES}  # whose saved lists they read
+FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES,  # whose saved lists they read
+         "recommenders.content_factors": ("recommenders.ials",)}                 # or whose factors
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__)
                           if m.name != "__main__")]
 
@@ -128,8 +130,8 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
 
 @pytest.mark.trains
 @pytest.mark.parametrize("name", [
-    "knn", "train", "train_bert", "recommenders.chance", "recommenders.content_knn",
-    "recommenders.content_prior", "recommenders.sasrec", "recommenders.two_tower"])
+    "knn", "train", "train_bert", "recommenders.chance", "recommenders.content_factors",
+    "recommenders.content_knn", "recommenders.content_prior", "recommenders.sasrec", "recommenders.two_tower"])
 def test_constant_input_is_chance(tmp_path, name):
     """500 users, 200 tracks, lists of 10: a hit is as likely as for a random list, and no list is shared."""
     workdir = tiny_workspace(tmp_path / "w", n_users=500, n_tracks=200, n_cold=40)

@@ -1,0 +1,119 @@
+"""Maps from content to item factors: ridge in closed form, and a multilayer perceptron.
+
+    f, fit = factor_maps.by_ridge(features, factors, weights, "gcv")
+    f = factor_maps.by_mlp(features, factors, weights, settings, device)
+
+Both are fitted on the hot items, with weights n / (n + evidence): a factor learned from one play teaches little. A
+prediction is shorter than the factors it predicts by what content leaves unexplained, all the more the less content
+says, so that new items would come last beside hot ones whose factors have their full length. `lengths` predicts the
+length by itself, and `of_length` gives it to the direction that was predicted.
+"""
+from dataclasses import dataclass
+
+from training import ridge
+from training.early_stopping import EarlyStopping
+
+
+def evidence_weights(plays, evidence):
+    """n / (n + evidence) of play counts n (I,), float64; 0 where n is 0, and with evidence 0 else 1."""
+    import numpy as np
+    plays = np.asarray(plays, np.float64)
+    return np.divide(plays, plays + evidence, out=np.zeros_like(plays), where=plays > 0)
+
+
+def by_ridge(features, factors, weights, l2):
+    """Predicted factors, float64 (n_items, D), and the fit; features: (n_items, C), factors: (n_hot, D)."""
+    fit = ridge.fit(features[:len(factors)], factors, weights, l2)
+    return fit.predict(features), fit
+
+
+def lengths(features, factors, weights, l2):
+    """Length of a factor that content predicts, float64 (n_items,), within the range of those of the hot items."""
+    import numpy as np
+    actual = np.linalg.norm(factors, axis=1)
+    used = np.asarray(weights) > 0
+    if not used.any():
+        return np.zeros(len(features))
+    predicted = by_ridge(features, actual[:, None], weights, l2)[0][:, 0]
+    return np.clip(predicted, actual[used].min(), actual[used].max())
+
+
+def of_length(vectors, wanted):
+    """Vectors (n, D) in their direction with the lengths `wanted` (n,); a zero vector stays zero."""
+    import numpy as np
+    length = np.linalg.norm(vectors, axis=1)
+    return vectors * np.divide(wanted, length, out=np.zeros_like(length), where=length > 0)[:, None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """lr: learning rate of Adam; epochs: the most; patience: epochs without a smaller error on held-out items;
+    batch_size: items per step; seed: of weights, order and held-out items."""
+    lr: float
+    epochs: int
+    patience: int
+    batch_size: int
+    seed: int
+
+
+def by_mlp(features, factors, weights, settings, device="cpu", log=None):
+    """Predicted factors, float64 (n_items, D), of DeepMusic's network: C -> C, ReLU, -> D, mean squared error.
+
+    A tenth of the items with a weight above 0 is held out; the epoch with the smallest weighted error on it is kept.
+    The factors are scaled to mean square length 1 for the training. log: function of (epoch, train, held-out) errors.
+    Returns the prediction and the epochs of the kept network.
+    """
+    import copy
+
+    import numpy as np
+    import torch
+    generator = torch.Generator().manual_seed(settings.seed)
+    used = np.flatnonzero(np.asarray(weights) > 0)
+    order = used[torch.randperm(len(used), generator=generator).numpy()]
+    held, fitted = np.split(order, [max(len(order) // 10, 1)])
+    if not len(fitted):
+        held = fitted = order
+    scale = max(float(np.sqrt((factors[used] ** 2).sum(axis=1).mean())), 1e-12)
+    spread = max(float(features[:len(factors)].std()), 1e-6)
+    x = torch.as_tensor(features / spread, dtype=torch.float32).to(device)    # a network starts best from unit variance
+    y = torch.as_tensor(factors / scale, dtype=torch.float32).to(device)
+    w = torch.as_tensor(np.asarray(weights), dtype=torch.float32).to(device)
+    network = _network(x.shape[1], y.shape[1], settings.seed).to(device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
+    stopping = EarlyStopping("loss", settings.epochs, settings.patience)
+    held, kept, epoch = torch.as_tensor(held).to(device), copy.deepcopy(network.state_dict()), 0
+
+    def error(rows):
+        return (w[rows, None] * (network(x[rows]) - y[rows]) ** 2).sum() / w[rows].sum()
+    while not stopping.done(epoch):
+        total = 0.0
+        for batch in torch.as_tensor(fitted)[torch.randperm(len(fitted), generator=generator)].split(
+                settings.batch_size):
+            optimiser.zero_grad()
+            loss = error(batch.to(device))
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(batch) / len(fitted)
+        epoch += 1
+        with torch.no_grad():
+            value = error(held).item()
+        if stopping.update(epoch, {"loss": value}):
+            kept = copy.deepcopy(network.state_dict())
+        if log is not None:
+            log(epoch, total, value)
+    network.load_state_dict(kept)
+    with torch.no_grad():
+        return network(x).cpu().numpy().astype(np.float64) * scale, stopping.best_epoch
+
+
+def _network(columns, outputs, seed):
+    """C -> C, ReLU, -> D with weights drawn by a generator of its own."""
+    import torch
+    layers = torch.nn.Sequential(torch.nn.Linear(columns, columns), torch.nn.ReLU(), torch.nn.Linear(columns, outputs))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in (layers[0], layers[2]):
+            bound = layer.in_features ** -0.5
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.zero_()
+    return layers
