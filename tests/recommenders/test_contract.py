@@ -26,11 +26,13 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.content_knn": ["content"],
     "recommenders.content_prior": ["--embedding", "content"],
     "recommenders.hybrid": ["--steps", "4"],
+    "recommenders.shrinkage": ["--embedding", "content"],
     "recommenders.random_forest": ["--trees", "5"],
 }
 SOURCES = ("recommenders.popularity", "recommenders.content_knn", "recommenders.itemknn")
 FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES,  # whose saved lists they read
-         "recommenders.content_factors": ("recommenders.ials",)}                 # or whose factors
+         "recommenders.content_factors": ("recommenders.ials",),                 # or whose factors
+         "recommenders.shrinkage": ("recommenders.ials",)}
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__)
                           if m.name != "__main__")]
 

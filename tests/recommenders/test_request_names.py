@@ -24,7 +24,8 @@ NOT_IN_THE_NAME = {
               "artist_names", "composer_names", "val_share", "test"),
 }
 BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embedding", "content"], "sasrec": ["content"],
-        "content_prior": ["--embedding", "content"], "content_factors": ["--embedding", "content"]}
+        "content_prior": ["--embedding", "content"], "content_factors": ["--embedding", "content"],
+        "shrinkage": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],
@@ -52,7 +53,8 @@ WORDS = {   # values of options that are text
     "cache": ("one", "two"), "db": ("one", "two"), "memory": ("1GB", "2GB"), "listener": ("one", "two"),
     "like": ("one", "two"),
 }
-OWN_WORDS = {("ease", "memory"): ("1", "2"), ("content_factors", "factors"): ("ials", "elsa")}
+OWN_WORDS = {("ease", "memory"): ("1", "2"), ("content_factors", "factors"): ("ials", "elsa"),
+             ("shrinkage", "factors"): ("ials", "elsa"), ("shrinkage", "shrink"): ("auto", "val", "2")}
 
 
 def reader(module):
