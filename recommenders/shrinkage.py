@@ -150,7 +150,7 @@ class Fused:
 def chosen_on_val(split, learned, fused, evidence, seed):
     """The lambda of GRID with the best NDCG@10 on val, and the value of each; UsageError without a val part.
 
-    The fit is that of the estimated evidence throughout, so cold items do not depend on lambda, and cold_val has no say.
+    The fit is that of the estimated evidence throughout, so cold items do not depend on lambda.
     """
     import metrics
     from ranking import topk
