@@ -9,9 +9,10 @@ WORLD   ?=
 STAMP   := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo test test-quick test-processors attack lint bench clean-demo
+.PHONY: help demo demo-full test test-quick test-processors attack lint bench clean-demo
 help:
 	@echo "make demo        the built-in world from sound to tables and a page to listen to (about five minutes, into $(DEMO))"
+	@echo "make demo-full   make demo, then four more networks and the cold-start methods"
 	@echo "make test        lint and all tests (about 15 minutes on 2 cores); lists the twenty slowest"
 	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
 	@echo "make test-processors  the numerical tests under several instruction sets (3 minutes on 2 cores)"
@@ -36,6 +37,16 @@ demo: $(STAMP)
 	$(PY) slurm/grid.py --file slurm/grids/demo.yaml --workdir $(DEMO) --local --jobs 2
 	$(PY) table.py --workdir $(DEMO) --k 10 50
 	$(PY) explore.py --workdir $(DEMO)
+	$(PY) report.py --workdir $(DEMO) --audio $(DEMO)/raw/audio
+
+demo-full: demo
+	$(PY) extract_item_embeddings/musicnn.py --variant MTT_musicnn --audio $(DEMO)/raw/audio --workdir $(DEMO)
+	$(PY) extract_item_embeddings/vgg.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
+	$(PY) extract_item_embeddings/vgg.py --variant MTT_vgg --audio $(DEMO)/raw/audio --workdir $(DEMO)
+	$(PY) extract_item_embeddings/pitch.py --audio $(DEMO)/raw/audio --workdir $(DEMO)
+	$(PY) slurm/grid.py --file slurm/grids/demo-full.yaml --workdir $(DEMO) --local --jobs 2
+	$(PY) slurm/grid.py --file slurm/grids/demo-cold.yaml --workdir $(DEMO) --local --jobs 2
+	$(PY) table.py --workdir $(DEMO) --metrics NDCG@10 Recall@50 Coverage@10
 	$(PY) report.py --workdir $(DEMO) --audio $(DEMO)/raw/audio
 
 test: $(STAMP) lint
