@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +40,9 @@ def words(command):
     return shlex.split(command, comments=True)
 
 
-def make_demo(folder, stamp):
+def make_demo(folder, stamp, target="demo"):
     stamp.touch()
-    done = subprocess.run(["make", "demo", f"DEMO={folder}", f"PY={sys.executable}", f"STAMP={stamp}", SMALL],
+    done = subprocess.run(["make", target, f"DEMO={folder}", f"PY={sys.executable}", f"STAMP={stamp}", SMALL],
                           cwd=ROOT, capture_output=True, text=True, timeout=HANGING)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -71,6 +72,17 @@ def test_a_second_make_demo_skips_everything(demo, tmp_path):
               for p in (folder / kind).rglob("*") if p.is_file() and not p.name.startswith(".")}
     make_demo(folder, tmp_path / "installed")
     assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+@pytest.mark.trains
+def test_make_demo_full_adds_networks_and_cold_start_methods(demo, tmp_path):
+    folder = tmp_path / "demo"
+    shutil.copytree(demo[0], folder)
+    printed = make_demo(folder, tmp_path / "installed", "demo-full")
+    for method in ("KNN", "Content prior", "Content KNN", "Content to factors", "Shrinkage"):
+        for name in ("musicnn-mtt", "vgg-msd", "vgg-mtt", "pitch"):
+            assert len(re.findall(rf"^\| {method} +\| {name} ", printed, re.M)) == 2, (method, name)   # hot and cold
+    assert printed.rstrip().endswith("open it in a browser")
 
 
 def order(command):

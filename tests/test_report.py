@@ -260,16 +260,21 @@ def test_runs_of_another_split_are_left_out(made, tmp_path, capsys):
     assert "of another split: 8; python table.py" in out and content(workdir)["boards"] == {}
 
 
-def test_many_tracks_are_sampled_and_the_page_says_so(tmp_path, capsys):
-    n = 60_000
+def test_many_tracks_and_users_are_sampled_and_the_page_says_so(tmp_path, capsys):
+    n, users = 60_000, 20_000
     write_tracks(tmp_path, n)
     rng = np.random.default_rng(0)
+    tracks = rng.permutation(np.arange(4 * users) % n)
+    write_pairs(tmp_path, "train", np.repeat(np.arange(users), 3), tracks[:3 * users])
+    known = np.isin(tracks[3 * users:], tracks[:3 * users])
+    write_pairs(tmp_path, "test", np.arange(users)[known], tracks[3 * users:][known])
     write_embedding(tmp_path, "wide", rng.normal(size=(n, 8)).astype(np.float32))
     write_parquet(tmp_path / "items.pqt", pd.DataFrame({"track_id": np.arange(n), "title": ["long name " * 500] * n}))
     report.main(["--workdir", str(tmp_path), "--points", "150"])
     data = content(tmp_path)
-    assert len(data["map"]["tracks"]) == 150 and "the maps show 150 of 60,000 tracks" in capsys.readouterr().out
-    assert len(data["tracks"]["name"]) <= 150 * 7 and (tmp_path / "report" / "index.html").stat().st_size < page.LIMIT
+    played = len(np.unique(tracks[:3 * users]))
+    assert len(data["map"]["tracks"]) == 150 and f"the maps show 150 of {played:,} tracks" in capsys.readouterr().out
+    assert len(data["users"]) == 12 and len(data["tracks"]["name"]) < 3000 and (tmp_path / "report" / "index.html").stat().st_size < page.LIMIT
 
 
 def test_a_page_that_would_be_too_large_has_fewer_points(tmp_path, monkeypatch, capsys):
