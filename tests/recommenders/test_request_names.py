@@ -25,7 +25,7 @@ NOT_IN_THE_NAME = {
 }
 BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embedding", "content"], "sasrec": ["content"],
         "content_prior": ["--embedding", "content"], "content_factors": ["--embedding", "content"],
-        "shrinkage": ["--embedding", "content"]}
+        "shrinkage": ["--embedding", "content"], "artist_mean": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],
@@ -54,7 +54,8 @@ WORDS = {   # values of options that are text
     "like": ("one", "two"),
 }
 OWN_WORDS = {("ease", "memory"): ("1", "2"), ("content_factors", "factors"): ("ials", "elsa"),
-             ("shrinkage", "factors"): ("ials", "elsa"), ("shrinkage", "shrink"): ("auto", "val", "2")}
+             ("artist_mean", "factors"): ("ials", "elsa"), ("shrinkage", "factors"): ("ials", "elsa"),
+             ("shrinkage", "shrink"): ("auto", "val", "2")}
 
 
 def reader(module):

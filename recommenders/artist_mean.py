@@ -1,0 +1,144 @@
+"""Artist mean: the factor of a track is the mean of its artist's other tracks; content where the artist is new.
+
+    python -m recommenders.ials --factors 64
+    python -m recommenders.artist_mean --embedding musicnn
+    python -m recommenders.artist_mean --embedding musicnn --factors elsa
+
+With the item factors e_j of a finished run of ELSA or iALS (--factors) and the tracks of train,
+
+    v_i = mean of e_j over the tracks j != i that share an artist with i
+
+where `artists` (or `artist`) of items.pqt names them; a track that shares two artists counts twice. A track whose
+artists have no other track in train, and one without an artist, is its content: the prediction of a ridge regression of
+the factors on content, as in recommenders.content_factors. Hot tracks are scored in the same way, without their own
+factor, so that hot and cold ones compete. Users are those of the factor model. A mean is shorter than what it is a mean
+of, and so is a prediction: by default (--length predicted) an artist's mean gets the mean length of its tracks, and
+content the length that content predicts.
+
+It is the strong simple baseline of cold start in music ("artist mean" in ACARec, UMAP 2026, arXiv 2604.07090). It is
+refused where it says nothing: without artists, with one artist only, and where no artist has two tracks, as where the
+items are artists themselves (lastfm, lastfm-audio).
+
+Practical limit: sparse products over the tracks of an artist; the memory of the factors.
+"""
+from harness import cli, runs
+from harness.errors import WorkError
+from harness.metadata import read_table
+from ranking import factors
+from training import content, factor_maps
+
+TITLE = "Artist mean"
+NEEDS = ("embedding", "features")
+COLD = True
+SEARCH_SPACE = {
+    "factors": ["ials", "elsa"],
+    "evidence": {"log": [1.0, 100.0]},
+    "length": ["predicted", "mean"],
+}
+COLUMNS = ("artists", "artist")
+
+
+def build_parser():
+    parser = cli.Parser(prog="recommenders.artist_mean", description=__doc__)
+    content.flags(parser)
+    factors.flags(parser)
+    parser.add_argument("--evidence", type=cli.number(0), default=10.0, metavar="FLOAT",
+                        help="users at which an item has half its weight in the fit on content; 0 weighs all alike "
+                             "(default 10)")
+    parser.add_argument("--length", choices=("predicted", "mean"), default="predicted",
+                        help="length of the factors: that of the artist's tracks and that which content predicts, or "
+                             "as the mean and the regression leave it (default predicted)")
+    content.l2_flag(parser, "the regressions")
+    cli.recommender_flags(parser)
+    return parser
+
+
+def request_of(args):
+    """Every argument that can change the result."""
+    return {**content.request(args), "factors": args.factors, "evidence": args.evidence, "length": args.length,
+            "l2": args.l2, "k": args.k, "seed": args.seed, "comment": args.comment}
+
+
+def artists_of(split):
+    """Which artists each item of the split has, csr float64 (n_items, A) of ones; names are compared without case.
+
+    WorkError without items.pqt or artists in it, with one artist only, and where no artist has two tracks.
+    """
+    import numpy as np
+    from scipy.sparse import csr_matrix
+    path = split.workdir / "items.pqt"
+    table = read_table(path, "track_id", split.n_tracks, required="artist_mean needs the artists of the tracks")
+    column = next((c for c in COLUMNS if c in table.column_names), None)
+    if column is None:
+        raise WorkError(f"{path} has no column artists or artist, so artist_mean does not apply; use "
+                        "recommenders.content_factors")
+    values = table.column(column).take(split.tracks).to_pylist()
+    names = [[v] if isinstance(v, str) else v if isinstance(v, list) else [] for v in values]
+    names = [sorted({n.strip().casefold() for n in some if isinstance(n, str)} - {""}) for some in names]
+    known = {name: i for i, name in enumerate(sorted({n for some in names for n in some}))}
+    if len(known) < 2:
+        raise WorkError(f"{column} of {path} names {'one artist' if known else 'no artist'} for the tracks of this "
+                        "split, so artist_mean cannot distinguish them; use recommenders.content_factors")
+    row = np.repeat(np.arange(len(names)), [len(some) for some in names])
+    columns = np.array([known[n] for some in names for n in some])
+    matrix = csr_matrix((np.ones(len(row)), (row, columns)), shape=(len(names), len(known)))
+    if np.bincount(columns).max() < 2:
+        raise WorkError(f"no artist of {path} has two tracks in this split, as where the items are artists themselves, "
+                        "so artist_mean has nothing to average; use recommenders.content_factors")
+    return matrix
+
+
+def means(artists, values, known):
+    """Mean of `values` over the known items that share an artist with each item, itself left out.
+
+    artists: csr (n_items, A) of ones; values: float64 (n_hot, D) of the first items; known: bool (n_hot,), whether an
+    item has a factor. Returns float64 (n_items, D) and the number of items averaged, int64 (n_items,), 0 where none.
+    """
+    import numpy as np
+    hot = artists[:len(values)].multiply(known[:, None]).tocsr()
+    total = artists @ (hot.T @ values)
+    count = artists @ (hot.T @ np.ones(len(values)))
+    own = np.asarray(hot.sum(axis=1)).ravel()             # an item is among the tracks of each of its artists
+    total[:len(values)] -= own[:, None] * values
+    count[:len(values)] -= own
+    count = np.rint(count).astype(np.int64)
+    return np.divide(total, count[:, None], out=np.zeros_like(total), where=count[:, None] > 0), count
+
+
+def item_vectors(features, artists, learned, args):
+    """Vectors of all items, float64 (n_items, D), and the number of tracks in each mean, int64 (n_items,)."""
+    import numpy as np
+    weights = factor_maps.evidence_weights(learned.plays, args.evidence)
+    predicted, _ = factor_maps.by_ridge(features, learned.items, weights, args.l2)
+    mean, count = means(artists, learned.items, learned.plays > 0)
+    if args.length == "predicted":
+        sizes = np.linalg.norm(learned.items, axis=1, keepdims=True)
+        mean = factor_maps.of_length(mean, means(artists, sizes, learned.plays > 0)[0][:, 0])
+        predicted = factor_maps.of_length(predicted, factor_maps.lengths(features, learned.items, weights, args.l2))
+    return np.where(count[:, None] > 0, mean, predicted), count
+
+
+def main(argv=None):
+    args = build_parser().parse_args(argv)
+    content.check(args)
+    workdir = cli.workspace(args)
+    import dataset
+    from harness.inputs import hashed
+    from ranking import save
+    split = dataset.load(workdir)
+    files = content.inputs(workdir, args)
+    artists = artists_of(split)
+    learned = factors.read(split, args.factors)
+    inputs = [*split.inputs, *files, *learned.inputs, hashed(workdir / "items.pqt")]
+    with runs.Run(workdir, "artist_mean", request_of(args), embedding="+".join(args.embedding), inputs=inputs,
+                  args=args) as run:
+        if run.finished:
+            return
+        items, count = item_vectors(content.features(split, args), artists, learned, args)
+        results = save.write(run, split, args.k, args.seed, **learned.scored(items))
+        new = {part: int((count[split.candidates(part)] == 0).sum()) for part in split.parts}
+        run.finish(parts=sorted(results), sources={args.factors: learned.source.run}, tracks_by_content=new)
+
+
+if __name__ == "__main__":
+    cli.run(main)
