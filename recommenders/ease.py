@@ -11,19 +11,17 @@ Practical limit: one dense square matrix of the smaller side, in float64 up to 1
 beyond (21,018 users: 1.8 GB), and the time of its inversion, which grows with the cube.
 """
 import math
-import sys
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.machine import free_memory
 from harness.progress import Progress
+from training.gram import FLOAT64_ROWS, gram_of, inverse
 
 TITLE = "EASE"
 NEEDS = ()
 COLD = False
 SEARCH_SPACE = {"l2": {"log": [5.0, 5000.0]}}
-FLOAT64_ROWS = 12_000
-SILENT_ROWS = 8000      # an inversion of more takes longer than ten seconds
 
 
 def build_parser():
@@ -33,43 +31,6 @@ def build_parser():
                         help="refuse what needs more than this (default: what the machine has free)")
     cli.recommender_flags(parser)
     return parser
-
-
-def inverse(gram, l2):
-    """(gram + l2 I)^-1 of a symmetric positive semidefinite (n, n), by Cholesky, overwriting `gram`."""
-    import numpy as np
-    from scipy.linalg.lapack import get_lapack_funcs
-    if len(gram) > SILENT_ROWS:
-        print(f"ease: inverting a {len(gram)} x {len(gram)} matrix, one step without progress of its own",
-              file=sys.stderr)
-    factor, invert = get_lapack_funcs(("potrf", "potri"), (gram,))
-    gram.flat[::len(gram) + 1] += l2
-    fortran = gram.T  # symmetric: the transpose of a C array is the same matrix in LAPACK's order, without a copy
-    lower, failed = factor(fortran, lower=True, overwrite_a=True, clean=False)
-    if not failed:
-        result, failed = invert(lower, lower=True, overwrite_c=True)
-    if failed:
-        raise WorkError(f"the {len(gram)} x {len(gram)} system cannot be inverted; use a larger --l2")
-    below = np.tril_indices(1024, -1)
-    for i in range(0, len(result), 1024):  # mirror the lower triangle in blocks, so that no second matrix is needed
-        size = min(1024, len(result) - i)
-        result[i:i + size, i + size:] = result[i + size:, i:i + size].T
-        block = result[i:i + size, i:i + size]
-        row, column = (below if size == 1024 else np.tril_indices(size, -1))
-        block[column, row] = block[row, column]
-    return result
-
-
-def gram_of(rows, dtype, block=1024):
-    """rows @ rows.T of a csr (n, m), dense (n, n), in blocks of rows."""
-    import numpy as np
-    gram = np.empty((rows.shape[0], rows.shape[0]), dtype)
-    other = rows.T.tocsr()
-    with Progress(len(gram), "ease: products", "rows", quiet=True) as bar:
-        for start in range(0, len(gram), block):
-            (rows[start:start + block] @ other).toarray(out=gram[start:start + block])
-            bar.update(min(block, len(gram) - start))
-    return gram
 
 
 class Ease:

@@ -18,6 +18,7 @@ NOT_IN_THE_NAME = {
     "sasrec": ("checkpoint_seconds",),
     "two_tower": ("checkpoint_seconds", "listener", "show"),      # what is printed after the run
     "content_knn": ("like", "show"),                              # what is printed instead of a run
+    "cease": ("memory",),                                         # a limit beyond which nothing is computed
     "ease": ("memory",),                                          # a limit beyond which nothing is computed
     "dtnmr": ("checkpoint_seconds", "cache", "db", "reload", "memory",          # of the workspace that is read, whose
               "top", "max_playlist_len", "max_seconds", "min_age", "max_age",   # files are inputs of the run
@@ -25,7 +26,8 @@ NOT_IN_THE_NAME = {
 }
 BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embedding", "content"], "sasrec": ["content"],
         "content_prior": ["--embedding", "content"], "content_factors": ["--embedding", "content"],
-        "shrinkage": ["--embedding", "content"], "artist_mean": ["--embedding", "content"]}
+        "shrinkage": ["--embedding", "content"], "artist_mean": ["--embedding", "content"],
+        "cease": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],
@@ -53,7 +55,8 @@ WORDS = {   # values of options that are text
     "cache": ("one", "two"), "db": ("one", "two"), "memory": ("1GB", "2GB"), "listener": ("one", "two"),
     "like": ("one", "two"),
 }
-OWN_WORDS = {("ease", "memory"): ("1", "2"), ("content_factors", "factors"): ("ials", "elsa"),
+OWN_WORDS = {("ease", "memory"): ("1", "2"), ("cease", "memory"): ("1", "2"),
+             ("content_factors", "factors"): ("ials", "elsa"),
              ("artist_mean", "factors"): ("ials", "elsa"), ("shrinkage", "factors"): ("ials", "elsa"),
              ("shrinkage", "shrink"): ("auto", "val", "2")}
 
