@@ -5,7 +5,7 @@ A method is a recommender under its name in the literature (harness/registry.py)
     controls          chance and popularity
     without content   methods of the plays alone, and those that can do without content (ID embeddings)
     with content      an embedding, or metadata; each beside its control, the same vectors on the wrong tracks
-    mixtures          runs built on the lists of others
+    mixtures          runs built on the lists of others, without an embedding of their own
 
 Runs that differ by the seed alone are one row; any other difference makes a row of its own. Of the rows of one method
 and representation the plain one is that whose arguments are the method's usual ones; the others name what differs.
@@ -143,7 +143,8 @@ def block_of(cell):
     """The block of a cell."""
     if cell.recommender in CONTROLS:
         return BLOCKS[0]
-    if any(config.get("sources") for _, config in cell.runs):
+    if any(config.get("sources") for _, config in cell.runs) and \
+            "embedding" not in registry.capability(cell.recommender)[0]:   # else it maps content onto their factors
         return BLOCKS[3]
     return BLOCKS[2] if representation_of(cell) not in ("", *LABELS.values()) else BLOCKS[1]
 

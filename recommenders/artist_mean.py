@@ -23,7 +23,7 @@ Practical limit: sparse products over the tracks of an artist; the memory of the
 """
 from harness import cli, runs
 from harness.errors import WorkError
-from harness.metadata import read_table
+from harness.metadata import read_artists
 from ranking import factors
 from training import content, factor_maps
 
@@ -35,7 +35,6 @@ SEARCH_SPACE = {
     "evidence": {"log": [1.0, 100.0]},
     "length": ["predicted", "mean"],
 }
-COLUMNS = ("artists", "artist")
 
 
 def build_parser():
@@ -65,24 +64,17 @@ def artists_of(split):
     WorkError without items.pqt or artists in it, with one artist only, and where no artist has two tracks.
     """
     import numpy as np
-    from scipy.sparse import csr_matrix
     path = split.workdir / "items.pqt"
-    table = read_table(path, "track_id", split.n_tracks, required="artist_mean needs the artists of the tracks")
-    column = next((c for c in COLUMNS if c in table.column_names), None)
-    if column is None:
-        raise WorkError(f"{path} has no column artists or artist, so artist_mean does not apply; use "
+    every = read_artists(split.workdir, split.n_tracks)
+    if every is None:
+        raise WorkError(f"{path} is missing or names no artists, so artist_mean does not apply; use "
                         "recommenders.content_factors")
-    values = table.column(column).take(split.tracks).to_pylist()
-    names = [[v] if isinstance(v, str) else v if isinstance(v, list) else [] for v in values]
-    names = [sorted({n.strip().casefold() for n in some if isinstance(n, str)} - {""}) for some in names]
-    known = {name: i for i, name in enumerate(sorted({n for some in names for n in some}))}
-    if len(known) < 2:
-        raise WorkError(f"{column} of {path} names {'one artist' if known else 'no artist'} for the tracks of this "
-                        "split, so artist_mean cannot distinguish them; use recommenders.content_factors")
-    row = np.repeat(np.arange(len(names)), [len(some) for some in names])
-    columns = np.array([known[n] for some in names for n in some])
-    matrix = csr_matrix((np.ones(len(row)), (row, columns)), shape=(len(names), len(known)))
-    if np.bincount(columns).max() < 2:
+    matrix = every[split.tracks].astype(np.float64)
+    tracks = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    if (tracks > 0).sum() < 2:
+        raise WorkError(f"{path} names {'one artist' if tracks.any() else 'no artist'} for the tracks of this split, "
+                        "so artist_mean cannot distinguish them; use recommenders.content_factors")
+    if tracks.max() < 2:
         raise WorkError(f"no artist of {path} has two tracks in this split, as where the items are artists themselves, "
                         "so artist_mean has nothing to average; use recommenders.content_factors")
     return matrix
