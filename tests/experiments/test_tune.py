@@ -109,7 +109,10 @@ def test_the_committed_spaces_are_read_by_the_scripts(tiny, capsys):
     lines = capsys.readouterr().out.splitlines()
     for script, count in (("recommenders.popularity", 2), ("recommenders.itemknn", 10), ("recommenders.ease", 10),
                           ("recommenders.ials", 10), ("recommenders.elsa", 10), ("knn.py", 8),
-                          ("recommenders.content_knn", 10), ("train.py", 20), ("train_bert.py", 20),
+                          ("recommenders.content_knn", 10), ("recommenders.content_prior", 2),
+                          ("recommenders.content_factors", 10), ("recommenders.shrinkage", 10),
+                          ("recommenders.artist_mean", 10), ("recommenders.cease", 10),
+                          ("train.py", 20), ("train_bert.py", 20),
                           ("recommenders.sasrec", 10), ("recommenders.two_tower", 10)):
         mine = [line for line in lines if f" {script} " in line]
         assert len(mine) == len(set(mine)) == count, script
