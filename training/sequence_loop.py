@@ -202,10 +202,12 @@ def fit(run, training, sequences, encoder, batch_size, args):
         log = EpochLog(run, progress, training.epoch, epochs)
         while not training.done:
             losses = {"train": train_epoch(training, sequences, batch_size, progress, checkpoints)}
+            vectors = None
             if "val" in split.parts:
-                losses["val"] = encoder.loss()
+                vectors = encoder.users(encoder.codes)
+                losses["val"] = encoder.loss(vectors)
             check_loss(training.epoch, *losses.values())
-            result = validation.evaluate(training, lambda part: encoder.ranker(), losses.get("val"))
+            result = validation.evaluate(training, lambda part, known=vectors: encoder.ranker(known), losses.get("val"))
             log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
             checkpoints.after_epoch(result.better)
     training.load_weights(checkpoints.best()["model"])

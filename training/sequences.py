@@ -107,15 +107,24 @@ class UserEncoder:
                 out[torch.as_tensor(places)] = self.model.vectors(*self.sequences.prediction_batch(codes[places]))
         return out
 
-    def loss(self):
-        """Mean cross-entropy, over the catalogue, of the val pairs."""
-        vectors = self.users(self.codes)
+    def loss(self, vectors=None):
+        """Mean cross-entropy, over the catalogue, of the val pairs; vectors: of `users(codes)`, if known."""
+        vectors = self.users(self.codes) if vectors is None else vectors
         with torch.inference_mode():
             total = self.model.log_normaliser(vectors)[self.rows].double().sum()
             for rows, wanted in zip(self.rows.split(1 << 13), self.wanted.split(1 << 13), strict=True):
                 total -= (vectors[rows] * self.model.items[wanted]).sum().double()
         return total.item() / len(self.rows)
 
-    def ranker(self):
-        """What topk.recommend takes: users by their code, the item table, the device."""
-        return {"users": self.users, "items": self.items(), "device": self.sequences.device}
+    def ranker(self, vectors):
+        """What topk.recommend takes: users by their code, the item table, the device.
+
+        vectors: those of `users(codes)`, the users of val, who are not encoded again (None without val); others are
+        """
+        def users(codes):
+            if vectors is None:
+                return self.users(codes)
+            place = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+            known = np.array_equal(self.codes[place], codes)
+            return vectors[torch.as_tensor(place, device=vectors.device)] if known else self.users(codes)
+        return {"users": users, "items": self.items(), "device": self.sequences.device}

@@ -197,10 +197,10 @@ class UserEncoder(sequences.UserEncoder):
         super().__init__(model, sequences, split, cold)
         self.negatives = negatives
 
-    def loss(self):
+    def loss(self, vectors=None):
         if self.model.objective == "ce":
-            return super().loss()
-        vectors = self.users(self.codes)
+            return super().loss(vectors)
+        vectors = self.users(self.codes) if vectors is None else vectors
         with torch.inference_mode():
             total = sum(self.model.sampled(vectors[rows], wanted, self.negatives).double().sum()
                         for rows, wanted in zip(self.rows.split(1 << 13), self.wanted.split(1 << 13), strict=True))

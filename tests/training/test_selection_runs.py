@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import dataset
 from harness import registry, runs
@@ -188,3 +189,23 @@ def test_the_two_tower_loss_is_that_of_val_pairs_among_the_items_of_their_batch(
         scores = [float(users[user] @ items[i] / 0.05 - data.log_q[i]) for i in (item, *(i for _, i in columns))]
         losses.append(np.log(np.exp(np.array(scores)).sum()) - scores[0])
     assert state.validation_loss(split) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_the_users_of_val_are_encoded_once_for_loss_and_lists(tiny):
+    """The lists are those of users encoded by themselves; float32 vectors of another batch: 1e-5."""
+    from ranking import topk
+    from recommenders.sasrec import __main__ as script
+    split = dataset.load(with_cold_val(tiny))
+    args = script.parse(SMALL["recommenders.sasrec"])
+    _, _, encoder = script.prepare(split, args, *split.sequences(), torch.device("cpu"))
+    vectors, fresh = encoder.users(encoder.codes), encoder.users
+    calls = []
+    encoder.users = lambda codes: calls.append(len(codes)) or fresh(codes)
+    assert encoder.loss(vectors) == encoder.loss(vectors) and not calls
+    for part in ("val", "cold_val"):
+        some = validation.sampled(split, 9)
+        known, alone = (topk.recommend(some, part, 5, **encoder.ranker(v)) for v in (vectors, None))
+        np.testing.assert_allclose(known.score, alone.score, rtol=1e-5, atol=1e-5)
+        assert known.user_id.tolist() == alone.user_id.tolist()
+    whole = {*validation.sample(split, "cold_val", 9)} <= {*encoder.codes}
+    assert calls == ([9, 9] if whole else [9, 9, 9])   # who has no vector yet is encoded
