@@ -31,6 +31,7 @@ recommenders.elsa
 recommenders.hybrid --steps 4
 recommenders.random_forest --trees 5
 """.strip().splitlines()
+LATER = {f"recommenders.{name}" for name in ("artist_mean", "cease", "content_factors", "content_prior", "shrinkage")}
 
 
 def stamps(folder):
@@ -65,4 +66,4 @@ def test_a_run_finished_by_an_earlier_version_is_skipped(before, command, capsys
 
 def test_every_recommender_has_such_a_run():
     scripts = {r.module.removesuffix(".__main__") for r in registry.recommenders().values()}
-    assert scripts == {command.split()[0] for command in COMMANDS}
+    assert scripts == {command.split()[0] for command in COMMANDS} | LATER   # which that version did not have
