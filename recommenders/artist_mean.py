@@ -41,9 +41,7 @@ def build_parser():
     parser = cli.Parser(prog="recommenders.artist_mean", description=__doc__)
     content.flags(parser)
     factors.flags(parser)
-    parser.add_argument("--evidence", type=cli.number(0), default=10.0, metavar="FLOAT",
-                        help="users at which an item has half its weight in the fit on content; 0 weighs all alike "
-                             "(default 10)")
+    content.evidence_flag(parser)
     parser.add_argument("--length", choices=("predicted", "mean"), default="predicted",
                         help="length of the factors: that of the artist's tracks and that which content predicts, or "
                              "as the mean and the regression leave it (default predicted)")

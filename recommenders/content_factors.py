@@ -41,8 +41,7 @@ def build_parser():
     parser.add_argument("--map", choices=("ridge", "mlp"), default="ridge",
                         help="function from content to factors: linear in closed form, or a multilayer perceptron "
                              "(default ridge)")
-    parser.add_argument("--evidence", type=cli.number(0), default=10.0, metavar="FLOAT",
-                        help="users at which an item has half its weight in the fit; 0 weighs all alike (default 10)")
+    content.evidence_flag(parser)
     parser.add_argument("--length", choices=("regression", "predicted"), default="regression",
                         help="length of a predicted factor: as the map gives it, or predicted by content by itself "
                              "(default regression)")

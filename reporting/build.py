@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import dataset
+from evaluation.leaderboard import LABELS
 from evaluation.results import collect
 from evaluation.segments import ACTIVITY, POPULARITY
 from exploration import html
@@ -56,8 +57,8 @@ def make(workdir, args, parts):
 
 
 def _label(name, config):
-    """A run as a list's heading: method, representation and, where needed to tell them apart, the run's name."""
-    embedding = {"random": "ID embeddings", None: ""}.get(config.get("embedding"), config.get("embedding"))
+    """A run as a list's heading: method and representation."""
+    embedding = LABELS.get(config.get("embedding"), config.get("embedding"))
     return " ".join(filter(None, [registry.title(config.get("recommender", name)), embedding]))
 
 

@@ -1,9 +1,10 @@
 """Figures over list length and by segment, out of the saved lists; learning curves, out of TensorBoard's files."""
 import numpy as np
 
+from evaluation.cuts import segments
 from evaluation.intervals import mean_and_half_width
 from evaluation.lists import read_frame, read_lists, read_truth
-from evaluation.segments import ACTIVITY, POPULARITY, by_activity, by_popularity, truth_of
+from evaluation.segments import ACTIVITY, POPULARITY, by_activity
 from harness.run_files import COLD_PARTS
 from metrics import METRICS, values_of
 
@@ -21,7 +22,8 @@ def of_rows(workdir, split, part, rows, progress):
     """
     truth = read_truth(split.truth(part))
     active = by_activity(split, truth.users)
-    pieces = [] if part in COLD_PARTS else _pieces(split, truth)
+    cut = {} if part in COLD_PARTS else segments(split, part, "item-popularity")
+    pieces = [cut.get(name) for name in POPULARITY] if cut else []
     results = []
     for row in rows:
         frames = []
@@ -32,12 +34,6 @@ def of_rows(workdir, split, part, rows, progress):
         results.append(_of_row(frames, truth, active, pieces) if frames else None)
         progress.update(1)
     return results
-
-
-def _pieces(split, truth):
-    segment = np.full(split.n_tracks, -1)
-    segment[split.tracks[:split.n_hot]] = by_popularity(split)
-    return [truth_of(truth, segment[truth.track] == i) for i in range(len(POPULARITY))]
 
 
 def _of_row(frames, truth, active, pieces):
@@ -52,7 +48,7 @@ def _of_row(frames, truth, active, pieces):
 
 
 def _by_piece(frames, pieces, at):
-    cut = [_mean_values(frames, piece, [at]) if len(piece.users) else None for piece in pieces]
+    cut = [None if piece is None else _mean_values(frames, piece, [at]) for piece in pieces]
     return {m: [[None, None, 0] if values is None else _interval(values[f"{m}@{at}"]) for values in cut]
             for m in METRICS} if pieces else {}
 

@@ -30,6 +30,13 @@ def l2_flag(parser, what):
                              "(default gcv)")
 
 
+def evidence_flag(parser):
+    """Add --evidence of a fit on items that counts those with many plays more (factor_maps.evidence_weights)."""
+    parser.add_argument("--evidence", type=cli.number(0), default=10.0, metavar="FLOAT",
+                        help="users at which an item has half its weight in the fit on content; 0 weighs all alike "
+                             "(default 10)")
+
+
 def penalty(text):
     """argparse type: gcv, or a number above 0."""
     return text if text == "gcv" else cli.number(0, above=True)(text)

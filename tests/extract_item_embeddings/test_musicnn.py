@@ -20,6 +20,7 @@ from harness.errors import UsageError, WorkError
 from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.extract_item_embeddings.test_audio import tone, write
+from tests.worlds.patch_networks import loading, one_thread, random_weights
 
 
 def installed():
@@ -40,41 +41,18 @@ def backend(**options):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """As in the workers of an extraction."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def alone():
+    with one_thread():
+        yield
 
 
 @pytest.fixture
 def loaded():
-    made = []
-
-    def load(**options):
-        made.append(backend(**options))
-        made[-1].load()
-        return made[-1]
-    yield load
-    for one in reversed(made):
-        one.unload()
+    with loading(backend) as load:
+        yield load
 
 
 # --------------------------------------------------------------------------- the network, on random weights
-
-def random_weights(seed=0):
-    """Weights of the right shapes whose activations stay of order one; scales of either sign."""
-    rng, weights = np.random.default_rng(seed), {}
-    for name, shape in musicnn.expected_shapes().items():
-        if name.endswith("kernel"):
-            array = rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
-        else:
-            array = {"gamma": rng.normal(0, 1, shape), "moving_variance": rng.uniform(0.5, 2, shape)}.get(
-                name.split("/")[1], rng.normal(0, 0.3, shape))
-        weights[name] = array.astype(np.float32)
-    return weights
-
 
 def patches(n=3, frames=187, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).uniform(0, 4, (n, frames, 96)).astype(np.float32))
@@ -83,7 +61,7 @@ def patches(n=3, frames=187, seed=0):
 @pytest.mark.numeric
 @torch.inference_mode()
 def test_equals_plain_convolutions():
-    weights, x = random_weights(), patches()
+    weights, x = random_weights(musicnn.expected_shapes()), patches()
     ours, expected = Network(weights)(x, torch.full((3,), 187)), published(weights, x)
     for layer, width in musicnn.DIMENSIONS.items():
         assert ours[layer].shape == (3, width)
@@ -95,7 +73,7 @@ def test_equals_plain_convolutions():
 @pytest.mark.parametrize("frames", [1, 7, 40, 186])
 def test_a_short_patch_is_heard_as_if_alone(frames):
     """What stands behind the sound changes nothing, and the result is that of a patch of that length."""
-    weights, x = random_weights(), patches()
+    weights, x = random_weights(musicnn.expected_shapes()), patches()
     expected = published(weights, x[:1, :frames])
     ours = Network(weights)(x, torch.tensor([frames, 187, 187]))
     for layer in musicnn.DIMENSIONS:
@@ -107,7 +85,7 @@ def test_a_short_patch_is_heard_as_if_alone(frames):
 @pytest.mark.parametrize("native", [False, True])
 def test_bfloat16_keeps_the_direction(native):
     """Both roads: rounded operands in float32 products, and products of bfloat16 (slow without the hardware)."""
-    weights, x, n = random_weights(), patches(2), torch.tensor([187, 90])
+    weights, x, n = random_weights(musicnn.expected_shapes()), patches(2), torch.tensor([187, 90])
     network = Network(weights)
     exact = network(x, n)
     network.set_precision("bf16", native)

@@ -15,45 +15,28 @@ from harness.readers import read_json
 from tests.conftest import ROOT
 from tests.extract_item_embeddings.test_audio import tone, write
 from tests.extract_item_embeddings.test_musicnn import installed, save_checkpoint
+from tests.worlds.patch_networks import loading, one_thread, random_weights
 
 needs_weights = pytest.mark.skipif(not installed(), reason=f"needs the weights: {musicnn_package.INSTALL}")
 
 
+def backend(variant="MSD_vgg", layer="pool5"):
+    return vgg.VGG(argparse.Namespace(variant=variant, layer=layer, device="cpu"))
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def alone():
+    with one_thread():
+        yield
 
 
 @pytest.fixture
 def loaded():
-    made = []
-
-    def load(variant="MSD_vgg", layer="pool5"):
-        made.append(vgg.VGG(argparse.Namespace(variant=variant, layer=layer, device="cpu")))
-        made[-1].load()
-        return made[-1]
-    yield load
-    for one in reversed(made):
-        one.unload()
+    with loading(backend) as load:
+        yield load
 
 
 # --------------------------------------------------------------------------- the network
-
-def random_weights(seed=0):
-    """Weights of the right shapes whose activations stay of order one; scales of either sign."""
-    rng, weights = np.random.default_rng(seed), {}
-    for name, shape in vgg_model.expected_shapes().items():
-        if name.endswith("kernel"):
-            array = rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
-        else:
-            array = {"gamma": rng.normal(0, 1, shape), "moving_variance": rng.uniform(0.5, 2, shape)}.get(
-                name.split("/")[1], rng.normal(0, 0.3, shape))
-        weights[name] = array.astype(np.float32)
-    return weights
-
 
 def reference(weights, patch):
     """(T, 96) -> pool5 (256,) and taggram (50,) in float64, layer by layer as the package builds its graph."""
@@ -85,7 +68,8 @@ def check_against_reference(weights, patches):
 
 @pytest.mark.numeric
 def test_equals_convolutions_written_directly():
-    check_against_reference(random_weights(), np.random.default_rng(1).uniform(0, 4, (2, 187, 96)).astype(np.float32))
+    patches = np.random.default_rng(1).uniform(0, 4, (2, 187, 96)).astype(np.float32)
+    check_against_reference(random_weights(vgg_model.expected_shapes()), patches)
 
 
 @pytest.mark.numeric

@@ -1,4 +1,5 @@
 """Artist mean: the means by hand, new artists by their content, and the workspaces in which it says nothing."""
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import dataset
-from harness import runs
 from harness.errors import WorkError
 from harness.files import write_parquet
 from ranking import factors
 from recommenders import artist_mean, ials
-from tests.worlds.factors import factor_world
+from tests.worlds.factors import factor_world, value
+from tests.worlds.factors import made as made_by
 from training import content, factor_maps
 
 FLAGS = {"embedding": ["content"], "shuffle": False, "missing": "fail", "seed": 42, "evidence": 10.0, "l2": "gcv"}
@@ -36,14 +37,7 @@ def world(tmp_path_factory):
     return workdir
 
 
-def call(workdir, *flags):
-    artist_mean.main(["--embedding", "content", *flags, "--workdir", str(workdir), "--k", "20"])
-    return max(((name, c) for name, c in runs.find_runs(workdir) if c["recommender"] == "artist_mean"),
-               key=lambda run: (workdir / "runs" / run[0] / ".lock").stat().st_mtime_ns)
-
-
-def value(workdir, name, part, metric="NDCG@10"):
-    return pd.read_csv(workdir / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
+call = partial(made_by, artist_mean)
 
 
 @pytest.mark.numeric

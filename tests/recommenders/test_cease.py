@@ -1,4 +1,6 @@
 """CEASE and AddEASE: the closed forms by dense algebra, cold columns, the control, and bad input."""
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,8 @@ import dataset
 from harness import runs
 from harness.errors import UsageError, WorkError
 from recommenders import cease, ease
-from tests.worlds.factors import factor_world
+from tests.worlds.factors import factor_world, value
+from tests.worlds.factors import made as made_by
 from tests.worlds.world import write_embedding
 
 
@@ -18,15 +21,7 @@ def world(tmp_path_factory):
     return workdir
 
 
-def made(workdir, *flags, embedding="content"):
-    """(name, config) of the run of these flags."""
-    cease.main(["--embedding", embedding, *flags, "--workdir", str(workdir), "--k", "20"])
-    return max(((name, c) for name, c in runs.find_runs(workdir) if c["recommender"] == "cease"),
-               key=lambda run: (workdir / "runs" / run[0] / ".lock").stat().st_mtime_ns)
-
-
-def value(workdir, name, part, metric="NDCG@10"):
-    return pd.read_csv(workdir / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
+made = partial(made_by, cease)
 
 
 def linear_autoencoder(rows, l2):

@@ -1,15 +1,17 @@
 """Content to factors: the closed form, the MLP, cold items against the control, and bad input."""
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import dataset
-from harness import runs
 from harness.errors import WorkError
 from harness.files import write_json
 from harness.readers import read_json
 from recommenders import content_factors, ials
-from tests.worlds.factors import factor_world
+from tests.worlds.factors import factor_world, value
+from tests.worlds.factors import made as made_by
 from training import factor_maps
 
 
@@ -20,15 +22,7 @@ def world(tmp_path_factory):
     return workdir
 
 
-def made(workdir, *flags, embedding="content"):
-    """(name, config) of the run of these flags."""
-    content_factors.main(["--embedding", embedding, *flags, "--workdir", str(workdir), "--k", "20"])
-    return max(((name, c) for name, c in runs.find_runs(workdir) if c["recommender"] == "content_factors"),
-               key=lambda run: (workdir / "runs" / run[0] / ".lock").stat().st_mtime_ns)
-
-
-def value(workdir, name, part, metric="NDCG@10"):
-    return pd.read_csv(workdir / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
+made = partial(made_by, content_factors)
 
 
 @pytest.mark.numeric

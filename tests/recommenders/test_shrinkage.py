@@ -1,4 +1,6 @@
 """Shrinkage: the formula, the estimated lambda, wrong content on a planted world, and cold items beside hot ones."""
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,8 @@ from harness import runs
 from harness.errors import UsageError
 from ranking import factors
 from recommenders import elsa, ials, shrinkage
-from tests.worlds.factors import factor_world
+from tests.worlds.factors import factor_world, value
+from tests.worlds.factors import made as made_by
 from tests.worlds.world import write_embedding
 
 
@@ -20,15 +23,7 @@ def world(tmp_path_factory):
     return workdir
 
 
-def made(workdir, *flags, embedding="content"):
-    """(name, config) of the run of these flags."""
-    shrinkage.main(["--embedding", embedding, *flags, "--workdir", str(workdir), "--k", "20"])
-    return max(((name, c) for name, c in runs.find_runs(workdir) if c["recommender"] == "shrinkage"),
-               key=lambda run: (workdir / "runs" / run[0] / ".lock").stat().st_mtime_ns)
-
-
-def value(workdir, name, part, metric="NDCG@10"):
-    return pd.read_csv(workdir / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
+made = partial(made_by, shrinkage)
 
 
 def run_of(workdir, recommender):

@@ -1,6 +1,8 @@
 """A planted world for methods that combine factors of plays with content, with all parts of --protocol cold-items."""
 import numpy as np
+import pandas as pd
 
+from harness import runs
 from harness.files import write_json
 from tests.worlds.world import write_embedding, write_pairs, write_tracks
 
@@ -37,3 +39,16 @@ def factor_world(workdir, n_users=300, n_tracks=240, n_cold=60, dim=6, noise=0.3
     write_json(workdir / "dataset.json", {"name": "factors", "time": "real"})
     write_json(workdir / "data" / "rules.json", {"history": {}, "unseen": "drop", "all_test": True})
     return workdir
+
+
+def made(module, workdir, *flags, embedding="content"):
+    """Call a recommender's `main` on an embedding of the world: (name, config) of the run of these flags."""
+    module.main(["--embedding", embedding, *flags, "--workdir", str(workdir), "--k", "20"])
+    recommender = module.__name__.rpartition(".")[2]
+    return max(((name, c) for name, c in runs.find_runs(workdir) if c["recommender"] == recommender),
+               key=lambda run: (workdir / "runs" / run[0] / ".lock").stat().st_mtime_ns)
+
+
+def value(workdir, name, part, metric="NDCG@10"):
+    """Mean of a metric of a run."""
+    return pd.read_csv(workdir / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
