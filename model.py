@@ -23,8 +23,10 @@ class ShallowEmbeddingModel(nn.Module):
 
     item_embeddings: float32 (I, D), the content, or a random start; user_embeddings: float32 (U, D)
     hidden_dim: H, 0 for D; generator: of the Linear's start, uniform within 1 / sqrt(D) as in nn.Linear
+    fusion: a training.fusion.Fusion that limits how far the item embeddings leave their content, None for no limit
     A new model trains everything; see freeze_item_embs and freeze_user_embs.
     """
+    fusion = None
 
     def __init__(self, item_embeddings, user_embeddings, hidden_dim=0, generator=None):
         super().__init__()
@@ -44,6 +46,11 @@ class ShallowEmbeddingModel(nn.Module):
     def freeze_user_embs(self, flag):
         """True freezes the user embeddings, False trains them (the published code does the reverse)."""
         self.user_embeddings.requires_grad_(not flag)
+
+    def constrain(self):
+        """Bring the item embeddings back to what `fusion` allows, after a step of the optimiser."""
+        if self.fusion is not None:
+            self.fusion.constrain(self.item_embeddings)
 
     def trained(self):
         """The parameters that train."""
@@ -84,9 +91,12 @@ class ShallowEmbeddingModel(nn.Module):
         return self.project(self.user_embeddings), self.project(self.item_embeddings)
 
     def penalty(self, everything=False):
-        """Sum of squares of the trained parameters (of all of them, if asked: the published value)."""
+        """Sum of squares of the trained parameters (of all of them, if asked: the published value); with `fusion` of
+        how far the item embeddings left their content."""
         parameters = self.parameters() if everything else self.trained()
-        return sum(torch.dot(p.flatten(), p.flatten()) for p in parameters)
+        squares = [torch.dot(p.flatten(), p.flatten()) for p in parameters
+                   if self.fusion is None or p is not self.item_embeddings]
+        return sum(squares) + (0 if self.fusion is None else self.fusion.penalty(self.item_embeddings))
 
 
 # --------------------------------------------------------------------------- losses

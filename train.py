@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
 from harness.readers import load_checkpoint
-from training import selection
+from training import fusion, selection
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.early_stopping import check_release
 from training.epochs import EpochLog
@@ -91,6 +91,7 @@ def build_parser():
                        help="scale of the embedding: unit centres it on its hot tracks and divides it by one number, "
                             "so that their mean squared length is 1; none takes it as it is (default none, as "
                             "published)")
+    fusion.flags(group)
     group.add_argument("--as-published", action="store_true",
                        help="do as the published code does: 1 trains and 0 freezes, negative users come from the first "
                             "17,052, the L2 penalty counts frozen parameters and enters the validation loss, and that "
@@ -113,6 +114,7 @@ def parse(argv=None):
 def check(parser, args):
     """Refuse arguments that contradict each other; fill in the rule, and the margin or the temperature of the loss."""
     selection.settle(args)
+    fusion.settle(parser, args)
     if (args.logdir is None) != (args.last_epoch is None):
         parser.error("logdir and last_epoch go together: the run to continue and the epoch to continue after")
     if args.last_epoch is not None and args.last_epoch >= args.epochs:
@@ -129,6 +131,8 @@ def check(parser, args):
         parser.error("--shuffle permutes an embedding; random has none")
     if args.model == "random" and args.scale == "unit":
         parser.error("--scale unit is for an embedding; random has none")
+    if args.fusion and args.scale == "unit":
+        parser.error(f"--fusion {args.fusion} brings each row to length 1; --scale has no meaning there")
     if args.as_published and args.dynamic_item_freeze:
         parser.error("the published code reads dynamic_item_freeze and never uses it; give 0 with --as-published")
 
@@ -136,7 +140,8 @@ def check(parser, args):
 def request_of(args):
     """Every argument that can change the result."""
     excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "logdir", "last_epoch"}
-    request = selection.requested({name: value for name, value in vars(args).items() if name not in excluded})
+    request = fusion.requested({name: value for name, value in vars(args).items() if name not in excluded})
+    request = selection.requested(request)
     return request | ({"missing": "fail"} if args.model == "random" else {})  # nothing to fill
 
 

@@ -10,7 +10,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 (RecSys '24), section 3.2.
 """
 from harness import cli, runs
-from training import selection
+from training import fusion, selection
 from training import sequence_loop as sequence_training
 
 TITLE = "BERT4Rec"
@@ -96,8 +96,8 @@ def request_of(args, config=None):
     excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "config", "lr", "patience"}
     excluded |= {*RECORDED}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
-    request = selection.requested({k: v for k, v in vars(args).items() if k not in excluded})
-    return request | no_content | {"config": config or settings(args)}
+    request = fusion.requested({k: v for k, v in vars(args).items() if k not in excluded})
+    return selection.requested(request) | no_content | {"config": config or settings(args)}
 
 
 def defaults():
@@ -117,8 +117,8 @@ def settings(args):
 # --------------------------------------------------------------------------- the model and its training
 
 def build(split, args, config, device):
-    """The initial model, the vectors (n_cold, D) of the cold items (None for random), and whether the item
-    table can ever train."""
+    """The initial model, the vectors (n_cold, D) of the cold items (None for random), whether the item table can
+    ever train, and the fusion.Fusion of the table or None."""
     import torch
 
     import bert4rec
@@ -126,16 +126,16 @@ def build(split, args, config, device):
     draw = generator_of(args.seed, 0)
     if args.model == "random":
         dim = args.hidden_dim or config["random_dim"]
-        items, cold = torch.randn(split.n_hot, dim, generator=draw) * config["initializer_range"], None
+        items, cold, fused = torch.randn(split.n_hot, dim, generator=draw) * config["initializer_range"], None, None
     else:
-        items, cold = sequence_training.content(split, args.model, args.missing, args.seed if args.shuffle else None,
-                                                args.scale, device)
+        items, cold, fused = sequence_training.item_table(split, args, args.hidden_dim, generator_of(args.seed, 4),
+                                                          device)
     freeze = args.model != "random" and bool(args.item_freeze) != args.as_published
     waits = bool(args.dynamic_item_freeze)
     torch.random.default_generator.manual_seed(draw.initial_seed())  # transformers draws its start from this one
     model = bert4rec.BERT4Rec(items, config, args.max_seq_len, args.hidden_dim, freeze or waits,
                               whole_softmax=args.as_published, bf16=args.precision == "bf16").to(device)
-    return model, cold, not freeze or waits
+    return model, cold, not freeze or waits, fused
 
 
 class Training(sequence_training.Training):
@@ -144,8 +144,8 @@ class Training(sequence_training.Training):
     mlm_probability: share of the items that are masked
     """
 
-    def __init__(self, model, settings, whole=True, mlm_probability=0.2):
-        super().__init__(model, settings, whole)
+    def __init__(self, model, settings, whole=True, mlm_probability=0.2, fused=None):
+        super().__init__(model, settings, whole, fused)
         self.mlm_probability = mlm_probability
 
     def batch(self, sequences, users, draw):
@@ -164,10 +164,10 @@ def prepare(split, args, config, indptr, items, device):
     """Build the trainer, its training sequences and the user encoder: (Training, Sequences, UserEncoder)."""
     from bert4rec import Sequences
     from training.sequences import UserEncoder
-    model, cold, whole = build(split, args, config, device)
+    model, cold, whole, fused = build(split, args, config, device)
     window = min(PUBLISHED_WINDOW, args.max_seq_len) if args.as_published else args.max_seq_len
     encoder = UserEncoder(model, Sequences(indptr, items, window, model.mask_id, device), split, cold)
-    training = Training(model, training_settings(args, config), whole, config["mlm_probability"])
+    training = Training(model, training_settings(args, config), whole, config["mlm_probability"], fused)
     return training, Sequences(indptr, items, args.max_seq_len, model.mask_id, device), encoder
 
 

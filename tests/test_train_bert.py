@@ -368,7 +368,7 @@ def test_a_signal_inside_an_epoch_keeps_its_steps(tiny):
                 raise SystemExit
 
     def fresh():
-        model, _, whole = train_bert.build(split, args, config, torch.device("cpu"))
+        model, _, whole, _ = train_bert.build(split, args, config, torch.device("cpu"))
         training = train_bert.Training(model, train_bert.training_settings(args, config), whole)
         return training, bert4rec.Sequences(indptr, items, 10, model.mask_id)
     with Progress(0, "test") as progress:

@@ -142,8 +142,12 @@ def _project(embeddings, weight, bias, out):
 
 
 def _pair_dots(anchor_unit, other_unit, anchors, candidates):
-    """Dot products (B, C) of rows anchor_unit[anchors] with the rows other_unit[candidates]."""
-    if anchor_unit.device.type == "cpu" and torch.backends.mkl.is_available():
+    """Dot products (B, C) of rows anchor_unit[anchors] with the rows other_unit[candidates].
+
+    torch.sparse refuses more entries than a matrix has places, as where one pair draws the same negative twice.
+    """
+    fits = candidates.shape[1] <= len(other_unit)
+    if fits and anchor_unit.device.type == "cpu" and torch.backends.mkl.is_available():
         pattern = _pattern(candidates, len(other_unit), anchor_unit.dtype)
         product = torch.sparse.sampled_addmm(pattern, anchor_unit[anchors], other_unit.T, beta=0)
         return product.values().view(candidates.shape)

@@ -9,7 +9,7 @@ from harness import cli
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
-from training import selection
+from training import fusion, selection
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
 from training.epochs import EpochLog
@@ -37,6 +37,7 @@ def flags(group, scale="default unit", published=False):
                        help="permute the rows of the embedding by --seed (the shuffled control)")
     group.add_argument("--missing", choices=("fail", "mean"), default="fail",
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
+    fusion.flags(group)
     selection.flags(group, published)
     group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
                        help="least time between checkpoints, in seconds; they come at the end of epochs (default 10)")
@@ -45,11 +46,14 @@ def flags(group, scale="default unit", published=False):
 def settle(parser, args, scale="unit"):
     """Refuse arguments that contradict each other; fill in --stop-on, and --scale, whose default is `scale`."""
     selection.settle(args)
+    fusion.settle(parser, args)
     if args.model == "random" and args.shuffle:
         parser.error("--shuffle permutes an embedding; random has none")
     if args.model == "random" and args.scale is not None:
         parser.error("--scale is for an embedding; random has none")
-    args.scale = args.scale or ("none" if args.model == "random" else scale)
+    if args.fusion and args.scale is not None:
+        parser.error(f"--fusion {args.fusion} brings each row to length 1; --scale has no meaning there")
+    args.scale = args.scale or ("none" if args.model == "random" or args.fusion else scale)
 
 
 def check(split, dynamic_item_freeze, precision, device):
@@ -82,6 +86,20 @@ def content(split, name, missing="fail", shuffle=None, scale="unit", device="cpu
     return vectors[:split.n_hot], vectors[split.n_hot:].to(device)
 
 
+def item_table(split, args, width, draw, device):
+    """The item table at its start (n_hot, D), the vectors (n_cold, D) of the cold items, and the fusion.Fusion or None.
+
+    args: a command line with `flags` on an embedding; width: of the transformer, and so of what --fusion adds, 0 for
+    that of the embedding
+    """
+    seed = args.seed if args.shuffle else None
+    if not args.fusion:
+        return *content(split, args.model, args.missing, seed, args.scale, device), None
+    unit = fusion.unit_content(split, [args.model], args.missing, seed, width or None)
+    items, cold, fused = fusion.table(split, args.fusion, args.delta_norm, unit, width or unit.shape[1], draw)
+    return items, cold.to(device), fused.to(device)
+
+
 # --------------------------------------------------------------------------- what training changes
 
 @dataclass(frozen=True)
@@ -103,13 +121,16 @@ class Training:
     """A model and all that training changes; `state` and `load` carry it through a checkpoint, bit for bit.
 
     Every step draws from a generator seeded by (seed, epoch, step), so a checkpoint holds these and no generator.
-    settings: a Settings; whole: the item table can train, so that checkpoints hold it; else it is an input of the run
+    settings: a Settings; whole: the item table can train, so that checkpoints hold it; else it is an input of the run;
+    fused: the fusion.Fusion that limits how the table trains, None for no limit
     """
     COUNTERS = ("epoch", "step", "count")
 
-    def __init__(self, model, settings, whole=True):
+    def __init__(self, model, settings, whole=True, fused=None):
         import torch
-        self.model, self.settings, self.whole = model, settings, whole
+        self.model, self.settings, self.whole, self.fused = model, settings, whole, fused
+        if fused is not None:
+            fused.decay_towards_content(model.items, 2 * settings.l2)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=settings.betas,
                                           weight_decay=2 * settings.l2, fused=True)
         release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
@@ -118,6 +139,11 @@ class Training:
         self.epoch = 0                                              # epochs done
         self.step, self.count = 0, 0                                # of the epoch under way: steps, masked items
         self.total = torch.zeros((), dtype=torch.float64, device=model.items.device)  # and their summed loss
+
+    def constrain(self):
+        """Bring the item table back to what its fusion allows, after a step of the optimiser."""
+        if self.fused is not None:
+            self.fused.constrain(self.model.items)
 
     def batch(self, sequences, users, draw):
         """What `model.loss` takes, targets last, of the users' histories; None where they hold no target."""
@@ -174,6 +200,7 @@ def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            training.constrain()
             training.total += loss.detach() * len(batch[-1])
             training.count += len(batch[-1])
         if checkpoints is not None:

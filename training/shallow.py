@@ -11,6 +11,7 @@ import torch
 import dataset
 from harness.errors import UsageError, WorkError
 from model import LOSSES, ShallowEmbeddingModel, confidence
+from training import fusion
 from training.checkpoints import check_device
 from training.early_stopping import EarlyStopping
 
@@ -115,29 +116,40 @@ class Settings:
     shuffle: bool = False             # permute the rows of the embedding by the seed
     missing: str = "fail"             # tracks without an embedding: "fail", or "mean" to fill with the mean
     scale: str = "none"               # of the embedding: "none", or "unit"
+    fusion: str | None = None         # "delta" or "concat" of fusion.py; None: as item_freeze says
+    delta_norm: float | None = None   # of delta
     as_published: bool = False        # with the freezing, the negative users and the penalty of the published code
     seed: int = 42
+
+
+def item_vectors(split, settings, draw):
+    """Initial item embeddings (n_hot, D), those of the cold items (n_cold, D) or None for random, and the
+    fusion.Fusion or None."""
+    if settings.model == "random":
+        return torch.randn(split.n_hot, settings.hidden_dim or RANDOM_DIM, generator=draw), None, None
+    seed = settings.seed if settings.shuffle else None
+    if settings.fusion:
+        unit = fusion.unit_content(split, [settings.model], settings.missing, seed)
+        return fusion.table(split, settings.fusion, settings.delta_norm, unit, settings.hidden_dim or RANDOM_DIM, draw)
+    vectors = torch.from_numpy(dataset.load_embedding(split, settings.model, settings.missing, seed, settings.scale))
+    return vectors[:split.n_hot], vectors[split.n_hot:], None
 
 
 def build(split, settings, device):
     """The model with its initial embeddings, and the vectors (n_cold, D) of the cold items (None for random)."""
     draw = generator(settings.seed, 0)
-    if settings.model == "random":
-        items, cold = torch.randn(split.n_hot, settings.hidden_dim or RANDOM_DIM, generator=draw), None
-    else:
-        vectors = torch.from_numpy(dataset.load_embedding(
-            split, settings.model, settings.missing, settings.seed if settings.shuffle else None, settings.scale))
-        items, cold = vectors[:split.n_hot], vectors[split.n_hot:].to(device)
+    items, cold, fused = item_vectors(split, settings, draw)
     if settings.user_init:
         history = split.matrix()
         users = torch.from_numpy(history @ items.numpy() / history.sum(axis=1).reshape(-1, 1)).float()
     else:
         users = torch.randn(split.n_users, items.shape[1], generator=draw)
     model = ShallowEmbeddingModel(items, users, settings.hidden_dim, draw).to(device)
+    model.fusion = fused and fused.to(device)
     item_freeze = settings.item_freeze if settings.model != "random" or settings.as_published else 0
     model.freeze_item_embs(settings.dynamic_item_freeze or bool(item_freeze) != settings.as_published)
     model.freeze_user_embs(bool(settings.user_freeze) != settings.as_published)
-    return model, cold
+    return model, None if cold is None else cold.to(device)
 
 
 def pairs_of(part, split, settings, device):
@@ -200,6 +212,7 @@ class Training:
                              "model, hidden_dim and split must be the same")
         check_device(state, self.draw.device)
         self.model.load_state_dict(state["model"])
+        self.model.constrain()
         self.optimizer.load_state_dict(state["optimizer"])
         self.stopping.load(state, continued)
         for name in self.COUNTERS:
@@ -242,6 +255,7 @@ def step(training, batch):
     training.optimizer.zero_grad()
     loss.backward()
     training.optimizer.step()
+    training.model.constrain()
     training.step += 1
     training.total += loss.detach() * len(batch[0])
     return loss.detach()

@@ -18,7 +18,7 @@ import argparse
 
 from harness import cli, runs
 from harness.errors import WorkError
-from training import selection
+from training import fusion, selection
 from training import sequence_loop as sequence_training
 
 TITLE = "SASRec"
@@ -113,7 +113,8 @@ def request_of(args):
     """Every argument that can change the result; without content its flags say nothing."""
     excluded = {"workdir", "device", "overwrite", "checkpoint_seconds"}
     no_content = sequence_training.NO_CONTENT if args.model == "random" else {}
-    return selection.requested({k: v for k, v in vars(args).items() if k not in excluded}) | no_content
+    request = fusion.requested({k: v for k, v in vars(args).items() if k not in excluded})
+    return selection.requested(request) | no_content
 
 
 def defaults():
@@ -124,22 +125,22 @@ def defaults():
 # --------------------------------------------------------------------------- the model and its training
 
 def build(split, args, device):
-    """The initial model, the vectors (n_cold, D) of the cold items (None for random), and whether the item
-    table can ever train."""
+    """The initial model, the vectors (n_cold, D) of the cold items (None for random), whether the item table can
+    ever train, and the fusion.Fusion of the table or None."""
     import torch
 
     from recommenders.sasrec.model import SASRec
     from training.sequences import generator_of
     torch.random.default_generator.manual_seed(generator_of(args.seed, 0).initial_seed())
     if args.model == "random":
-        items, cold = torch.nn.init.xavier_normal_(torch.empty(split.n_hot, args.hidden_dim)), None
+        items, cold, fused = torch.nn.init.xavier_normal_(torch.empty(split.n_hot, args.hidden_dim)), None, None
     else:
-        items, cold = sequence_training.content(split, args.model, args.missing, args.seed if args.shuffle else None,
-                                                args.scale, device)
+        items, cold, fused = sequence_training.item_table(split, args, args.hidden_dim, generator_of(args.seed, 4),
+                                                          device)
     freeze, waits = args.model != "random" and bool(args.item_freeze), bool(args.dynamic_item_freeze)
     model = SASRec(items, args.max_seq_len, args.hidden_dim, args.layers, args.heads, args.dropout, freeze or waits,
                    args.loss, args.gbce_t, args.precision == "bf16").to(device)
-    return model, cold, not freeze or waits
+    return model, cold, not freeze or waits, fused
 
 
 class Training(sequence_training.Training):
@@ -148,8 +149,8 @@ class Training(sequence_training.Training):
     sampled: how many items are sampled for a batch, None for a loss over the whole catalogue
     """
 
-    def __init__(self, model, settings, whole=True, sampled=None):
-        super().__init__(model, settings, whole)
+    def __init__(self, model, settings, whole=True, sampled=None, fused=None):
+        super().__init__(model, settings, whole, fused)
         self.sampled = sampled
 
     def batch(self, sequences, users, draw):
@@ -176,9 +177,9 @@ def prepare(split, args, indptr, items, device):
     """Build the trainer, its training sequences and the user encoder: (Training, Sequences, UserEncoder)."""
     from recommenders.sasrec.model import Sequences, UserEncoder
     from training.sequences import generator_of
-    model, cold, whole = build(split, args, device)
+    model, cold, whole, fused = build(split, args, device)
     settings = cli.settings(sequence_training.Settings, args, learning_rate=args.lr, betas=BETAS, **PLATEAU)
-    training = Training(model, settings, whole, args.negatives)
+    training = Training(model, settings, whole, args.negatives, fused)
     negatives = training.negatives(generator_of(args.seed, 3))
     encoder = UserEncoder(model, Sequences(indptr, items, args.max_seq_len, model.pad_id, device), split, cold,
                           negatives)

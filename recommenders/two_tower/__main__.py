@@ -8,7 +8,8 @@ Source: Yi, Yang, Hong, Cheng, Heldt, Kumthekar, Zhao, Wei and Chi, "Sampling-Bi
 Large Corpus Item Recommendations", RecSys 2019: vectors of length 1, a temperature, the other items of the batch
 as negatives, log q subtracted (q counted exactly here, estimated from a stream in the paper). Layers: 256, 128 -> 128.
 
-No tower sees an id (model.py beside this file lists the columns), so new users and items are served by the network:
+No tower sees an id, unless --fusion trains one for the item tower (model.py beside this file lists the columns), so new
+users and items are served by the network:
   a cold item   has content and no counts; in training the counts of some items are hidden (--hide), as in
                 DropoutNet (Volkovs, Yu and Poutanen, NIPS 2017)
   a new user    by their first plays; by the average user without any
@@ -21,7 +22,7 @@ from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
 from harness.readers import load_checkpoint
-from training import selection
+from training import fusion, selection
 from training.checkpoints import Checkpoints, check_loss, note_missing_val
 from training.epochs import EpochLog
 
@@ -56,6 +57,7 @@ def build_parser():
                        help="tracks without an embedding: stop, or fill with the mean (default fail)")
     group.add_argument("--shuffle", action="store_true",
                        help="permute the rows of the embeddings by --seed (the shuffled control)")
+    fusion.flags(group, instead="default frozen; for the item tower, the user tower reads the content as it is")
     group = parser.add_argument_group("training")
     group.add_argument("--logq", choices=("standard", "unbiased", "off"), default="standard",
                        help="correction for the popularity of in-batch negatives; unbiased leaves the positive "
@@ -100,8 +102,11 @@ def build_parser():
 
 
 def parse(argv=None):
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     selection.settle(args)
+    fusion.check_norm(parser, args)
+    args.fusion = None if args.fusion == "frozen" else args.fusion
     if args.index == "flat" and (args.lists or args.probe):
         raise UsageError("--lists and --probe are for --index ivf; a flat index has neither")
     if args.listener is None and args.show is not None:
@@ -113,7 +118,8 @@ def parse(argv=None):
 def request_of(args):
     """Every argument that can change the result."""
     excluded = {"workdir", "device", "overwrite", "checkpoint_seconds", "listener", "show"}
-    return selection.requested({name: value for name, value in vars(args).items() if name not in excluded}, BEFORE)
+    request = fusion.requested({name: value for name, value in vars(args).items() if name not in excluded})
+    return selection.requested(request, BEFORE)
 
 
 def defaults():
@@ -199,9 +205,9 @@ def serve(run, data, split, args, ids, names, played):
     import numpy as np
 
     from recommenders.two_tower import index as serving
-    from recommenders.two_tower.model import Towers
+    from recommenders.two_tower.model import Settings, build
     code = dict(zip(split.tracks.tolist(), range(split.n_items), strict=True))
-    towers = Towers(data.items.shape[1], args.dropout, args.temperature).to(data.device)
+    towers = build(data, cli.settings(Settings, args))
     towers.load_state_dict(load_checkpoint(run.checkpoint("best"), data.device)["towers"])
     vector = towers.newcomer(data, np.array([code[row] for row in played], np.int64)).cpu().numpy()
 
@@ -235,7 +241,10 @@ def main(argv=None):
 
     def read():
         shuffle = args.seed if args.shuffle else None
-        return Data(split, item_columns(split, args.embedding, args.fields, args.missing, shuffle), device)
+        columns = item_columns(split, args.embedding, args.fields, args.missing, shuffle, args.fusion == "delta")
+        content = sum(dataset.open_embedding(workdir, name, split.n_tracks, split.track_checksum).shape[1]
+                      for name in args.embedding)
+        return Data(split, columns, device, content)
     data = None
     with run:
         if not run.finished:

@@ -5,7 +5,8 @@ Letters: U users, I items of train, n items with the cold ones last, F columns o
 
 No tower sees an id. Columns of an item: log(1 + users who played it), log(1 + its plays), both counted in train,
 then the embeddings, then the commonest values of the metadata fields asked for. Columns of a user: log(1 + tracks
-played), log(1 + plays), then the mean of the items played. All but the field values are standardised.
+played), log(1 + plays), then the mean of the items played. All but the field values are standardised. With --fusion the
+item tower also reads what is trained for each item of train (class Trained); hidden with the counts, it is 0 then.
 """
 import math
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import nn
 import dataset
 from harness.errors import UsageError, WorkError
 from harness.metadata import read_table
+from training import fusion
 from training.checkpoints import check_device
 from training.early_stopping import EarlyStopping
 from training.softmax import native_bf16
@@ -38,13 +40,21 @@ def standardise(matrix, rows):
     return ((matrix - centre) / spread).astype(np.float32)
 
 
-def item_columns(split, embeddings, fields=(), missing="fail", shuffle=None):
-    """float32 (n, F): counts, embeddings (names), fields (columns of items.pqt). Cold items have counts of 0 here."""
+def item_columns(split, embeddings, fields=(), missing="fail", shuffle=None, unit=False):
+    """float32 (n, F): counts, embeddings (names), fields (columns of items.pqt). Cold items have counts of 0 here.
+
+    unit: the rows of the embeddings, together, have the length of the root of their columns, instead of the columns a
+    spread of 1
+    """
     hot = slice(0, split.n_hot)
     counts = [np.bincount(split.train.item, weights, minlength=split.n_items) for weights in (None, split.train.count)]
     blocks = [standardise(np.log1p(np.stack(counts, 1)), hot)]
-    blocks += [standardise(dataset.load_embedding(split, name, missing, shuffle).astype(np.float64), hot)
-               for name in embeddings]
+    if unit:
+        content = fusion.unit_content(split, embeddings, missing, shuffle)
+        blocks.append(content * np.float32(math.sqrt(content.shape[1])))
+    else:
+        blocks += [standardise(dataset.load_embedding(split, name, missing, shuffle).astype(np.float64), hot)
+                   for name in embeddings]
     blocks += [field_columns(split, field) for field in fields]
     return np.concatenate(blocks, axis=1)
 
@@ -76,15 +86,16 @@ def field_columns(split, field):
 class Data:
     """Tensors of a split on a device: pairs of train, columns of items, sums of each user's history.
 
-    user, item: int64 (N,), sorted by user; plays: float32 (N,); items: float32 (n, F);
+    user, item: int64 (N,), sorted by user; plays: float32 (N,); items: float32 (n, F); content: how many of the F are
+    of embeddings;
     log_q: float32 (I,), logarithm of the share of train's pairs that an item has, which is the probability
            that a column of a batch is that item
     """
 
-    def __init__(self, split, columns, device="cpu"):
+    def __init__(self, split, columns, device="cpu", content=0):
         def tensor(array, dtype=None):
             return torch.as_tensor(array, dtype=dtype, device=device)
-        self.device, self.n_hot = torch.device(device), split.n_hot
+        self.device, self.n_hot, self.content = torch.device(device), split.n_hot, content
         self.user, self.item, self.plays = map(tensor, (split.train.user, split.train.item, split.train.count))
         history, plays = split.matrix(), np.asarray(split.matrix("count").sum(axis=1)).ravel()
         tracks, sums = np.diff(history.indptr), history @ columns[:split.n_hot]
@@ -156,22 +167,62 @@ def tower(columns, dropout):
     return nn.Sequential(*layers, nn.Linear(width, SIZE))
 
 
-class Towers(nn.Module):
-    """Vectors of length 1 of users and items; their score is the dot product over the temperature."""
+class Trained(nn.Module):
+    """What --fusion trains for each of the V items of train: a difference of the content, or an ID vector beside it.
 
-    def __init__(self, columns, dropout=0.1, temperature=0.05):
+    kind: start, delta or concat; content: columns of the embeddings, which follow the counts; norm: largest length of
+    the difference of delta, where the content has length 1
+    """
+
+    def __init__(self, kind, items, content, norm=None):
+        super().__init__()
+        self.kind, self.limit = kind, norm and norm * math.sqrt(content)
+        self.content = slice(COUNTS, COUNTS + content)
+        self.rows = nn.Parameter(torch.zeros(items, SIZE if kind == "concat" else content))
+        if kind == "concat":
+            nn.init.normal_(self.rows, std=fusion.ID_SPREAD)
+
+    @property
+    def added(self):
+        """Columns that the item tower reads in addition."""
+        return self.rows.shape[1] if self.kind == "concat" else 0
+
+    def forward(self, columns, hidden, codes):
+        """Columns (b, F) of items with what is trained for their codes (b,); where hidden (b, 1), it is 0."""
+        own = nn.functional.embedding(codes.clamp(max=len(self.rows) - 1), self.rows) * (1 - hidden)
+        if self.kind == "concat":
+            return torch.cat([columns, own], 1)
+        start, stop = self.content.start, self.content.stop
+        return torch.cat([columns[:, :start], columns[:, start:stop] + own, columns[:, stop:]], 1)
+
+    @torch.no_grad()
+    def constrain(self):
+        """Bring the differences back to their largest length, after a step of the optimiser."""
+        if self.kind == "delta":
+            fusion.limit(self.rows, self.limit)
+
+
+class Towers(nn.Module):
+    """Vectors of length 1 of users and items; their score is the dot product over the temperature.
+
+    trained: a Trained, or None: no item has a vector of its own
+    """
+
+    def __init__(self, columns, dropout=0.1, temperature=0.05, trained=None):
         super().__init__()
         self.user = tower(COUNTS + columns, dropout)
-        self.item = tower(columns + 1, dropout)
-        self.temperature = temperature
+        self.item = tower(columns + 1 + (trained.added if trained else 0), dropout)
+        self.trained, self.temperature = trained, temperature
 
     def users(self, described):
         """(b, 2 + F) -> (b, 128)"""
         return nn.functional.normalize(self.user(described).float(), dim=-1)
 
-    def items(self, columns, hidden):
-        """(b, F), hidden (b,) bool: items whose counts are not to be seen, as a cold item's -> (b, 128)"""
+    def items(self, columns, hidden, codes):
+        """(b, F), hidden (b,) bool: items whose counts are not to be seen, as a cold item's, codes (b,) -> (b, 128)"""
         hidden = hidden[:, None].to(columns.dtype)
+        if self.trained is not None:
+            columns = self.trained(columns, hidden, codes)
         seen = [columns[:, :COUNTS] * (1 - hidden), hidden, columns[:, COUNTS:]]
         return nn.functional.normalize(self.item(torch.cat(seen, 1)).float(), dim=-1)
 
@@ -179,8 +230,9 @@ class Towers(nn.Module):
     def vectors(self, data, block=8192):
         """All users (U, 128) and items (n, 128) of a Data, float32; counts of items without plays hidden."""
         users = self.users_of(data, data.history, block)
-        items = torch.cat([self.items(*both) for both in zip(data.items.split(block), data.cold.split(block),
-                                                             strict=True)])
+        codes = torch.arange(len(data.items), device=data.device)
+        items = torch.cat([self.items(*rows) for rows in zip(data.items.split(block), data.cold.split(block),
+                                                             codes.split(block), strict=True)])
         return users, items
 
     @torch.no_grad()
@@ -251,7 +303,15 @@ class Settings:
     stop_on: str = "NDCG@10"      # what selects the epoch, on val: a metric, or "loss" (training/selection.py)
     patience: int = 5             # evaluations of val without a better value before training stops
     precision: str = "auto"       # of pick_precision
+    fusion: str | None = None     # what is trained for each item: None, or the kind of a Trained
+    delta_norm: float | None = None   # of delta
     seed: int = 42
+
+
+def build(data, settings):
+    """The towers at their start."""
+    trained = settings.fusion and Trained(settings.fusion, data.n_hot, data.content, settings.delta_norm)
+    return Towers(data.items.shape[1], settings.dropout, settings.temperature, trained).to(data.device)
 
 
 class Training:
@@ -264,7 +324,7 @@ class Training:
     def __init__(self, data, settings):
         self.data, self.settings = data, settings
         torch.manual_seed(settings.seed)
-        self.towers = Towers(data.items.shape[1], settings.dropout, settings.temperature).to(data.device)
+        self.towers = build(data, settings)
         self.optimizer = torch.optim.AdamW(self.towers.parameters(), lr=settings.lr, weight_decay=settings.l2)
         self.precision = pick_precision(settings.precision, data.device)
         self.scaler = torch.amp.GradScaler(data.device.type, enabled=self.precision == "fp16")
@@ -311,13 +371,15 @@ class Training:
         hidden = torch.rand(len(pairs), device=data.device) < self.settings.hide
         with torch.autocast(data.device.type, half, enabled=half is not None):
             users = towers.users(data.describe(data.without(pairs)))
-            items = towers.items(data.items[item], hidden)
+            items = towers.items(data.items[item], hidden, item)
         loss = in_batch_softmax(users @ items.T / towers.temperature, data.log_q[item],
                                 data.known(data.user[pairs], item), self.settings.logq)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if towers.trained is not None:
+            towers.trained.constrain()
         self.step += 1
         self.total += float(loss.detach()) * len(pairs)
 
@@ -339,7 +401,7 @@ class Training:
         for rows in np.array_split(order, math.ceil(len(val) / self.settings.batch_size)):
             user, item = (torch.as_tensor(x[rows], device=data.device) for x in (val.user, val.item))
             users = towers.users(data.describe(data.history[user]))
-            scores = users @ towers.items(data.items[item], data.cold[item]).T / towers.temperature
+            scores = users @ towers.items(data.items[item], data.cold[item], item).T / towers.temperature
             known = data.known(user, item) | (user[:, None] == user)
             total += in_batch_softmax(scores, data.log_q[item], known, self.settings.logq).item() * len(rows)
         return total / len(val)

@@ -45,6 +45,7 @@ ENABLED_BY = {   # arguments without which an option has no effect, is refused, 
     ("random_forest", "leaves"): ["--model", "lambdarank"],
     ("random_forest", "lr"): ["--model", "lambdarank"],
     ("dtnmr", "long_term_len"): ["--short-term-len", "1"],
+    **{(name, "delta_norm"): ["--fusion", "delta"] for name in ("shallow", "bert4rec", "sasrec", "two_tower")},
 }
 WORDS = {   # values of options that are text
     "model": ("content", "noise"), "embedding": ("content", "noise"), "names": ("content", "noise"),

@@ -100,6 +100,16 @@ def test_the_fused_scores_and_gradients_are_those_of_the_forward_pass(monkeypatc
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize(("pairs", "items"), [(1, 300), (2, 5), (1, 1)])
+def test_more_candidates_than_items_and_one_pair_with_a_negative_twice(pairs, items):
+    """As in the last batch of an epoch, which may have one pair, and in a catalogue of a few tracks."""
+    draw = torch.Generator().manual_seed(3)
+    net = model.ShallowEmbeddingModel(torch.randn(items, 6, generator=draw), torch.randn(4, 6, generator=draw))
+    users, codes = torch.arange(pairs), torch.randint(items, (pairs, 40), generator=draw)
+    codes[:, 1] = codes[:, 0]
+    torch.testing.assert_close(net.scores("user", users, codes), net.forward(users[:, None], codes))
+
+
 def test_each_distinct_row_is_projected_once(monkeypatch):
     projected, project = [], fused_cosine._project
 
