@@ -131,8 +131,8 @@ def check(parser, args):
         parser.error("--shuffle permutes an embedding; random has none")
     if args.model == "random" and args.scale == "unit":
         parser.error("--scale unit is for an embedding; random has none")
-    if args.fusion and args.scale == "unit":
-        parser.error(f"--fusion {args.fusion} brings each row to length 1; --scale has no meaning there")
+    if args.fusion:
+        args.scale = "unit"   # each row has length 1
     if args.as_published and args.dynamic_item_freeze:
         parser.error("the published code reads dynamic_item_freeze and never uses it; give 0 with --as-published")
 

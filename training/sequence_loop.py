@@ -51,9 +51,9 @@ def settle(parser, args, scale="unit"):
         parser.error("--shuffle permutes an embedding; random has none")
     if args.model == "random" and args.scale is not None:
         parser.error("--scale is for an embedding; random has none")
-    if args.fusion and args.scale is not None:
-        parser.error(f"--fusion {args.fusion} brings each row to length 1; --scale has no meaning there")
-    args.scale = args.scale or ("none" if args.model == "random" or args.fusion else scale)
+    if args.fusion and args.scale == "none":
+        parser.error(f"--fusion {args.fusion} brings each row to length 1; leave --scale none out")
+    args.scale = args.scale or ("none" if args.model == "random" else "unit" if args.fusion else scale)
 
 
 def check(split, dynamic_item_freeze, precision, device):

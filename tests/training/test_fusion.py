@@ -224,7 +224,6 @@ def test_a_norm_without_delta_is_refused(name, capsys):
     ("bert4rec", ["--fusion", "start", "--as-published"], "item_freeze"),
     ("shallow", ["--fusion", "concat", "--as-published"], "item_freeze"),
     ("shallow", ["--fusion", "delta", "--dynamic-item-freeze", "1"], "plateau"),
-    ("shallow", ["--fusion", "delta", "--scale", "unit"], "--scale"),
     ("bert4rec", ["--fusion", "concat", "--scale", "none"], "--scale"),
 ])
 def test_fusion_that_contradicts_another_argument_is_refused(name, flags, says, capsys):
