@@ -23,12 +23,10 @@ from argparse import ArgumentTypeError
 import numpy as np
 
 import dataset
-from extract_item_embeddings.engine import aligned
+from extract_item_embeddings.engine import derived
 from harness import cli
-from harness.errors import UsageError, WorkError
-from harness.files import checksum, write_parquet
-
-BLOCK = 4096     # rows
+from harness.errors import WorkError
+from harness.files import write_parquet
 
 
 def parser():
@@ -54,10 +52,8 @@ def codes(text):
 
 
 def prepared(vectors, dim):
-    """Vectors (n, D) standardised by column, float32 (n, min(dim, D)); a constant column is 0."""
-    x = np.asarray(vectors, np.float64)
-    spread = x.std(axis=0)
-    x = np.divide(x - x.mean(axis=0), spread, out=np.zeros_like(x), where=spread > 1e-6 * np.abs(x).max(axis=0))
+    """Vectors (n, D) standardised by column, float32 (n, min(dim, n, D)); a constant column is 0."""
+    x = derived.standardised(vectors)
     if x.shape[1] > dim:
         from sklearn.decomposition import PCA
         x = PCA(min(dim, *x.shape), random_state=0).fit_transform(x)
@@ -78,28 +74,20 @@ def quantise(x, levels, codes, seed):
     return faiss.unpack_bitstrings(packed, levels, bits).astype(np.int64), quantiser.decode(packed)
 
 
-class Quantised:
-    """The source of the aligned matrix: blocks of rows and their vectors."""
-    by_row = True
+class Quantised(derived.Source):
+    """The sums of the centroids, and the codes."""
 
-    def __init__(self, workdir, args, path):
-        ids, track_checksum = dataset.read_tracks(workdir)
-        matrix = np.asarray(dataset.open_embedding(workdir, args.embedding, len(ids), track_checksum))
-        self.name = path.name
-        self.rows = np.flatnonzero(np.isfinite(matrix).all(axis=1))
+    def __init__(self, workdir, args):
+        super().__init__(workdir, args.embedding)
         if len(self.rows) < args.codes:
             most = 1 << len(self.rows).bit_length() - 1 if len(self.rows) > 1 else 0
             remedy = f"give --codes {most} or fewer" if most else "there is nothing to quantise"
-            raise WorkError(f"{path} has vectors of {len(self.rows)} tracks, fewer than the {args.codes} centroids of "
-                            f"a level; {remedy}")
-        x = prepared(matrix[self.rows], args.dim)
+            raise WorkError(f"{self.path} has vectors of {len(self.rows)} tracks, fewer than the {args.codes} "
+                            f"centroids of a level; {remedy}")
+        x = prepared(self.own, args.dim)
         self.codes, self.vectors = quantise(x, args.levels, args.codes, args.seed)
         total = float((x ** 2).sum())
         self.left = float(((x - self.vectors) ** 2).sum()) / total if total else 0.0
-
-    def blocks(self):
-        for start in range(0, len(self.rows), BLOCK):
-            yield self.rows[start:start + BLOCK].tolist(), self.vectors[start:start + BLOCK]
 
     def about(self):
         return {"distinct_ids": len(np.unique(self.codes, axis=0)), "variance_left": self.left}
@@ -116,22 +104,17 @@ def main(argv=None):
     args = parser().parse_args(argv)
     workdir = cli.workspace(args)
     name = args.name or f"{args.embedding}-rq"
-    aligned.check_name(name, "--name " if args.name else "")
-    if name == args.embedding:
-        raise UsageError(f"--name {name} is the embedding itself; choose another name")
-    dataset.embedding_inputs(workdir, args.embedding)   # refuses an unknown one
-    path = dataset.embedding_path(workdir, args.embedding)
     codes_path = dataset.embedding_path(workdir, name).with_name(f"{name}_codes.pqt")
-    request = {"backend": "rq", "embedding": args.embedding, "levels": args.levels, "codes": args.codes,
-               "dim_before": args.dim, "seed": args.seed, "source_checksum": checksum(path)}
+    request = {"backend": "rq", "levels": args.levels, "codes": args.codes, "dim_before": args.dim, "seed": args.seed}
 
     def opened():
-        source = Quantised(workdir, args, path)
+        source = Quantised(workdir, args)
         write_codes(codes_path, source)
         print(f"{name}: {args.levels} levels of {args.codes} codes give {source.about()['distinct_ids']} distinct IDs "
               f"to {len(source.rows)} tracks and leave {source.left:.1%} of the variance")
         return source
-    aligned.make(workdir, name, request, opened, args.overwrite or not codes_path.exists(), ("faiss-cpu",))
+    derived.make(workdir, name, args.embedding, request, opened, args.overwrite or not codes_path.exists(),
+                 ("faiss-cpu",))
 
 
 if __name__ == "__main__":
