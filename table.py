@@ -61,7 +61,8 @@ def build_parser():
                         help=f"split parts to report (choices: {', '.join(runs.PART_ORDER)}; default "
                              f"{' '.join(TESTS)}, as val and cold_val are for choosing)")
     parser.add_argument("--by", choices=CUTS, help="also a table of each segment of the held-out pairs, from the saved "
-                        "lists: by popularity of the track, by activity of the user, or by artist (default: none)")
+                        "lists, and whether content is worth more in one than in another: by popularity of the "
+                        "track, by activity, taste, age or country of the user, or by artist (default: none)")
     parser.add_argument("--worth", choices=("first", "all"), default="first",
                         help="metrics beside which control and worth are shown: the first, or all (default first)")
     parser.add_argument("--against", metavar="RUN",
@@ -198,9 +199,10 @@ def write_cuts(workdir, cells, parts, args, reference):
     import pandas as pd
 
     import dataset
+    from evaluation import profits
     split, written = dataset.load(workdir), []
     for part in parts:
-        texts, frames = [], []
+        texts, frames, boards = [], [], {}
         for name, truth in segments(split, part, args.by).items():
             values = SegmentValues(workdir, part, columns_of(args), truth)
             tested = reference if reference and part in reference.runs[0][1].get("parts", []) else None
@@ -209,11 +211,17 @@ def write_cuts(workdir, cells, parts, args, reference):
             board.against = args.against if tested else ""
             texts.append(render.markdown(board, args.worth == "all"))
             frames.append(render.frame(board).assign(cut=args.by, segment=name, pairs=len(truth.track)))
+            boards[name] = board, truth.users
         stem = f"{part}_by_{args.by.replace('-', '_')}"
-        write_text(workdir / "tables" / f"{stem}.md", "\n".join(texts))
         write_report_csv(workdir / "tables" / f"results_{stem}.csv", pd.concat(frames, ignore_index=True))
-        print("\n".join(texts), flush=True)
         written += [f"{stem}.md", f"results_{stem}.csv"]
+        if compared := profits.who_profits(boards, args.by):
+            how = args.by, columns_of(args)[0], args.correction
+            texts.append(profits.markdown(compared, *how))
+            write_report_csv(workdir / "tables" / f"worth_{stem}.csv", profits.frame(compared, *how))
+            written.append(f"worth_{stem}.csv")
+        write_text(workdir / "tables" / f"{stem}.md", "\n".join(texts))
+        print("\n".join(texts), flush=True)
     return written
 
 

@@ -1,8 +1,9 @@
-"""Tables of a part of the truth: by item popularity, by user activity, by artist (table.py --by).
+"""Tables of a part of the truth: by item popularity, by kind of user, by artist (table.py --by).
 
 A cut divides the held-out pairs into segments. A segment's figures are those of the same lists with only its pairs as
 truth, over the users who have one (segments.py): what a method does for head and tail, for users who play much or
-little, for artists that train knows, and for users who meet an artist for the first time.
+little, who play what all play, by age and country, for artists that train knows, and for users who meet an artist for
+the first time.
 """
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ import numpy as np
 
 from evaluation.lists import read_frame, read_lists, read_truth
 from evaluation.results import Values
-from evaluation.segments import ACTIVITY, POPULARITY, by_activity, by_popularity, truth_of
+from evaluation.segments import (
+    ACTIVITY,
+    MAINSTREAM,
+    POPULARITY,
+    by_activity,
+    by_column,
+    by_mainstream,
+    by_popularity,
+    truth_of,
+)
 from harness.errors import UsageError
 from harness.metadata import read_artists
 from harness.run_files import COLD_PARTS
@@ -23,21 +33,27 @@ if TYPE_CHECKING:
     from dataset import Split
     from evaluation.lists import Truth
 
-CUTS = ("item-popularity", "user-activity", "artist")
+CUTS = ("item-popularity", "user-activity", "user-mainstream", "user-age", "user-country", "artist")
+BY_USER = {"user-activity": (ACTIVITY, by_activity), "user-mainstream": (MAINSTREAM, by_mainstream)}
 ARTIST = ("known artist", "new artist", "exploit: the user has played the artist", "discovery: the user has not")
 
 
 def segments(split: Split, part: str, cut: str) -> dict[str, Truth]:
     """{name: the segment's pairs} of a part, without empty ones; see CUTS.
 
-    item-popularity: head, mid, tail by pairs in train, and cold, without any; user-activity: thirds of the part's
-    users; artist: whether a track of the artist is in train, and whether the user has played one there; a track of
-    several artists counts by the one that is known best. Pairs without an artist are in no segment of the last.
-    UsageError where tracks have no artists, or each an artist of its own.
+    item-popularity: head, mid, tail by pairs in train, and cold, without any; user-activity, user-mainstream: thirds of
+    the part's users; user-age, user-country: of users.pqt, users without a value in no segment; artist: whether a
+    track of the artist is in train, and whether the user has played one there; a track of several artists counts by
+    the one that is known best. Pairs without an artist are in no segment of the last.
+    UsageError where tracks have no artists, or each an artist of its own, and where users have no such value.
     """
     truth = read_truth(split.truth(part))
-    if cut == "user-activity":
-        return _named(truth, ACTIVITY, by_activity(split, truth.users)[truth.user][:, None] == np.arange(3))
+    if cut.startswith("user-"):
+        if cut in BY_USER:
+            names, of_user = BY_USER[cut][0], BY_USER[cut][1](split, truth.users)
+        else:
+            names, of_user = by_column(split, truth.users, cut.removeprefix("user-"))
+        return _named(truth, names, of_user[truth.user][:, None] == np.arange(len(names)))
     if cut == "item-popularity":
         of_track = np.full(split.n_tracks, len(POPULARITY))
         of_track[split.tracks[:split.n_hot]] = np.where(split.unseen, len(POPULARITY), by_popularity(split))

@@ -220,11 +220,16 @@ def cannot_rank_cold(cell):
     return not registry.capability(cell.recommender)[1] or cell.embedding == "random"
 
 
-def worth_by_column(row):
-    """{column: Worth} of a row over its control; each permutation is paired with the seed of the same number."""
+def repeats_paired(row):
+    """Whether the permutations of a row's control have the seeds of its own runs, and the order that pairs them."""
     ours, theirs = repeat_numbers(row.cell), repeat_numbers(row.control)
     paired_seeds = len(ours) > 1 and len(set(ours)) == len(ours) and sorted(map(str, ours)) == sorted(map(str, theirs))
-    order = [theirs.index(seed) for seed in ours] if paired_seeds else slice(None)
+    return paired_seeds, [theirs.index(seed) for seed in ours] if paired_seeds else slice(None)
+
+
+def worth_by_column(row):
+    """{column: Worth} of a row over its control; each permutation is paired with the seed of the same number."""
+    paired_seeds, order = repeats_paired(row)
     worth = {}
     for column, figure in row.figures.items():
         control = row.controls.get(column)

@@ -30,7 +30,7 @@ def world(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("cut", ["item-popularity", "user-activity", "artist"])
+@pytest.mark.parametrize("cut", ["item-popularity", "user-activity", "user-mainstream", "artist"])
 def test_a_segment_has_the_figures_of_its_pairs_alone(world, cut, capsys):
     table.main(["--workdir", str(world), "--metrics", "NDCG@10", "Recall@5", "--by", cut])
     assert f"results_test_by_{cut.replace('-', '_')}.csv" in capsys.readouterr().out
@@ -86,3 +86,76 @@ def test_cuts_that_say_nothing_are_one_sentence(world, tmp_path):
     write_parquet(workdir / "items.pqt", pd.DataFrame({"track_id": np.arange(80), "artist": [None, " "] * 40}))
     with pytest.raises(UsageError, match="this workspace has none"):
         table.main(["--workdir", str(workdir), "--k", "10", "--by", "artist"])
+
+
+def test_users_are_cut_by_how_famous_what_they_play_is(world):
+    split = dataset.load(world)
+    train = split.truth("train")
+    fame = np.log(train.groupby("track_id")["user_id"].nunique())
+    taste = train.assign(fame=train.track_id.map(fame)).groupby("user_id")["fame"].mean()
+    cut_up = segments(split, "test", "user-mainstream")
+    means = [taste[truth.users].mean() for truth in cut_up.values()]
+    assert list(cut_up) == ["niche", "medium", "mainstream"] and means == sorted(means)
+    users = np.concatenate([truth.users for truth in cut_up.values()])
+    assert sorted(users) == sorted(split.truth("test").user_id.unique())
+    assert taste[cut_up["niche"].users].max() <= taste[cut_up["medium"].users].min()
+
+
+def test_ages_fall_into_decades_and_countries_into_the_most_frequent(world, monkeypatch):
+    split = dataset.load(world)
+    users = split.users
+    age = np.resize([19, 20, 39, 40, 0, 101, 25], len(users)).astype(object)
+    age[6] = None
+    country = np.resize(["a", "a", "b", "c", "d", "e", "f", "g"], len(users)).astype(object)
+    country[3] = None
+    monkeypatch.setattr("evaluation.segments.COUNTRIES", 2)
+    write_parquet(world / "users.pqt", pd.DataFrame({"user_id": users, "age": age, "country": country}))
+    by_age = {name: {*truth.users} for name, truth in segments(split, "test", "user-age").items()}
+    known = pd.Series(age, index=users)
+    own = set(split.truth("test").user_id)
+    assert by_age["under 20"] == own & {*known[known == 19].index}
+    assert by_age["20 to 29"] == own & {*known[known.isin([20, 25])].index}
+    assert by_age["40 and over"] == own & {*known[known == 40].index}
+    assert not set().union(*by_age.values()) & {*known[known.isin([0, 101]) | known.isna()].index}
+    by_country = segments(split, "test", "user-country")
+    assert len(by_country) == 3 and "a" in by_country and "other countries" in by_country
+    assert users[3] not in np.concatenate([truth.users for truth in by_country.values()])
+
+
+@pytest.mark.parametrize("column", ["age", "country"])
+def test_users_without_such_a_value_are_refused(world, column):
+    split = dataset.load(world)
+    write_parquet(world / "users.pqt", pd.DataFrame({"user_id": split.users, column: [None] * len(split.users)}))
+    with pytest.raises(UsageError, match=f"no user of this part has a value of {column}"):
+        segments(split, "test", f"user-{column}")
+    write_parquet(world / "users.pqt", pd.DataFrame({"user_id": split.users, "other": 1}))
+    with pytest.raises(UsageError, match=f"needs {column} in users.pqt"):
+        segments(split, "test", f"user-{column}")
+
+
+def test_the_worth_of_each_segment_and_the_test_over_them_stand_below_the_tables(world, capsys):
+    from evaluation.interaction import interaction
+    table.main(["--workdir", str(world), "--metrics", "NDCG@10", "--by", "user-mainstream", "--parts", "test"])
+    printed = capsys.readouterr().out
+    assert "What content is worth by user mainstream" in printed and "worth_test_by_user_mainstream.csv" in printed
+    shown = pd.read_csv(world / "tables" / "worth_test_by_user_mainstream.csv")
+    split, found = dataset.load(world), dict(runs.find_runs(world))
+    own = [n for n, c in found.items() if c["recommender"] == "knn" and not runs.is_shuffled(c["request"])]
+    others = [n for n, c in found.items() if c["recommender"] == "knn" and runs.is_shuffled(c["request"])]
+    users, differences = [], []
+    for truth in segments(split, "test", "user-mainstream").values():
+        pairs = pd.DataFrame({"user_id": truth.users[truth.user], "track_id": truth.track})
+        lists = (pd.read_parquet(world / "preds" / f"{name}_test.pqt") for name in own + others)
+        value, *controls = (metrics.evaluate(one, pairs, (10,))["NDCG@10"] for one in lists)
+        users.append(truth.users)
+        differences.append(np.stack([value - control for control in controls]))
+    expected = interaction(users, differences)
+    assert shown["p"].iloc[0] == pytest.approx(expected.p, nan_ok=True)
+    np.testing.assert_allclose(shown["worth"], expected.means, atol=1e-9)
+    assert list(shown["segment"]) == ["niche", "medium", "mainstream"]
+
+
+def test_artists_make_two_families_of_segments(world, capsys):
+    table.main(["--workdir", str(world), "--metrics", "NDCG@10", "--by", "artist", "--parts", "cold_test"])
+    shown = pd.read_csv(world / "tables" / "worth_cold_test_by_artist.csv")
+    assert set(shown.groupby("p").segment.agg(len)) <= {2} or shown["p"].isna().any()

@@ -6,6 +6,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import table
 from evaluation.files import write_metrics
@@ -48,6 +49,18 @@ def test_the_foot_has_at_most_three_notes(tmp_path):
         assert len(notes) == 3 and "crossed" in notes[0] and "°" in notes[1] and "↑ ↓" in notes[1] and "†" in notes[2]
         assert ("cannot rank cold items: EASE" in notes[2]) == (part == "cold_test") and "BERT4Rec needs" in notes[2]
         assert not re.search(r"(?<!of )equal", text)
+
+
+def test_the_smallest_difference_is_seen_in_four_of_five_samples_of_users(tmp_path):
+    """Tests of 2,000 samples of 300 users at the difference that the table of one sample names."""
+    rng = np.random.default_rng(1)
+    for name in ("mfcc", "mert"):
+        make_run(tmp_path, "knn", name, rng.normal(0.5, 0.1, 300), range(300))
+    text = tables(tmp_path)[1]
+    least = float(re.search(r"differ by ([0-9.]+) in", text)[1])
+    assert least == pytest.approx(2.8 * 0.1 * np.sqrt(2 / 300), rel=0.15)   # the spread of one sample, the bootstrap
+    each = rng.normal(least, 0.1 * np.sqrt(2), (2000, 300))
+    assert np.mean(stats.ttest_1samp(each, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.12)
 
 
 def test_nothing_in_a_name_or_comment_breaks_a_table(tmp_path):

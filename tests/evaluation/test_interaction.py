@@ -1,0 +1,79 @@
+"""Whether content is worth more in one segment than in another: the test's false alarms, its power, its edges."""
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.interaction import interaction
+
+
+def world(rng, worth, users=150, permutations=5, spread=0.1, overlap=False):
+    """Differences of three segments with the given worth; each user's own level is in all of its segments, each
+    permutation has an effect of its own in each segment."""
+    level, ids, differences = rng.standard_exponential(users) - 1, [], []
+    for i, mean in enumerate(worth):
+        own = (np.sort(rng.choice(users, users // 2, replace=False)) if overlap
+               else np.arange(i * users // len(worth), (i + 1) * users // len(worth)))
+        noise = rng.normal(size=(permutations, len(own))) + rng.normal(0, spread, (permutations, 1))
+        ids.append(own)
+        differences.append(mean + level[own] + noise)
+    return ids, differences
+
+
+@pytest.mark.parametrize(("permutations", "spread", "overlap"), [
+    (1, 0.0, False), (5, 0.3, False), (5, 0.03, False), (5, 0.3, True)])
+def test_equal_worth_is_called_unequal_no_more_often_than_stated(permutations, spread, overlap):
+    """1,000 worlds: the lower 99 % limit of the rate is at most 5 % where at most 66 alarms are given."""
+    rng = np.random.default_rng(7)
+    alarms = sum(interaction(*world(rng, (0.2, 0.2, 0.2), 150, permutations, spread, overlap)).p < 0.05
+                 for _ in range(1000))
+    assert stats.beta.ppf(0.01, alarms, 1000 - alarms + 1) <= 0.05
+    assert alarms > 5     # it is a test, not silence
+
+
+def test_unequal_worth_is_seen():
+    rng = np.random.default_rng(8)
+    assert np.mean([interaction(*world(rng, (0.0, 0.0, 0.8))).p < 0.05 for _ in range(200)]) > 0.8
+
+
+def test_two_segments_of_other_users_and_one_permutation_are_welchs_t_test():
+    rng = np.random.default_rng(9)
+    a, b = rng.normal(0, 1, 4000), rng.normal(0.05, 2, 3000)
+    result = interaction([np.arange(4000), np.arange(4000, 7000)], [a[None], b[None]])
+    welch = stats.ttest_ind(a, b, equal_var=False)
+    # the variance divides by U here and by U - 1 there
+    assert result.statistic == pytest.approx(welch.statistic ** 2, rel=1e-3)
+    assert result.p == pytest.approx(welch.pvalue, rel=1e-2)
+    np.testing.assert_allclose(result.means, [a.mean(), b.mean()])
+
+
+def test_the_same_users_in_both_segments_are_compared_within_themselves():
+    rng = np.random.default_rng(10)
+    level, ids = rng.normal(0, 50, 300), np.arange(300)
+    pair = [(level + rng.normal(0, 0.1, 300))[None], (level + 0.1 + rng.normal(0, 0.1, 300))[None]]
+    paired = stats.ttest_rel(pair[0][0], pair[1][0])
+    assert interaction([ids, ids], pair).p == pytest.approx(paired.pvalue, rel=0.1) and paired.pvalue < 1e-6
+
+
+def test_the_order_of_segments_does_not_matter():
+    ids, differences = world(np.random.default_rng(11), (0.1, 0.2, 0.4), overlap=True)
+    turned = [2, 0, 1]
+    one, two = interaction(ids, differences), interaction([ids[i] for i in turned], [differences[i] for i in turned])
+    assert one.statistic == pytest.approx(two.statistic)
+
+
+def test_users_without_a_value_are_left_out():
+    ids, differences = world(np.random.default_rng(12), (0.1, 0.2, 0.3))
+    gaps = [d.copy() for d in differences]
+    gaps[0][2, :5] = np.nan
+    left = [ids[0][5:], *ids[1:]], [differences[0][:, 5:], *differences[1:]]
+    assert interaction(ids, gaps).p == interaction(*left).p
+
+
+@pytest.mark.parametrize(("ids", "differences"), [
+    ([np.arange(5)], [np.ones((2, 5))]),                                          # one segment
+    ([np.arange(5), np.array([7])], [np.ones((2, 5)), np.ones((2, 1))]),          # one user
+    ([np.arange(5), np.arange(5, 9)], [np.ones((2, 5)), np.zeros((2, 4))]),       # nothing varies
+    ([np.arange(5), np.zeros(0, int)], [np.ones((2, 5)), np.zeros((2, 0))]),      # nobody
+])
+def test_what_cannot_be_tested_has_no_p(ids, differences):
+    assert np.isnan(interaction(ids, differences).p)
