@@ -1,0 +1,204 @@
+"""How much data? What content is worth against the amount of plays: one curve for each row of a table.
+
+    python preprocess/1_train_test_split.py ... --train-share .1 --workdir W10         and the same runs in each
+    python -m exploration.data_curve W10 W30 W --metric NDCG@10 --out curve
+
+Workspaces of one data set whose splits differ by --train-share alone (a smaller share is a subset of a larger one) are
+laid side by side. Every row with content is compared, within each workspace, with the method without content that is
+best on val there: a paired t test and bootstrap over users, corrected by Holm over the rows
+(evaluation/paired_tests.py). Where a content row is above at a small share and no longer at a larger one, the plays
+alone have caught up between the two. Held-out pairs of tracks that a small share leaves without a play are not in its
+test; the csv has the users of each.
+
+Writes OUT.csv, OUT.md and OUT.png.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import cli
+from harness.errors import UsageError, WorkError
+from harness.files import atomic, expanded, write_report_csv, write_text
+from harness.readers import read_json
+
+PLAYS = "without content"
+WITH = "with content"
+
+
+def build_parser():
+    parser = cli.Parser(prog="exploration.data_curve", description=__doc__)
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="workspaces, one for each share of train")
+    parser.add_argument("--metric", default="NDCG@10", metavar="NAME@K", help="metric of the curves (default NDCG@10)")
+    parser.add_argument("--part", default="test", choices=("test", "cold_test", "all_test"),
+                        help="part of the split that is evaluated (default test)")
+    parser.add_argument("--out", default="data_curve", metavar="PATH",
+                        help="path of the three files without their endings (default data_curve)")
+    return parser
+
+
+@dataclass
+class Point:
+    """A row of a table at one share. difference, mark: to the best method without content, None and '' for those."""
+    share: float
+    pairs: int
+    users: int
+    block: str
+    method: str
+    representation: str
+    value: float
+    half: float
+    worth: float
+    half_worth: float
+    best: str
+    difference: float | None
+    mark: str
+
+    @property
+    def label(self):
+        return f"{self.method} {self.representation}".strip()
+
+
+# --------------------------------------------------------------------------- reading
+
+def share_of(workdir):
+    """(what must be the same, share of train, pairs of train) of a workspace; UsageError without a split."""
+    path = Path(workdir) / "data" / "split.json"
+    if not path.exists():
+        raise UsageError(f"{path} is missing; make the split with preprocess/1_train_test_split.py")
+    split = read_json(path)
+    request = dict(split.get("request", {}))
+    share = request.pop("train_share", 1.0)
+    same = (split.get("protocol"), split.get("track_checksum"), tuple(sorted((k, str(v)) for k, v in request.items())))
+    return same, float(share), int(split["stats"]["Train"]["Rows"])
+
+
+def checked(workdirs):
+    """[(share, pairs, workdir)] by share; UsageError where the splits differ by more than the share, or not by it."""
+    found = []
+    first = None
+    for workdir in workdirs:
+        same, share, pairs = share_of(workdir)
+        if first is not None and same != first:
+            raise UsageError(f"{workdir} has another split than {workdirs[0]}, not only another --train-share; split "
+                             "both by the same protocol and seed")
+        first = first or same
+        found.append((share, pairs, workdir))
+    found.sort(key=lambda f: f[:2])
+    for one, other in zip(found, found[1:], strict=False):
+        if one[0] == other[0]:
+            raise UsageError(f"{one[2]} and {other[2]} have the same --train-share {one[0]:g}; name one of them")
+    if len(found) < 2:
+        raise UsageError("a curve needs at least two workspaces, each with its --train-share")
+    return found
+
+
+def points(workdir, share, pairs, part, metric):
+    """The Points of a workspace; WorkError without runs of both kinds."""
+    import numpy as np
+
+    from evaluation import leaderboard, paired_tests, results
+    cells, _ = results.collect(workdir)
+    values = results.Values(workdir, part, [metric])
+    board = leaderboard.leaderboard(workdir, cells, part, values, [metric]) if cells else None
+    rows = [row for row in (board.rows if board else ()) if metric in row.figures
+            and row.figures[metric].each is not None]
+    plays = [row for row in rows if row.block == PLAYS]
+    content = [row for row in rows if row.block == WITH]
+    if not plays or not content:
+        raise WorkError(f"{workdir} has no finished run {WITH if plays else PLAYS} with {metric} of {part}; run the "
+                        "same methods in every workspace")
+    best = next((row for row in plays if metric in row.best), None) or max(plays, key=lambda r: r.figures[metric].mean)
+    own = best.figures[metric].each
+    tests = paired_tests.compare(np.stack([row.figures[metric].each for row in content]), own)
+    tests = dict(zip(map(id, content), tests, strict=True))
+    made = []
+    for row in plays + content:
+        figure, worth, test = row.figures[metric], row.worth.get(metric), tests.get(id(row))
+        made.append(Point(share, pairs, len(own), row.block, row.method, row.label, figure.mean, figure.users,
+                          worth.difference if worth else np.nan, worth.half if worth else np.nan,
+                          f"{best.method} {best.label}".strip(), test and test.difference, test.mark if test else ""))
+    return made
+
+
+# --------------------------------------------------------------------------- texts and figure
+
+def caught_up(curve):
+    """A sentence on where the plays alone catch up with a content row; curve: its Points by share."""
+    above, below = [p for p in curve if p.mark == "↑"], [p for p in curve if p.mark == "↓"]
+    if not above:
+        return f"{curve[0].label}: never above the best method without content" + (
+            f", below it from {below[0].pairs:,} pairs" if below else "")
+    later = [p for p in curve if p.pairs > above[-1].pairs]
+    if not later:
+        return f"{curve[0].label}: above the best method without content at all {above[-1].pairs:,} pairs"
+    end = f"below from {below[0].pairs:,}" if below else "not distinguishable beyond"
+    return (f"{curve[0].label}: above the best method without content up to {above[-1].pairs:,} pairs, caught up with "
+            f"before {later[0].pairs:,}, {end}")
+
+
+def by_row(made):
+    """{(block, label): [Point] by share}."""
+    curves = {}
+    for point in made:
+        curves.setdefault((point.block, point.label), []).append(point)
+    return curves
+
+
+def markdown(made, metric, part):
+    """The values of each row at each share, with ↑ and ↓ against the best without content, and the sentences."""
+    shares = sorted({(p.share, p.pairs) for p in made})
+    curves = by_row(made)
+    lines = [["", *(f"{share:g} ({pairs:,} pairs)" for share, pairs in shares)], ["---"] * (len(shares) + 1)]
+    for block in (PLAYS, WITH):
+        lines.append([f"*{block}*"] + [""] * len(shares))
+        for (kind, label), curve in curves.items():
+            if kind == block:
+                known = {p.share: p for p in curve}
+                lines.append([label, *(cell(known.get(share)) for share, _ in shares)])
+    table = ["| " + " | ".join(line) + " |" for line in lines]
+    sentences = [f"- {caught_up(curve)}" for (kind, _), curve in curves.items() if kind == WITH]
+    foot = f"±: 95 % over users. ↑ ↓: above, below the method {PLAYS} that is best on val at that share."
+    return "\n".join([f"### {metric} of {part} by the share of train", "", *table, "", foot, "", *sentences, ""])
+
+
+def cell(point):
+    return "" if point is None else f"{point.value:.4f} ±{point.half:.4f} {point.mark}".rstrip()
+
+
+def draw(made, metric, path):
+    """Curves over the pairs of train: rows without content dashed, with content full, bands of 95 % over users."""
+    from exploration import drawing
+    with drawing.style():
+        figure, axes = drawing.sheet(height=4.2)
+        for (block, label), curve in by_row(made).items():
+            x, y = [p.pairs for p in curve], [p.value for p in curve]
+            line, = axes.plot(x, y, "--" if block == PLAYS else "-", marker="o", markersize=3, label=label)
+            axes.fill_between(x, [p.value - p.half for p in curve], [p.value + p.half for p in curve],
+                              color=line.get_color(), alpha=0.12, linewidth=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(drawing.short)
+        axes.set(xlabel="pairs in train", ylabel=metric)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        with atomic(path) as temporary:
+            drawing.save(figure, temporary)
+
+
+def main(argv=None):
+    import pandas as pd
+    args = build_parser().parse_args(argv)
+    name, at, k = args.metric.partition("@")
+    if not (at and k.isdigit() and int(k)):
+        raise UsageError(f"--metric {args.metric} is not of the form NAME@K, NDCG@10 for example")
+    workdirs = [expanded(workdir) for workdir in args.workdirs]
+    made = [point for share, pairs, workdir in checked(workdirs)
+            for point in points(workdir, share, pairs, args.part, args.metric)]
+    out = expanded(args.out)
+    text = markdown(made, args.metric, args.part)
+    write_report_csv(Path(f"{out}.csv"), pd.DataFrame([vars(point) for point in made]))
+    write_text(Path(f"{out}.md"), text)
+    draw(made, args.metric, Path(f"{out}.png"))
+    print(text)
+    print(f"written: {out}.csv {out}.md {out}.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

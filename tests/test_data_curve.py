@@ -1,0 +1,96 @@
+"""How much data: the same rows in workspaces of growing shares, where plays alone catch up, and what is refused."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from exploration import data_curve
+from harness.errors import UsageError, WorkError
+from harness.files import write_json
+from tests.test_table import make_run
+
+SHARES = ((0.1, 1000), (0.3, 3000), (1.0, 10000))
+USERS = range(200)
+
+
+def workspace(folder, share, pairs, plays, content, seed=42, protocol="random"):
+    """Runs whose users' values scatter around `plays` (EASE) and `content` (KNN, with two permutations at .1)."""
+    rng = np.random.default_rng(int(1000 * share))
+    write_json(folder / "data" / "split.json", {
+        "protocol": protocol, "track_checksum": "abc", "stats": {"Train": {"Rows": pairs}},
+        "request": {"seed": seed, "train_share": share}})
+    for name, embedding, mean, flags in (("ease", None, plays, {}), ("popularity", None, 0.05, {}),
+                                         ("knn", "mfcc", content, {}), ("knn", "mfcc", 0.1, {"shuffle": True}),
+                                         ("knn", "mfcc", 0.1, {"shuffle": True, "seed": 2})):
+        values = mean + rng.normal(0, 0.05, len(USERS))
+        make_run(folder, name, embedding, values, USERS, val=values, **flags)
+    return str(folder)
+
+
+@pytest.fixture
+def worlds(tmp_path):
+    """Plays alone are below content at a tenth, equal to it at three tenths, above it with everything."""
+    return [workspace(tmp_path / f"w{share}", share, pairs, plays, 0.3) for (share, pairs), plays
+            in zip(SHARES, (0.1, 0.3, 0.5), strict=True)]
+
+
+def run(tmp_path, *argv):
+    data_curve.main([*argv, "--metric", "Recall@2", "--out", str(tmp_path / "curve")])
+    return pd.read_csv(tmp_path / "curve.csv"), (tmp_path / "curve.md").read_text()
+
+
+def test_the_share_at_which_plays_catch_up_is_named(worlds, tmp_path):
+    frame, text = run(tmp_path, *worlds[::-1])   # in any order
+    content = frame[frame.method == "KNN"]
+    assert list(content.share) == [0.1, 0.3, 1.0] and list(content.pairs) == [1000, 3000, 10000]
+    assert list(content.mark.fillna("")) == ["↑", "", "↓"]
+    np.testing.assert_allclose(content.difference, [0.2, 0, -0.2], atol=0.02)    # four standard errors of the worlds
+    np.testing.assert_allclose(content.worth, 0.2, atol=0.02)
+    assert "KNN mfcc: above the best method without content up to 1,000 pairs, caught up with before 3,000" in text
+    assert "below from 10,000" in text and "0.1 (1,000 pairs)" in text
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_equal_files_twice(worlds, tmp_path):
+    run(tmp_path, *worlds)
+    before = [(tmp_path / f"curve.{end}").read_bytes() for end in ("csv", "md", "png")]
+    run(tmp_path, *worlds)
+    assert before == [(tmp_path / f"curve.{end}").read_bytes() for end in ("csv", "md", "png")]
+
+
+@pytest.mark.parametrize(("plays", "says"), [
+    ((0.1, 0.1, 0.1), "above the best method without content at all 10,000 pairs"),
+    ((0.5, 0.5, 0.5), "never above the best method without content, below it from 1,000 pairs"),
+    ((0.1, 0.1, 0.3), "above the best method without content up to 3,000 pairs, caught up with before 10,000, not "
+                      "distinguishable beyond")])
+def test_content_that_is_always_or_never_above(tmp_path, plays, says):
+    worlds = [workspace(tmp_path / f"w{share}", share, pairs, mean, 0.3)
+              for (share, pairs), mean in zip(SHARES, plays, strict=True)]
+    assert f"KNN mfcc: {says}" in run(tmp_path, *worlds)[1]
+
+
+def test_a_row_that_is_absent_at_one_share_leaves_a_gap(worlds, tmp_path):
+    make_run(tmp_path / "w0.3", "knn", "clap", np.linspace(0, 1, 200), USERS)
+    frame, text = run(tmp_path, *worlds)
+    assert list(frame[frame.representation == "clap"].share) == [0.3]
+    assert "| KNN clap |  | 0.5" in text
+
+
+def test_other_splits_and_equal_shares_are_refused(worlds, tmp_path):
+    other = workspace(tmp_path / "other", 0.5, 5000, 0.1, 0.3, seed=1)
+    with pytest.raises(UsageError, match="another split"):
+        run(tmp_path, *worlds, other)
+    with pytest.raises(UsageError, match="same --train-share 0.1"):
+        run(tmp_path, *worlds, workspace(tmp_path / "same", 0.1, 1000, 0.1, 0.3))
+    with pytest.raises(UsageError, match="at least two"):
+        run(tmp_path, worlds[0])
+    with pytest.raises(UsageError, match="split.json is missing"):
+        run(tmp_path, worlds[0], str(tmp_path))
+    with pytest.raises(UsageError, match="NAME@K"):
+        data_curve.main([*worlds, "--metric", "NDCG"])
+
+
+def test_a_workspace_without_runs_of_both_kinds_is_refused(worlds, tmp_path):
+    for config in (tmp_path / "w0.3" / "runs").glob("*mfcc*/config.json"):
+        config.unlink()
+    with pytest.raises(WorkError, match="has no finished run with content"):
+        run(tmp_path, *worlds)
