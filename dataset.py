@@ -128,12 +128,13 @@ class Split:
     def seen(self, part: str) -> csr_matrix:
         """Pairs excluded from the lists of a part, csr (U, n_candidates): train for val, train and val for the tests.
 
-        The cold parts rank items without earlier plays, so their matrix is empty.
+        The cold parts rank items without earlier plays, so their matrix is empty; so is that of all parts where
+        rules.json says `seen: keep`.
         """
         from scipy.sparse import csr_matrix
         self.part(part)
         ranked = self.candidates(part)
-        if part in COLD_PARTS:
+        if part in COLD_PARTS or self.rules["seen"] == "keep":
             return csr_matrix((self.n_users, ranked.stop - ranked.start), dtype=np.float32)
         hidden = self.matrix()
         if part in ("test", "all_test") and "val" in self.others:

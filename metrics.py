@@ -24,7 +24,8 @@ Precision divides by the length of the list, not by k: a short list is not punis
 Edges, made safe: a track twice in a list counts once, at its first place, and what follows moves up; a pair
 twice in the truth counts once; a user of the truth without a list counts zero everywhere; lists of users
 outside the truth are ignored. At a k above the number of candidates a list holds all of them and ends. Coverage, Gini,
-Popularity and ColdShare: evaluation/beyond_accuracy.py; SubsetAccuracy: evaluation/subset_accuracy.py.
+Popularity and ColdShare: evaluation/beyond_accuracy.py; SubsetAccuracy: evaluation/subset_accuracy.py; RatioNDCG and
+RepeatRecall, where nothing seen is hidden: evaluation/repeats.py.
 """
 from __future__ import annotations
 
@@ -53,6 +54,8 @@ from evaluation.lists import (
     saved_lists,
     whole_numbers,
 )
+from evaluation.repeats import METRICS as REPEATED
+from evaluation.repeats import plays_of, repeats
 from evaluation.subset_accuracy import Subsets, accuracy, subsets
 from harness import cli, ids, runs
 from harness.errors import UsageError, WorkError
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
 
 METRICS = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP")
 MADE = re.compile(  # columns of every call
-    rf"(?:{'|'.join((*METRICS, 'Coverage', 'Gini', 'Popularity', 'ColdShare'))})@([0-9]+)")
+    rf"(?:{'|'.join((*METRICS, 'Coverage', 'Gini', 'Popularity', 'ColdShare', *REPEATED))})@([0-9]+)")
 KS = (5, 10, 20, 50)
 SHOWN = ("NDCG", "Recall", "HitRate")  # metrics of the line that a run has; the first sorts the lines
 SHOWN_AT = 10                          # and their list length, or the nearest below, or the shortest
@@ -177,6 +180,9 @@ def figures(lists: Lists, truth: Truth, ks: Sequence[int], split: Split | None,
     if split is None:
         return values, {}
     whole, each = beyond(lists, *catalogue_of(split, part), ks)
+    if split.rules["seen"] == "keep":
+        of_all, more = repeats(lists, truth, plays_of(split, part, truth), ks)
+        whole, each = whole | of_all, each.join(more)
     return values.join(each), whole
 
 

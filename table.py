@@ -27,6 +27,7 @@ from evaluation import published, render
 from evaluation.cuts import CUTS, SegmentValues, segments
 from evaluation.leaderboard import leaderboard
 from evaluation.paired_tests import CORRECTIONS
+from evaluation.repeats import METRICS as REPEATED
 from evaluation.results import Values, cell_named, collect
 from harness import cli, run_files, runs
 from harness.errors import RunInProgress, UsageError, WorkError
@@ -35,7 +36,7 @@ from harness.readers import read_json
 from harness.registry import capability, title
 from metrics import METRICS
 
-CHOICES = (*METRICS, "Coverage", "Popularity", "Gini", "ColdShare", "SubsetAccuracy", "PointAccuracy")
+CHOICES = (*METRICS, "Coverage", "Popularity", "Gini", "ColdShare", "SubsetAccuracy", "PointAccuracy", *REPEATED)
 TESTS = ("test", "cold_test", "all_test")   # the parts shown by default
 
 

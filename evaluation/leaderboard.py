@@ -32,7 +32,7 @@ TRUTH = "oracle"                 # the embedding that is the ground truth of a g
 LABELS = {"random": "ID embeddings"}
 CHOSEN_ON = {"test": "val", "cold_test": "cold_val"}   # the part that decides which row of a test part is best
 RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
-          "SubsetAccuracy", "PointAccuracy")
+          "SubsetAccuracy", "PointAccuracy", "RatioNDCG", "RepeatRecall")
 
 
 @dataclass

@@ -16,11 +16,13 @@ def head(workdir, part, configs, users):
     """
     about, split = (_read(Path(workdir) / name) for name in ("dataset.json", "data/split.json"))
     rules = Path(workdir) / "data" / "rules.json"
-    later = "val" in read_rules(rules)["history"].get("test", []) and part == "test"
+    said = read_rules(rules)
+    later = "val" in said["history"].get("test", []) and part == "test"
     protocol = split.get("protocol")
+    remarks = ["val belongs to the history"] * later + ["nothing seen is hidden"] * (said["seen"] == "keep")
     started = [config["started"][:10] for config in configs if config.get("started")]
     return {"dataset": about.get("name") or Path(workdir).name,
-            "split": f"{protocol} (val belongs to the history)" if protocol and later else protocol, "users": users,
+            "split": f"{protocol} ({'; '.join(remarks)})" if protocol and remarks else protocol, "users": users,
             "items": items_ranked(split, part), "commit": commits(configs), "date": max(started, default=None)}
 
 

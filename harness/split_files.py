@@ -15,7 +15,8 @@ from harness.errors import WorkError
 from harness.readers import parquet_schema, read_json, read_parquet
 from harness.run_files import COLD_PARTS, PART_ORDER
 
-RULES = {"history": {"test": ["train"]}, "unseen": "drop", "all_test": False}   # of a split without rules.json
+RULES = {"history": {"test": ["train"]}, "unseen": "drop", "all_test": False, "seen": "hide",
+         "events_before": None}   # of a split without rules.json
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]   # user_id, track_id, count, microseconds
 
 
@@ -83,14 +84,16 @@ def read_rules(path: str | Path) -> dict:
     history: by part, the parts that are a user's history when it is ranked (train where it is not named)
     unseen:  'keep' where val and test have tracks absent from train, and rank them; else 'drop'
     all_test: whether the split has the part all_test: the pairs of test and cold_test, ranked together
+    seen:    'keep' where lists may hold what the user has played before, and the truth has it; else 'hide'
+    events_before: microseconds since the epoch before which the plays of plays.pqt are those of train, or None
     """
     path = Path(path)
     if not path.exists():
         return RULES
-    found = read_json(path, {"history": dict, "unseen": str, "all_test": bool})
-    rules = {"history": found.get("history", {}), "unseen": found.get("unseen", "drop"),
-             "all_test": found.get("all_test", False)}
-    known = rules["unseen"] in ("keep", "drop") and all(
+    found = read_json(path, {"history": dict, "unseen": str, "all_test": bool, "seen": str,
+                             "events_before": (int, type(None))})
+    rules = RULES | {"history": {}} | {name: found[name] for name in RULES if name in found}
+    known = rules["unseen"] in ("keep", "drop") and rules["seen"] in ("hide", "keep") and all(
         part in PART_ORDER and parts in (["train"], ["train", "val"]) for part, parts in rules["history"].items())
     if not known or rules["history"].get("val", ["train"]) != ["train"]:
         raise WorkError(f"{path} has rules that are not known here; split again with preprocess/1_train_test_split.py")

@@ -16,6 +16,9 @@ protocols (source and exact rules: protocols.py)
                  and artist (items.pqt) are one item. Test and cold_test together are the part all_test
   leave-one-out  each user's last track is test, the second to last val; as published, tracks absent from train stay
                  candidates and in the truth (--unseen), and the val track belongs to the history at test
+  yambda         Yambda's official split by time: a day of test, half an hour's gap, a day of val, another gap
+                 (--final: no val, train up to the first gap); test pairs of tracks absent from train and of tracks
+                 that the user has played before stay, and nothing seen is hidden from the lists
   given          the parts of a published split (split.pqt of the workspace, or --split FILE)
 """
 if __package__ in (None, ""):
@@ -42,14 +45,16 @@ SHARES = ("val_share", "test_share", "cold_share", "cold_val_share")
 DATED = ("recsys24", "hotcold")      # always; cold-items where a date is given
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
         "cold-items": {*DATES, *SHARES},
-        "leave-one-out": {"unseen"}, "given": {"split"}}
+        "leave-one-out": {"unseen"}, "yambda": {"final"}, "given": {"split"}}
 DEFAULTS = {"recsys24": {"train_start": "2019-02-20", "test_date": "2020-02-20", "val_share": 0.5},
             "hotcold": {"test_date": "2019-02-01", "val_share": 0.3},
             "random": {"val_share": 0.1, "test_share": 0.1},
             "cold-items": {"cold_share": 0.15, "cold_val_share": 0.05, "val_share": 0.1, "test_share": 0.1},
-            "leave-one-out": {"unseen": "keep"}}
+            "leave-one-out": {"unseen": "keep"}, "yambda": {"final": False}}
+KEEPS_UNSEEN = ("yambda",)           # always; leave-one-out by --unseen
 RULES = {"leave-one-out": {"history": {"test": ["train", "val"]}},   # what rules.json says beside `unseen`
-         "cold-items": {"history": {}, "all_test": True}}
+         "cold-items": {"history": {}, "all_test": True},
+         "yambda": {"history": {"test": ["train", "val"]}, "seen": "keep"}}
 ALL_PARTS = ("train", *FILE_PARTS)
 
 
@@ -74,6 +79,9 @@ def build_parser():
     other.add_argument("--unseen", choices=("keep", "drop"),
                        help="leave-one-out: held-out tracks absent from train stay in the truth and among the "
                             "candidates, as in publications, or are dropped (default keep)")
+    other.add_argument("--final", action="store_true", default=None,
+                       help="yambda: train on all plays before the gap that precedes the test day, without a val part, "
+                            "as the official protocol does with the selected setting")
     other.add_argument("--tracks-with", nargs="+", default=[], metavar="NAME",
                        help="restrict the data set to tracks with a finite row in each of these embeddings")
     other.add_argument("--k-core", type=cli.whole_number(2), metavar="N",
@@ -107,7 +115,7 @@ def _add_shares(shares):
 
 def _settings(args):
     """The protocol's settings with its defaults; an option that does not apply to it is a UsageError."""
-    given = {name: getattr(args, name) for name in (*DATES, *SHARES, "split", "unseen")}
+    given = {name: getattr(args, name) for name in (*DATES, *SHARES, "split", "unseen", "final")}
     for name, value in given.items():
         if value is not None and name not in USES[args.protocol]:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to --protocol {args.protocol}; leave it out")
@@ -244,17 +252,24 @@ def _split(args, settings, log, n_tracks):
         protocols.random(log, seed=args.seed, **settings)
     elif args.protocol == "leave-one-out":
         protocols.leave_one_out(log, seed=args.seed, **settings)
+    elif args.protocol == "yambda":
+        protocols.yambda(log, **settings)
     else:
         protocols.given(log, **settings)
     log.check_pairs(n_tracks)
     if args.train_share < 1:
-        protocols.share_train(log, args.train_share, args.seed, settings.get("unseen", "drop"))
+        protocols.share_train(log, args.train_share, args.seed, unseen_of(args, settings))
     return facts
+
+
+def unseen_of(args, settings):
+    """'keep' where val and test keep tracks absent from train, else 'drop'."""
+    return "keep" if args.protocol in KEEPS_UNSEEN else settings.get("unseen", "drop")
 
 
 def _work(args, settings, log, new, n_tracks, expected):
     """Write the parts and their counts into the hidden folder and check them; returns their entries of split.json."""
-    from preprocess import parts
+    from preprocess import parts, protocols
     with log, Progress(4, "split", "steps") as bar:
         bar.update(0, now="pairs of all plays")
         facts = _split(args, settings, log, n_tracks)
@@ -265,9 +280,9 @@ def _work(args, settings, log, new, n_tracks, expected):
         bar.update(1, now="counting")
         table = parts.stats(log, paths)
         bar.update(1, now="leak checks")
-        unseen = settings.get("unseen", "drop")
+        unseen, rules = unseen_of(args, settings), RULES.get(args.protocol, {})
         parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1,
-                          unseen, drawn=args.protocol == "cold-items")
+                          unseen, drawn=args.protocol == "cold-items", seen=rules.get("seen", "hide"))
         facts |= {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
         if unseen == "keep":
             facts |= {"unseen": parts.unseen_pairs(log), "items_ranked": parts.items_ranked(log)}
@@ -282,7 +297,10 @@ def _work(args, settings, log, new, n_tracks, expected):
     _print_facts(facts, sum(row["Rows"] for name, row in table.items() if name != "Train"))
     parts.write_stats(new.path("stats.csv"), table)
     if args.protocol in RULES:
-        write_json(new.path("rules.json"), {**RULES[args.protocol], "unseen": unseen})
+        before = {"events_before": protocols.yambda_train_end(**settings)} if args.protocol == "yambda" else {}
+        write_json(new.path("rules.json"), {**rules, **before, "unseen": unseen})
+    if rules.get("seen") == "keep":
+        print("nothing seen is hidden: lists may hold what a user has played before (data/rules.json)")
     if args.protocol == "leave-one-out":
         print("as published: at test the val track belongs to a user's history (data/rules.json)")
     return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
@@ -311,7 +329,7 @@ def _print_facts(facts, held):
               "sequences their order is random")
     if facts.get("unseen"):
         print(f"unseen: {facts['unseen']} of {held} held-out pairs are of tracks absent from train; they stay in the "
-              "truth, where only content can reach them (--unseen drop leaves them out)")
+              "truth, where only content can reach them")
 
 
 def _request(args, settings, workdir):
@@ -344,7 +362,8 @@ def main(argv=None):
     from preprocess import parts, protocols
     columns, timed = protocols.inspect(plays)
     time = _time(workdir, timed)
-    if by_date(args) and time != "real" or args.protocol == "leave-one-out" and not timed:
+    if (by_date(args) or args.protocol == "yambda") and time != "real" or (
+            args.protocol == "leave-one-out" and not timed):
         raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
                          f"use --protocol random{', leave-one-out' if timed else ''} or given")
     about = read_json(workdir / "dataset.json") if (workdir / "dataset.json").exists() else {}

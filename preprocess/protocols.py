@@ -6,6 +6,7 @@ without times), count the number of plays. Pairs that a protocol leaves out are 
 
 recsys24: Tamm and Aljanaki, RecSys 2024 (arXiv 2409.08987), the last month of the log, users halved.
 hotcold:  its journal successor (arXiv 2604.23077), where tracks absent from train are a part of their own.
+yambda:   Ploshkin et al., "Yambda-5B", RecSys 2025 (arXiv 2505.22238), and its benchmark code.
 """
 import math
 
@@ -17,6 +18,7 @@ from preprocess import typed
 from preprocess.parts import HOT
 
 PARTS = ("train", "val", "test", "cold_test", "cold_val")
+TEST_START, DAY, GAP = 25_913_600, 86_400, 1_800   # seconds: Yambda's test day, its length, and the gaps around val
 DEFINED = {"hotcold": ("cold_test",), "cold-items": ("cold_test",)}   # parts of a protocol even where they are empty
 FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
 
@@ -272,6 +274,37 @@ def leave_one_out(log, unseen, seed):
         select user_id, track_id, timestamp, count, part::part as part from placed""")
     log.divide()
     log.keep_trained(unseen)
+
+
+def yambda_train_end(final):
+    """Microseconds since the epoch before which Yambda's train ends; the log begins at the epoch."""
+    return (TEST_START - GAP - (0 if final else DAY + GAP)) * 1_000_000
+
+
+def yambda(log, final):
+    """Pairs of each period by themselves: train, the day of val, the day of test, with gaps between them.
+
+    A pair may be in several, as listeners play tracks again; its count is that of the period. Users absent from train
+    are dropped, tracks absent from it stay. final: no val, and train goes on to the gap before the test day.
+    """
+    val_end = TEST_START - GAP
+    train, val, end, test = (int(us) for us in (yambda_train_end(final), (val_end - DAY) * 1e6, val_end * 1e6,
+                                                TEST_START * 1e6))
+    log.run(f"""create temp table pairs as
+        select user_id, track_id, min(timestamp) as timestamp, sum(count)::bigint as count, part from (
+            select *, (case when epoch_us(timestamp) < {train} then 'train'
+                            when epoch_us(timestamp) >= {test} then 'test'
+                            when epoch_us(timestamp) between {val} and {end - 1} then 'val' end)::part as part
+            from plays)
+        where part is not null group by user_id, track_id, part""")
+    log.note("in the gaps", log.one("select sum(count) from plays") - log.one("select sum(count) from pairs"))
+    log.divide()
+    for table, what in (("train", "train"), ("(from held where part = 'test')", "test")):
+        if not log.one(f"select count(*) from {table}"):
+            first, last = log.run("select min(timestamp), max(timestamp) from plays").fetchone()
+            raise WorkError(f"no {what} pair: Yambda's test day begins {TEST_START} seconds after its log, and these "
+                            f"plays run from {first} to {last}; --protocol yambda is for preprocess/yambda.py")
+    log.keep_trained("keep")
 
 
 def given(log, split):

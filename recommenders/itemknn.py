@@ -2,10 +2,16 @@
 
     python -m recommenders.itemknn --weight bm25 --neighbours 200
     python -m recommenders.itemknn --weight cosine --shrink 20
+    python -m recommenders.itemknn --decay-hours 24          (for data with times)
 
 Source: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms", TOIS 2004; shrinkage as in Bell
 and Koren, ICDM 2007: s(i, j) = <x_i, x_j> / (|x_i| |x_j| + h). Column x_i has the users of item i, weighted
 by BM25 or TF-IDF (items as documents, users as terms; from `implicit`) or unweighted.
+
+With --decay-hours H a user's history weighs recent plays more: each play of train counts 0.9 ** (age / H hours), its
+age the time to the user's last one (the ItemKNN of Yambda's benchmark, arXiv 2505.22238; there similarities are of
+all pairs, here of the nearest). Where nothing seen is hidden a track is its own nearest neighbour, so that what was
+played can be recommended again.
 
 Ties at the end of a neighbourhood are broken at random by --seed.
 
@@ -36,6 +42,9 @@ def build_parser():
                         help="neighbours kept per item (default 200)")
     parser.add_argument("--shrink", type=cli.number(0), default=0.0, metavar="FLOAT",
                         help="shrinkage h of similarities that rest on few common users (default 0)")
+    parser.add_argument("--decay-hours", type=cli.number(0, above=True), default=None, metavar="FLOAT",
+                        help="hours in which a play in a user's history loses a tenth of its weight (default: none "
+                             "does)")
     cli.recommender_flags(parser)
     return parser
 
@@ -81,6 +90,15 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     return vstack(blocks, format="csr")
 
 
+def itself(matrix, shrink=0.0):
+    """The similarity of each item to itself as a diagonal, csr float32 (I, I); 0 for an item without plays."""
+    import numpy as np
+    from scipy.sparse import diags
+    square = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel()
+    return diags(np.divide(square, square + shrink, out=np.zeros_like(square), where=square > 0).astype(np.float32),
+                 format="csr")
+
+
 def best(value, n):
     """Indices of the n largest positive values of (m,), including all that are equal to the n-th."""
     import numpy as np
@@ -90,7 +108,8 @@ def best(value, n):
 
 def request_of(args):
     """Every argument that can change the result."""
-    return {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink,
+    decay = {} if args.decay_hours is None else {"decay_hours": args.decay_hours}
+    return {"weight": args.weight, "values": args.values, "neighbours": args.neighbours, "shrink": args.shrink, **decay,
             "k": args.k, "seed": args.seed, "comment": args.comment}
 
 
@@ -98,18 +117,22 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir = cli.workspace(args)
     import dataset
-    from ranking import save
+    from ranking import decay, save
     split = dataset.load(workdir)
     request = request_of(args)
-    with runs.Run(workdir, "itemknn", request, inputs=split.inputs, args=args) as run:
+    files = decay.inputs(split) if args.decay_hours else []
+    with runs.Run(workdir, "itemknn", request, inputs=[*split.inputs, *files], args=args) as run:
         if run.finished:
             return
         matrix = weighted(split.matrix(args.values), args.weight)
         near = neighbours(matrix, args.neighbours, args.shrink, args.seed, split.tracks[:split.n_hot])
+        if split.rules["seen"] == "keep":
+            near = near + itself(matrix, args.shrink)
         parts = split.hot_parts
 
         def scorer(part):
-            history = split.history(part)
+            history = decay.weights(split, args.decay_hours, part, by_user=True) if args.decay_hours \
+                else split.history(part)
             return lambda codes: (history[codes] @ near).toarray()
         results = save.write(run, split, args.k, args.seed, parts, scores=split.by_history(scorer, parts))
         run.finish(parts=sorted(results))

@@ -1,0 +1,255 @@
+"""Yambda: Yandex Music's listens and likes with times, and audio vectors of the tracks (50M, 500M or 5B events).
+
+    python preprocess/0_get_plays_pqt.py yambda --size 50m --workdir W                     fetched from the hub
+    python preprocess/0_get_plays_pqt.py yambda --raw DIR --size 50m --events likes --workdir W
+    python preprocess/1_train_test_split.py --protocol yambda --workdir W
+
+--raw is a folder as the hub has it: flat/50m/listens.parquet (or sequential/..., --form), likes.parquet,
+embeddings.parquet, artist_item_mapping.parquet, album_item_mapping.parquet; the last three may be absent.
+
+What is written
+  trackid_sorted.csv, userid_sorted.csv   item ids and user ids with an event, ascending
+  plays.pqt   user_id, track_id, timestamp: one row per event, by user and time. Times are seconds since the log's
+              start (5-second steps), counted from 1970-01-01. Of the listens those of at least half a track (Listen+)
+  items.pqt   track_id, artists (a list of artist ids as text), album (an album's id, the smallest of several)
+  embeddings/yambda.npy, .json   float32 (n_tracks, 128) of embeddings.parquet; NaN for a track without a vector
+
+Memory stays within --memory whatever the size (DuckDB; temporary files beside the workspace's). Source: Ploshkin et
+al., RecSys 2025 (arXiv 2505.22238), yandex/yambda on the Hugging Face hub, Apache 2.0.
+"""
+from pathlib import Path
+
+from harness.errors import UsageError, WorkError
+from harness.files import checksum, quoted, write_json
+from harness.machine import versions
+from harness.progress import Progress
+from preprocess import stage
+
+HELP = "Yambda (50M, 500M or 5B events): listens or likes with times, and audio vectors of the tracks"
+REPO, REVISION = "yandex/yambda", "d82b696fbd0042ce2ca43b70c1252d7babbab56f"
+SIZES, EVENTS, FORMS = ("50m", "500m", "5b"), ("listens", "likes"), ("flat", "sequential")
+LISTEN = 50              # percent of a track from which a listen counts, as in the official protocol
+BESIDE = ("embeddings.parquet", "artist_item_mapping.parquet", "album_item_mapping.parquet")
+VECTORS = {"embed": "embed", "normalized": "normalized_embed"}
+ROWS = 1 << 19           # rows of a row group of plays.pqt
+BATCH = 1 << 16          # vectors read at a time
+LIBRARIES = 256 << 20    # resident bytes beside DuckDB's memory
+
+
+def add_arguments(parser):
+    parser.add_argument("--raw", type=Path, metavar="DIR",
+                        help="folder with the published files (default: fetched from the model hub into its cache)")
+    parser.add_argument("--size", choices=SIZES, default="50m", help="size of the log (default 50m)")
+    parser.add_argument("--events", choices=EVENTS, default="listens",
+                        help="events that are plays: listens of at least half a track, or likes (default listens)")
+    parser.add_argument("--form", choices=FORMS, default="flat",
+                        help="form of the files: a row per event, or per user (default flat)")
+    parser.add_argument("--vectors", choices=(*VECTORS, "none"), default="embed",
+                        help="audio vectors to align: as they are, normalised, or none (default embed)")
+
+
+def get_plays(args, workdir):
+    """Write the workspace described above; skip it if the files are unchanged."""
+    import duckdb
+    files = find(args)
+    request = {"dataset": "yambda", "size": args.size, "events": args.events, "form": args.form,
+               "vectors": args.vectors, **{path.name: checksum(path) for path in files.values()}}
+    with stage.atomic_outputs(workdir / "dataset.json", "yambda") as new:
+        if new.same(request, args.overwrite) and all(path.exists() for path in vector_paths(workdir, args, files)):
+            return
+        with duckdb.connect() as con, Progress(5, "yambda", "steps") as bar:
+            con.execute(f"set memory_limit='{max(args.memory - LIBRARIES, 128 << 20) >> 20}MiB'")
+            con.execute(f"set temp_directory={quoted(new.path('spill'))}")
+            con.execute("set preserve_insertion_order=false")
+            counts = _plays(con, files["events"], args, new, bar)
+            stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+            _items(con, files, new)
+            bar.update(1, now="vectors")
+            vectors = {}
+            if "embeddings.parquet" in files:
+                vectors = write_vectors(con, files["embeddings.parquet"], args.vectors, workdir,
+                                        checksum(new.path("trackid_sorted.csv")), request["embeddings.parquet"])
+            bar.update(1)
+        for path in stale:
+            path.unlink()
+        new.publish({"name": "yambda", "source": f"https://huggingface.co/datasets/{REPO}", "revision": REVISION,
+                     "licence": "Apache 2.0", "time": "real", "epoch": "the log's start, at 1970-01-01",
+                     "request": request, "counts": counts, "embeddings": vectors, "versions": versions()},
+                    remove=[] if new.path("items.pqt").exists() else ["items.pqt"])
+    print(f"yambda: {counts['users']:,} users, {counts['tracks']:,} tracks, {counts['plays']:,} {args.events}"
+          + (f" of {counts['rows']:,} rows" if counts["rows"] != counts["plays"] else "")
+          + "".join(f"; embedding {name} ({v['rows']:,} tracks, {v['dim']} values)" for name, v in vectors.items()))
+
+
+def vector_paths(workdir, args, files):
+    """The files of the embedding, none where there is none to write."""
+    wanted = args.vectors != "none" and "embeddings.parquet" in files
+    return [workdir / "embeddings" / f"yambda.{end}" for end in ("npy", "json")] if wanted else []
+
+
+# --------------------------------------------------------------------------- the files
+
+def find(args):
+    """{"events": Path, name of a file beside it: Path}, of --raw or of the hub; the latter may be absent in --raw."""
+    wanted = f"{args.form}/{args.size}/{args.events}.parquet"
+    beside = [name for name in BESIDE if args.vectors != "none" or name != "embeddings.parquet"]
+    if args.raw is None:
+        return {"events": fetched(wanted)} | {name: fetched(name) for name in beside}
+    raw = args.raw.expanduser()
+    path = next((p for p in (raw / wanted, raw / f"{args.events}.parquet") if p.is_file()), None)
+    if path is None:
+        raise UsageError(f"--raw {raw} has no {wanted}; name the folder that holds it, or leave --raw out to fetch it")
+    return {"events": path} | {name: raw / name for name in beside if (raw / name).is_file()}
+
+
+def fetched(name):
+    """A file of the pinned revision out of the hub's cache, downloaded where it is absent; its sha256 is checked.
+
+    WorkError without a network, and for a file that is not the published one.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, logging, try_to_load_from_cache
+    logging.set_verbosity_error()
+    cached = try_to_load_from_cache(REPO, name, revision=REVISION, repo_type="dataset")
+    if isinstance(cached, str):
+        return Path(cached)
+    print(f"fetching {name} of {REPO}")
+    try:
+        path = Path(hf_hub_download(REPO, name, revision=REVISION, repo_type="dataset"))
+        wanted = get_hf_file_metadata(hf_hub_url(REPO, name, revision=REVISION, repo_type="dataset")).etag
+    except (OSError, ValueError):   # no network, or no such file
+        raise WorkError(f"{name} of {REPO} is not in the cache of the hub and could not be fetched; where there is a "
+                        f"network, `hf download {REPO} {name} --repo-type dataset --revision {REVISION} --local-dir "
+                        "DIR` gets it, and --raw DIR uses it") from None
+    if wanted and len(wanted) == 64 and checksum(path) != wanted:
+        path.unlink()
+        raise WorkError(f"{name} of {REPO} arrived damaged (its sha256 should be {wanted}); run this again")
+    return path
+
+
+# --------------------------------------------------------------------------- plays
+
+def _asked(con, path, sql):
+    """Run SQL on a file; WorkError for one that is damaged or lacks a column."""
+    import duckdb
+    try:
+        return con.execute(sql)
+    except duckdb.OutOfMemoryException as e:
+        raise WorkError(f"out of memory or of disk space for temporary files ({str(e).splitlines()[0]}); raise "
+                        "--memory") from None
+    except duckdb.Error as e:
+        raise WorkError(f"{path} cannot be read as Yambda's table ({str(e).splitlines()[0]})") from None
+
+
+def events(con, path, form, name):
+    """SQL of the events of a file: uid, item_id, timestamp and, of listens, played_ratio_pct."""
+    kinds = {row[0]: row[1] for row in _asked(con, path, f"describe from read_parquet({quoted(path)})").fetchall()}
+    columns = ["uid", "item_id", "timestamp"] + ["played_ratio_pct"] * (name == "listens")
+    if missing := [column for column in columns if column not in kinds]:
+        raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(kinds)}")
+    lists = [column for column in columns if kinds[column].endswith("[]")]
+    if lists != ([] if form == "flat" else columns[1:]):
+        other = "sequential" if lists else "flat"
+        raise WorkError(f"{path} is of the {other} form: {', '.join(lists or columns[1:])} hold "
+                        f"{'lists' if lists else 'no lists'}; say --form {other}")
+    odd = [column for column in columns if "INT" not in kinds[column].removesuffix("[]")]
+    if odd:
+        raise WorkError(f"{path}: {odd[0]} should be whole numbers, but is {kinds[odd[0]].lower()}")
+    chosen = ", ".join(columns if form == "flat" else ["uid", *(f"unnest({column}) as {column}" for column
+                                                                in columns[1:])])
+    return f"(select {chosen} from read_parquet({quoted(path)}))"
+
+
+def _plays(con, path, args, new, bar):
+    """Write plays.pqt and the id tables; returns the counts."""
+    rows = events(con, path, args.form, args.events)
+    where = f"where played_ratio_pct >= {LISTEN}" if args.events == "listens" else ""
+    bar.update(0, now="ids")
+    total, nulls = _asked(con, path, f"select count(*), count(*) filter (uid is null or item_id is null or "
+                                     f"timestamp is null) from {rows}").fetchone()
+    if nulls:
+        raise WorkError(f"{path}: {nulls} events have no user, track or time")
+    counts = {"rows": total}
+    for column, what in (("uid", "user"), ("item_id", "track")):
+        _asked(con, path, f"""create temp table {what}s as select id, (row_number() over (order by id) - 1) as code
+            from (select distinct {column} as id from {rows} {where})""")
+        counts[f"{what}s"] = con.execute(f"select count(*) from {what}s").fetchone()[0]
+        con.execute(f"""copy (select code as idx, id as {what}id from {what}s order by code)
+                        to {quoted(new.path(f'{what}id_sorted.csv'))} (format csv, header true)""")
+        bar.update(1)
+    if not counts["users"]:
+        raise WorkError(f"{path} has no {args.events}" + (f" of at least {LISTEN} % of a track" if where else ""))
+    bar.update(0, now="plays")
+    _asked(con, path, f"""copy (select users.code::bigint as user_id, tracks.code::bigint as track_id,
+            make_timestamp(timestamp::bigint * 1000000) as timestamp
+            from {rows} as event join users on users.id = uid join tracks on tracks.id = item_id {where}
+            order by user_id, timestamp, track_id)
+        to {quoted(new.path('plays.pqt'))} (format parquet, compression zstd, compression_level 1,
+                                            row_group_size {ROWS})""")
+    bar.update(1)
+    counts["plays"] = con.execute(f"select count(*) from read_parquet({quoted(new.path('plays.pqt'))})").fetchone()[0]
+    return counts
+
+
+def _items(con, files, new):
+    """Write items.pqt with what there is of artists and albums; none where there is neither."""
+    artists, albums = (files.get(f"{what}_item_mapping.parquet") for what in ("artist", "album"))
+    if not artists and not albums:
+        return
+    for what, path in (("artist", artists), ("album", albums)):
+        source = f"read_parquet({quoted(path)})" if path else f"(select null as {what}_id, null as item_id limit 0)"
+        pick = "list(distinct artist_id::varchar order by artist_id::varchar)" if what == "artist" \
+            else "min(album_id)::varchar"
+        _asked(con, path, f"""create temp table {what}s as select item_id, {pick} as value from {source}
+                              group by item_id""")
+    con.execute(f"""copy (select code::bigint as track_id, artists.value::varchar[] as artists,
+                                 albums.value::varchar as album
+                          from tracks left join artists on artists.item_id = id left join albums on albums.item_id = id
+                          order by code) to {quoted(new.path('items.pqt'))} (format parquet, compression zstd)""")
+
+
+# --------------------------------------------------------------------------- vectors
+
+def write_vectors(con, path, which, workdir, track_checksum, digest):
+    """Align the audio vectors to the tracks, streaming; their entry of dataset.json.
+
+    WorkError for a table without such a column, and for vectors of unequal length.
+    """
+    import numpy as np
+
+    from harness.files import atomic
+    from harness.readers import parquet_batches, parquet_schema
+    if which == "none":
+        return {}
+    column = VECTORS[which]
+    if missing := {"item_id", column} - set(parquet_schema(path).names):
+        raise WorkError(f"{path} has no column {', '.join(sorted(missing))}")
+    ids = con.execute("select id from tracks order by code").fetchnumpy()["id"].astype(np.int64)
+    target, matrix, found = workdir / "embeddings" / "yambda.npy", None, 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target) as temporary:
+        for batch in parquet_batches(path, ["item_id", column], BATCH):
+            items = batch.column(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            row = np.searchsorted(ids, items).clip(max=len(ids) - 1)
+            known = ids[row] == items
+            values = batch.column(1)
+            width = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else None
+            dim = values.type.list_size if width is None else int(width[0]) if len(width) else 0
+            if width is not None and (values.null_count or (width != dim).any()):
+                raise WorkError(f"{path}: the vectors of {column} have unequal lengths")
+            flat = values.flatten().to_numpy(zero_copy_only=False).astype("<f4").reshape(-1, dim)
+            if matrix is None:
+                matrix = np.lib.format.open_memmap(temporary, "w+", "<f4", (len(ids), dim))
+                matrix[:] = np.nan
+            elif matrix.shape[1] != dim:
+                raise WorkError(f"{path}: the vectors of {column} have unequal lengths")
+            matrix[row[known]] = flat[known]
+            found += int(known.sum())
+        if matrix is None or not found:
+            raise WorkError(f"{path} has no vector of a track of this log")
+        matrix.flush()
+        del matrix
+    about = {"backend": "yambda", "name": "yambda", "dim": dim, "column": column, "source_checksum": digest,
+             "track_checksum": track_checksum, "failed": {}, "without": len(ids) - found,
+             "reason": "tracks that embeddings.parquet lacks"}
+    write_json(target.with_suffix(".json"), about)
+    return {"yambda": {"rows": found, "dim": dim}}
