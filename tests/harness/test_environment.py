@@ -12,8 +12,8 @@ from harness import environment
 from tests.conftest import ROOT
 
 WITHOUT_PACKAGES = {"recommenders", "extract_item_embeddings", "slurm/grid.py", "preprocess.kkbox.generate",
-                    "preprocess.yambda.generate", "recommenders.dtnmr", "preprocess/1_train_test_split.py", "experiments.job_list",
-                    "experiments.run_server", "recommenders.cease",
+                    "preprocess.yambda.generate", "recommenders.dtnmr", "preprocess/1_train_test_split.py",
+                    "experiments.job_list", "experiments.run_server", "recommenders.cease",
                     "recommenders.content_prior"}  # usage, or no data, comes first
 
 
