@@ -55,13 +55,22 @@ class Clip(NamedTuple):
 # --------------------------------------------------------------------------- tracks and files
 
 def make_track_list(path, folder):
-    """Write `idx,trackid` of the sorted file stems under `folder`; WorkError if there is no audio file."""
+    """Write `idx,trackid` of the sorted file stems under `folder`; WorkError if there is no audio file.
+
+    folder: or {track id: Path} of a list
+    """
+    if isinstance(folder, dict):
+        return _write_track_list(path, sorted(folder))
     found, foreign = _scan(folder)
     stems = sorted(stem for stem, paths in found.items() if not all(p.is_dir() for p in paths))
     if not stems:
         also = f"; {_named(foreign)}" if foreign else ""
         raise WorkError(f"no audio file under {folder}; files named <track id>.<extension> are expected there "
                         f"(wav, flac, ogg, mp3, ...){also}")
+    _write_track_list(path, stems)
+
+
+def _write_track_list(path, stems):
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
         csv.writer(f, lineterminator="\n").writerows([("idx", "trackid"), *enumerate(stems)])
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import dataset
-from extract_item_embeddings.engine import aligned, audio, audio_files, frames, pipeline, shards
+from extract_item_embeddings.engine import aligned, audio, audio_files, file_lists, frames, pipeline, shards
 from extract_item_embeddings.engine.backend import Backend
 from harness import cli
 from harness.errors import UsageError, WorkError
@@ -42,12 +42,16 @@ def shared_flags(p):
     add = p.add_argument
     add("--audio", metavar="DIR", help="folder with audio files <track id>.<extension>, searched recursively; the ids "
         "are those of the workspace's trackid_sorted.csv, which is written from the file names if it does not exist")
+    add("--files", metavar="LIST", help="instead of --audio: a list of the files, a csv with the columns trackid and "
+        "path or one path per line, relative to the list's folder")
     add("--seconds", type=float, default=30.0, metavar="SECONDS",
         help="length of the excerpt in seconds; 0 is the whole track (default 30)")
     add("--offset", choices=("start", "middle"), default="start",
         help="position of the excerpt in the track (default start)")
     add("--shard", metavar="I/N", help="extract only shard I of N (I from 0 to N-1); --merge joins the shards")
     add("--merge", action="store_true", help="join finished shards into the matrix; needs no --audio")
+    add("--max-failures", type=cli.whole_number(0), metavar="N", help="stop with an error when more than N tracks of "
+        "this shard could not be used; what is finished stays (default: go on)")
     add("--workers", type=int, default=cores(),
         metavar="N", help="number of threads that decode audio ahead of the model (default: one per CPU)")
 
@@ -60,6 +64,8 @@ def own_flags(p, backend):
     add("--batch", type=batch_size, default=backend.BATCH, metavar="N", help="number of tracks per saved batch and of "
         "windows per forward pass. auto: as many windows as fit on the device, with values that may differ in the "
         f"last digits (default {backend.BATCH})")
+    add("--dtype", choices=("float32", "float16"), default="float32",
+        help="number format of the matrix; float16 halves it and keeps three digits (default float32)")
     if backend.FRAME_LEVEL:
         add("--frames", action="store_true",
             help=f"also write the frame-level output frames/NAME/IDX.npy of each track: {backend.FRAME_LEVEL} "
@@ -79,8 +85,10 @@ def check(args):
     """(i, n) of --shard i/n, (0, 1) without it; UsageError for contradictory options or values out of range."""
     if args.merge and args.shard:
         raise UsageError("--merge joins all shards and --shard extracts one; give one of the two")
-    if not args.merge and not args.audio:
-        raise UsageError("--audio DIR is required: the folder with files <track id>.<extension>")
+    if args.audio and args.files:
+        raise UsageError("--audio names a folder and --files a list of files; give one of the two")
+    if not args.merge and not args.audio and not args.files:
+        raise UsageError("--audio DIR is required: the folder with files <track id>.<extension> (or --files LIST)")
     if args.audio and not Path(args.audio).expanduser().is_dir():
         raise UsageError(f"--audio {args.audio} is not a folder")
     for flag, least in (("batch", 1), ("workers", 1)):
@@ -109,7 +117,8 @@ def request_of(backend, args):
     """Everything except tracks and files that can change a value, as written to the json."""
     return {"backend": backend.NAME, **backend.request(), "sample_rate": backend.SAMPLE_RATE, "seconds": args.seconds,
             "offset": args.offset, "window": backend.WINDOW, "pooling": backend.POOLING,
-            **({"frames": True} if args.frames else {})}
+            **({"frames": True} if args.frames else {}),
+            **({"dtype": args.dtype} if args.dtype != "float32" else {})}
 
 
 # --------------------------------------------------------------------------- extraction
@@ -167,13 +176,14 @@ def make(tasks, work, stop):
     """Extract the tasks that are not finished; returns {task: its complete shard}."""
     args = tasks[0].args
     requests = [task.request for task in tasks]
-    folder = Path(args.audio).expanduser().absolute()
+    located = file_lists.read(args.files) if args.files else Path(args.audio).expanduser().absolute()
     if not (work / "trackid_sorted.csv").exists():
-        audio.make_track_list(work / "trackid_sorted.csv", folder)
+        audio.make_track_list(work / "trackid_sorted.csv", located)
     ids, track_checksum = dataset.read_tracks(work)
     if not ids:
         raise WorkError(f"{work / 'trackid_sorted.csv'} has no tracks")
-    files = audio_files.AudioFiles(work, audio.find(folder, ids))
+    paths = file_lists.paths_of(located, ids, args.files) if args.files else audio.find(located, ids)
+    files = audio_files.AudioFiles(work, paths)
     jobs = {}
     with contextlib.ExitStack() as stack:
         for task, request in zip(tasks, requests, strict=True):
@@ -182,7 +192,7 @@ def make(tasks, work, stop):
             if not args.overwrite and is_finished(work, task, request, files, stop, kept):
                 continue
             jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, files, stop, kept), ids, files,
-                                      kept)
+                                      kept, args.max_failures)
         todo = [job for job in jobs.values() if job.shard.missing]
         if todo and not pipeline.extract(todo, files, args, stop):
             stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
@@ -228,8 +238,9 @@ def is_finished(work, task, request, files, stop, kept=None):
                                  "choose another --name, or --overwrite")
             return False
         about = read_json(path.with_suffix(".json"))
-        now = {**request, "audio_checksum": files.checksum_like(about.get("audio_checksum"), task.args.workers, stop)}
-        old = {k: v for k, v in about.items() if k in (*now, "matrix_checksum", "failed")}
+        now = {"dtype": "float32", **request,
+               "audio_checksum": files.checksum_like(about.get("audio_checksum"), task.args.workers, stop)}
+        old = {"dtype": "float32"} | {k: v for k, v in about.items() if k in (*now, "matrix_checksum", "failed")}
         matrix, failed = old.pop("matrix_checksum", None), old.pop("failed", {})
         changed = shards.differences(old, now)
         if any(k not in shards.INPUTS for k in changed):

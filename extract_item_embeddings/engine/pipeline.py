@@ -21,11 +21,12 @@ from harness.progress import Progress
 class Job:
     """A backend and its shard: collects prepared tracks until a batch is complete, computes and saves it.
 
-    kept: the Frames to write, or None without --frames
+    kept: the Frames to write, or None without --frames; most: failed tracks of the shard beyond which it is a
+    WorkError, None for any number
     """
 
-    def __init__(self, backend, shard, ids, files, kept=None):
-        self.backend, self.shard, self.ids, self.files, self.kept = backend, shard, ids, files, kept
+    def __init__(self, backend, shard, ids, files, kept=None, most=None):
+        self.backend, self.shard, self.ids, self.files, self.kept, self.most = backend, shard, ids, files, kept, most
         self.todo, self.items = collections.deque(shard.missing), []
 
     def rows(self):
@@ -47,6 +48,17 @@ class Job:
             entry["kept_in_float32"] = self.backend.kept_in_float32
         self.shard.save(self.todo.popleft(), values, entry)
         self.items = []
+        self.check_failures()
+
+    def check_failures(self):
+        """WorkError where more tracks have failed than are allowed, as when a disk is gone: not a week of NaN rows."""
+        if self.most is None:
+            return
+        failed = [why for entry in self.shard.entries.values() for why in entry["failed"].values()]
+        if len(failed) > self.most:
+            raise WorkError(f"{self.backend.NAME}: {len(failed)} tracks of {self.shard} could not be used, more than "
+                            f"--max-failures {self.most}; the latest: {failed[-1]['trackid']}: {failed[-1]['reason']}; "
+                            "finished batches are kept")
 
 
 def extract(jobs, files, args, stop):

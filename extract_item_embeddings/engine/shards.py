@@ -242,16 +242,27 @@ def write(folder, name, header, shards):
         path.with_suffix(".json").unlink(missing_ok=True)
         with atomic(path) as temporary:
             with open(temporary, "wb") as f:
+                dtype = np.dtype(header.get("dtype", "float32")).newbyteorder("<")
                 np.lib.format.write_array_header_1_0(
-                    f, {"descr": "<f4", "fortran_order": False, "shape": (plan.n_tracks, width)})
+                    f, {"descr": dtype.str, "fortran_order": False, "shape": (plan.n_tracks, width)})
                 for b in range(plan.n_batches):
-                    f.write(shards[b % len(shards)].read(b)[:, left:left + width].tobytes())
+                    f.write(narrowed(shards[b % len(shards)].read(b)[:, left:left + width], dtype, path).tobytes())
             matrix = checksum(temporary)
         write_json(path.with_suffix(".json"),
                         {**about, "name": f"{name}{suffix}", "dim": width, "matrix_checksum": matrix})
         left += width
     remove(shards)
     return about
+
+
+def narrowed(values, dtype, path):
+    """A batch of values (tracks, width) in the number format of the matrix; WorkError where that cannot hold one."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(dtype)
+    if (np.isinf(narrow) & ~np.isinf(values)).any():
+        raise WorkError(f"{path} would have values up to {np.nanmax(np.abs(values)):.4g}, which {dtype.name} cannot "
+                        "hold; run this again with --dtype float32 --overwrite")
+    return narrow
 
 
 def audio_checksum(plan, entries):

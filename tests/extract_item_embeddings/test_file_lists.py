@@ -1,0 +1,111 @@
+"""--files, --max-failures, --dtype: extraction from a list, that stops where too much fails, into half the space."""
+import json
+
+import numpy as np
+import pytest
+
+from extract_item_embeddings import mfcc
+from extract_item_embeddings.engine import file_lists, shards
+from harness.errors import UsageError, WorkError
+from tests.extract_item_embeddings.test_audio import tone, write
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    (folder / "deep").mkdir()
+    for i in range(6):
+        write(folder / "deep" / f"t{i}.wav", tone(1, 22050, 200 + 50 * i, seed=i), 22050)
+    (folder / "deep" / "bad1.wav").write_bytes(b"")
+    (folder / "deep" / "bad2.wav").write_bytes(b"")
+    return folder
+
+
+def extract(work, *flags):
+    mfcc.main(["--workdir", str(work), "--batch", "2", *map(str, flags)])
+    return np.load(work / "embeddings" / "mfcc.npy"), json.loads((work / "embeddings" / "mfcc.json").read_text())
+
+
+def listed(sounds, tmp_path, text):
+    path = sounds / f"{tmp_path.name}.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("form", ["lines", "csv"])
+def test_a_list_gives_what_a_walk_gives(sounds, tmp_path, form):
+    names = sorted(p.stem for p in (sounds / "deep").iterdir() if p.suffix == ".wav")
+    text = "\n".join(f"deep/{name}.wav" for name in names) if form == "lines" else "\n".join(
+        ["path,trackid", *(f"deep/{name}.wav,{name}" for name in reversed(names))])
+    walked, about = extract(tmp_path / "walk", "--audio", sounds)
+    read, mine = extract(tmp_path / "list", "--files", listed(sounds, tmp_path, text))
+    np.testing.assert_array_equal(walked, read)
+    assert about["audio_checksum"] == mine["audio_checksum"] and about["failed"] == mine["failed"]
+    assert (tmp_path / "walk" / "trackid_sorted.csv").read_bytes() == (
+        tmp_path / "list" / "trackid_sorted.csv").read_bytes()
+
+
+def test_ids_of_a_list_need_not_be_the_names_of_files(sounds, tmp_path):
+    path = listed(sounds, tmp_path, f"id,path\nsong b,deep/t1.wav\nsong a,{sounds / 'deep' / 't0.wav'}\n")
+    matrix, _ = extract(tmp_path / "w", "--files", path)
+    walked, _ = extract(tmp_path / "walk", "--audio", sounds)
+    ids = (tmp_path / "walk" / "trackid_sorted.csv").read_text().split()
+    assert (tmp_path / "w" / "trackid_sorted.csv").read_text() == "idx,trackid\n0,song a\n1,song b\n"
+    np.testing.assert_array_equal(matrix[0], walked[ids.index("2,t0") - 1])
+
+
+def test_tracks_that_a_list_lacks_fail_with_a_reason(sounds, tmp_path):
+    extract(tmp_path / "w", "--audio", sounds)
+    (tmp_path / "w" / "embeddings" / "mfcc.npy").unlink()
+    matrix, about = extract(tmp_path / "w", "--files", listed(sounds, tmp_path, "deep/t3.wav\ndeep/absent.wav\n"))
+    assert np.isfinite(matrix).all(axis=1).sum() == 1 and len(about["failed"]) == 7
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "names no file"), ("a.wav\nb/a.wav\n", "more than one file"),
+    ("trackid,path\na,b,c\n", "line 2: the row has 3"),
+    ("x.wav\ny.wav\n", "none of the 8 tracks"), (b"\xff\xfe.wav", "not text in UTF-8")])
+def test_lists_that_are_none_are_refused(sounds, tmp_path, text, says):
+    extract(tmp_path / "w", "--audio", sounds)
+    path = tmp_path / "list.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(WorkError, match=says):
+        extract(tmp_path / "w", "--files", path, "--overwrite")
+
+
+def test_a_list_that_is_absent_and_both_ways_at_once(sounds, tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        file_lists.read(tmp_path / "no.csv")
+    with pytest.raises(UsageError, match="give one of the two"):
+        extract(tmp_path / "w", "--audio", sounds, "--files", tmp_path / "no.csv")
+    with pytest.raises(UsageError, match="--audio DIR is required"):
+        extract(tmp_path / "w")
+
+
+# --------------------------------------------------------------------------- failures
+
+def test_more_failures_than_allowed_end_the_run_and_keep_what_is_finished(sounds, tmp_path):
+    with pytest.raises(WorkError, match="2 tracks of .* could not be used, more than --max-failures 1; the latest: b"):
+        extract(tmp_path / "w", "--audio", sounds, "--max-failures", 1)
+    assert not (tmp_path / "w" / "embeddings" / "mfcc.npy").exists()
+    assert list((tmp_path / "w" / "embeddings").glob(".mfcc.partial/*"))
+    matrix, about = extract(tmp_path / "w", "--audio", sounds, "--max-failures", 2)
+    assert len(about["failed"]) == 2 and np.isfinite(matrix).all(axis=1).sum() == 6
+
+
+# --------------------------------------------------------------------------- number format
+
+def test_float16_is_half_as_large_and_near(sounds, tmp_path):
+    exact, _ = extract(tmp_path / "w32", "--audio", sounds)
+    half, about = extract(tmp_path / "w16", "--audio", sounds, "--dtype", "float16")
+    assert half.dtype == np.float16 and about["dtype"] == "float16"
+    np.testing.assert_array_equal(half, exact.astype(np.float16))
+    with pytest.raises(UsageError, match="made with other settings"):
+        extract(tmp_path / "w16", "--audio", sounds)
+
+
+def test_values_beyond_float16_are_refused():
+    with pytest.raises(WorkError, match="float16 cannot hold"):
+        shards.narrowed(np.array([[1.0, 70000.0]], np.float32), np.dtype("<f2"), "x.npy")
+    kept = shards.narrowed(np.array([[np.nan, np.inf]], np.float32), np.dtype("<f2"), "x.npy")
+    assert np.isnan(kept[0, 0]) and np.isinf(kept[0, 1])
