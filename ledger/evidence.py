@@ -198,7 +198,7 @@ def _bound(term, chosen, rival):
 
 def _word(weight, term):
     sign, times = "-" if weight < 0 else "+", "" if abs(weight) == 1 else f"{abs(weight):g} x "
-    how = readable(term.with_)
+    how = readable({k: v for k, v in term.with_.items() if not (k.startswith("no_") and v is False)})
     words = [registry.title(term.method), "shuffled" if term.control else "",
              {"random": "ID embeddings"}.get(term.representation, term.representation or ""), f"({how})" if how else ""]
     return f"{sign} {times}{' '.join(filter(None, words))}"
@@ -213,16 +213,20 @@ def _estimate(line, workspace, weights, bound, cells):
             continue
         cell, figures = cells[name], values.of(cells[name])
         if claim.metric not in figures:
-            raise WorkError(f"{cell.runs[0][0]} has no {claim.metric} of {claim.part}; python metrics.py --k "
-                            f"{claim.metric.split('@')[1]} evaluates it")
+            name, k = claim.metric.split("@")
+            how = {"SubsetAccuracy": f"python metrics.py --subset-size {k}", "PointAccuracy": "recommenders.dtnmr"}
+            raise WorkError(f"{cell.runs[0][0]} has no {claim.metric} of {claim.part}; "
+                            f"{how.get(name, f'python metrics.py --k {k}')} evaluates it")
         figure = figures[claim.metric]
         if figure.table is None:
             raise WorkError(f"{claim.metric} belongs to all users together: no test over users")
         terms.append(crossed.Term(weight, figure.table, tuple(repeat_numbers(cell)), bound[name].control))
         subtracted += [-weight * figure.mean] if weight < 0 else []
         line.runs += [run for run, _ in cell.runs if run not in line.runs]
-        if figure.repeats == 1 and (bound[name].control or cell.recommender not in workspace.ledger.deterministic):
-            line.single.append(_word(1, bound[name]).removeprefix("+ "))
+        if bound[name].control or cell.recommender not in workspace.ledger.deterministic:
+            line.single += [_word(1, bound[name]).removeprefix("+ ")] if figure.repeats == 1 else []
+            if figure.repeats < workspace.ledger.rules["seeds"]:
+                line.needs.append(_need(bound[name], cell))
     if CONSTANT in weights:
         terms.append(crossed.Term(weights[CONSTANT], np.ones((1, terms[0].table.shape[1])), (0,)))
     result = crossed.estimate(terms)
@@ -301,9 +305,13 @@ def _lacking(workspace, term, claim, like=None):
         return None, ("{} cannot rank cold items", name, "")
     if claim.part != "all_test" and not (Path(workspace.workdir) / "data" / f"{claim.part}.pqt").exists():
         return None, ("this split has no {}", claim.part, "")
+    return _need(term, like), ("no finished run of {}", name, PLAN)
+
+
+def _need(term, like):
+    """The Need of a term; like: the Cell whose settings it should share, None for those of the grid."""
     request = tuple(sorted((k, v) for k, v in like.request.items() if not isinstance(v, dict))) if like else None
-    need = Need(term.method, term.representation, term.control, tuple(sorted(term.with_.items())), request)
-    return need, ("no finished run of {}", name, PLAN)
+    return Need(term.method, term.representation, term.control, tuple(sorted(term.with_.items())), request)
 
 
 # --------------------------------------------------------------------------- rank correlation

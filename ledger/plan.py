@@ -10,32 +10,38 @@ from ledger.statements import EACH, VERSUS, Term
 
 EMBEDDING = ("model", "names", "embedding")      # what scripts that need an embedding call it
 ROOT = registry.ROOT
-NOT_SETTINGS = ("seed", "shuffle", "model", "names", "embedding", "comment", "k")
+NOT_SETTINGS = ("seed", "shuffle", *EMBEDDING, "comment")
+OF_CONTENT = ("scale", "missing")                # flags that scripts refuse or ignore without an embedding
 
 
 def document(needs, ledger, dataset):
-    """The grid file of a data set, a dict with `blocks`, without those that another block covers; [comments]."""
-    blocks, comments = [], []
+    """The grid file of a data set, a dict with `blocks`, each run once; and comments on settings, a list of lines."""
+    blocks, untuned = [], {}
     for need in dict.fromkeys(needs):
-        block, comment = block_of(need, ledger, dataset)
+        block, why = block_of(need, ledger, dataset)
         if block not in blocks:
             blocks.append(block)
-            comments += [comment] if comment else []
+            if why:
+                untuned.setdefault((need.method, why), {})[need.representation or ""] = None
+    comments = [f"{method}{' on ' if any(names) else ''}{', '.join(filter(None, names))}: {why}"
+                for (method, why), names in untuned.items()]
     return {"blocks": blocks}, comments
 
 
 def block_of(need, ledger, dataset):
-    """(block of a Need, a comment or '')"""
+    """(block of a Need, why its settings are not tuned or '')"""
     script = registry.recommender(need.method).script
-    flag = _embedding_flag(script)
-    settings, comment = (_of_request(need.like, script), "") if need.like else _of_grid(need, dataset, script, flag)
+    flag = _embedding_flag(script) if "embedding" in registry.capability(need.method)[0] else None
+    settings, why = (_of_request(need.like, script), "") if need.like else _of_grid(need, dataset, script, flag)
     settings |= dict(need.with_)
     settings.pop("shuffle", None)
     if need.representation is not None and flag:
         settings[flag] = need.representation
+    if need.representation == "random":
+        settings = {k: v for k, v in settings.items() if k not in OF_CONTENT}
     if need.control:
         settings["shuffle"] = "on"
-    return {"script": script, "grid": {"seed": _seeds(need, ledger)}, "set": settings}, comment
+    return {"script": script, "grid": {"seed": _seeds(need, ledger)}, "set": settings}, why
 
 
 def _seeds(need, ledger):
@@ -52,9 +58,10 @@ def _embedding_flag(script):
 def _of_request(request, script):
     """The flags of a run's request that are not the script's defaults; what no flag sets is left out."""
     actions = {a.dest: a for a in registry.load(script).build_parser()._actions if a.option_strings}
-    usual = registry.defaults(next(r.name for r in registry.recommenders().values() if r.script == script))
-    return {k: _plain(v) for k, v in request if k in actions and k not in NOT_SETTINGS and v is not None
-            and usual.get(k) != v}
+    recommender = next(r for r in registry.recommenders().values() if r.script == script)
+    usual, content = registry.defaults(recommender.name), "embedding" in recommender.needs
+    own = NOT_SETTINGS if content else ("seed", "comment")     # model is no embedding of a random forest
+    return {k: _plain(v) for k, v in request if k in actions and k not in own and v is not None and usual.get(k) != v}
 
 
 def _plain(value):
@@ -62,37 +69,37 @@ def _plain(value):
 
 
 def _of_grid(need, dataset, script, flag):
-    """({flag: value}, comment) of the data set's grid: the block of this representation, else of another one."""
+    """({flag: value}, why they are not tuned) of the data set's grids: this representation's block, else another's."""
+    known = _known(dataset, script, flag)
+    for names, settings in known:
+        if need.representation in names or flag is None:
+            return settings, ""
+    flags = {action.dest for action in registry.load(script).build_parser()._actions}
+    usual = {k: v for k, v in dataset.set.items() if k in flags}
+    for names, settings in sorted(known, key=lambda one: one[0] == ["random"]):
+        if need.representation != "random" and names:
+            name = next((name for name in names if name != "random"), "ID embeddings")
+            return usual | settings, f"settings of {name}, not tuned for it"
+    return usual, f"not in a grid of {dataset.name}, so the script's defaults"
+
+
+def _known(dataset, script, flag):
+    """[(representations, {flag: value})] of a script's blocks in the data set's grids, without its controls."""
     from experiments import grid_file
-    if not dataset.grid:
-        return {}, f"{need.method}: no grid file of {dataset.name}, so the script's defaults"
-    blocks = [b for b in grid_file.read(ROOT / dataset.grid).get("blocks") or [] if b["script"] == script]
     known = []
-    for block in blocks:
-        grid, fixed = block.get("grid") or {}, block.get("set") or {}
-        if _is_on(fixed.get("shuffle")) or any(k not in ("seed", "shuffle", *EMBEDDING) and isinstance(v, list)
-                                               and len(v) > 1 for k, v in grid.items()):
-            continue
-        names = fixed.get(flag, grid.get(flag, []))
-        known.append((names if isinstance(names, list) else [names], fixed))
-    exact = [fixed for names, fixed in known if need.representation in names]
-    content = [(names, fixed) for names, fixed in known if (names == ["random"]) == (need.representation == "random")]
-    if exact or (flag is None and known):
-        return {k: v for k, v in (exact or [known[0][1]])[0].items() if k not in NOT_SETTINGS}, ""
-    if content:
-        names, fixed = content[0]
-        return ({k: v for k, v in fixed.items() if k not in NOT_SETTINGS},
-                f"{need.method} on {need.representation}: settings of {names[0] if names else 'the method'}, untuned")
-    return {"missing": "mean"} if _takes(script, "missing") else {}, \
-        f"{need.method} on {need.representation}: not in {dataset.grid}, so the script's defaults"
+    for path in dataset.grids:
+        for block in grid_file.read(ROOT / path).get("blocks") or []:
+            lists = block.get("grid") or {}
+            settings = {k: v[0] if isinstance(v, list) else v for k, v in lists.items()} | (block.get("set") or {})
+            if block["script"] == script and not _is_on(settings.get("shuffle")):
+                names = lists.get(flag, settings.get(flag, []))
+                known.append((names if isinstance(names, list) else [names],
+                              {k: v for k, v in settings.items() if k not in NOT_SETTINGS}))
+    return known
 
 
 def _is_on(value):
     return value is not None and str(value).lower() in ("on", "true", "yes", "1")
-
-
-def _takes(script, flag):
-    return any(a.dest == flag for a in registry.load(script).build_parser()._actions)
 
 
 # --------------------------------------------------------------------------- a data set without a workspace
@@ -134,8 +141,8 @@ def text(grid, comments, head):
     lines = [f"# {line}" for line in [*head, *comments]]
     for key in ("extract", "split"):
         if key in grid:
-            lines += yaml.safe_dump({key: grid[key]}, sort_keys=False, default_flow_style=None, width=1000,
-                                    allow_unicode=True).splitlines()
+            lines += yaml.safe_dump({key: grid[key]}, sort_keys=False, width=10 ** 6,
+                                    default_flow_style=None if key == "extract" else False).splitlines()
     lines.append("blocks:" if grid["blocks"] else "blocks: []")
     for block in grid["blocks"]:
         lines.append(f"  - script: {block['script']}")

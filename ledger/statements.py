@@ -21,7 +21,7 @@ CLAIM = {"id": str, "sentence": str, "source": str, "compares": str, "part": str
          "datasets": list, "scores": dict, "untestable": str, "command": str}
 NEEDED = ("id", "sentence", "source")
 TERM = {"method": str, "representation": str, "control": bool, "with": dict, "like": str}
-DATASET = {"about": str, "generated": bool, "grid": str, "roles": dict, "extract": dict, "split": str}
+DATASET = {"about": str, "generated": bool, "grids": list, "set": dict, "roles": dict, "extract": dict, "split": str}
 RULES = {"level": 0.05, "chance": 0.8, "seeds": 5, "controls": 10}
 WHOLE = ("Coverage", "Popularity", "Gini", "ColdShare", "SubsetAccuracy", "PointAccuracy")   # beside metrics.METRICS
 CONSTANT = "1"                       # name of the number in an effect such as a - .15
@@ -63,12 +63,13 @@ class Claim:
 
 @dataclass
 class Dataset:
-    """A data set of the ledger: whether it is generated, the grid file with its settings, its representations by role,
-    and what comes before the runs on a cluster."""
+    """A data set of the ledger: whether it is generated, the grid files with its settings, flags of all its runs (of
+    those scripts that have them), its representations by role, and what comes before the runs on a cluster."""
     name: str
     about: str = ""
     generated: bool = False
-    grid: str | None = None
+    grids: list = field(default_factory=list)
+    set: dict = field(default_factory=dict)
     roles: dict = field(default_factory=dict)
     extract: dict | None = None
     split: str | None = None
