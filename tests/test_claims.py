@@ -262,6 +262,8 @@ claims:
     words = []
     for seed in range(200):
         tiny = tiny_workspace(tmp_path / f"w{seed}", n_users=30, n_tracks=40, n_cold=4, seed=seed)
+        for part in ("val", "cold_test"):
+            (tiny / "data" / f"{part}.pqt").unlink()
         for flags in ([], *(["--shuffle", "--seed", str(n)] for n in (1, 2, 3))):
             knn.main(["noise", "--workdir", str(tiny), "--k", "10", *flags])
         words.append(judged(tiny, path)["alarm", "tiny", ""]["verdict"])
