@@ -244,12 +244,15 @@ claims:
 # --------------------------------------------------------------------------- worlds without effect, end to end
 
 @SLOW
-def test_false_alarms_on_worlds_without_effect_end_to_end(tmp_path):
+def test_false_alarms_on_worlds_without_effect_end_to_end(tmp_path, monkeypatch):
     """200 worlds whose vectors are noise: lists and metrics of KNN and of its permutations, then claims.py.
 
     `content is above its control` is false in each, and by how much chance decides. The one-sided 99 % lower binomial
     limit of the rate at which it holds is not above .05 (fixed seeds).
     """
+    monkeypatch.setattr("os.fsync", lambda file: None)             # 800 runs: nothing here need outlive a power cut,
+    monkeypatch.setattr("harness.runs.git_state", lambda: {})      # and all are of one commit and of one code
+    monkeypatch.setattr("harness.runs.code", lambda: {})
     knn = importlib.import_module("knn")
     path = tmp_path / "claims.yaml"
     write_text(path, """
