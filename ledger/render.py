@@ -11,9 +11,10 @@ FIGURES = ("effect", "low", "high", "level", "relative", "users", "seeds", "p_in
 
 def rows(verdicts):
     """[{column: value}] of verdicts, one for each data set and variant of a claim."""
-    return [{"claim": v.line.claim.id, "dataset": v.line.dataset, "kind": v.kind, "variant": v.line.variant,
-             "verdict": v.word, "compares": v.label, "part": v.line.claim.part, "metric": v.line.claim.metric,
-             "direction": v.line.claim.direction, "smallest": v.line.claim.smallest,
+    words = judged.overall(verdicts)
+    return [{"claim": v.line.claim.id, "overall": words[v.line.claim.id], "dataset": v.line.dataset, "kind": v.kind,
+             "variant": v.line.variant, "verdict": v.word, "compares": v.label, "part": v.line.claim.part,
+             "metric": v.line.claim.metric, "direction": v.line.claim.direction, "smallest": v.line.claim.smallest,
              **{name: getattr(v, name) for name in FIGURES}, "takes": what_it_takes(v),
              "notes": "; ".join(filter(None, v.notes)), "sentence": v.line.claim.sentence,
              "source": v.line.claim.source, "command": v.line.claim.command, "runs": " ".join(v.line.runs)}

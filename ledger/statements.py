@@ -148,6 +148,10 @@ def read_claim(where, entry, datasets, methods):
                    for name, term in (entry.get("terms") or {}).items()}
     if claim.scores is not None:
         return _of_scores(where, claim)
+    for name, term in claim.terms.items():
+        for axis, value in (("representation", term.representation), ("method", term.method)):
+            if value == EACH and axis not in claim.each or value == VERSUS and (axis == "method" or not claim.versus):
+                raise UsageError(f"{where}, term {name}: {axis} is {value!r}, and the claim has no list of them")
     texts = entry.get("effect") or []
     claim.effects = [parse_effect(where, text, claim.terms) for text in ([texts] if isinstance(texts, str) else texts)]
     if not claim.effects:
@@ -180,7 +184,7 @@ def _check_metric(where, column):
 def _term(where, entry, methods, siblings):
     _keys(where, entry, TERM, ("method",))
     entry = dict(entry)
-    if entry["method"] != EACH:
+    if entry["method"] not in (EACH, VERSUS):
         _known(where, "method", entry["method"], methods)
     if (like := entry.get("like")) is not None and (like not in siblings or (siblings[like] or {}).get("like")):
         raise UsageError(f"{where}: like names another term of the claim that has no `like` itself, not {like}")

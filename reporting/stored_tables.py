@@ -3,6 +3,8 @@
     kind=board    blocks with control and worth beside the first metric, as in table.py's Markdown; columns=METRIC@K,..
     kind=methods  a line for each method; rows=METHOD or METHOD:REPRESENTATION,..; columns=METRIC@K,..; the last has
                   intervals
+    kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
+    kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
     kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric
 
 In methods and pivot a cell without a line in the csv keeps what the page has: those of earlier runs, typed by hand.
@@ -14,15 +16,17 @@ from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
 from harness.errors import WorkError
 from harness.registry import title
 
-BEST = ("board", "methods", "pivot")
+KINDS = ("board", "methods", "pivot", "overall", "claims")
+UNTESTABLE = "not testable here"     # the verdict of a claim without a test
 
 
 def lines_of(options, frame, before):
     """The lines of a table. options: {key: text} of its comment; before: the lines that the page has, [[cell]]."""
     kind = options.get("kind", "board")
-    if kind not in BEST:
-        raise WorkError(f"kind={kind} is none of {', '.join(BEST)}")
-    return {"board": _board, "methods": _methods, "pivot": _pivot}[kind](options, frame, before)
+    if kind not in KINDS:
+        raise WorkError(f"kind={kind} is none of {', '.join(KINDS)}")
+    make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims}
+    return make[kind](options, frame, before)
 
 
 def _listed(options, key):
@@ -42,6 +46,27 @@ def _cut(frame, column):
     if not len(own):
         raise WorkError(f"the file has no {column}")
     return own
+
+
+# --------------------------------------------------------------------------- verdicts of claims
+
+def _strong(word):
+    return f"**{word}**" if word in ("holds", "fails") else word
+
+
+def _overall(options, frame, before):
+    rows = [[escape_markdown(_text(line[name])) for name in ("sentence", "source")] + [_strong(line["overall"])]
+            for _, line in frame.drop_duplicates("claim").iterrows()]
+    return _lines(["claim", "source", "verdict"], rows)
+
+
+def _claims(options, frame, before):
+    own = frame[(frame["kind"] == options.get("kinds", "real").replace("-", " ")) & (frame["verdict"] != UNTESTABLE)]
+    rows = [[line["claim"] + (f" ({_text(line['variant'])})" if _text(line["variant"]) else ""), line["dataset"],
+             escape_markdown(line["compares"]), _strong(line["verdict"]),
+             f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f})", _text(line["takes"])]
+            for _, line in own.iterrows()]
+    return _lines(["claim", "data set", "compares", "verdict", "effect (adjusted interval)", "would take"], rows)
 
 
 # --------------------------------------------------------------------------- as table.py prints it

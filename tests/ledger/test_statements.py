@@ -33,6 +33,8 @@ from tests.worlds.judged import claim, ledger
     ({"each": "{method: [nobody]}"}, "unknown method 'nobody'"),
     ({"terms": "{x: {method: ease, like: y}, y: {method: ease, like: x}}"}, "like names another term"),
     ({"terms": "{x: {method: ease, like: z}, y: {method: ease}}"}, "like names another term"),
+    ({"terms": "{x: {method: each}, y: {method: ease}}"}, "term x: method is 'each', and the claim has no list"),
+    ({"terms": "{x: {method: knn, representation: versus}, y: {method: ease}}"}, "representation is 'versus', and the"),
     ({"terms": "{x: ease, y: {method: ease}}"}, "term x should be `key: value` lines"),
     ({"scores": "{a: 1}"}, "scores should be `encoder: number` beside one term"),
 ])

@@ -83,6 +83,32 @@ def test_a_value_in_a_sentence(project):
     assert "-->.1000<!--" in path.read_text(encoding="utf-8") and "-->.09<!--" in path.read_text(encoding="utf-8")
 
 
+def test_verdicts_of_claims(project):
+    work = project / "work" / "c"
+    (work / "claims").mkdir(parents=True)
+    pd.DataFrame([
+        {"claim": "a", "overall": "mixed", "sentence": "A.", "source": "a paper", "kind": kind, "dataset": data,
+         "variant": variant, "verdict": word, "compares": "KNN a - KNN b", "effect": .5, "low": .25, "high": .75,
+         "takes": takes}
+        for kind, data, variant, word, takes in (
+            ("real", "one", "musicnn", "holds", None), ("real", "two", None, "undecided", "7 seeds"),
+            ("real", "two", None, "not testable here", None), ("by construction", "made", None, "fails", None))
+    ]).to_csv(work / "claims" / "claims.csv", index=False)
+    stored.add(work, "c", project)
+    path = page(project, "file=results/c/claims.csv kind=claims")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[5:-2] == [
+        "| a (musicnn) | one | KNN a - KNN b | **holds** | +0.5000 (+0.2500 to +0.7500) | |",
+        "| a | two | KNN a - KNN b | undecided | +0.5000 (+0.2500 to +0.7500) | 7 seeds |"]
+    path = page(project, "file=results/c/claims.csv kind=claims kinds=by-construction")
+    documents.main([], project)
+    assert "| a | made | KNN a - KNN b | **fails** |" in path.read_text(encoding="utf-8")
+    path = page(project, "file=results/c/claims.csv kind=overall")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| claim | source | verdict |", "| --- | --- | --- |", "| A. | a paper | mixed |"]
+
+
 def test_check_writes_nothing_and_says_which_page_differs(project, capsys):
     path = page(project, f"{FILE} kind=methods columns=NDCG@10 rows=ease")
     before = path.read_bytes()
@@ -117,7 +143,7 @@ def test_a_file_that_is_not_the_stored_one_is_refused(project, damage, sentence)
 
 
 @pytest.mark.parametrize(("options", "sentence"), [
-    (f"{FILE} kind=pie columns=NDCG@10", "kind=pie is none of board, methods, pivot"),
+    (f"{FILE} kind=pie columns=NDCG@10", "kind=pie is none of board, methods, pivot, overall, claims"),
     (f"{FILE} kind=board columns=Recall@5", "the file has no Recall@5"), (f"{FILE} kind=board", "needs columns=.."),
     (f"{FILE} as a table", "described by key=value words"), ("kind=board", "is not in results/checksums.txt")])
 def test_a_wrong_comment_names_its_page(project, options, sentence):
