@@ -2,7 +2,8 @@
 
 Of several settings of one method and representation the one that is best on val counts, never on the part itself; a
 term that is `like` another has that one's settings but for the arguments that differ by the claim. Runs made with
---as-published count only where a claim asks for them. Runs of another split or embedding are left out, as in tables.
+--as-published or a --fusion that is not published count only where a claim asks for them. Runs of another split or
+embedding are left out, as in tables.
 """
 import itertools
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from ledger.statements import CONSTANT, EACH, FEWEST, VERSUS, Term
 
 CLUSTER = "python claims.py --plan --dataset music4all prints the grid for a cluster with Music4All"
 PLAN = "claims.py --plan prints the grid"
-ASKED = ("as_published",)     # arguments whose runs count only where a claim names them
+ASKED = ("as_published", "fusion")     # arguments whose runs count only where a claim names them
 BESIDES = {"as_published": ("config", "stop_on", "eval_every", "val_users", "patience", "plateau"),
            "stop_on": ("eval_every", "val_users")}   # what else differs between requests where the key does
 

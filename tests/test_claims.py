@@ -55,6 +55,7 @@ def test_the_setting_that_is_best_on_val_counts_and_as_published_only_where_aske
     add_run(one, "ease", .9 + users, val=.2, l2=1.0)
     chosen = add_run(one, "ease", .6 + users, val=.4, l2=2.0)
     add_run(one, "ease", .2 + users, val=.9, l2=3.0, as_published=True)
+    add_run(one, "ease", .1 + users, val=.9, l2=3.0, fusion="delta")
     rows = judged(one, ledger(tmp_path, PAIR))
     assert rows["first", "one", ""]["effect"] == pytest.approx(.1) and chosen in rows["first", "one", ""]["runs"]
 
