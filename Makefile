@@ -9,7 +9,7 @@ WORLD   ?=
 STAMP   := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help demo demo-full test test-quick test-processors attack lint bench clean-demo
+.PHONY: help docs demo demo-full test test-quick test-processors attack lint bench clean-demo
 help:
 	@echo "make demo        the built-in world from sound to tables and a page to listen to (about five minutes, into $(DEMO))"
 	@echo "make demo-full   make demo, then four more networks and the cold-start methods"
@@ -19,6 +19,7 @@ help:
 	@echo "make attack      kills, damaged files, rivals and odd places, drawn from a seed (4 minutes)"
 	@echo "make lint        ruff, and mypy on harness, ranking, dataset and metrics"
 	@echo "make bench       side-by-side measurements, quick sizes"
+	@echo "make docs        write the tables of README.md and docs/ from results/"
 	@echo "make clean-demo  remove $(DEMO)"
 
 $(STAMP): requirements.txt requirements/dev.txt requirements/constraints.txt
@@ -65,6 +66,9 @@ attack: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(PY) -m reporting.documents
 
 bench: $(STAMP)
 	$(PY) -m bench --quick

@@ -1,11 +1,14 @@
 """Where the figures of a table come from: data set, split, items, commit, date and checksums, out of small files."""
+import functools
 import hashlib
 from pathlib import Path
 
 from harness import runs
+from harness.files import checksum
 from harness.readers import read_json
 from harness.split_files import read_rules
 
+ROOT = Path(__file__).resolve().parents[1]
 SHORT = 8   # characters of a commit, as shown
 
 
@@ -44,6 +47,18 @@ def commits(configs):
     """The commits that runs were made with, short, sorted, a + where the code differed from one; None: no record."""
     states = [config["git"] for config in configs if config.get("git", {}).get("commit")]
     return " ".join(sorted({f"{s['commit'][:SHORT]}{'+' if s.get('dirty') else ''}" for s in states})) or None
+
+
+def changed_code(configs):
+    """Modules of the project that runs imported and that are other files by now, sorted paths; [] without a record."""
+    recorded = {(name, digest) for config in configs for name, digest in config.get("code", {}).items()}
+    return sorted({name for name, digest in recorded if _digest_now(name) != digest})
+
+
+@functools.cache
+def _digest_now(name):
+    path = ROOT / name
+    return checksum(path)[:16] if path.is_file() else None
 
 
 def split_checksum(configs):

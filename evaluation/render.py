@@ -16,7 +16,8 @@ from evaluation.worth import USERS_ONLY
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_\allowbreak{}",
          "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$",
          ">": r"$>$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "°": r"$^\circ$", "†": r"$^\dagger$", "ʳ": r"$^r$",
-         "≥": r"$\ge$", "−": "$-$"}
+         "≥": r"$\ge$", "‡": r"$^\ddagger$", "−": "$-$"}
+CHANGED = "‡"                 # made by code that has changed since
 NEAR, UNUSUAL = "°", "†"      # not distinguishable from the best; other arguments than the method's usual ones
 NO_CONTROL = "no control"
 TESTS = ("difference", "low", "high", "p_t", "p_bootstrap", "effect")   # of paired.Paired
@@ -95,7 +96,8 @@ def notes(board, every=False, extra=""):
     sentences = [text + ("; seeds: their number and the interval over them" if has_seeds(board) else "")]
     if text := _note_on_tests(board):
         sentences.append(text)
-    if text := "; ".join(filter(None, [_note_on_arguments(board), _note_on_cold(board), extra])):
+    if text := "; ".join(filter(None, [_note_on_arguments(board), _note_on_code(board), _note_on_cold(board),
+                                        extra])):
         sentences.append(text)
     return sentences
 
@@ -142,6 +144,24 @@ def _note_on_arguments(board):
     return f"{UNUSUAL}: arguments unlike those of the method's other rows ({some})"
 
 
+def _note_on_code(board):
+    changed = sorted({name for row in board.rows for name in changed_code(row)})
+    if not changed:
+        return ""
+    return f"{CHANGED}: made by code that has changed since ({', '.join(changed[:2])}" + (
+        f" and {len(changed) - 2} more)" if len(changed) > 2 else ")")
+
+
+def changed_code(row):
+    """Modules that a row's runs, and its control's, imported and that have changed since."""
+    return provenance.changed_code([config for cell in (row.cell, row.control) if cell for _, config in cell.runs])
+
+
+def marks_of(row):
+    """What stands behind a row's label: other arguments than usual, code that has changed since."""
+    return (UNUSUAL if row.unusual else "") + (CHANGED if changed_code(row) else "")
+
+
 def _note_on_cold(board):
     return f"cannot rank cold items: {', '.join(board.cannot)}" if board.cannot else ""
 
@@ -172,7 +192,7 @@ def markdown(board, every=False, extra=""):
 
 
 def _markdown_row(board, row, shown, seeds):
-    cells = [escape_markdown(row.method), escape_markdown(row.label) + (UNUSUAL if row.unusual else "")]
+    cells = [escape_markdown(row.method), escape_markdown(row.label) + marks_of(row)]
     for column in board.columns:
         value, interval, marks = value_text(row, column)
         value = f"**{value}**" if column in row.best else value
@@ -218,7 +238,7 @@ def latex(board, every=False, extra=""):
 
 def _latex_rows(board, row, shown):
     """The line of values and, where there are any, that of intervals below it."""
-    label = escape_latex(" ".join(filter(None, [row.method, row.label])) + (UNUSUAL if row.unusual else ""))
+    label = escape_latex(" ".join(filter(None, [row.method, row.label])) + marks_of(row))
     above, below = [label], [""]
     for column in board.columns:
         value, interval, marks = value_text(row, column)
@@ -281,7 +301,9 @@ def _line(board, row, column, shuffled, best):
         line |= {"against": board.against} | _tests_of_line("against_", None if shuffled else row.against.get(column))
     return line | {"dataset": board.head["dataset"], "split_sha256": provenance.split_checksum(configs),
                    "embedding_sha256": provenance.embedding_checksum(configs),
-                   "commit": provenance.commits(configs) or "", "runs": " ".join(name for name, _ in cell.runs)}
+                   "commit": provenance.commits(configs) or "",
+                   "code_changed": " ".join(provenance.changed_code(configs)),
+                   "runs": " ".join(name for name, _ in cell.runs)}
 
 
 def _control_of_line(row, column):

@@ -1,34 +1,24 @@
 """What the content of a representation is worth: its figure minus that of the control, with an interval.
 
 The control has the same vectors on the wrong tracks, one random permutation for each run. Both the users and the
-permutations are samples, and every user meets every permutation: two crossed random factors. With d_up the difference
-of user u (of U) under permutation p (of P), d_up = mu + a_u + b_p + e_up, and the mean squares of the two-way layout
-with one observation per cell
-
-    MS_users = P sum_u (d_u. - d..)^2 / (U - 1)          MS_permutations = U sum_p (d_.p - d..)^2 / (P - 1)
-    MS_rest  = sum_up (d_up - d_u. - d_.p + d..)^2 / ((U - 1) (P - 1))
-
-the components are s2_e = MS_rest, s2_a = (MS_users - MS_rest) / P and s2_b = (MS_permutations - MS_rest) / U, a
-negative one set to 0, and
+permutations are samples, and every user meets every permutation: two crossed random factors, whose layout, components
+and variance evaluation/crossed.py has (its seeds s are permutations p here):
 
     Var(d..) = s2_a / U + s2_b / P + s2_e / (U P)        = (MS_users + MS_permutations - MS_rest) / (U P),
 
 the last where no component was negative. The interval is d.. +- t(nu) sqrt(Var(d..)), with Satterthwaite's degrees of
-freedom nu for that sum of mean squares. An interval over users alone leaves s2_b / P out: it takes the permutations
-that were drawn for all there are.
+freedom nu for that sum of mean squares.
 
 Repeats of the value itself (seeds) that are those of the permutations are paired with them, each permutation with its
 seed, and their spread is part of d_up. Other repeats are averaged for each user, and their component s2_seed / S, of
 the same layout on the values, is added. A single run of a trained method shows no spread over seeds, so none is in its
 interval.
-
-Sources: Searle, Casella and McCulloch, "Variance Components", Wiley 1992, section 4.3 (crossed classification, one
-observation per cell: the mean squares' expectations, negative estimates); Satterthwaite, Biometrics Bulletin 2, 1946;
-Cornfield and Tukey, Ann. Math. Statist. 27, 1956 (which components enter the variance of a mean).
 """
 from dataclasses import dataclass
 
 import numpy as np
+
+from evaluation.crossed import half_width, layout
 
 CROSSED = "users and permutations"
 USERS_ONLY = "control: 1, interval over users only"
@@ -55,56 +45,6 @@ class Worth:
     se_permutations: float = np.nan
     se_rest: float = np.nan
     se_seeds: float = np.nan
-
-
-@dataclass
-class Layout:
-    """Two-way layout of one observation per cell: mean squares of rows, columns and rest, and their degrees of freedom.
-
-    A factor with a single level has no mean square (NaN) and no degrees of freedom (0).
-    """
-    squares: np.ndarray     # (3,) rows, columns, rest
-    freedom: np.ndarray     # (3,)
-    shape: tuple
-
-    def components(self):
-        """Variance components (rows, columns, rest), float64 (3,); negative estimates are 0, unknown ones NaN."""
-        n, m = self.shape
-        rest = self.squares[2]
-        return np.array([max(0.0, (self.squares[0] - rest) / m), max(0.0, (self.squares[1] - rest) / n), rest])
-
-    def terms(self):
-        """Coefficients of the mean squares in Var(mean), float64 (3,), with negative components set to 0."""
-        rows, columns = (float(self.squares[i] > self.squares[2]) for i in (0, 1))
-        return np.array([rows, columns, 1 - rows - columns]) / np.prod(self.shape)
-
-
-def layout(table):
-    """The Layout of a table (n, m) of finite numbers."""
-    table = np.asarray(table, np.float64)
-    n, m = table.shape
-    rows, columns, mean = table.mean(axis=1), table.mean(axis=0), table.mean()
-    rest = table - rows[:, None] - columns[None, :] + mean
-    sums = np.array([m * ((rows - mean) ** 2).sum(), n * ((columns - mean) ** 2).sum(), (rest ** 2).sum()])
-    freedom = np.array([n - 1, m - 1, (n - 1) * (m - 1)], np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Layout(np.where(freedom > 0, sums / freedom, np.nan), freedom, (n, m))
-
-
-def half_width(squares, coefficients, freedom, least):
-    """(half-width of the 95 % interval, degrees of freedom) of a mean whose variance is coefficients @ squares.
-
-    Satterthwaite's degrees of freedom, but at least `least`: with a negative coefficient they can fall below the
-    smallest of their own.
-    """
-    from scipy.special import stdtrit
-    parts = coefficients * squares
-    variance = parts.sum()
-    if not variance > 0:
-        return (0.0 if variance == 0 else np.nan), np.nan
-    used = parts != 0
-    nu = max(variance ** 2 / (parts[used] ** 2 / freedom[used]).sum(), least)
-    return float(stdtrit(nu, 0.975) * np.sqrt(variance)), float(nu)
 
 
 def worth_of(value, control, paired=False):

@@ -1,4 +1,4 @@
-"""What a run was computed on: memory, device, versions, commit."""
+"""What a run was computed on: memory, device, versions, commit, code."""
 import contextlib
 import functools
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli import pick_device
+from harness.files import checksum
 
 
 def cores() -> int:
@@ -69,6 +70,22 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def code() -> dict[str, str]:
+    """sha256 of the project's modules that this process has imported, {path in the project: first 16 of hex}, sorted.
+
+    Those of tests/ and bench/ are left out. A module whose file is gone by now is left out, too.
+    """
+    root, found = Path(__file__).parents[1], {}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        path = Path(file) if file and file.endswith(".py") else None
+        if path is not None and path.is_relative_to(root) and path.is_file():
+            name = path.relative_to(root).as_posix()
+            if not name.startswith(("tests/", "bench/", ".")):
+                found[name] = checksum(path)[:16]
+    return dict(sorted(found.items()))
 
 
 def git_state() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from harness import registry, run_files
 from harness.errors import RunInProgress, WorkError
 from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
-from harness.machine import computed_on, git_state, peak_memory, versions
+from harness.machine import code, computed_on, git_state, peak_memory, versions
 from harness.progress import StopRequest
 from harness.readers import Fields, read_json
 from harness.run_files import FILE_PARTS, PART_ORDER
@@ -32,7 +32,7 @@ NULL = type(None)
 MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment": str, "embedding": (str, NULL),
             "seed": (int, NULL), "dim": (int, NULL), "request": dict, "inputs": dict, "arguments": dict,
             "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
-            "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
+            "code": dict, "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
 UNSAID = {"stop_on": "loss"}   # arguments that a request leaves out at a value that is not the default
 SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *FILE_PARTS)), "data/rules.json")
 
@@ -209,7 +209,8 @@ class Run:
         if outputs:
             results["outputs"] = sorted(self._relative(path) for path in outputs)
         self._write("finished", wall_seconds=round(time.time() - self.started, 3),
-                    peak_memory_bytes=peak_memory(), **computed_on(getattr(self.args, "device", "cpu")), **results)
+                    peak_memory_bytes=peak_memory(), code=code(),
+                    **computed_on(getattr(self.args, "device", "cpu")), **results)
         print(self.last_line(results))
 
     def last_line(self, results: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from harness.files import write_json, write_text
 from harness.progress import Progress
 from harness.readers import read_json
 from lookup.catalogue import opened
-from reporting import board, curves, excerpts, listening, maps, page, provenance
+from reporting import board, curves, excerpts, listening, maps, page, provenance, verdicts
 from reporting.tracks import Tracks, colours, short
 
 FIRST_COLOURS = ("style", "styles", "genre", "genres", "tags", "artist", "artists", "hot or cold")
@@ -44,7 +44,7 @@ def make(workdir, args, parts):
         content, names, more = _content(catalogue, args, parts, chosen, points, made, files is None)
         text = page.render({**shown, **content}, name=short(dataset.about(workdir).get("name") or workdir.name),
                            notes=notes + more, sound=sound, workdir=str(workdir), exploration=_exploration(workdir),
-                           origin=origin)
+                           origin=origin, **verdicts.of_data_set(workdir))
         if len(text.encode()) <= page.LIMIT or points <= FEWEST:
             break
         points = max(FEWEST, points // 2)

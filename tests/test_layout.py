@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ROOT
 
 ROOT_MODULES = {"dataset", "model", "train", "bert4rec", "train_bert", "knn", "metrics", "table", "tune", "explore",
-                "show", "report"}
+                "show", "report", "claims"}
 RECOMMENDERS = {"train", "train_bert", "knn", "bert4rec", "model"}   # the paper's, at the root
 BELOW = {   # room: the rooms whose modules it may import
     "harness": set(),
@@ -32,6 +32,8 @@ BELOW = {   # room: the rooms whose modules it may import
     "explore": {"harness", "dataset", "preprocess", "exploration"},
     "show": {"harness", "dataset", "lookup"},
     "report": {"harness", "reporting"},
+    "claims": {"harness", "ledger"},
+    "ledger": {"harness", "metrics", "evaluation", "experiments"},
     "reporting": {"harness", "dataset", "metrics", "evaluation", "exploration", "lookup", "extract_item_embeddings"},
     "lookup": {"harness", "dataset", "evaluation", "extract_item_embeddings"},
     "exploration": {"harness", "dataset", "preprocess", "evaluation"},

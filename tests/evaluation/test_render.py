@@ -9,8 +9,10 @@ import pytest
 from scipy import stats
 
 import table
+from evaluation import provenance
 from evaluation.files import write_metrics
 from harness.files import write_json
+from harness.machine import code
 from tests.test_table import line, make_run, tables
 
 
@@ -128,3 +130,19 @@ def test_latex_with_eight_metrics_compiles_and_fits_the_text_width(tmp_path):
                           capture_output=True, text=True, timeout=120, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
     assert r"Overfull \hbox" not in done.stdout, done.stdout[-2000:]
+
+
+def test_a_row_made_by_code_that_has_changed_since_is_marked(tmp_path):
+    """Recorded by the run, compared with the files of now; controls count, and runs without a record do not."""
+    now = code()
+    assert now["evaluation/render.py"] and not [name for name in now if name.startswith(("tests/", "bench/"))]
+    assert provenance.changed_code([{"code": now}, {}]) == []
+    make_run(tmp_path, "knn", "mfcc", [.4, .3, .2, .5], manifest={"code": now})
+    make_run(tmp_path, "knn", "mule", [.3, .1, .2, .5], manifest={
+        "code": {**now, "knn.py": "0" * 16, "gone.py": "1" * 16}})
+    _, text = tables(tmp_path)
+    assert re.search(r"^\| KNN +\| mule‡ ", text, re.M) and re.search(r"^\| KNN +\| mfcc ", text, re.M)
+    assert "‡: made by code that has changed since (gone.py, knn.py)" in text
+    frame = pd.read_csv(tmp_path / "tables" / "results_test.csv").set_index("representation")["code_changed"]
+    assert frame["mule"] == "gone.py knn.py" and pd.isna(frame["mfcc"])
+    assert r"mule$^\ddagger$" in (tmp_path / "tables" / "test.tex").read_text(encoding="utf-8")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.worth import CROSSED, NO_INTERVAL, PERMUTATIONS_ONLY, USERS_ONLY, layout, worth_of, worth_of_means
+from evaluation.crossed import layout
+from evaluation.worth import CROSSED, NO_INTERVAL, PERMUTATIONS_ONLY, USERS_ONLY, worth_of, worth_of_means
 
 ZERO = np.zeros((1, 3))
 

@@ -1,0 +1,115 @@
+"""Render the tables and figures of README.md and docs/ that name a file of results/: make docs.
+
+    python -m reporting.documents                          write every page whose tables have changed
+    python -m reporting.documents --check                  write nothing; exit status 1 where a page differs
+    python -m reporting.documents --add work/lastfm-audio  store a workspace's tables in results/, with checksums
+
+In a page stands
+
+    <!-- table: file=results/demo/results_test.csv kind=board columns=NDCG@10,HitRate@50 -->
+    | the lines, | written here |
+    <!-- /table -->
+
+and within a sentence <!-- value: file=.. method=knn representation=vggish metric=NDCG@10 -->.0391<!-- /value -->, also
+with shuffled=yes, field=worth or another column, and digits=2. A file that is missing, or that is not the one stored,
+is refused: nothing is measured again.
+"""
+import re
+from pathlib import Path
+
+from harness import cli
+from harness.errors import WorkError
+from harness.files import expanded, write_text
+from reporting import stored, stored_tables
+
+TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- /table -->)", re.S)
+VALUE = re.compile(r"(<!-- value: (.*?) -->)(.*?)(<!-- /value -->)", re.S)
+
+
+def build_parser():
+    parser = cli.Parser(prog="reporting.documents", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; the exit status is 1 where a page differs")
+    parser.add_argument("--add", metavar="WORKDIR", help="store this workspace's tables in results/ first")
+    parser.add_argument("--name", metavar="NAME", help="with --add: folder of results/ (default: the workspace's own)")
+    return parser
+
+
+def pages(root):
+    """README.md and the pages of docs/, Paths."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def rendered(text, where, root=stored.ROOT):
+    """A page with its tables and values from results/; WorkError, with the page's name, where one cannot be made."""
+    def table(match):
+        before = [_cells(line) for line in match[3].splitlines() if line.startswith("|")]
+        options = _options(match[2], where)
+        with _in_page(where):
+            lines = stored_tables.lines_of(options, stored.read(options.get("file", ""), root), before)
+        return match[1] + "".join(f"{line}\n" for line in lines) + match[4]
+
+    def value(match):
+        options = _options(match[2], where)
+        with _in_page(where):
+            return match[1] + _value(options, stored.read(options.get("file", ""), root)) + match[4]
+    if len(re.findall("<!-- (?:table|value): ", text)) != len(TABLE.findall(text)) + len(VALUE.findall(text)):
+        raise WorkError(f"{where}: a table or value has no end (<!-- /table -->, <!-- /value -->)")
+    return VALUE.sub(value, TABLE.sub(table, text))
+
+
+class _in_page:
+    """Put the page's name before an error."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        if isinstance(value, WorkError):
+            raise WorkError(f"{self.where}: {value}") from None
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+
+
+def _options(text, where):
+    words = text.split()
+    if not all("=" in word for word in words):
+        raise WorkError(f"{where}: a table is described by key=value words, not {text[:80]!r}")
+    return dict(word.split("=", 1) for word in words)
+
+
+def _value(options, frame):
+    line = stored_tables._line(frame, options.get("metric", "NDCG@10"), options.get("method", ""),
+                              options.get("representation", ""), options.get("shuffled") == "yes")
+    if line is None or options.get("field", "mean") not in line:
+        raise WorkError(f"{options.get('file')} has no {options.get('field', 'mean')} of {options.get('method')} "
+                        f"{options.get('representation', '')}".rstrip())
+    return f"{line[options.get('field', 'mean')]:.{int(options.get('digits', 4))}f}".replace("0.", ".", 1)
+
+
+def main(argv=None, root=stored.ROOT):
+    args = build_parser().parse_args(argv)
+    if args.add:
+        workdir = expanded(args.add).absolute()
+        names = stored.add(workdir, args.name or workdir.name, root)
+        print(f"stored: {' '.join(names)}")
+    changed = []
+    for path in pages(root):
+        before = path.read_text(encoding="utf-8")
+        after = rendered(before, path.relative_to(root).as_posix(), root)
+        if after != before:
+            changed.append(path)
+            if not args.check:
+                write_text(path, after)
+    names = " ".join(Path(path).relative_to(root).as_posix() for path in changed)
+    if args.check and changed:
+        raise WorkError(f"{names} differs from results/; make docs writes it again")
+    print(f"written: {names}" if changed else "every table is as its file in results/")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,79 @@
+"""results/: the figures that the manual shows, as files with a checksum each, and how they get there.
+
+    results/<data set>/results_<part>.csv    as table.py writes them (tidy: commits, checksums of split and embedding,
+                                             settings and runs in each line)
+    results/<data set>/made.json             which command wrote them, when, on what
+    results/checksums.txt                    sha256 and name of every file; a file that differs from it is refused
+"""
+import functools
+import re
+import shutil
+from pathlib import Path
+
+from harness.errors import UsageError, WorkError
+from harness.files import atomic, checksum, write_json, write_text
+from harness.machine import cores, git_state, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+SUMS = "results/checksums.txt"
+
+
+def read_sums(root=ROOT):
+    """{path from the project's folder: sha256}; WorkError where the list is gone or damaged."""
+    path = root / SUMS
+    if not path.is_file():
+        raise WorkError(f"{path} is gone; git has it")
+    lines = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    if not all(len(line) == 2 and re.fullmatch("[0-9a-f]{64}", line[0]) for line in lines):
+        raise WorkError(f"{path} should hold lines of a sha256 and a file name; git has it")
+    return {name: digest for digest, name in lines}
+
+
+def read(name, root=ROOT):
+    """The csv of that name (from the project's folder) as a frame; WorkError where it is not what was stored."""
+    import pandas as pd
+    digest = checked(name, root)
+    return _frame(pd, root / name, digest).copy()
+
+
+@functools.lru_cache(maxsize=64)
+def _frame(pd, path, digest):
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
+
+
+def checked(name, root=ROOT):
+    """The sha256 of a stored file; WorkError where it is missing, or differs from the list: edited by hand, or cut."""
+    sums = read_sums(root)
+    if name not in sums:
+        raise WorkError(f"{name} is not in {SUMS}; python -m reporting.documents --add WORKDIR stores a workspace's "
+                        "tables")
+    if not (root / name).is_file():
+        raise WorkError(f"{root / name} is gone; git has it, or --add of its workspace makes it again")
+    if (digest := checksum(root / name)) != sums[name]:
+        raise WorkError(f"{root / name} is not the file that was stored (its checksum differs from {SUMS}); git has "
+                        "it, or python -m reporting.documents --add of its workspace makes it again")
+    return digest
+
+
+def add(workdir, name, root=ROOT):
+    """Store a workspace's tables/results_*.csv, and the verdicts of claims/ where it has them; returns their names."""
+    if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
+        raise UsageError(f"--name {name} should be small letters, digits and hyphens: it is a folder of results/")
+    files = sorted((workdir / "tables").glob("results_*.csv")) + sorted((workdir / "claims").glob("claims.csv"))
+    if not files:
+        raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")
+    folder = root / "results" / name
+    for path in files:
+        with atomic(folder / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+    git = git_state()
+    write_json(folder / "made.json", {"tables_by": (git.get("commit") or "")[:8] + ("+" if git.get("dirty") else ""),
+                                      "cores": cores(), "versions": versions(), "files": [p.name for p in files]})
+    write_sums(root)
+    return [f"results/{name}/{path.name}" for path in files]
+
+
+def write_sums(root=ROOT):
+    """results/checksums.txt of all files that results/ holds now."""
+    paths = sorted(p for p in (root / "results").rglob("*") if p.suffix in (".csv", ".json") and p.is_file())
+    write_text(root / SUMS, "".join(f"{checksum(p)}  {p.relative_to(root).as_posix()}\n" for p in paths))

@@ -1,0 +1,199 @@
+"""Tables of the manual from stored csv files: as table.py prints them, or with methods as lines or as columns.
+
+    kind=board    blocks with control and worth beside the first metric, as in table.py's Markdown; columns=METRIC@K,..
+    kind=methods  a line for each method; rows=METHOD or METHOD:REPRESENTATION,..; columns=METRIC@K,..; the last has
+                  intervals
+    kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
+    kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
+    kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric
+
+In methods and pivot a cell without a line in the csv keeps what the page has: those of earlier runs, typed by hand.
+"""
+import math
+import re
+
+from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
+from harness.errors import WorkError
+from harness.registry import title
+
+KINDS = ("board", "methods", "pivot", "overall", "claims")
+UNTESTABLE = "not testable here"     # the verdict of a claim without a test
+
+
+def lines_of(options, frame, before):
+    """The lines of a table. options: {key: text} of its comment; before: the lines that the page has, [[cell]]."""
+    kind = options.get("kind", "board")
+    if kind not in KINDS:
+        raise WorkError(f"kind={kind} is none of {', '.join(KINDS)}")
+    make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims}
+    return make[kind](options, frame, before)
+
+
+def _listed(options, key):
+    if not options.get(key):
+        raise WorkError(f"the table needs {key}=..")
+    return options[key].split(",")
+
+
+def _lines(header, rows):
+    return ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header),
+            *(re.sub(r"\|  (?=\|)", "| ", "| " + " | ".join(row) + " |") for row in rows)]
+
+
+def _cut(frame, column):
+    metric, _, k = column.partition("@")
+    own = frame[(frame["metric"] == metric) & (frame["k"] == int(k))]
+    if not len(own):
+        raise WorkError(f"the file has no {column}")
+    return own
+
+
+# --------------------------------------------------------------------------- verdicts of claims
+
+def _strong(word):
+    return f"**{word}**" if word in ("holds", "fails") else word
+
+
+def _overall(options, frame, before):
+    rows = [[escape_markdown(_text(line[name])) for name in ("sentence", "source")] + [_strong(line["overall"])]
+            for _, line in frame.drop_duplicates("claim").iterrows()]
+    return _lines(["claim", "source", "verdict"], rows)
+
+
+def _claims(options, frame, before):
+    own = frame[(frame["kind"] == options.get("kinds", "real").replace("-", " ")) & (frame["verdict"] != UNTESTABLE)]
+    rows = [[line["claim"] + (f" ({_text(line['variant'])})" if _text(line["variant"]) else ""), line["dataset"],
+             escape_markdown(line["compares"]), _strong(line["verdict"]),
+             f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f})", _text(line["takes"])]
+            for _, line in own.iterrows()]
+    return _lines(["claim", "data set", "compares", "verdict", "effect (adjusted interval)", "would take"], rows)
+
+
+# --------------------------------------------------------------------------- as table.py prints it
+
+def _board(options, frame, before):
+    columns, header, rows = _listed(options, "columns"), ["method", "representation"], []
+    for column in columns:
+        header += [column, *(["control", "worth"] if column == columns[0] else [])]
+    first = _cut(frame, columns[0])
+    first = first[~first["shuffled"]]
+    alone = first.groupby(["method", first["representation"].fillna("")]).size()
+    for block in dict.fromkeys(first["block"]):
+        rows.append([f"*{block}*", *[""] * (len(header) - 1)])
+        for _, line in first[first["block"] == block].iterrows():
+            cells = [escape_markdown(line["method"]), _label(line, alone)]
+            for column in columns:
+                same = _cut(frame, column)
+                same = same[~same["shuffled"] & (same["runs"] == line["runs"])]
+                cells.append(_value(same.iloc[0]) if len(same) else "")
+                cells += _worth(line) if column == columns[0] else []
+            rows.append(cells)
+    return _lines(header, rows)
+
+
+def _label(line, alone):
+    name, changed = _text(line["representation"]), _text(line["changed"])
+    if not changed:
+        return escape_markdown(name)
+    if alone[line["method"], name] == 1:
+        return escape_markdown(name) + UNUSUAL
+    return escape_markdown(f"{name} ({changed})".strip())
+
+
+def _text(value):
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _value(line):
+    value = f"**{number(line['mean'])}**" if line["best"] else number(line["mean"])
+    half = f" ±{number(line['half_users'])}" if math.isfinite(line["half_users"]) else ""
+    undecided = math.isfinite(line["p_t"]) and not max(line["p_t"], line["p_bootstrap"]) < .05
+    return value + half + (NEAR if undecided else "")
+
+
+def _worth(line):
+    if line["block"] != "with content":
+        return ["", ""]
+    if not math.isfinite(line["control"]):
+        return [NO_CONTROL, ""]
+    half = f" ±{number(line['half_worth'])}" if math.isfinite(line["half_worth"]) else ""
+    return [f"{number(line['control'])} ({int(line['permutations'])})", f"{line['worth']:+.4f}{half}"]
+
+
+# --------------------------------------------------------------------------- lines of methods, lines of representations
+
+def _methods(options, frame, before):
+    columns, rows = _listed(options, "columns"), []
+    kept = {line[0]: line for line in before[2:]}
+    header = before[0] if before else ["", *columns]
+    for name in _listed(options, "rows"):
+        method, _, representation = name.partition(":")
+        label = next((n for n in kept if n in (method, f"{title(method)}, {_named(representation)}")),
+                     f"{title(method)}, {_named(representation)}" if representation else method)
+        cells = [label]
+        for i, column in enumerate(columns, 1):
+            line = _line(frame, column, method, _named(representation), False)
+            typed = kept[label][i] if label in kept and i < len(kept[label]) else ""
+            cells.append(typed if line is None else _short(line["mean"]) + (
+                _intervals(line) if column == columns[-1] else ""))
+        rows.append(cells)
+    _embolden(rows, range(len(rows)))
+    return _lines(header, rows)
+
+
+def _named(representation):
+    return {"random": "ID embeddings"}.get(representation, representation)
+
+
+def _pivot(options, frame, before):
+    metric, columns, rows = options.get("metric", "NDCG@10"), _listed(options, "columns"), []
+    kept, header = {line[0]: line for line in before[2:]}, before[0] if before else [metric, *map(title, columns)]
+    for name in _listed(options, "rows"):
+        shuffled, representation = name.startswith("shuffled:"), name.removeprefix("shuffled:")
+        label = f"shuffled {representation}" if shuffled else representation
+        cells = [label]
+        for i, method in enumerate(columns, 1):
+            line = _line(frame, metric, method, representation, shuffled)
+            typed = kept[label][i] if label in kept and i < len(kept[label]) else ""
+            cells.append(typed if line is None else _short(line["mean"]) + _intervals(line))
+        rows.append(cells)
+    _embolden(rows, [i for i, row in enumerate(rows) if not row[0].startswith("shuffled ")])
+    return _lines(header, rows)
+
+
+def _line(frame, column, method, representation, shuffled):
+    """The line of a method and representation, None without; of several settings the usual one (nothing changed)."""
+    own = _cut(frame, column)
+    own = own[(own["recommender"] == method) & (own["representation"].fillna("") == representation)
+              & (own["shuffled"] == shuffled)]
+    usual = own[own["changed"].fillna("") == ""]
+    some = usual if len(usual) else own
+    return some.iloc[0] if len(some) else None
+
+
+def _short(value):
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def _intervals(line):
+    """` ±users (±seeds, n) mark` as far as a line has them; of a control only that over permutations."""
+    text = f" ±{_short(line['half_users'])}" if math.isfinite(line["half_users"]) else ""
+    if math.isfinite(line["half_seeds"]):
+        text += f" (±{_short(line['half_seeds'])}, {int(line['seeds'])})"
+    if _text(line.get("against")).split(" ")[0] == line["runs"].split(" ")[0]:
+        return text + ", reference"
+    p = [line.get(f"against_{name}", math.nan) for name in ("p_t", "p_bootstrap")]
+    if all(map(math.isfinite, p)):
+        return text + (" ↑" if max(p) < .05 and line["against_difference"] > 0 else " ↓" if max(p) < .05 else "")
+    return text
+
+
+def _embolden(rows, rivals):
+    """Put the largest value of each column in bold, among the rows `rivals`; takes it from what had it before."""
+    for row in rows:
+        row[1:] = [cell.replace("**", "") for cell in row[1:]]
+    for column in range(1, max(map(len, rows), default=1)):
+        values = {i: float(match[0]) for i in rivals if (match := re.match(r"\.\d+", rows[i][column]))}
+        if values:
+            best = max(values, key=values.get)
+            rows[best][column] = re.sub(r"^(\.\d+)", r"**\1**", rows[best][column])

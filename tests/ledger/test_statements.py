@@ -1,0 +1,104 @@
+"""claims.yaml: what is refused, and that the project's own covers what it should."""
+import re
+
+import pytest
+
+from harness.errors import UsageError
+from harness.registry import recommenders
+from ledger.plan import terms_of
+from ledger.statements import parse_effect, read_ledger
+from tests.conftest import ROOT
+from tests.worlds.judged import claim, ledger
+
+
+@pytest.mark.parametrize(("changes", "sentence"), [
+    ({"terms": "{x: {method: nobody}, y: {method: ease}}"}, "term x: unknown method 'nobody'; known are knn, "),
+    ({"metric": "Fame@10"}, "unknown metric 'Fame@10'; a metric is one of HitRate, "),
+    ({"metric": "NDCG"}, "unknown metric 'NDCG'"),
+    ({"datasets": "[one, elsewhere]"}, "unknown data set 'elsewhere'; known are one, two, made"),
+    ({"part": "exam"}, "unknown part 'exam'; known are val, test, "),
+    ({"direction": "better"}, "direction is one of above, not-below, equal, differs, not 'better'"),
+    ({"smallest": "-0.1"}, "smallest should be above 0 (for above and not-below at least 0), not -0.1"),
+    ({"smallest": "0", "direction": "equal"}, "smallest should be above 0"),
+    ({"smallest": "much"}, "smallest has the wrong form (str)"),
+    ({"effect": "x - z"}, "effect 'x - z' has no term 'z'; terms are x, y"),
+    ({"effect": "x y"}, "effect 'x y' should be a sum of terms"),
+    ({"effect": "x - x"}, "should be a sum of terms"),
+    ({"effect": "[x - y, 3]"}, "should be a sum of terms"),
+    ({"effect": None}, "needs an effect such as `content - ids`"),
+    ({"sentence": None}, "has no sentence"),
+    ({"source": "[a]"}, "source has the wrong form (list)"),
+    ({"weight": "2"}, "unknown key weight; expected id, sentence"),
+    ({"each": "{dimension: [1]}"}, "each is over representation or method, not dimension"),
+    ({"each": "{method: [nobody]}"}, "unknown method 'nobody'"),
+    ({"terms": "{x: {method: ease, like: y}, y: {method: ease, like: x}}"}, "like names another term"),
+    ({"terms": "{x: {method: ease, like: z}, y: {method: ease}}"}, "like names another term"),
+    ({"terms": "{x: {method: each}, y: {method: ease}}"}, "term x: method is 'each', and the claim has no list"),
+    ({"terms": "{x: {method: knn, representation: versus}, y: {method: ease}}"}, "representation is 'versus', and the"),
+    ({"terms": "{x: ease, y: {method: ease}}"}, "term x should be `key: value` lines"),
+    ({"scores": "{a: 1}"}, "scores should be `encoder: number` beside one term"),
+])
+def test_a_claim_that_is_wrong_is_one_sentence(tmp_path, changes, sentence):
+    with pytest.raises(UsageError, match=re.escape(sentence)) as error:
+        read_ledger(ledger(tmp_path, claim(**changes)))
+    assert "\n" not in str(error.value) and "claims.yaml, claim first" in str(error.value)
+
+
+def test_two_claims_of_one_id_and_other_forms(tmp_path):
+    with pytest.raises(UsageError, match="two claims have the id 'first'; an id names one claim"):
+        read_ledger(ledger(tmp_path, claim(), claim()))
+    with pytest.raises(UsageError, match="has no claims"):
+        read_ledger(ledger(tmp_path))
+    with pytest.raises(UsageError, match="an id is made of small letters, digits and hyphens"):
+        read_ledger(ledger(tmp_path, claim("First One")))
+    with pytest.raises(UsageError, match="is no file"):
+        read_ledger(tmp_path / "none.yaml")
+    for text, sentence in (("[1, 2]", "should be `key: value` lines"), ("rules: {level: 2}\n", "level and chance"),
+                           ("rules: {seeds: 1}\n", "whole numbers from 2"), ("deterministic: [x]\n", "unknown method")):
+        (tmp_path / "other.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=sentence):
+            read_ledger(tmp_path / "other.yaml")
+
+
+def test_effects_are_weighted_sums():
+    terms = dict.fromkeys("abcd")
+    assert parse_effect("", "a - b", terms) == {"a": 1, "b": -1}
+    assert parse_effect("", "a - 5 * b", terms) == {"a": 1, "b": -5}
+    assert parse_effect("", "-a + .5*b - c + d", terms) == {"a": -1, "b": .5, "c": -1, "d": 1}
+    assert parse_effect("", "a - .15", terms) == {"a": 1, "1": -.15}
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return read_ledger(ROOT / "claims.yaml")
+
+
+def test_every_row_of_the_differences_has_a_claim(ours):
+    """By the first words of the row, which a claim's source repeats; so a new row needs a claim, or a reason."""
+    text = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
+    sources = " ".join(c.source for c in ours.claims if "docs/" in c.source)
+    names = {"BERT4Rec, layers": "BERT4Rec and its layers", "KNN (journal version)": "KNN", "DTNMR source": "dtnmr.md"}
+    lacking = [row for row in rows if names.get(row, row) not in sources and row != "SASRec, two-tower source"]
+    assert len(rows) > 15 and not lacking, lacking
+
+
+def test_the_published_systems_are_in_the_ledger(ours):
+    sources = [c.source for c in ours.claims]
+    for system, least in (("RecSys '24", 12), ("journal version", 6), ("Last.fm + Spotify suite", 5), ("DTNMR", 4)):
+        assert sum(source.startswith(system) for source in sources) >= least, system
+    assert all(c.sentence.endswith(".") and c.smallest >= 0 for c in ours.claims)
+
+
+def test_what_the_ledger_takes_for_deterministic_has_no_other_seeds(ours):
+    """A method that trains by chance must not be among them: one seed of it decides nothing."""
+    assert not {"shallow", "bert4rec", "sasrec", "two_tower", "elsa", "ials", "dtnmr", "random_forest", "chance",
+                "content_factors"} & set(ours.deterministic)
+    assert set(ours.deterministic) <= recommenders().keys()
+
+
+def test_terms_of_a_data_set_replace_each_and_versus(ours):
+    best = next(c for c in ours.claims if c.id == "musicnn-best")
+    terms = list(terms_of(best, ours.datasets["music4all"]))
+    assert {t.method for t in terms} == {"knn", "shallow", "bert4rec"}
+    assert {t.representation for t in terms} == set(ours.datasets["music4all"].roles["audio"])

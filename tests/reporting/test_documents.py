@@ -1,0 +1,186 @@
+"""make docs: pages are as results/ says, and what is missing or was edited is refused."""
+import shutil
+
+import pandas as pd
+import pytest
+
+from harness.errors import UsageError, WorkError
+from reporting import documents, stored
+from tests.conftest import ROOT
+
+LINES = [  # see NAMES
+    ("controls", "Popularity", "popularity", "", False, .05, .01, None, 1, False, None, .01),
+    ("without content", "EASE", "ease", "", False, .2, .02, None, 1, True, None, None),
+    ("with content", "KNN", "knn", "a", False, .1, .02, None, 1, True, None, .2),
+    ("with content", "KNN", "knn", "b_c", False, .0963, .02, .003, 5, False, .4, .001),
+    ("with content", "KNN", "knn", "a", True, .0123, None, .001, 10, False, None, None)]
+NAMES = ("block", "method", "recommender", "representation", "shuffled", "mean", "half_users", "half_seeds", "seeds",
+         "best", "p_t", "against_p_t")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with results/, a README and docs/ of its own, and the csv that they show."""
+    frame = pd.DataFrame(LINES, columns=NAMES).assign(
+        metric="NDCG", k=10, changed="", control=None, permutations=0, worth=None, half_worth=None,
+        runs=lambda f: f["recommender"] + "_" + f["representation"], against="ease_ (mean of 2)",
+        against_difference=-.1)
+    frame["p_bootstrap"], frame["against_p_bootstrap"] = frame["p_t"], frame["against_p_t"]
+    frame.loc[2, ["control", "permutations", "worth", "half_worth"]] = [.0123, 10, .0877, .005]
+    frame.loc[2, "changed"] = "center"
+    work = tmp_path / "work" / "w"
+    (work / "tables").mkdir(parents=True)
+    frame.to_csv(work / "tables" / "results_test.csv", index=False)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("Nothing here.\n", encoding="utf-8")
+    stored.add(work, "w", tmp_path)
+    return tmp_path
+
+
+def page(project, options, lines="", end="table"):
+    path = project / "docs" / "page.md"
+    path.write_text(f"Before.\n\n<!-- table: {options} -->\n{lines}<!-- /{end} -->\nAfter.\n", encoding="utf-8")
+    return path
+
+
+FILE = "file=results/w/results_test.csv"
+
+
+def test_a_board_has_blocks_control_worth_and_marks(project):
+    path = page(project, f"{FILE} kind=board columns=NDCG@10")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| method | representation | NDCG@10 | control | worth |", "| --- | --- | --- | --- | --- |",
+        "| *controls* | | | | |", "| Popularity | | 0.0500 ±0.0100 | | |",
+        "| *without content* | | | | |", "| EASE | | **0.2000** ±0.0200 | | |",
+        "| *with content* | | | | |", "| KNN | a† | **0.1000** ±0.0200 | 0.0123 (10) | +0.0877 ±0.0050 |",
+        "| KNN | b_c | 0.0963 ±0.0200° | no control | |"]
+
+
+def test_cells_without_a_run_keep_what_was_typed(project):
+    typed = ("| NDCG@10 | KNN | Shallow Net |\n|---|---|---|\n| a | wrong | **.1500** ±.0100 |\n"
+             "| b_c | **.9999** | .1600 |\n| shuffled a | | .7000 |\n")
+    path = page(project, f"{FILE} kind=pivot columns=knn,shallow rows=a,b_c,shuffled:a", typed)
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| NDCG@10 | KNN | Shallow Net |", "| --- | --- | --- |", "| a | **.1000** ±.0200 | .1500 ±.0100 |",
+        "| b_c | .0963 ±.0200 (±.0030, 5) ↓ | **.1600** |", "| shuffled a | .0123 (±.0010, 10) | .7000 |"]
+
+
+def test_lines_of_methods_name_the_reference(project):
+    path = page(project, f"{FILE} kind=methods columns=NDCG@10 rows=popularity,ease,knn:a")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[5:-2] == [
+        "| popularity | .0500 ±.0100 ↓ |", "| ease | **.2000** ±.0200, reference |", "| KNN, a | .1000 ±.0200 |"]
+
+
+def test_a_value_in_a_sentence(project):
+    path = project / "README.md"
+    path.write_text(f"KNN reaches <!-- value: {FILE} method=knn representation=a -->.9<!-- /value -->, worth "
+                    f"<!-- value: {FILE} method=knn representation=a field=worth digits=2 --><!-- /value -->.\n",
+                    encoding="utf-8")
+    documents.main([], project)
+    assert "-->.1000<!--" in path.read_text(encoding="utf-8") and "-->.09<!--" in path.read_text(encoding="utf-8")
+
+
+def test_verdicts_of_claims(project):
+    work = project / "work" / "c"
+    (work / "claims").mkdir(parents=True)
+    pd.DataFrame([
+        {"claim": "a", "overall": "mixed", "sentence": "A.", "source": "a paper", "kind": kind, "dataset": data,
+         "variant": variant, "verdict": word, "compares": "KNN a - KNN b", "effect": .5, "low": .25, "high": .75,
+         "takes": takes}
+        for kind, data, variant, word, takes in (
+            ("real", "one", "musicnn", "holds", None), ("real", "two", None, "undecided", "7 seeds"),
+            ("real", "two", None, "not testable here", None), ("by construction", "made", None, "fails", None))
+    ]).to_csv(work / "claims" / "claims.csv", index=False)
+    stored.add(work, "c", project)
+    path = page(project, "file=results/c/claims.csv kind=claims")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[5:-2] == [
+        "| a (musicnn) | one | KNN a - KNN b | **holds** | +0.5000 (+0.2500 to +0.7500) | |",
+        "| a | two | KNN a - KNN b | undecided | +0.5000 (+0.2500 to +0.7500) | 7 seeds |"]
+    path = page(project, "file=results/c/claims.csv kind=claims kinds=by-construction")
+    documents.main([], project)
+    assert "| a | made | KNN a - KNN b | **fails** |" in path.read_text(encoding="utf-8")
+    path = page(project, "file=results/c/claims.csv kind=overall")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| claim | source | verdict |", "| --- | --- | --- |", "| A. | a paper | mixed |"]
+
+
+def test_check_writes_nothing_and_says_which_page_differs(project, capsys):
+    path = page(project, f"{FILE} kind=methods columns=NDCG@10 rows=ease")
+    before = path.read_bytes()
+    with pytest.raises(WorkError, match=r"^docs/page.md differs from results/; make docs writes it again$"):
+        documents.main(["--check"], project)
+    assert path.read_bytes() == before
+    documents.main([], project)
+    documents.main(["--check"], project)
+    assert "every table is as its file in results/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("damage", "sentence"), [
+    ("edited", "is not the file that was stored (its checksum differs from results/checksums.txt)"),
+    ("gone", "results_test.csv is gone; git has it"),
+    ("unlisted", "is not in results/checksums.txt; python -m reporting.documents --add"),
+    ("no list", "checksums.txt is gone"), ("no sums", "should hold lines of a sha256 and a file name")])
+def test_a_file_that_is_not_the_stored_one_is_refused(project, damage, sentence):
+    path, before = page(project, f"{FILE} kind=methods columns=NDCG@10 rows=ease"), None
+    csv, sums = project / "results" / "w" / "results_test.csv", project / "results" / "checksums.txt"
+    if damage == "edited":
+        csv.write_text(csv.read_text(encoding="utf-8").replace("0.2", "0.3"), encoding="utf-8")
+    elif damage == "gone":
+        csv.unlink()
+    elif damage == "no list":
+        sums.unlink()
+    else:
+        sums.write_text("" if damage == "unlisted" else "what is this\n", encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(WorkError) as error:
+        documents.main([], project)
+    assert sentence in str(error.value) and "\n" not in str(error.value) and path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    (f"{FILE} kind=pie columns=NDCG@10", "kind=pie is none of board, methods, pivot, overall, claims"),
+    (f"{FILE} kind=board columns=Recall@5", "the file has no Recall@5"), (f"{FILE} kind=board", "needs columns=.."),
+    (f"{FILE} as a table", "described by key=value words"), ("kind=board", "is not in results/checksums.txt")])
+def test_a_wrong_comment_names_its_page(project, options, sentence):
+    page(project, options)
+    with pytest.raises(WorkError, match="^docs/page.md: ") as error:
+        documents.main([], project)
+    assert sentence in str(error.value)
+    page(project, f"{FILE} kind=board columns=NDCG@10", end="tables")
+    with pytest.raises(WorkError, match="a table or value has no end"):
+        documents.main([], project)
+
+
+def test_what_cannot_be_stored(tmp_path):
+    with pytest.raises(WorkError, match="has no results_"):
+        stored.add(tmp_path, "w", tmp_path)
+    with pytest.raises(UsageError, match="should be small letters"):
+        stored.add(tmp_path, "../w", tmp_path)
+
+
+def test_make_docs_leaves_no_difference(capsys):
+    documents.main(["--check"])
+    assert capsys.readouterr().out == "every table is as its file in results/\n"
+    texts = {path.name: path.read_text(encoding="utf-8") for path in documents.pages(ROOT)}
+    assert texts["README.md"].count("<!-- table: ") >= 2 and texts["results.md"].count("<!-- table: ") >= 4
+
+
+def test_every_stored_file_is_listed_and_as_it_was():
+    sums = stored.read_sums()
+    files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "results").rglob("*.*")
+             if p.suffix in (".csv", ".json")}
+    assert files == set(sums) and all(stored.checked(name) for name in files)
+
+
+def test_a_later_add_replaces_and_keeps_the_others(project):
+    other = project / "work" / "w"
+    stored.add(other, "again", project)
+    shutil.rmtree(project / "results" / "w")
+    stored.add(other, "w", project)
+    assert set(stored.read_sums(project)) == {f"results/{n}/{f}" for n in ("w", "again")
+                                              for f in ("made.json", "results_test.csv")}

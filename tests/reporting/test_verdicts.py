@@ -1,0 +1,36 @@
+"""The page's section of claims: rows of its data set, foreign text as text, and a damaged file named."""
+import importlib
+
+import pytest
+
+import report
+from harness.errors import WorkError
+from harness.files import write_json
+from reporting.verdicts import of_data_set
+
+ROW = {"claim": "a", "sentence": "<b>Audio</b> helps.", "variant": "musicnn", "verdict": "holds", "dataset": "tiny",
+       "kind": "by construction", "takes": "", "direction": "above", "effect": .02, "low": .01, "high": .03,
+       "smallest": .005}
+
+
+def test_rows_are_those_of_this_data_set(tiny):
+    assert of_data_set(tiny) == {"claims": [], "untested": 0, "made": False}
+    write_json(tiny / "claims" / "claims.json", {"verdicts": [
+        ROW, {**ROW, "dataset": "another"}, {**ROW, "verdict": "not testable here", "effect": None, "low": None}]})
+    found = of_data_set(tiny)
+    assert len(found["claims"]) == found["untested"] == 1 and found["made"]
+    assert found["claims"][0] == {"sentence": "<b>Audio</b> helps.", "variant": "musicnn", "verdict": "holds",
+                                  "effect": "+0.0200", "interval": "+0.0100 to +0.0300", "smallest": "+0.005",
+                                  "takes": ""}
+    importlib.import_module("knn").main(["content", "--workdir", str(tiny), "--k", "10"])
+    report.main(["--workdir", str(tiny), "--users", "1"])
+    text = (tiny / "report" / "index.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;Audio&lt;/b&gt; helps. (musicnn)" in text and "hold by construction" in text
+    assert "1 more are not testable here" in text
+
+
+@pytest.mark.parametrize("verdicts", ["none", [3], [{**ROW, "effect": "much"}]])
+def test_a_damaged_file_is_named(tiny, verdicts):
+    write_json(tiny / "claims" / "claims.json", {"verdicts": verdicts})
+    with pytest.raises(WorkError, match="claims.json"):
+        of_data_set(tiny)
