@@ -30,10 +30,10 @@ class Settings:
     seed: int
 
 
-def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0, published=False):
+def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0, **selected):
     """Add the flags of a training with their defaults.
 
-    examples: what a step takes some of, in the plural; published: the method has --as-published (selection.flags)
+    examples: what a step takes some of, in the plural; selected: what selection.flags takes
     """
     group = parser.add_argument_group("training")
     group.add_argument("--lr", type=cli.number(0, above=True), default=lr, metavar="FLOAT",
@@ -46,7 +46,7 @@ def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0, published=
                        help=f"largest number of epochs (default {epochs})")
     group.add_argument("--patience", type=cli.positive, default=patience, metavar="N",
                        help=f"evaluations of val without a better value before training stops (default {patience})")
-    selection.flags(group, published)
+    selection.flags(group, **selected)
     group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
                        help="least time between checkpoints, in seconds (default 10)")
     return group

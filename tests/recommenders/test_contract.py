@@ -28,6 +28,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.content_factors": ["--embedding", "content"],
     "recommenders.content_knn": ["content"],
     "recommenders.content_prior": ["--embedding", "content"],
+    "recommenders.contrastive": ["--embedding", "content", "--size", "8", "--epochs", "2"],
     "recommenders.hybrid": ["--steps", "4"],
     "recommenders.shrinkage": ["--embedding", "content"],
     "recommenders.random_forest": ["--trees", "5"],
@@ -35,6 +36,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
 SOURCES = ("recommenders.popularity", "recommenders.content_knn", "recommenders.itemknn")
 FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES,  # whose saved lists they read
          "recommenders.content_factors": ("recommenders.ials",),                 # or whose factors
+         "recommenders.contrastive": ("recommenders.ials",),
          "recommenders.shrinkage": ("recommenders.ials",), "recommenders.artist_mean": ("recommenders.ials",)}
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__)
                           if m.name != "__main__")]
