@@ -178,6 +178,10 @@ def test_items_without_plays_in_train_have_no_factors(tmp_path):
     ials.main(["--factors", "4", "--workdir", str(workdir), "--k", "10"])
     split, training = training_of(workdir, "--size", "8", "--read-out", "collaborative")
     assert not split.unseen[training.played].any() and training.examples == split.n_hot - 1
+    e = factors.read(split, "ials").items[~split.unseen]
+    frozen = training.frozen[:split.n_hot].numpy()
+    assert np.corrcoef(frozen[~split.unseen].T, e.T)[:4, 4:].diagonal() == pytest.approx(1)   # each item has its own
+    assert not frozen[split.unseen].any()
     own = training.vectors().numpy()
     training.options.read_out = "content"
     same = (own == training.vectors().numpy()).all(axis=1)
