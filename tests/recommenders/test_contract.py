@@ -138,8 +138,8 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
 @pytest.mark.trains
 @pytest.mark.parametrize("name", [
     "knn", "train", "train_bert", "recommenders.cease", "recommenders.chance", "recommenders.content_elsa",
-    "recommenders.content_factors", "recommenders.content_knn", "recommenders.content_prior", "recommenders.sasrec",
-    "recommenders.two_tower"])
+    "recommenders.content_factors", "recommenders.content_knn", "recommenders.content_prior",
+    "recommenders.contrastive", "recommenders.sasrec", "recommenders.two_tower"])
 def test_constant_input_is_chance(tmp_path, name):
     """500 users, 200 tracks, lists of 10: a hit is as likely as for a random list, and no list is shared."""
     workdir = tiny_workspace(tmp_path / "w", n_users=500, n_tracks=200, n_cold=40)
