@@ -72,6 +72,14 @@ def features(split, args):
                       for name in args.embedding])
 
 
+def network_input(features, n_hot, device="cpu"):
+    """Features as a network reads them, float32 (n_items, D) on the device: scaled to variance 1 over the hot items,
+    from which a network starts best; the weights of several embeddings stay in proportion."""
+    import torch
+    spread = max(float(features[:n_hot].std()), FLAT)
+    return torch.as_tensor(features / spread, dtype=torch.float32).to(device)
+
+
 def standardise(vectors, n_hot):
     """One embedding (n_items, D) with the mean and deviation of its first n_hot rows taken out, float64.
 

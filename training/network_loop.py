@@ -30,8 +30,11 @@ class Settings:
     seed: int
 
 
-def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0):
-    """Add the flags of a training with their defaults; examples: what a step takes some of, in the plural."""
+def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0, **selected):
+    """Add the flags of a training with their defaults.
+
+    examples: what a step takes some of, in the plural; selected: what selection.flags takes
+    """
     group = parser.add_argument_group("training")
     group.add_argument("--lr", type=cli.number(0, above=True), default=lr, metavar="FLOAT",
                        help=f"learning rate of AdamW (default {lr:g})")
@@ -43,7 +46,7 @@ def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0):
                        help=f"largest number of epochs (default {epochs})")
     group.add_argument("--patience", type=cli.positive, default=patience, metavar="N",
                        help=f"evaluations of val without a better value before training stops (default {patience})")
-    selection.flags(group)
+    selection.flags(group, **selected)
     group.add_argument("--checkpoint-seconds", type=cli.number(0), default=10.0, metavar="FLOAT",
                        help="least time between checkpoints, in seconds (default 10)")
     return group
@@ -81,6 +84,11 @@ class Training:
     def validation_loss(self, split):
         """The loss on val, for --stop-on loss; None where the method has none."""
         return None
+
+    def selection_loss(self, losses):
+        """What --stop-on loss follows of the losses of an epoch, {"train": mean, "val": where there is one}; None for
+        nothing."""
+        return losses.get("val")
 
     @property
     def done(self):
@@ -167,7 +175,7 @@ def fit(run, training, split, args, ranker, serves):
             held_out = training.validation_loss(split) if "val" in split.parts else None
             if held_out is not None:
                 losses["val"] = held_out
-            result = validation.evaluate(training, ranked, held_out)
+            result = validation.evaluate(training, ranked, training.selection_loss(losses))
             log.record(training.epoch, losses, result.values)
             checkpoints.after_epoch(result.better)
     training.network.load_state_dict(checkpoints.best(training.device)["network"])

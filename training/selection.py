@@ -49,14 +49,18 @@ def rule(text: str) -> str:
     return text
 
 
-def flags(group: Any, published: bool = False) -> None:
-    """Add --stop-on, --eval-every and --val-users; published: the method has --as-published, whose rule is the loss."""
+def flags(group: Any, published: bool = False, eval_every: int = 1) -> None:
+    """Add --stop-on, --eval-every and --val-users.
+
+    published: the method has --as-published, whose rule is the loss; eval_every: its default
+    """
     group.add_argument("--stop-on", type=rule, metavar="METRIC",
                        help="value on val that selects the epoch, and that patience and plateau follow: loss, or a "
                             f"metric such as {DEFAULT} or Recall@50 (default {DEFAULT}"
                             + ("; loss with --as-published)" if published else ")"))
-    group.add_argument("--eval-every", type=cli.positive, default=1, metavar="N",
-                       help="epochs between evaluations of val; it is evaluated after the last one, too (default 1)")
+    group.add_argument("--eval-every", type=cli.positive, default=eval_every, metavar="N",
+                       help="epochs between evaluations of val; it is evaluated after the last one, too (default "
+                            f"{eval_every})")
     group.add_argument("--val-users", type=cli.whole_number(0), default=VAL_USERS, metavar="N",
                        help="users of val that are ranked at an evaluation, where val has more: a sample that is the "
                             f"same for all methods and seeds; 0 for all (default {VAL_USERS})")

@@ -24,9 +24,11 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.sasrec": ["content", "--epochs", "2", "--batch-size", "16", "--hidden-dim", "16"],
     "recommenders.artist_mean": ["--embedding", "content"],
     "recommenders.cease": ["--embedding", "content"],
+    "recommenders.content_elsa": ["--embedding", "content", "--factors", "8", "--epochs", "2"],
     "recommenders.content_factors": ["--embedding", "content"],
     "recommenders.content_knn": ["content"],
     "recommenders.content_prior": ["--embedding", "content"],
+    "recommenders.contrastive": ["--embedding", "content", "--size", "8", "--epochs", "2"],
     "recommenders.hybrid": ["--steps", "4"],
     "recommenders.shrinkage": ["--embedding", "content"],
     "recommenders.random_forest": ["--trees", "5"],
@@ -34,6 +36,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
 SOURCES = ("recommenders.popularity", "recommenders.content_knn", "recommenders.itemknn")
 FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES,  # whose saved lists they read
          "recommenders.content_factors": ("recommenders.ials",),                 # or whose factors
+         "recommenders.contrastive": ("recommenders.ials",),
          "recommenders.shrinkage": ("recommenders.ials",), "recommenders.artist_mean": ("recommenders.ials",)}
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__)
                           if m.name != "__main__")]
@@ -134,8 +137,9 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
 
 @pytest.mark.trains
 @pytest.mark.parametrize("name", [
-    "knn", "train", "train_bert", "recommenders.cease", "recommenders.chance", "recommenders.content_factors",
-    "recommenders.content_knn", "recommenders.content_prior", "recommenders.sasrec", "recommenders.two_tower"])
+    "knn", "train", "train_bert", "recommenders.cease", "recommenders.chance", "recommenders.content_elsa",
+    "recommenders.content_factors", "recommenders.content_knn", "recommenders.content_prior",
+    "recommenders.contrastive", "recommenders.sasrec", "recommenders.two_tower"])
 def test_constant_input_is_chance(tmp_path, name):
     """500 users, 200 tracks, lists of 10: a hit is as likely as for a random list, and no list is shared."""
     workdir = tiny_workspace(tmp_path / "w", n_users=500, n_tracks=200, n_cold=40)
