@@ -15,7 +15,7 @@ WITHOUT_PACKAGES = {"recommenders", "extract_item_embeddings", "slurm/grid.py", 
                     "preprocess.yambda.generate", "recommenders.dtnmr", "preprocess/1_train_test_split.py",
                     "experiments.job_list", "experiments.run_server", "recommenders.cease", "recommenders.clcrec",
                     "recommenders.content_elsa",
-                    "recommenders.content_prior"}  # usage, or no data, comes first
+                    "recommenders.content_prior", "recommenders.sibrar"}  # usage, or no data, comes first
 
 
 def scripts():

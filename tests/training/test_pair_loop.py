@@ -11,7 +11,7 @@ from harness.files import write_json
 from tests.worlds.world import tiny_workspace, write_pairs
 from training import network_loop, pair_loop
 
-METHODS = {"recommenders.clcrec": ["--negatives", "8"]}
+METHODS = {"recommenders.clcrec": ["--negatives", "8"], "recommenders.sibrar": []}
 
 
 def negatives_of(users, items):
@@ -43,7 +43,7 @@ def test_negatives_are_played_items_that_the_user_has_not_played(tmp_path):
 
 
 def single_user(tmp_path, played):
-    """A workspace of one user, who has played so many of 20 tracks in train, and the rest in val."""
+    """A workspace of one user: so many of 20 tracks are played in train, the rest in val."""
     workdir = tiny_workspace(tmp_path / "w")
     for part in ("test", "cold_test"):
         (workdir / "data" / f"{part}.pqt").unlink()
@@ -55,8 +55,9 @@ def single_user(tmp_path, played):
 
 def test_a_user_who_has_played_everything_teaches_nothing(tmp_path):
     workdir = single_user(tmp_path, 12)
-    with pytest.raises(WorkError, match="every user of train has played every item of train, so no"):
-        registry.load("recommenders.clcrec").main(["--embedding", "content", "--workdir", str(workdir)])
+    clcrec = registry.load("recommenders.clcrec")
+    with pytest.raises(WorkError, match="every user of train has played every item of train, so"):
+        clcrec.main(["--embedding", "content", "--workdir", str(workdir)])
     workdir = tiny_workspace(tmp_path / "more")
     train = pd.read_parquet(workdir / "data" / "train.pqt")
     everything = np.unique(train.track_id)
