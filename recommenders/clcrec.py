@@ -15,12 +15,12 @@ where v_j is f(c_j) for a random share of the candidates (--mask), the positive 
 for the others: so f learns to stand in for an ID. The score of every item is p_u.v_i, where v_i is
 q_i for an item of train (--hot content: f(c_i)) and f(c_i) for one without plays.
 
-The published code (weiyinwei/CLCRec) never draws pairs of val and test as negatives, which gives
-them away; here negatives leave out the pairs of train alone. It draws what is masked with
-replacement, so that a share of .5 masks 39 % of the candidates; here each is masked with that
-probability. It brings content to rows of length 1; here columns are standardised, as for every
-method. Other defaults: 128 negatives as in later comparisons, not 512, and equal weights of the
-two losses.
+The published code (weiyinwei/CLCRec) draws negatives outside a user's pairs of all parts
+(user_item_all_dict), so that those of val and test are given away; here outside those of train. It
+draws what is masked with replacement, so that a share of .5 masks 39 % of the candidates; here each
+is masked with that probability. It brings content to rows of length 1; here columns are
+standardised, as for every method. Other defaults: 128 negatives as in later comparisons, not 512,
+and equal weights of the two losses.
 
 Practical limit: a vector for each user and item; scores of a step's users x its distinct items.
 """

@@ -244,7 +244,7 @@ class Training(pair_loop.Training):
 
 
 def info_nce(first, second, temperature):
-    """-log softmax of each vector's own counterpart among n, meaned over all, of both ways summed.
+    """Mean -log softmax of each vector's counterpart among n, the sum of both ways.
 
     first, second: (b, n, D), compared by inner products within each of the b sets
     """
