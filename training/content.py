@@ -12,15 +12,16 @@ from harness.errors import UsageError
 FLAT = 1e-6   # spread of a column, relative to its largest value, that is within the rounding of float32
 
 
-def flags(parser):
-    """Add --embedding, --shuffle and --missing to a parser."""
+def flags(parser, skip=False):
+    """Add --embedding, --shuffle and --missing to a parser; skip: a track may lack one of several embeddings."""
     parser.add_argument("--embedding", nargs="+", metavar="NAME",
                         help="embeddings of the workspace that are the content, side by side (needed)")
     parser.add_argument("--shuffle", action="store_true",
                         help="permute the rows of the embeddings by --seed (the shuffled control)")
-    parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
-                        help="tracks without an embedding: fail stops with an error, mean fills in the mean embedding "
-                             "(default fail)")
+    parser.add_argument("--missing", choices=("fail", "mean", "skip") if skip else ("fail", "mean"), default="fail",
+                        help="tracks without an embedding: fail stops with an error, mean fills in the mean embedding"
+                             + (", skip does without it where the track has another" if skip else "")
+                             + " (default fail)")
 
 
 def l2_flag(parser, what):
@@ -78,6 +79,16 @@ def network_input(features, n_hot, device="cpu"):
     import torch
     spread = max(float(features[:n_hot].std()), FLAT)
     return torch.as_tensor(features / spread, dtype=torch.float32).to(device)
+
+
+def present(split, name, shuffle=None):
+    """Which items have a row in an embedding, bool (n_items,), permuted like the rows of load_embedding."""
+    import numpy as np
+
+    import dataset
+    matrix = dataset.open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
+    has = np.isfinite(matrix[split.tracks]).all(axis=1)
+    return has if shuffle is None else has[np.random.default_rng(shuffle).permutation(len(has))]
 
 
 def standardise(vectors, n_hot):

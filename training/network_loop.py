@@ -122,12 +122,12 @@ class Training:
         return order.split(self.settings.batch_size)[self.step:]
 
     def learn(self, rows):
-        """One step; dropout, too, comes from (seed, epoch, step)."""
+        """One step; dropout, too, comes from (seed, epoch, step), by a stream that is not `draw`'s."""
         import torch
 
         from training.sequences import generator_of
         draw = generator_of(self.settings.seed, 2, self.epoch, self.step)
-        torch.manual_seed(draw.initial_seed())
+        torch.manual_seed(generator_of(self.settings.seed, 3, self.epoch, self.step).initial_seed())
         self.network.train()
         loss = self.loss(rows.to(self.device), draw)
         self.optimizer.zero_grad(set_to_none=True)

@@ -13,8 +13,9 @@ from tests.conftest import ROOT
 
 WITHOUT_PACKAGES = {"recommenders", "extract_item_embeddings", "slurm/grid.py", "preprocess.kkbox.generate",
                     "preprocess.yambda.generate", "recommenders.dtnmr", "preprocess/1_train_test_split.py",
-                    "experiments.job_list", "experiments.run_server", "recommenders.cease", "recommenders.content_elsa",
-                    "recommenders.content_prior"}  # usage, or no data, comes first
+                    "experiments.job_list", "experiments.run_server", "recommenders.cease", "recommenders.clcrec",
+                    "recommenders.content_elsa",
+                    "recommenders.content_prior", "recommenders.sibrar"}  # usage, or no data, comes first
 
 
 def scripts():

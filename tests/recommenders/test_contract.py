@@ -24,6 +24,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.sasrec": ["content", "--epochs", "2", "--batch-size", "16", "--hidden-dim", "16"],
     "recommenders.artist_mean": ["--embedding", "content"],
     "recommenders.cease": ["--embedding", "content"],
+    "recommenders.clcrec": ["--embedding", "content", "--epochs", "4", "--negatives", "8", "--lr", "0.01"],
     "recommenders.content_elsa": ["--embedding", "content", "--factors", "8", "--epochs", "2"],
     "recommenders.content_factors": ["--embedding", "content"],
     "recommenders.content_knn": ["content"],
@@ -32,6 +33,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.hybrid": ["--steps", "4"],
     "recommenders.shrinkage": ["--embedding", "content"],
     "recommenders.random_forest": ["--trees", "5"],
+    "recommenders.sibrar": ["--embedding", "content", "--epochs", "2"],
 }
 SOURCES = ("recommenders.popularity", "recommenders.content_knn", "recommenders.itemknn")
 FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES,  # whose saved lists they read
@@ -137,9 +139,10 @@ def test_a_finished_request_is_skipped_and_overwrite_repeats_it(made, name, caps
 
 @pytest.mark.trains
 @pytest.mark.parametrize("name", [
-    "knn", "train", "train_bert", "recommenders.cease", "recommenders.chance", "recommenders.content_elsa",
-    "recommenders.content_factors", "recommenders.content_knn", "recommenders.content_prior",
-    "recommenders.contrastive", "recommenders.sasrec", "recommenders.two_tower"])
+    "knn", "train", "train_bert", "recommenders.cease", "recommenders.chance", "recommenders.clcrec",
+    "recommenders.content_elsa", "recommenders.content_factors", "recommenders.content_knn",
+    "recommenders.content_prior", "recommenders.contrastive", "recommenders.sasrec", "recommenders.sibrar",
+    "recommenders.two_tower"])
 def test_constant_input_is_chance(tmp_path, name):
     """500 users, 200 tracks, lists of 10: a hit is as likely as for a random list, and no list is shared."""
     workdir = tiny_workspace(tmp_path / "w", n_users=500, n_tracks=200, n_cold=40)

@@ -21,6 +21,7 @@ from tests.worlds.listening import workspace
 from tests.worlds.world import tiny_workspace, write_pairs
 
 KNOW_NOTHING_NEW = {"train": "learns one vector per user", "recommenders.chance": "", "recommenders.popularity": "",
+                    "recommenders.clcrec": "learns one vector per user",
                     "recommenders.content_prior": "the same for every user",
                     "recommenders.dtnmr": "always reads the lists up to the part"}
 SOLVED = {"recommenders.ials", "recommenders.artist_mean", "recommenders.content_factors", "recommenders.shrinkage"}

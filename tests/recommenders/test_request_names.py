@@ -16,6 +16,8 @@ NOT_IN_THE_NAME = {
                 "logdir", "last_epoch"),                          # named by the run they continue: tests/test_train.py
     "bert4rec": ("checkpoint_seconds", "sample_type", "user_freeze", "user_init", "use_confidence"),
     "sasrec": ("checkpoint_seconds",),
+    "clcrec": ("checkpoint_seconds",),
+    "sibrar": ("checkpoint_seconds",),
     "content_elsa": ("checkpoint_seconds",),
     "contrastive": ("checkpoint_seconds",),
     "two_tower": ("checkpoint_seconds", "listener", "show"),      # what is printed after the run
@@ -29,8 +31,9 @@ NOT_IN_THE_NAME = {
 BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embedding", "content"], "sasrec": ["content"],
         "content_prior": ["--embedding", "content"], "content_factors": ["--embedding", "content"],
         "shrinkage": ["--embedding", "content"], "artist_mean": ["--embedding", "content"],
-        "cease": ["--embedding", "content"], "content_elsa": ["--embedding", "content"],
-        "contrastive": ["--embedding", "content"]}
+        "cease": ["--embedding", "content"], "clcrec": ["--embedding", "content"],
+        "content_elsa": ["--embedding", "content"],
+        "contrastive": ["--embedding", "content"], "sibrar": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],

@@ -19,7 +19,8 @@ from training.selection import BOTH, COLD, HOT
 from training.validation import Validation
 
 PUBLISHED = ("train", "train_bert", "recommenders.content_elsa")      # with --as-published
-ALWAYS_CHOSEN = ("recommenders.two_tower", "recommenders.content_elsa")   # from its first run on
+ALWAYS_CHOSEN = ("recommenders.two_tower", "recommenders.clcrec", "recommenders.content_elsa",
+                 "recommenders.sibrar")   # from its first run on
 
 
 def parse(name, *flags):

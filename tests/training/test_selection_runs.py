@@ -20,6 +20,8 @@ SMALL = {   # of every trained method; the learning rates are small, so that the
                    "--lr", "0.0003"],
     "recommenders.sasrec": ["content", "--batch-size", "16", "--hidden-dim", "8", "--lr", "0.0003"],
     "recommenders.two_tower": ["--embedding", "content", "--batch-size", "256"],
+    "recommenders.clcrec": ["--embedding", "content", "--negatives", "8"],
+    "recommenders.sibrar": ["--embedding", "content", "--lr", "0.0003", "--dropout", "0"],
     "recommenders.content_elsa": ["--embedding", "content", "--factors", "8", "--batch-size", "16", "--lr", "0.0003"],
     "recommenders.dtnmr": ["--hidden", "8", "--lstm-size", "8", "--size", "4", "--lr", "0.0003"],
 }
