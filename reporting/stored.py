@@ -2,6 +2,7 @@
 
     results/<data set>/results_<part>.csv    as table.py writes them (tidy: commits, checksums of split and embedding,
                                              settings and runs in each line)
+    results/<data set>/worth_<part>_by_<cut>.csv   what content is worth in each segment, of table.py --by
     results/<data set>/made.json             which command wrote them, when, on what
     results/checksums.txt                    sha256 and name of every file; a file that differs from it is refused
 """
@@ -56,10 +57,13 @@ def checked(name, root=ROOT):
 
 
 def add(workdir, name, root=ROOT):
-    """Store a workspace's tables/results_*.csv, and the verdicts of claims/ where it has them; returns their names."""
+    """Store a workspace's tables/results_*.csv, the worth by segment of tables/ (table.py --by) and the verdicts of
+    claims/ where it has them; returns their names."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--name {name} should be small letters, digits and hyphens: it is a folder of results/")
-    files = sorted((workdir / "tables").glob("results_*.csv")) + sorted((workdir / "claims").glob("claims.csv"))
+    files = [path for path in sorted((workdir / "tables").glob("*.csv"))
+             if re.fullmatch(r"results_(?!.*_by_).*|worth_.*_by_.*", path.stem)]
+    files += sorted((workdir / "claims").glob("claims.csv"))
     if not files:
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")
     folder = root / "results" / name

@@ -5,6 +5,7 @@
                   intervals
     kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
     kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
+    kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p
     kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric
 
 In methods and pivot a cell without a line in the csv keeps what the page has: those of earlier runs, typed by hand.
@@ -16,7 +17,7 @@ from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
 from harness.errors import WorkError
 from harness.registry import title
 
-KINDS = ("board", "methods", "pivot", "overall", "claims")
+KINDS = ("board", "methods", "pivot", "overall", "claims", "segments")
 UNTESTABLE = "not testable here"     # the verdict of a claim without a test
 
 
@@ -25,7 +26,8 @@ def lines_of(options, frame, before):
     kind = options.get("kind", "board")
     if kind not in KINDS:
         raise WorkError(f"kind={kind} is none of {', '.join(KINDS)}")
-    make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims}
+    make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims,
+            "segments": _segments}
     return make[kind](options, frame, before)
 
 
@@ -67,6 +69,20 @@ def _claims(options, frame, before):
              f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f})", _text(line["takes"])]
             for _, line in own.iterrows()]
     return _lines(["claim", "data set", "compares", "verdict", "effect (adjusted interval)", "would take"], rows)
+
+
+# --------------------------------------------------------------------------- worth by segment
+
+def _segments(options, frame, before):
+    names, rows = list(dict.fromkeys(frame["segment"])), []
+    for (method, representation), own in frame.groupby(["method", frame["representation"].fillna("")], sort=False):
+        worth = own.set_index("segment")
+        p = float(own["p_corrected"].iloc[0])
+        rows.append([escape_markdown(method), escape_markdown(representation),
+                     *(f"{worth.loc[name, 'worth']:+.4f} ±{worth.loc[name, 'half_worth']:.4f}" if name in worth.index
+                       else "" for name in names),
+                     "" if math.isnan(p) else "< .001" if p < .001 else f"{p:.3f}".replace("0.", ".", 1)])
+    return _lines(["method", "representation", *map(escape_markdown, names), "p of equal worth"], rows)
 
 
 # --------------------------------------------------------------------------- as table.py prints it

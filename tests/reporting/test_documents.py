@@ -57,6 +57,24 @@ def test_a_board_has_blocks_control_worth_and_marks(project):
         "| KNN | b_c | 0.0963 ±0.0200° | no control | |"]
 
 
+def test_the_worth_of_segments_is_a_table(project):
+    folder = project / "work" / "w" / "tables"
+    rows = [("user-activity", name, "KNN", "a_b", worth, .01, p) for name, worth, p in (
+        ("light", .02, .0004), ("heavy", -.005, .0004))]
+    rows += [("user-activity", name, "KNN", "c", .02, .01, .25) for name in ("light", "heavy")]
+    pd.DataFrame(rows, columns=["cut", "segment", "method", "representation", "worth", "half_worth", "p_corrected"]
+                 ).to_csv(folder / "worth_test_by_user_activity.csv", index=False)
+    (folder / "results_test_by_user_activity.csv").write_text("segment\n")
+    assert stored.add(project / "work" / "w", "w", project) == [
+        "results/w/results_test.csv", "results/w/worth_test_by_user_activity.csv"]
+    path = page(project, "file=results/w/worth_test_by_user_activity.csv kind=segments")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| method | representation | light | heavy | p of equal worth |", "| --- | --- | --- | --- | --- |",
+        "| KNN | a_b | +0.0200 ±0.0100 | -0.0050 ±0.0100 | < .001 |",
+        "| KNN | c | +0.0200 ±0.0100 | +0.0200 ±0.0100 | .250 |"]
+
+
 def test_cells_without_a_run_keep_what_was_typed(project):
     typed = ("| NDCG@10 | KNN | Shallow Net |\n|---|---|---|\n| a | wrong | **.1500** ±.0100 |\n"
              "| b_c | **.9999** | .1600 |\n| shuffled a | | .7000 |\n")
