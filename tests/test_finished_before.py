@@ -33,7 +33,7 @@ recommenders.random_forest --trees 5
 """.strip().splitlines()
 LATER = {f"recommenders.{name}" for name in ("acarec", "artist_mean", "cease", "clcrec",
                                              "content_elsa", "content_factors", "content_prior", "contrastive",
-                                             "shrinkage", "sibrar")}
+                                             "dropoutnet", "heater", "shrinkage", "sibrar")}
 
 
 def stamps(folder):

@@ -31,6 +31,8 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.content_knn": ["content"],
     "recommenders.content_prior": ["--embedding", "content"],
     "recommenders.contrastive": ["--embedding", "content", "--size", "8", "--epochs", "2"],
+    "recommenders.dropoutnet": ["--embedding", "content", "--epochs", "2", "--hidden", "16"],
+    "recommenders.heater": ["--embedding", "content", "--epochs", "2", "--hidden", "16"],
     "recommenders.hybrid": ["--steps", "4"],
     "recommenders.shrinkage": ["--embedding", "content"],
     "recommenders.random_forest": ["--trees", "5"],
@@ -41,7 +43,8 @@ FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES, 
          "recommenders.content_factors": ("recommenders.ials",),                 # or whose factors
          "recommenders.contrastive": ("recommenders.ials",),
          "recommenders.shrinkage": ("recommenders.ials",), "recommenders.artist_mean": ("recommenders.ials",),
-         "recommenders.acarec": ("recommenders.ials",)}
+         "recommenders.acarec": ("recommenders.ials",), "recommenders.dropoutnet": ("recommenders.ials",),
+         "recommenders.heater": ("recommenders.ials",)}
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__)
                           if m.name != "__main__")]
 

@@ -18,6 +18,8 @@ NOT_IN_THE_NAME = {
     "sasrec": ("checkpoint_seconds",),
     "acarec": ("checkpoint_seconds",),
     "clcrec": ("checkpoint_seconds",),
+    "dropoutnet": ("checkpoint_seconds",),
+    "heater": ("checkpoint_seconds",),
     "sibrar": ("checkpoint_seconds",),
     "content_elsa": ("checkpoint_seconds",),
     "contrastive": ("checkpoint_seconds",),
@@ -35,7 +37,8 @@ BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embeddi
         "cease": ["--embedding", "content"], "clcrec": ["--embedding", "content"],
         "content_elsa": ["--embedding", "content"],
         "contrastive": ["--embedding", "content"], "sibrar": ["--embedding", "content"],
-        "acarec": ["--embedding", "content"]}
+        "acarec": ["--embedding", "content"],
+        "dropoutnet": ["--embedding", "content"], "heater": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],
@@ -69,6 +72,7 @@ OWN_WORDS = {("ease", "memory"): ("1", "2"), ("cease", "memory"): ("1", "2"),
              ("content_factors", "factors"): ("ials", "elsa"),
              ("contrastive", "factors"): ("ials", "elsa"),
              ("acarec", "factors"): ("ials", "elsa"),
+             ("dropoutnet", "factors"): ("ials", "elsa"), ("heater", "factors"): ("ials", "elsa"),
              ("artist_mean", "factors"): ("ials", "elsa"), ("shrinkage", "factors"): ("ials", "elsa"),
              ("shrinkage", "shrink"): ("auto", "val", "2")}
 
