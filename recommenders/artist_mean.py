@@ -22,9 +22,8 @@ items are artists themselves (lastfm, lastfm-audio).
 Practical limit: sparse products over the tracks of an artist; the memory of the factors.
 """
 from harness import cli, runs
-from harness.errors import WorkError
-from harness.metadata import read_artists
 from ranking import factors
+from training import artists as track_artists
 from training import content, factor_maps
 
 TITLE = "Artist mean"
@@ -56,56 +55,16 @@ def request_of(args):
             "l2": args.l2, "k": args.k, "seed": args.seed, "comment": args.comment}
 
 
-def artists_of(split):
-    """Which artists each item of the split has, csr float64 (n_items, A) of ones; names are compared without case.
-
-    WorkError without items.pqt or artists in it, with one artist only, and where no artist has two tracks.
-    """
-    import numpy as np
-    path = split.workdir / "items.pqt"
-    every = read_artists(split.workdir, split.n_tracks)
-    if every is None:
-        raise WorkError(f"{path} is missing or names no artists, so artist_mean does not apply; use "
-                        "recommenders.content_factors")
-    matrix = every[split.tracks].astype(np.float64)
-    tracks = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if (tracks > 0).sum() < 2:
-        raise WorkError(f"{path} names {'one artist' if tracks.any() else 'no artist'} for the tracks of this split, "
-                        "so artist_mean cannot distinguish them; use recommenders.content_factors")
-    if tracks.max() < 2:
-        raise WorkError(f"no artist of {path} has two tracks in this split, as where the items are artists themselves, "
-                        "so artist_mean has nothing to average; use recommenders.content_factors")
-    return matrix
-
-
-def means(artists, values, known):
-    """Mean of `values` over the known items that share an artist with each item, itself left out.
-
-    artists: csr (n_items, A) of ones; values: float64 (n_hot, D) of the first items; known: bool (n_hot,), whether an
-    item has a factor. Returns float64 (n_items, D) and the number of items averaged, int64 (n_items,), 0 where none.
-    """
-    import numpy as np
-    hot = artists[:len(values)].multiply(known[:, None]).tocsr()
-    total = artists @ (hot.T @ values)
-    count = artists @ (hot.T @ np.ones(len(values)))
-    own = np.asarray(hot.sum(axis=1)).ravel()             # an item is among the tracks of each of its artists
-    total[:len(values)] -= own[:, None] * values
-    count[:len(values)] -= own
-    count = np.rint(count).astype(np.int64)
-    return np.divide(total, count[:, None], out=np.zeros_like(total), where=count[:, None] > 0), count
-
-
 def item_vectors(features, artists, learned, args):
     """Vectors of all items, float64 (n_items, D), and the number of tracks in each mean, int64 (n_items,)."""
     import numpy as np
     weights = factor_maps.evidence_weights(learned.plays, args.evidence)
     predicted, _ = factor_maps.by_ridge(features, learned.items, weights, args.l2)
-    mean, count = means(artists, learned.items, learned.plays > 0)
+    mean, count = track_artists.means(artists, learned.items, learned.plays > 0)
+    vectors = np.where(count[:, None] > 0, mean, predicted)
     if args.length == "predicted":
-        sizes = np.linalg.norm(learned.items, axis=1, keepdims=True)
-        mean = factor_maps.of_length(mean, means(artists, sizes, learned.plays > 0)[0][:, 0])
-        predicted = factor_maps.of_length(predicted, factor_maps.lengths(features, learned.items, weights, args.l2))
-    return np.where(count[:, None] > 0, mean, predicted), count
+        vectors = factor_maps.of_length(vectors, track_artists.lengths(artists, features, learned, weights, args.l2))
+    return vectors, count
 
 
 def main(argv=None):
@@ -117,7 +76,7 @@ def main(argv=None):
     from ranking import save
     split = dataset.load(workdir)
     files = content.inputs(workdir, args)
-    artists = artists_of(split)
+    artists = track_artists.artists_of(split, "artist_mean")
     learned = factors.read(split, args.factors)
     inputs = [*split.inputs, *files, *learned.inputs, hashed(workdir / "items.pqt")]
     with runs.Run(workdir, "artist_mean", request_of(args), embedding="+".join(args.embedding), inputs=inputs,

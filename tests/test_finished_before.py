@@ -31,9 +31,9 @@ recommenders.elsa
 recommenders.hybrid --steps 4
 recommenders.random_forest --trees 5
 """.strip().splitlines()
-LATER = {f"recommenders.{name}" for name in ("artist_mean", "cease", "clcrec", "content_elsa",
-                                          "content_factors", "content_prior", "contrastive", "shrinkage",
-                                          "sibrar")}
+LATER = {f"recommenders.{name}" for name in ("acarec", "artist_mean", "cease", "clcrec",
+                                             "content_elsa", "content_factors", "content_prior", "contrastive",
+                                             "dropoutnet", "heater", "shrinkage", "sibrar")}
 
 
 def stamps(folder):

@@ -15,6 +15,7 @@ from recommenders import artist_mean, ials
 from tests.worlds.factors import factor_world, value
 from tests.worlds.factors import made as made_by
 from training import content, factor_maps
+from training.artists import artists_of, means
 
 FLAGS = {"embedding": ["content"], "shuffle": False, "missing": "fail", "seed": 42, "evidence": 10.0, "l2": "gcv"}
 
@@ -45,14 +46,14 @@ def test_means_by_hand():
     """Tracks 0, 1 of artist a; 2 of a and b; 3 (hot, no factor) of b; cold 4 of b, 5 of c, 6 of nobody."""
     artists = csr_matrix([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=float)
     values = np.array([[1.0, 0], [3, 2], [5, 4], [0, 0]])
-    mean, count = artist_mean.means(artists, values, np.array([True, True, True, False]))
+    mean, count = means(artists, values, np.array([True, True, True, False]))
     assert count.tolist() == [2, 2, 2, 1, 1, 0, 0]
     assert np.allclose(mean, [[4, 3], [3, 2], [2, 1], [5, 4], [5, 4], [0, 0], [0, 0]])
 
 
 def test_new_artists_are_their_content_and_others_their_artist(world):
     split = dataset.load(world)
-    learned, artists = factors.read(split, "ials"), artist_mean.artists_of(split)
+    learned, artists = factors.read(split, "ials"), artists_of(split, "artist_mean")
     args = SimpleNamespace(**FLAGS, length="mean")
     features = content.features(split, args)
     items, count = artist_mean.item_vectors(features, artists, learned, args)
@@ -102,7 +103,7 @@ def test_names_are_compared_without_case_and_lists_may_hold_several(tmp_path):
     names = [["The Band", "Guest"], ["the band "], [None, "Guest"], [], *([f"artist {t}"] for t in range(4, 60))]
     write_parquet(workdir / "items.pqt", pd.DataFrame({"track_id": np.arange(60), "artists": names}))
     split = dataset.load(workdir)
-    matrix = artist_mean.artists_of(split).toarray()
+    matrix = artists_of(split, "artist_mean").toarray()
     row = {track: matrix[i] for i, track in enumerate(split.tracks) if track < 4}
     pairs = [(a, b) for a in row for b in row if a < b and row[a] @ row[b] > 0]
     assert set(pairs) == {pair for pair in ((0, 1), (0, 2)) if set(pair) <= set(row)} and len(pairs) >= 1

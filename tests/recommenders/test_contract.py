@@ -22,6 +22,7 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.two_tower": ["--embedding", "content", "--epochs", "2", "--batch-size", "256"],
     "recommenders.dtnmr": ["--epochs", "2", "--hidden", "16", "--lstm-size", "16", "--size", "8"],
     "recommenders.sasrec": ["content", "--epochs", "2", "--batch-size", "16", "--hidden-dim", "16"],
+    "recommenders.acarec": ["--embedding", "content", "--epochs", "2"],
     "recommenders.artist_mean": ["--embedding", "content"],
     "recommenders.cease": ["--embedding", "content"],
     "recommenders.clcrec": ["--embedding", "content", "--epochs", "4", "--negatives", "8", "--lr", "0.01"],
@@ -30,6 +31,8 @@ QUICK = {  # flags that make a run take a second on the tiny world; the contract
     "recommenders.content_knn": ["content"],
     "recommenders.content_prior": ["--embedding", "content"],
     "recommenders.contrastive": ["--embedding", "content", "--size", "8", "--epochs", "2"],
+    "recommenders.dropoutnet": ["--embedding", "content", "--epochs", "2", "--hidden", "16"],
+    "recommenders.heater": ["--embedding", "content", "--epochs", "2", "--hidden", "16"],
     "recommenders.hybrid": ["--steps", "4"],
     "recommenders.shrinkage": ["--embedding", "content"],
     "recommenders.random_forest": ["--trees", "5"],
@@ -39,7 +42,9 @@ SOURCES = ("recommenders.popularity", "recommenders.content_knn", "recommenders.
 FIRST = {"recommenders.hybrid": SOURCES, "recommenders.random_forest": SOURCES,  # whose saved lists they read
          "recommenders.content_factors": ("recommenders.ials",),                 # or whose factors
          "recommenders.contrastive": ("recommenders.ials",),
-         "recommenders.shrinkage": ("recommenders.ials",), "recommenders.artist_mean": ("recommenders.ials",)}
+         "recommenders.shrinkage": ("recommenders.ials",), "recommenders.artist_mean": ("recommenders.ials",),
+         "recommenders.acarec": ("recommenders.ials",), "recommenders.dropoutnet": ("recommenders.ials",),
+         "recommenders.heater": ("recommenders.ials",)}
 NAMES = [*ROOT_SCRIPTS, *(f"recommenders.{m.name}" for m in pkgutil.iter_modules(recommenders.__path__)
                           if m.name != "__main__")]
 

@@ -24,7 +24,8 @@ KNOW_NOTHING_NEW = {"train": "learns one vector per user", "recommenders.chance"
                     "recommenders.clcrec": "learns one vector per user",
                     "recommenders.content_prior": "the same for every user",
                     "recommenders.dtnmr": "always reads the lists up to the part"}
-SOLVED = {"recommenders.ials", "recommenders.artist_mean", "recommenders.content_factors", "recommenders.shrinkage"}
+SOLVED = {"recommenders.ials", "recommenders.acarec", "recommenders.artist_mean", "recommenders.content_factors",
+          "recommenders.dropoutnet", "recommenders.heater", "recommenders.shrinkage"}
 COMBINE = {"recommenders.hybrid", "recommenders.random_forest"}   # of lists that the others have made
 UNSEEN = (0, 1)   # of the tiny workspace's tracks: in no part
 

@@ -16,7 +16,10 @@ NOT_IN_THE_NAME = {
                 "logdir", "last_epoch"),                          # named by the run they continue: tests/test_train.py
     "bert4rec": ("checkpoint_seconds", "sample_type", "user_freeze", "user_init", "use_confidence"),
     "sasrec": ("checkpoint_seconds",),
+    "acarec": ("checkpoint_seconds",),
     "clcrec": ("checkpoint_seconds",),
+    "dropoutnet": ("checkpoint_seconds",),
+    "heater": ("checkpoint_seconds",),
     "sibrar": ("checkpoint_seconds",),
     "content_elsa": ("checkpoint_seconds",),
     "contrastive": ("checkpoint_seconds",),
@@ -33,7 +36,9 @@ BASE = {"knn": ["content"], "content_knn": ["content"], "two_tower": ["--embeddi
         "shrinkage": ["--embedding", "content"], "artist_mean": ["--embedding", "content"],
         "cease": ["--embedding", "content"], "clcrec": ["--embedding", "content"],
         "content_elsa": ["--embedding", "content"],
-        "contrastive": ["--embedding", "content"], "sibrar": ["--embedding", "content"]}
+        "contrastive": ["--embedding", "content"], "sibrar": ["--embedding", "content"],
+        "acarec": ["--embedding", "content"],
+        "dropoutnet": ["--embedding", "content"], "heater": ["--embedding", "content"]}
 ENABLED_BY = {   # arguments without which an option has no effect, is refused, or changes other options with it
     ("shallow", "temperature"): ["--loss", "bpr"],
     ("shallow", "logdir"): ["--last-epoch", "1"],
@@ -51,6 +56,7 @@ ENABLED_BY = {   # arguments without which an option has no effect, is refused, 
     ("random_forest", "leaves"): ["--model", "lambdarank"],
     ("random_forest", "lr"): ["--model", "lambdarank"],
     ("dtnmr", "long_term_len"): ["--short-term-len", "1"],
+    ("acarec", "hidden"): ["--heads", "1"],
     **{(name, "delta_norm"): ["--fusion", "delta"] for name in ("shallow", "bert4rec", "sasrec", "two_tower")},
 }
 WORDS = {   # values of options that are text
@@ -65,6 +71,8 @@ WORDS = {   # values of options that are text
 OWN_WORDS = {("ease", "memory"): ("1", "2"), ("cease", "memory"): ("1", "2"),
              ("content_factors", "factors"): ("ials", "elsa"),
              ("contrastive", "factors"): ("ials", "elsa"),
+             ("acarec", "factors"): ("ials", "elsa"),
+             ("dropoutnet", "factors"): ("ials", "elsa"), ("heater", "factors"): ("ials", "elsa"),
              ("artist_mean", "factors"): ("ials", "elsa"), ("shrinkage", "factors"): ("ials", "elsa"),
              ("shrinkage", "shrink"): ("auto", "val", "2")}
 

@@ -1,10 +1,13 @@
 """A planted world for methods that combine factors of plays with content, with all parts of --protocol cold-items."""
+from unittest import mock
+
 import numpy as np
 import pandas as pd
 
 from harness import runs
 from harness.files import write_json
 from tests.worlds.world import write_embedding, write_pairs, write_tracks
+from training import network_loop
 
 
 def factor_world(workdir, n_users=300, n_tracks=240, n_cold=60, dim=6, noise=0.3, seed=0):
@@ -52,3 +55,20 @@ def made(module, workdir, *flags, embedding="content"):
 def value(workdir, name, part, metric="NDCG@10"):
     """Mean of a metric of a run."""
     return pd.read_csv(workdir / "metrics" / f"{name}_{part}.csv", index_col=0).loc["mean", metric]
+
+
+def steps_of(module, workdir, *flags, until=None, embedding="content"):
+    """Call a recommender's `main` as `made` does; the training steps it took. It is broken off before step `until`."""
+    steps, learn = [], network_loop.Training.learn
+
+    def counted(self, rows):
+        if len(steps) == until:
+            raise KeyboardInterrupt
+        steps.append(len(rows))
+        learn(self, rows)
+    with mock.patch.object(network_loop.Training, "learn", counted):
+        try:
+            made(module, workdir, *flags, embedding=embedding)
+        except KeyboardInterrupt:
+            assert len(steps) == until
+    return len(steps)
