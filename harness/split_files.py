@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from harness.errors import WorkError
 from harness.readers import parquet_schema, read_json, read_parquet
 from harness.run_files import COLD_PARTS, PART_ORDER
 
-RULES = {"history": {"test": ["train"]}, "unseen": "drop", "all_test": False, "seen": "hide",
-         "events_before": None}   # of a split without rules.json
+RULES: dict[str, Any] = {"history": {"test": ["train"]}, "unseen": "drop", "all_test": False, "seen": "hide",
+                         "events_before": None}   # of a split without rules.json
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]   # user_id, track_id, count, microseconds
 
 
