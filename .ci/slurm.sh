@@ -42,7 +42,7 @@ write_conf() {
   local host cpus memory
   [ ! -e "$conf" ] || grep -qF "$mark" "$conf" || fail "$conf is another Slurm's; it is left as it is"
   host=$(hostname -s)
-  cpus=$(nproc)
+  cpus=$(nproc --all)
   memory=$(($(awk '/^MemTotal:/ {print $2}' /proc/meminfo) * 9 / 10240))
   install -d /etc/slurm /var/spool/slurmd /var/spool/slurmctld "$logs"
   cat >"$conf" <<CONF
