@@ -115,11 +115,14 @@ def make_lastfm(workdir):
 # --------------------------------------------------------------------------- the measurement
 
 def modules():
-    """{module: what it declares} of every recommender; those that build on others' lists come last."""
+    """{module: what it declares} of every recommender; those that build on others' lists come last, and before them
+    those that read the item factors of a run (--factors RUN, of iALS)."""
     there = {r.module.removesuffix(".__main__"): r for r in registry.recommenders().values()}
 
     def builds(name):
-        return any(action.dest == "sources" for action in registry.load(name).build_parser()._actions)
+        actions = registry.load(name).build_parser()._actions
+        return 2 * any(a.dest == "sources" for a in actions) + any(
+            a.dest == "factors" and a.default == "ials" for a in actions)
     return {name: there[name] for name in sorted(there, key=lambda name: (builds(name), name))}
 
 
