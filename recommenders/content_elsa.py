@@ -53,13 +53,7 @@ def build_parser():
 
 
 def parse(argv=None):
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.as_published:
-        parser.set_defaults(**PUBLISHED)
-        args = parser.parse_args(argv)
-    selection.settle(args)
-    return args
+    return network_loop.parse(build_parser(), argv, PUBLISHED)
 
 
 def request_of(args):

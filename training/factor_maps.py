@@ -10,7 +10,7 @@ length by itself, and `of_length` gives it to the direction that was predicted.
 """
 from dataclasses import dataclass
 
-from training import ridge
+from training import content, ridge
 from training.early_stopping import EarlyStopping
 
 
@@ -74,8 +74,7 @@ def by_mlp(features, factors, weights, settings, device="cpu", log=None):
     if not len(fitted):
         held = fitted = order
     scale = max(float(np.sqrt((factors[used] ** 2).sum(axis=1).mean())), 1e-12)
-    spread = max(float(features[:len(factors)].std()), 1e-6)
-    x = torch.as_tensor(features / spread, dtype=torch.float32).to(device)    # a network starts best from unit variance
+    x = content.network_input(features, len(factors), device)
     y = torch.as_tensor(factors / scale, dtype=torch.float32).to(device)
     w = torch.as_tensor(np.asarray(weights), dtype=torch.float32).to(device)
     network = _network(x.shape[1], y.shape[1], settings.seed).to(device)

@@ -52,6 +52,16 @@ def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0, **selected
     return group
 
 
+def parse(parser, argv, published):
+    """A command line whose --as-published stands for the values `published` of the options that are not given."""
+    args = parser.parse_args(argv)
+    if args.as_published:
+        parser.set_defaults(**published)
+        args = parser.parse_args(argv)
+    selection.settle(args)
+    return args
+
+
 def request(args):
     """The entries of a run's request that these flags make."""
     return {name: getattr(args, name) for name in ("lr", "l2", "batch_size", "epochs", "patience", "stop_on",

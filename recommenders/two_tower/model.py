@@ -6,7 +6,7 @@ Letters: U users, I items of train, n items with the cold ones last, F columns o
 No tower sees an id. Columns of an item: log(1 + users who played it), log(1 + its plays), both counted in train,
 then the embeddings, then the commonest values of the metadata fields asked for. Columns of a user: log(1 + tracks
 played), log(1 + plays), then the mean of the items played. All but the field values are standardised. With --fusion the
-item tower also reads what is trained for each item of train (class Trained); hidden with the counts, it is 0 then.
+item tower also reads what is trained for each item of train (trained.py); hidden with the counts, it is 0 then.
 """
 import math
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from torch import nn
 import dataset
 from harness.errors import UsageError, WorkError
 from harness.metadata import read_table
+from recommenders.two_tower.trained import COUNTS, SIZE, Trained
 from training import fusion
 from training.checkpoints import check_device
 from training.early_stopping import EarlyStopping
 from training.softmax import native_bf16
 
-COUNTS = 2           # first columns of an item and of a user: what train counts
 FIELD_VALUES = 200   # of a metadata field, the commonest among the items of train
-HIDDEN, SIZE = (256, 128), 128
+HIDDEN = (256, 128)
 
 
 # --------------------------------------------------------------------------- features
@@ -165,41 +165,6 @@ def tower(columns, dropout):
         layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, SIZE))
-
-
-class Trained(nn.Module):
-    """What --fusion trains for each of the V items of train: a difference of the content, or an ID vector beside it.
-
-    kind: start, delta or concat; content: columns of the embeddings, which follow the counts; norm: largest length of
-    the difference of delta, where the content has length 1
-    """
-
-    def __init__(self, kind, items, content, norm=None):
-        super().__init__()
-        self.kind, self.limit = kind, norm and norm * math.sqrt(content)
-        self.content = slice(COUNTS, COUNTS + content)
-        self.rows = nn.Parameter(torch.zeros(items, SIZE if kind == "concat" else content))
-        if kind == "concat":
-            nn.init.normal_(self.rows, std=fusion.ID_SPREAD)
-
-    @property
-    def added(self):
-        """Columns that the item tower reads in addition."""
-        return self.rows.shape[1] if self.kind == "concat" else 0
-
-    def forward(self, columns, hidden, codes):
-        """Columns (b, F) of items with what is trained for their codes (b,); where hidden (b, 1), it is 0."""
-        own = nn.functional.embedding(codes.clamp(max=len(self.rows) - 1), self.rows) * (1 - hidden)
-        if self.kind == "concat":
-            return torch.cat([columns, own], 1)
-        start, stop = self.content.start, self.content.stop
-        return torch.cat([columns[:, :start], columns[:, start:stop] + own, columns[:, stop:]], 1)
-
-    @torch.no_grad()
-    def constrain(self):
-        """Bring the differences back to their largest length, after a step of the optimiser."""
-        if self.kind == "delta":
-            fusion.limit(self.rows, self.limit)
 
 
 class Towers(nn.Module):
