@@ -64,11 +64,9 @@ class Workspace:
     def __init__(self, workdir, ledger):
         about = read_json(workdir / "dataset.json", {"name": str, "generated": bool}) \
             if (workdir / "dataset.json").exists() else {}
-        self.workdir, self.ledger, self.name = workdir, ledger, about.get("name", workdir.name)
-        if self.name not in ledger.datasets:
-            raise UsageError(f"{workdir} is the data set {self.name!r}, which {ledger.path.name} does not describe; it "
-                             f"has {', '.join(ledger.datasets)}; add an entry with its representations")
-        self.dataset = ledger.datasets[self.name]
+        self.workdir, self.ledger = workdir, ledger
+        self.dataset = _entry_of(workdir, about.get("name", workdir.name), ledger)
+        self.name = self.dataset.name
         self.generated = self.dataset.generated or about.get("generated", False)
         self.cells, self.left = collect(workdir)
         self.frames, self.usual = {}, {}
@@ -89,6 +87,19 @@ class Workspace:
 
     def values(self, part, column):
         return _CachedValues(self, part, column)
+
+
+def _entry_of(workdir, name, ledger):
+    """The Dataset of the ledger that a workspace is: one of its plays and protocol, else one of its name."""
+    split = workdir / "data" / "split.json"
+    protocol = read_json(split, {"protocol": str}).get("protocol") if split.exists() else None
+    for entry in ledger.datasets.values():
+        if entry.plays_of == name and entry.protocol == protocol:
+            return entry
+    if name not in ledger.datasets or ledger.datasets[name].plays_of:
+        raise UsageError(f"{workdir} is the data set {name!r}, which {ledger.path.name} does not describe; it "
+                         f"has {', '.join(ledger.datasets)}; add an entry with its representations")
+    return ledger.datasets[name]
 
 
 class _CachedValues(Values):

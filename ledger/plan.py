@@ -86,16 +86,28 @@ def _of_grid(need, dataset, script, flag):
 def _known(dataset, script, flag):
     """[(representations, {flag: value})] of a script's blocks in the data set's grids, without its controls."""
     from experiments import grid_file
-    known = []
+    known, flags = [], {action.dest for action in registry.load(script).build_parser()._actions}
     for path in dataset.grids:
         for block in grid_file.read(ROOT / path).get("blocks") or []:
             lists = block.get("grid") or {}
             settings = {k: v[0] if isinstance(v, list) else v for k, v in lists.items()} | (block.get("set") or {})
-            if block["script"] == script and not _is_on(settings.get("shuffle")):
+            if block["script"] != script or _is_on(settings.get("shuffle")):
+                continue
+            if (settings := _as_item_freeze(settings, flags)) is not None:
                 names = lists.get(flag, settings.get(flag, []))
                 known.append((names if isinstance(names, list) else [names],
                               {k: v for k, v in settings.items() if k not in NOT_SETTINGS}))
     return known
+
+
+def _as_item_freeze(settings, flags):
+    """The settings with frozen and start of --fusion as the item_freeze of a script that has it; None for those of
+    delta and concat, whose runs count only where a claim names them."""
+    from training.fusion import CONSTRAINED
+    kind = settings.pop("fusion", None)
+    if kind is not None and "item_freeze" in flags:
+        settings["item_freeze"] = int(kind == "frozen")
+    return None if kind in CONSTRAINED else settings
 
 
 def _is_on(value):

@@ -21,7 +21,8 @@ CLAIM = {"id": str, "sentence": str, "source": str, "compares": str, "part": str
          "datasets": list, "scores": dict, "untestable": str, "command": str}
 NEEDED = ("id", "sentence", "source")
 TERM = {"method": str, "representation": str, "control": bool, "with": dict, "like": str}
-DATASET = {"about": str, "generated": bool, "grids": list, "set": dict, "roles": dict, "extract": dict, "split": str}
+DATASET = {"about": str, "plays_of": str, "protocol": str, "generated": bool, "grids": list, "set": dict,
+           "roles": dict, "extract": dict, "split": str}
 RULES = {"level": 0.05, "chance": 0.8, "seeds": 5, "controls": 10}
 WHOLE = ("Coverage", "Popularity", "Gini", "ColdShare", "SubsetAccuracy", "PointAccuracy")   # beside metrics.METRICS
 CONSTANT = "1"                       # name of the number in an effect such as a - .15
@@ -64,9 +65,15 @@ class Claim:
 @dataclass
 class Dataset:
     """A data set of the ledger: whether it is generated, the grid files with its settings, flags of all its runs (of
-    those scripts that have them), its representations by role, and what comes before the runs on a cluster."""
+    those scripts that have them), its representations by role, and what comes before the runs on a cluster.
+
+    plays_of, protocol: for another split of the plays of a data set, the name in dataset.json and the protocol in
+        split.json; None: the name of the entry, whatever the protocol
+    """
     name: str
     about: str = ""
+    plays_of: str | None = None
+    protocol: str | None = None
     generated: bool = False
     grids: list = field(default_factory=list)
     set: dict = field(default_factory=dict)
@@ -102,6 +109,11 @@ def read_ledger(path):
     for name, entry in (document.get("datasets") or {}).items():
         _keys(f"{where}, data set {name}", entry, DATASET)
         datasets[str(name)] = Dataset(str(name), **entry)
+    for name, entry in datasets.items():
+        if bool(entry.plays_of) != bool(entry.protocol):
+            raise UsageError(f"{where}, data set {name}: plays_of and protocol go together; add the other")
+        if entry.plays_of:
+            _known(f"{where}, data set {name}", "data set", entry.plays_of, datasets)
     claims, seen = [], set()
     for number, entry in enumerate(document.get("claims") or [], 1):
         name = entry.get("id", number) if isinstance(entry, dict) else number

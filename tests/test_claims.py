@@ -10,7 +10,7 @@ from scipy import stats
 import claims
 from harness import runs
 from harness.errors import UsageError
-from harness.files import checksum, write_text
+from harness.files import checksum, write_json, write_text
 from slurm import grid
 from tests.conftest import ROOT
 from tests.worlds.judged import add_run, add_seeds, claim, ledger, workspace
@@ -177,6 +177,23 @@ def test_a_claim_without_a_test_says_why_and_some_can_be_shown_alone(tmp_path):
     assert set(judged(one, path, "--claims", "later")) == {("later", "one", ""), "overall"}
 
 
+def test_another_split_of_the_same_plays_is_an_entry_of_its_own(tmp_path):
+    cold = "  cold: {plays_of: one, protocol: cold-items, roles: {audio: [a]}}\nclaims:\n"
+    path = ledger(tmp_path, PAIR)
+    write_text(path, path.read_text(encoding="utf-8").replace("claims:\n", cold))
+    given, drawn = workspace(tmp_path / "given"), workspace(tmp_path / "drawn")
+    for folder, protocol, better in ((given, "given", .2), (drawn, "cold-items", -.2)):
+        write_json(folder / "data" / "split.json", {"protocol": protocol})
+        users = np.random.default_rng(0).normal(0, .01, 50)
+        add_run(folder, "popularity", .5 + users[::-1])
+        add_run(folder, "ease", .5 + better + users)
+    rows = judged([given, drawn], path)
+    assert rows["first", "one", ""]["verdict"] == "holds" and rows["first", "cold", ""]["verdict"] == "fails"
+    write_json(drawn / "data" / "split.json", {"protocol": "random"})
+    with pytest.raises(UsageError, match="are both the data set 'one'; name one"):
+        judged([given, drawn], path)
+
+
 # --------------------------------------------------------------------------- plans
 
 @pytest.mark.trains
@@ -198,8 +215,8 @@ def test_the_plan_for_music4all_is_a_grid_with_every_encoder(tmp_path, capsys):
 SLOW = pytest.mark.trains   # every run of some hundred is checked by its script
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=SLOW) for name in ("lastfm-audio", "lastfm", "demo")),
-                                  "kkbox", "spotify"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=SLOW)
+                                    for name in ("lastfm-audio", "lastfm-cold", "lastfm", "demo")), "kkbox", "spotify"])
 def test_the_plan_of_every_data_set_is_a_grid(tmp_path, capsys, name):
     claims.main(["--plan", "--dataset", name])
     path = tmp_path / "plan.yaml"

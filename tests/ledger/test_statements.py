@@ -58,6 +58,13 @@ def test_two_claims_of_one_id_and_other_forms(tmp_path):
         (tmp_path / "other.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(UsageError, match=sentence):
             read_ledger(tmp_path / "other.yaml")
+    for entry, sentence in (("{plays_of: one}", "plays_of and protocol go together"),
+                            ("{plays_of: nowhere, protocol: random}", "unknown data set 'nowhere'")):
+        path = ledger(tmp_path, claim())
+        path.write_text(path.read_text(encoding="utf-8").replace("claims:", f"  other: {entry}\nclaims:", 1),
+                        encoding="utf-8")
+        with pytest.raises(UsageError, match=sentence):
+            read_ledger(path)
 
 
 def test_effects_are_weighted_sums():
