@@ -10,7 +10,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 (RecSys '24), section 3.2.
 """
 from harness import cli, runs
-from training import fusion, selection
+from training import fusion, histories, selection
 from training import sequence_loop as sequence_training
 
 TITLE = "BERT4Rec"
@@ -184,7 +184,8 @@ def main(argv=None):
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
     config, split, device = settings(args), dataset.load(workdir), cli.pick_device(args.device)
     check(split, args, config, device)
-    indptr, items = split.sequences(args.order)
+    files = files + histories.inputs(split, args.order)
+    indptr, items = histories.of(split, args.order, latest=args.max_seq_len)
     request = selection.of_split(request_of(args, config), split)
     run = runs.Run(workdir, "bert4rec", request, embedding=args.model, inputs=split.inputs + files, args=args)
     run.outputs = [run.model_embeddings("users")]

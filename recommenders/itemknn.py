@@ -117,10 +117,10 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir = cli.workspace(args)
     import dataset
-    from ranking import decay, save
+    from ranking import decay, plays, save
     split = dataset.load(workdir)
     request = request_of(args)
-    files = decay.inputs(split) if args.decay_hours else []
+    files = plays.inputs(split, "--decay-hours") if args.decay_hours else []
     with runs.Run(workdir, "itemknn", request, inputs=[*split.inputs, *files], args=args) as run:
         if run.finished:
             return

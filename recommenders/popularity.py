@@ -58,13 +58,13 @@ def main(argv=None):
     import torch
 
     import dataset
-    from ranking import decay, save
+    from ranking import decay, plays, save
     split = dataset.load(workdir)
     if args.half_life and split.time != "real":
         raise UsageError(f"--half-life requires timestamps, but the time of this workspace is {split.time!r}; "
                          "leave it out")
     request = request_of(args)
-    files = decay.inputs(split) if args.decay_hours else []
+    files = plays.inputs(split, "--decay-hours") if args.decay_hours else []
     with runs.Run(workdir, "popularity", request, inputs=[*split.inputs, *files], args=args) as run:
         if run.finished:
             return

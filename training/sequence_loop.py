@@ -9,7 +9,7 @@ from harness import cli
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
-from training import fusion, selection
+from training import fusion, histories, selection
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
 from training.epochs import EpochLog
@@ -25,9 +25,10 @@ def flags(group, scale="default unit", published=False):
 
     scale: words on its default; published: whether the method has --as-published
     """
-    group.add_argument("--order", choices=("time", "count"), default="time",
+    group.add_argument("--order", choices=histories.ORDERS, default="time",
                        help="order of a sequence: by time, or by play count with the most played last, which data "
-                            "without times need (default time)")
+                            "without times need; plays takes every play with its repeats from plays.pqt, not each "
+                            "track once (default time)")
     group.add_argument("--scale", choices=("unit", "none"), default=None,
                        help="scale of the embedding: unit centres it on its hot tracks and divides it by one number, "
                             f"so that their mean squared length is 1; none takes it as it is ({scale})")
@@ -243,7 +244,7 @@ def fit(run, training, sequences, encoder, batch_size, args):
 def finish(run, training, encoder, split, k, order, **results):
     """Write the learned vectors, the lists of k tracks and the metrics of every part, and close the run.
 
-    order: of the items in a history, see Split.sequences; results: further entries of the run's config.json
+    order: of the items in a history, see training/histories.py; results: further entries of the run's config.json
     """
     import numpy as np
 

@@ -8,6 +8,8 @@ import copy
 import numpy as np
 import torch
 
+from training import histories
+
 
 class Sequences:
     """The users' histories as tensors, cut into padded batches.
@@ -85,11 +87,11 @@ class UserEncoder:
             self.rows, self.wanted = (torch.as_tensor(x, device=sequences.device) for x in (rows, val.item))
 
     def at(self, part, order):
-        """The encoder of the users' histories at `part`; order: of the items, see Split.sequences."""
+        """The encoder of the users' histories at `part`; order: of the items, see training/histories.py."""
         if self.split.history_parts(part) == ("train",):
             return self
         other = copy.copy(self)
-        other.sequences = self.sequences.of(*self.split.sequences(order, part))
+        other.sequences = self.sequences.of(*histories.of(self.split, order, part, self.sequences.length))
         return other
 
     def items(self):

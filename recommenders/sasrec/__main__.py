@@ -18,7 +18,7 @@ import argparse
 
 from harness import cli, runs
 from harness.errors import WorkError
-from training import fusion, selection
+from training import fusion, histories, selection
 from training import sequence_loop as sequence_training
 
 TITLE = "SASRec"
@@ -192,7 +192,8 @@ def main(argv=None):
     import dataset
     files = [] if args.model == "random" else dataset.embedding_inputs(workdir, args.model)
     split, device = dataset.load(workdir), cli.pick_device(args.device)
-    indptr, items = split.sequences(args.order)
+    files = files + histories.inputs(split, args.order)
+    indptr, items = histories.of(split, args.order, latest=args.max_seq_len + 1)
     check(split, args, indptr, device)
     run = runs.Run(workdir, "sasrec", selection.of_split(request_of(args), split), embedding=args.model,
                    inputs=split.inputs + files, args=args)

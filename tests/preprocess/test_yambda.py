@@ -16,7 +16,7 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from preprocess import protocols
 from preprocess.yambda import generate
-from ranking import decay
+from ranking import decay, plays
 from recommenders import itemknn, popularity
 
 plays_stage = importlib.import_module("preprocess.0_get_plays_pqt")
@@ -203,8 +203,8 @@ def test_decayed_weights_are_sums_over_every_play(raw, world, by_user):
 
 def test_val_belongs_to_the_history_at_test(world):
     split = dataset.load(world)
-    assert decay.end_of(split, "val") == (TEST - GAP - DAY - GAP) * 10**6
-    assert decay.end_of(split, "test") == int(split.part("val").time.max()) + 1
+    assert plays.end_of(split, "val") == (TEST - GAP - DAY - GAP) * 10**6
+    assert plays.end_of(split, "test") == int(split.part("val").time.max()) + 1
     assert decay.weights(split, 12, "test").sum() > decay.weights(split, 12, "val").sum() * 0.99
 
 
