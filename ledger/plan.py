@@ -11,6 +11,7 @@ from ledger.statements import EACH, VERSUS, Term
 EMBEDDING = ("model", "names", "embedding")      # what scripts that need an embedding call it
 ROOT = registry.ROOT
 NOT_SETTINGS = ("seed", "shuffle", *EMBEDDING, "comment")
+AS_ITEM_FREEZE = {"frozen": 1, "start": 0}       # of --fusion; the other kinds are no published behaviour
 OF_CONTENT = ("scale", "missing")                # flags that scripts refuse or ignore without an embedding
 
 
@@ -103,11 +104,10 @@ def _known(dataset, script, flag):
 def _as_item_freeze(settings, flags):
     """The settings with frozen and start of --fusion as the item_freeze of a script that has it; None for those of
     delta and concat, whose runs count only where a claim names them."""
-    from training.fusion import CONSTRAINED
     kind = settings.pop("fusion", None)
     if kind is not None and "item_freeze" in flags:
-        settings["item_freeze"] = int(kind == "frozen")
-    return None if kind in CONSTRAINED else settings
+        settings["item_freeze"] = AS_ITEM_FREEZE.get(kind)
+    return settings if kind is None or kind in AS_ITEM_FREEZE else None
 
 
 def _is_on(value):
