@@ -255,8 +255,8 @@ class Joined(protocols.Log):
             for reason, pairs in about["dropped"].items():
                 self.note(reason, pairs)
         args, dated = of.args, by_date(of.args)
-        # a union of files, not a list: only of a union does DuckDB know that a column has no nulls, as the parts' schema
-        # says, and then only where no file is empty
+        # a union of files, not a list: only of a union does DuckDB know that a column has no nulls, which is in the
+        # schema of the parts, and then only where no file is empty
         filled = [number for number, about in enumerate(records) if about["rows"]] or [0]
         files = f"({' union all '.join(f'from read_parquet({quoted(of.path(number))})' for number in filled)})"
         if args.protocol == "cold-items":
