@@ -278,7 +278,7 @@ def main(argv=None):
     expected = parts.read_stats(args.expect) if args.expect else None
     state = inputs.state_of(plays)
     request = _request(args, settings, workdir)
-    kept = functools.cache(lambda: _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"]))
+    kept = functools.partial(_kept_tracks, workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"])
     room = max(memory - splitting.LIBRARIES, 128 << 20)
     pieces = None
     if args.partitions and (args.overwrite or not partitions.is_published(workdir, request)):
@@ -295,6 +295,8 @@ def main(argv=None):
             parts.print_stats(new.old["stats"])
             if expected:
                 parts.compare(new.old["stats"], expected, args.expect)
+            if args.partitions:     # a merge may have been killed after the parts were there
+                partitions.remove(workdir, request, args.partitions)
             return
         log = pieces.joined(new.path("spill")) if pieces else protocols.Log(plays, columns, room, new.path("spill"),
                                                                             kept())

@@ -72,7 +72,7 @@ class Partitions:
         self.n = self.args.partitions
         self.plays = self.workdir / "plays.pqt"
         self.parent = self.workdir / "data" / ".partitions"
-        self.key = {**self.request, "partitions": self.n, "duckdb": duckdb.__version__}
+        self.key = key(self.request, self.n)
         self.folder = self.parent / runs.request_hash(self.key)
 
     def path(self, number, suffix=".pqt"):
@@ -206,12 +206,23 @@ class Partitions:
                             "again when nothing writes there")
 
     def remove(self):
-        """Remove the partitions of this request; those of others are named."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for other in sorted(p for p in self.parent.glob("*") if p.is_dir()):
-            print(f"kept: {other} holds partitions of another request; delete it unless its tasks are at work")
-        with contextlib.suppress(OSError):
-            self.parent.rmdir()
+        """Remove the partitions of this request."""
+        remove(self.workdir, self.request, self.n)
+
+
+def key(request, n):
+    """What the partitions of a request depend on; they are in a folder of its hash."""
+    return {**request, "partitions": n, "duckdb": duckdb.__version__}
+
+
+def remove(workdir, request, n):
+    """Remove the n partitions of a request from a workspace; those of others are named."""
+    parent = workdir / "data" / ".partitions"
+    shutil.rmtree(parent / runs.request_hash(key(request, n)), ignore_errors=True)
+    for other in sorted(p for p in parent.glob("*") if p.is_dir()):
+        print(f"kept: {other} holds partitions of another request; delete it unless its tasks are at work")
+    with contextlib.suppress(OSError):
+        parent.rmdir()
 
 
 def local_pairs(args, settings, log, partition):

@@ -223,7 +223,7 @@ def recsys24(log, train_start, test_date, test_end, val_share, seed):
 
 def hotcold(log, train_start, test_date, test_end, val_share, seed):
     windowed(log, train_start, test_date, test_end)
-    log.run("update held set part = 'cold_test' where track_id not in (select track_id from train)")
+    log.run("update held set part = 'cold_test' where track_id not in (select distinct track_id from train)")
     log.keep_trained()
     if not log.one("select count(*) from held where part = 'test'"):
         print("warning: all test pairs are of cold tracks, so val and test are empty")

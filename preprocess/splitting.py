@@ -67,7 +67,7 @@ def write_parts(args, settings, log, new, n_tracks, expected):
         unseen, rules = unseen_of(args, settings), RULES.get(args.protocol, {})
         parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1,
                           unseen, drawn=args.protocol == "cold-items", seen=rules.get("seen", "hide"))
-        facts |= {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
+        facts |= {"ties": {"held out": log.ties, "train": parts.tied_in_train(log, paths["train"])}}
         if unseen == "keep":
             facts |= {"unseen": parts.unseen_pairs(log), "items_ranked": parts.items_ranked(log)}
         if expected:

@@ -296,6 +296,17 @@ def test_a_node_that_is_lost_while_joining(tmp_path, split):
     assert split(workdir, "--overwrite")[0] == 0 and files(workdir / "data") == joined
 
 
+def test_a_merge_killed_after_the_parts_were_there_leaves_nothing(tmp_path, split):
+    workdir = crowd(tmp_path / "w")
+    with start(workdir, *N, before=HANGS + "partitions.Partitions.remove = hang") as merge:
+        assert "here\n" in iter(merge.stdout.readline, "")
+        merge.kill()
+    whole = files(workdir / "data")
+    assert len(hidden(workdir)) == 1
+    status, out, _ = split(workdir, *N, "--merge")
+    assert status == 0 and "finished before" in out and not hidden(workdir) and files(workdir / "data") == whole
+
+
 def test_partitions_that_vanish_while_they_are_joined(tmp_path, split, monkeypatch):
     workdir = crowd(tmp_path / "w")
     assert split(workdir, *N, "--partition", "0", "1", "2", "3")[0] == 0
