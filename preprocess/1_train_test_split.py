@@ -257,6 +257,28 @@ def _request(args, settings, workdir):
             **{name: checksum(path) for name, path in files.items()}}
 
 
+def _inspected(args, plays, settings):
+    """(column names of plays.pqt, `time` of the data set, settings with the log's dates); UsageError without times."""
+    from preprocess import protocols
+    columns, timed = protocols.inspect(plays)
+    time = _time(plays.parent, timed)
+    if (splitting.by_date(args) or args.protocol == "yambda") and time != "real" or (
+            args.protocol == "leave-one-out" and not timed):
+        raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
+                         f"use --protocol random{', leave-one-out' if timed else ''} or given")
+    about = plays.parent / "dataset.json"
+    name = read_json(about).get("name") if about.exists() else None
+    return columns, time, _dates_of_the_log(args, settings, plays, name)
+
+
+def _make_partitions(args, pieces, finished):
+    """Make the partitions that are asked for, none where the split of this request is finished."""
+    if finished and args.partition is not None:
+        print("the split is finished, so no partition is made (--overwrite does)")
+    if not finished and not args.merge:
+        pieces.make(range(args.partitions) if args.partition is None else args.partition)
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir, settings, memory = cli.workspace(args), _settings(args), stage.memory_bytes(args.memory)
@@ -266,48 +288,35 @@ def main(argv=None):
     from harness import inputs, text_blocks
     from preprocess import partitions, parts, protocols
     partitions.check_flags(args)
-    columns, timed = protocols.inspect(plays)
-    time = _time(workdir, timed)
-    if (splitting.by_date(args) or args.protocol == "yambda") and time != "real" or (
-            args.protocol == "leave-one-out" and not timed):
-        raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
-                         f"use --protocol random{', leave-one-out' if timed else ''} or given")
-    about = read_json(workdir / "dataset.json") if (workdir / "dataset.json").exists() else {}
-    settings = _dates_of_the_log(args, settings, plays, about.get("name"))
+    columns, time, settings = _inspected(args, plays, settings)
     n_tracks = len(text_blocks.read_track_list(workdir / "trackid_sorted.csv"))
     expected = parts.read_stats(args.expect) if args.expect else None
     state = inputs.state_of(plays)
     request = _request(args, settings, workdir)
-    kept = functools.partial(_kept_tracks, workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"])
-    room = max(memory - splitting.LIBRARIES, 128 << 20)
-    pieces = None
-    if args.partitions and (args.overwrite or not partitions.is_published(workdir, request)):
+    kept = functools.cache(lambda: _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"]))
+    pieces, room = None, max(memory - splitting.LIBRARIES, 128 << 20)
+    if args.partitions:
         words = partitions.typed_words(sys.argv[1:] if argv is None else argv)
-        pieces = partitions.Partitions(args, settings, request, workdir, columns, kept(), room, state, words)
-        if not args.merge:
-            pieces.make(range(args.partitions) if args.partition is None else args.partition)
-    elif args.partition is not None:
-        print(f"{workdir / 'data' / 'split.json'}: the split is finished, so no partition is made (--overwrite does)")
-    if args.partition is not None:
-        return
+        pieces = partitions.Partitions(args, settings, request, workdir, columns, kept, room, state, words)
+        _make_partitions(args, pieces, not args.overwrite and partitions.is_published(workdir, request))
+        if args.partition is not None:
+            return
     with stage.atomic_outputs(workdir / "data" / "split.json") as new:
         if new.same(request, args.overwrite):
             parts.print_stats(new.old["stats"])
             if expected:
                 parts.compare(new.old["stats"], expected, args.expect)
-            if args.partitions:     # a merge may have been killed after the parts were there
-                partitions.remove(workdir, request, args.partitions)
-            return
-        log = pieces.joined(new.path("spill")) if pieces else protocols.Log(plays, columns, room, new.path("spill"),
-                                                                            kept())
-        written = splitting.write_parts(args, settings, log, new, n_tracks, expected)
-        if pieces:
-            pieces.unchanged()
-        new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
-                     **written, "request": request, "versions": versions()},
-                    remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),
-                            *(["rules.json"] if args.protocol not in RULES else [])])
-    if pieces:
+        else:
+            log = pieces.joined(new.path("spill")) if pieces else \
+                protocols.Log(plays, columns, room, new.path("spill"), kept())
+            written = splitting.write_parts(args, settings, log, new, n_tracks, expected)
+            if pieces:
+                pieces.unchanged()
+            new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
+                         **written, "request": request, "versions": versions()},
+                        remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),
+                                *(["rules.json"] if args.protocol not in RULES else [])])
+    if pieces:      # also those of a merge that was killed after the parts were there
         pieces.remove()
 
 

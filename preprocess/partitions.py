@@ -15,6 +15,7 @@ import json
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +57,15 @@ def check_flags(args):
 
 @dataclass
 class Partitions:
-    """The partitions of one request. state: `state_of` plays.pqt before it was hashed; command: the words that the
-    user typed, without those that say which partition."""
+    """The partitions of one request. kept: function that returns the track_ids to restrict the data set to, or None;
+    state: `state_of` plays.pqt before it was hashed; command: the words that the user typed, without those that say
+    which partition."""
     args: object
     settings: dict
     request: dict
     workdir: Path
     columns: list
-    kept: object
+    kept: Callable
     memory: int
     state: tuple
     command: list
@@ -72,7 +74,7 @@ class Partitions:
         self.n = self.args.partitions
         self.plays = self.workdir / "plays.pqt"
         self.parent = self.workdir / "data" / ".partitions"
-        self.key = key(self.request, self.n)
+        self.key = {**self.request, "partitions": self.n, "duckdb": duckdb.__version__}
         self.folder = self.parent / runs.request_hash(self.key)
 
     def path(self, number, suffix=".pqt"):
@@ -145,7 +147,7 @@ class Partitions:
         """Write the pairs of a partition; returns its record."""
         path, partition = self.path(number), (number, self.n)
         with atomic(path) as temporary:
-            with protocols.Log(self.plays, self.columns, self.memory, spill, self.kept, partition) as log:
+            with protocols.Log(self.plays, self.columns, self.memory, spill, self.kept(), partition) as log:
                 table, columns, values = local_pairs(self.args, self.settings, log, partition)
                 log.run(f"""copy (select {columns} from {table} order by user_id, track_id)
                     to {quoted(temporary)} (format parquet, compression zstd, compression_level 1,
@@ -206,23 +208,12 @@ class Partitions:
                             "again when nothing writes there")
 
     def remove(self):
-        """Remove the partitions of this request."""
-        remove(self.workdir, self.request, self.n)
-
-
-def key(request, n):
-    """What the partitions of a request depend on; they are in a folder of its hash."""
-    return {**request, "partitions": n, "duckdb": duckdb.__version__}
-
-
-def remove(workdir, request, n):
-    """Remove the n partitions of a request from a workspace; those of others are named."""
-    parent = workdir / "data" / ".partitions"
-    shutil.rmtree(parent / runs.request_hash(key(request, n)), ignore_errors=True)
-    for other in sorted(p for p in parent.glob("*") if p.is_dir()):
-        print(f"kept: {other} holds partitions of another request; delete it unless its tasks are at work")
-    with contextlib.suppress(OSError):
-        parent.rmdir()
+        """Remove the partitions of this request; those of others are named."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for other in sorted(p for p in self.parent.glob("*") if p.is_dir()):
+            print(f"kept: {other} holds partitions of another request; delete it unless its tasks are at work")
+        with contextlib.suppress(OSError):
+            self.parent.rmdir()
 
 
 def local_pairs(args, settings, log, partition):
@@ -259,7 +250,7 @@ class Joined(protocols.Log):
 
     def __init__(self, of, records, spill):
         self.of = None
-        super().__init__(of.plays, of.columns, of.memory, spill, of.kept)
+        super().__init__(of.plays, of.columns, of.memory, spill, of.kept())
         self.of = of
         for about in records:
             self.ties += about["ties"]
