@@ -27,22 +27,20 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     import harness.environment  # noqa: F401 (a missing package ends in one sentence)
 
+import functools
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, write_json
+from harness.files import checksum
 from harness.machine import versions
-from harness.progress import Progress
 from harness.readers import read_json
 from harness.run_files import FILE_PARTS
-from preprocess import stage
+from preprocess import splitting, stage
+from preprocess.splitting import DATED, DATES, RULES, SHARES
 
-LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and its uncounted allocations, in addition to the data
-DATES = ("train_start", "test_date", "test_end")
-SHARES = ("val_share", "test_share", "cold_share", "cold_val_share")
-DATED = ("recsys24", "hotcold")      # always; cold-items where a date is given
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
         "cold-items": {*DATES, *SHARES},
         "leave-one-out": {"unseen"}, "yambda": {"final"}, "given": {"split"}}
@@ -51,10 +49,6 @@ DEFAULTS = {"recsys24": {"train_start": "2019-02-20", "test_date": "2020-02-20",
             "random": {"val_share": 0.1, "test_share": 0.1},
             "cold-items": {"cold_share": 0.15, "cold_val_share": 0.05, "val_share": 0.1, "test_share": 0.1},
             "leave-one-out": {"unseen": "keep"}, "yambda": {"final": False}}
-KEEPS_UNSEEN = ("yambda",)           # always; leave-one-out by --unseen
-RULES = {"leave-one-out": {"history": {"test": ["train", "val"]}},   # what rules.json says beside `unseen`
-         "cold-items": {"history": {}, "all_test": True},
-         "yambda": {"history": {"test": ["train", "val"]}, "seen": "keep"}}
 ALL_PARTS = ("train", *FILE_PARTS)
 
 
@@ -92,8 +86,20 @@ def build_parser():
                             "split.pqt)")
     other.add_argument("--expect", type=Path, metavar="FILE",
                        help="stats.csv with the expected counts; if they differ, exit status 1 and nothing is written")
+    _add_partitions(parser.add_argument_group("partitions of the users"))
     stage.add_memory_flag(cli.common_flags(parser))
     return parser
+
+
+def _add_partitions(group):
+    group.add_argument("--partitions", type=cli.positive, metavar="N",
+                       help="divide the users into N partitions by a hash of their ids, and make and join them; the "
+                            "parts are the same, and what is finished is kept when the command is interrupted")
+    group.add_argument("--partition", type=cli.whole_number(0), nargs="+", metavar="I",
+                       help="with --partitions: make these of the partitions, from 0 to N - 1, and join nothing; one "
+                            "task each on a cluster")
+    group.add_argument("--merge", action="store_true",
+                       help="with --partitions: join the finished partitions into the parts, and remove them")
 
 
 def _add_shares(shares):
@@ -119,7 +125,7 @@ def _settings(args):
     for name, value in given.items():
         if value is not None and name not in USES[args.protocol]:
             raise UsageError(f"--{name.replace('_', '-')} does not apply to --protocol {args.protocol}; leave it out")
-    share, dated_items = args.test_share_time, args.protocol == "cold-items" and by_date(args)
+    share, dated_items = args.test_share_time, args.protocol == "cold-items" and splitting.by_date(args)
     if args.k_core and args.protocol == "given":
         raise UsageError("--k-core does not apply to --protocol given, whose parts are published; leave it out")
     if dated_items and args.test_share is not None:
@@ -142,7 +148,7 @@ def _settings(args):
     if args.protocol == "hotcold" and share is None:
         settings["train_start"] = settings["train_start"] or _shift(settings["test_date"], "- interval 1 year")
         settings["test_end"] = settings["test_end"] or _shift(settings["test_date"], "+ interval 1 month")
-    if by_date(args):
+    if splitting.by_date(args):
         order = [settings[name] for name in DATES if settings[name]]
         if order != sorted(set(order)):
             raise UsageError(f"--train-start, --test-date and --test-end must increase, but are {', '.join(order)}")
@@ -152,12 +158,6 @@ def _settings(args):
     return settings
 
 
-def by_date(args):
-    """Whether a date says what is test: always of DATED, of cold-items where one is given."""
-    dates = args.test_share_time is not None or any(getattr(args, name) is not None for name in DATES)
-    return args.protocol in DATED or args.protocol == "cold-items" and dates
-
-
 def _dates_of_the_log(args, settings, plays, name):
     """The settings with the dates of --test-share-time filled in and printed.
 
@@ -165,7 +165,7 @@ def _dates_of_the_log(args, settings, plays, name):
     """
     from preprocess import protocols
     own = [n for n in DATES if getattr(args, n) is not None]
-    if not by_date(args) or args.protocol in DATED and (
+    if not splitting.by_date(args) or args.protocol in DATED and (
             own or args.test_share_time is None and name in (None, "music4all")):
         return settings
     first, last = protocols.span(plays)
@@ -235,102 +235,7 @@ def _kept_tracks(workdir, names, n_tracks, track_checksum):
     return np.flatnonzero(finite)
 
 
-# --------------------------------------------------------------------------- the work
-
-def _split(args, settings, log, n_tracks):
-    """Fill the table `pairs` by the requested protocol; returns what is counted beside the parts, for split.json."""
-    from preprocess import cold_items, k_core, protocols, recordings
-    facts = {"k_core": k_core.restrict(log, args.k_core)} if args.k_core else {}
-    if args.protocol == "cold-items":
-        dates = {name: settings[name] for name in DATES} if by_date(args) else None
-        shares = {name: settings[name] for name in SHARES if name != "test_share" or not dates}
-        same = recordings.read(log.plays.parent, n_tracks)
-        facts |= cold_items.split(log, seed=args.seed, same=same, dates=dates, **shares)
-    elif args.protocol in DATED:
-        getattr(protocols, args.protocol)(log, seed=args.seed, **settings)
-    elif args.protocol == "random":
-        protocols.random(log, seed=args.seed, **settings)
-    elif args.protocol == "leave-one-out":
-        protocols.leave_one_out(log, seed=args.seed, **settings)
-    elif args.protocol == "yambda":
-        protocols.yambda(log, **settings)
-    else:
-        protocols.given(log, **settings)
-    log.check_pairs(n_tracks)
-    if args.train_share < 1:
-        protocols.share_train(log, args.train_share, args.seed, unseen_of(args, settings))
-    return facts
-
-
-def unseen_of(args, settings):
-    """'keep' where val and test keep tracks absent from train, else 'drop'."""
-    return "keep" if args.protocol in KEEPS_UNSEEN else settings.get("unseen", "drop")
-
-
-def _work(args, settings, log, new, n_tracks, expected):
-    """Write the parts and their counts into the hidden folder and check them; returns their entries of split.json."""
-    from preprocess import parts, protocols
-    with log, Progress(4, "split", "steps") as bar:
-        bar.update(0, now="pairs of all plays")
-        facts = _split(args, settings, log, n_tracks)
-        bar.update(1, now="writing")
-        paths = {part: new.path(f"{part}.pqt") for part in log.parts(args.protocol)}
-        for part, path in paths.items():
-            parts.write(log, part, path)
-        bar.update(1, now="counting")
-        table = parts.stats(log, paths)
-        bar.update(1, now="leak checks")
-        unseen, rules = unseen_of(args, settings), RULES.get(args.protocol, {})
-        parts.check_leaks(log, paths, settings.get("test_date"), settings.get("train_start"), args.train_share == 1,
-                          unseen, drawn=args.protocol == "cold-items", seen=rules.get("seen", "hide"))
-        facts |= {"ties": {"held out": log.ties, "train": parts.tied_in_train(log)}}
-        if unseen == "keep":
-            facts |= {"unseen": parts.unseen_pairs(log), "items_ranked": parts.items_ranked(log)}
-        if expected:
-            parts.compare(table, expected, args.expect)
-        bar.update(1)
-    parts.print_stats(table)
-    for reason, pairs in log.dropped.items():
-        print(f"left out: {pairs} pairs, {reason}")
-    if empty := [name for name, row in table.items() if not row["Rows"]]:
-        print(f"warning: {' and '.join(empty)} have no pairs")
-    _print_facts(facts, sum(row["Rows"] for name, row in table.items() if name != "Train"))
-    parts.write_stats(new.path("stats.csv"), table)
-    if args.protocol in RULES:
-        before = {"events_before": protocols.yambda_train_end(**settings)} if args.protocol == "yambda" else {}
-        write_json(new.path("rules.json"), {**rules, **before, "unseen": unseen})
-    if rules.get("seen") == "keep":
-        print("nothing seen is hidden: lists may hold what a user has played before (data/rules.json)")
-    if args.protocol == "leave-one-out":
-        print("as published: at test the val track belongs to a user's history (data/rules.json)")
-    return {"parts": {part: checksum(path) for part, path in paths.items()}, "stats": table,
-            "dropped": log.dropped, **facts}
-
-
-def _print_facts(facts, held):
-    """Say what was left out, what rests on equal times, and what is kept that was not in train.
-
-    held: number of held-out pairs
-    """
-    if core := facts.get("k_core"):
-        print(f"left out: {core['pairs']} pairs, {core['users']} users and {core['tracks']} tracks outside the "
-              f"{core['k']}-core ({core['rounds']} rounds)")
-    if same := facts.get("same_recording", {}).get("recordings"):
-        print(f"kept together: {facts['same_recording']['tracks']} tracks are {same} recordings, by title and artist")
-    if "items" in facts:
-        items = facts["items"]
-        print(f"cold: {items['cold_test']} items in cold_test and {items['cold_val']} in cold_val, of {items['all']}; "
-              f"{facts['users_without_train']} users have no play in train and are left out")
-    if facts["ties"]["held out"]:
-        print(f"equal times: {facts['ties']['held out']} of {held} held-out pairs share their time with another of the "
-              "user's last tracks; --seed decides which is held out")
-    if facts["ties"]["train"]:
-        print(f"equal times: {facts['ties']['train']} train pairs share theirs with another of the same user; in "
-              "sequences their order is random")
-    if facts.get("unseen"):
-        print(f"unseen: {facts['unseen']} of {held} held-out pairs are of tracks absent from train; they stay in the "
-              "truth, where only content can reach them")
-
+# --------------------------------------------------------------------------- the request's files
 
 def _request(args, settings, workdir):
     """Everything that determines the result as a flat dictionary, files by their checksum."""
@@ -352,38 +257,67 @@ def _request(args, settings, workdir):
             **{name: checksum(path) for name, path in files.items()}}
 
 
+def _inspected(args, plays, settings):
+    """(column names of plays.pqt, `time` of the data set, settings with the log's dates); UsageError without times."""
+    from preprocess import protocols
+    columns, timed = protocols.inspect(plays)
+    time = _time(plays.parent, timed)
+    if (splitting.by_date(args) or args.protocol == "yambda") and time != "real" or (
+            args.protocol == "leave-one-out" and not timed):
+        raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
+                         f"use --protocol random{', leave-one-out' if timed else ''} or given")
+    about = plays.parent / "dataset.json"
+    name = read_json(about).get("name") if about.exists() else None
+    return columns, time, _dates_of_the_log(args, settings, plays, name)
+
+
+def _make_partitions(args, pieces, finished):
+    """Make the partitions that are asked for, none where the split of this request is finished."""
+    if finished and args.partition is not None:
+        print("the split is finished, so no partition is made (--overwrite does)")
+    if not finished and not args.merge:
+        pieces.make(range(args.partitions) if args.partition is None else args.partition)
+
+
 def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir, settings, memory = cli.workspace(args), _settings(args), stage.memory_bytes(args.memory)
     plays = workdir / "plays.pqt"
     if not plays.exists():
         raise WorkError(f"{plays} is missing: run preprocess/0_get_plays_pqt.py first")
-    from harness import text_blocks
-    from preprocess import parts, protocols
-    columns, timed = protocols.inspect(plays)
-    time = _time(workdir, timed)
-    if (by_date(args) or args.protocol == "yambda") and time != "real" or (
-            args.protocol == "leave-one-out" and not timed):
-        raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
-                         f"use --protocol random{', leave-one-out' if timed else ''} or given")
-    about = read_json(workdir / "dataset.json") if (workdir / "dataset.json").exists() else {}
-    settings = _dates_of_the_log(args, settings, plays, about.get("name"))
+    from harness import inputs, text_blocks
+    from preprocess import partitions, parts, protocols
+    partitions.check_flags(args)
+    columns, time, settings = _inspected(args, plays, settings)
     n_tracks = len(text_blocks.read_track_list(workdir / "trackid_sorted.csv"))
     expected = parts.read_stats(args.expect) if args.expect else None
+    state = inputs.state_of(plays)
     request = _request(args, settings, workdir)
+    kept = functools.cache(lambda: _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"]))
+    pieces, room = None, max(memory - splitting.LIBRARIES, 128 << 20)
+    if args.partitions:
+        words = partitions.typed_words(sys.argv[1:] if argv is None else argv)
+        pieces = partitions.Partitions(args, settings, request, workdir, columns, kept, room, state, words)
+        _make_partitions(args, pieces, not args.overwrite and partitions.is_published(workdir, request))
+        if args.partition is not None:
+            return
     with stage.atomic_outputs(workdir / "data" / "split.json") as new:
         if new.same(request, args.overwrite):
             parts.print_stats(new.old["stats"])
             if expected:
                 parts.compare(new.old["stats"], expected, args.expect)
-            return
-        kept = _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"])
-        log = protocols.Log(plays, columns, max(memory - LIBRARIES, 128 << 20), new.path("spill"), kept)
-        written = _work(args, settings, log, new, n_tracks, expected)
-        new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
-                     **written, "request": request, "versions": versions()},
-                    remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),
-                            *(["rules.json"] if args.protocol not in RULES else [])])
+        else:
+            log = pieces.joined(new.path("spill")) if pieces else \
+                protocols.Log(plays, columns, room, new.path("spill"), kept())
+            written = splitting.write_parts(args, settings, log, new, n_tracks, expected)
+            if pieces:
+                pieces.unchanged()
+            new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
+                         **written, "request": request, "versions": versions()},
+                        remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),
+                                *(["rules.json"] if args.protocol not in RULES else [])])
+    if pieces:      # also those of a merge that was killed after the parts were there
+        pieces.remove()
 
 
 if __name__ == "__main__":

@@ -40,11 +40,18 @@ def split(log, cold_share, cold_val_share, seed, same=None, dates=None, **shares
 
 def window(log, dates):
     """One row per pair in the table `own`: of the whole log, or of [train_start, test_end) with dates."""
+    if dates is not None:
+        protocols.windowed(log, dates["train_start"], dates["test_date"], dates["test_end"])
+    if "own" not in log.made:
+        own_pairs(log, dates)
+
+
+def own_pairs(log, dates):
+    """The table `own` of `window`."""
     if dates is None:
         log.run("""create temp table own as select user_id, track_id, min(timestamp) as timestamp,
                    sum(count)::bigint as count from plays group by user_id, track_id""")
         return
-    protocols.windowed(log, dates["train_start"], dates["test_date"], dates["test_end"])
     log.run("""create temp table own as select user_id, track_id, min(timestamp) as timestamp,
                sum(count)::bigint as count from plays where timestamp >= $start and timestamp < $end
                group by user_id, track_id""", {"start": dates["train_start"], "end": dates["test_end"] or "9999-12-31"})

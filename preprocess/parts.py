@@ -9,6 +9,7 @@ from harness.errors import UsageError, WorkError
 from harness.files import quoted
 
 ROWS = 1 << 19     # rows of a row group
+RANGE = 32         # row groups of a range of users whose pairs are compared at a time
 COLUMNS = ("Rows", "Users", "Items", "TracksMedian", "TracksMin", "TracksMax", "PlaysMedian", "PlaysMin", "PlaysMax")
 NAMES = {"train": "Train", "val": "Val", "test": "Test", "cold_test": "ColdTest", "cold_val": "ColdVal"}
 HOT = "part not in ('cold_test', 'cold_val')"   # SQL: of the held-out pairs, those that rank the tracks of train
@@ -104,18 +105,21 @@ def check_leaks(log, paths, test=None, start=None, whole=True, unseen="drop", dr
         log.run(f"create or replace temp view file_{part} as from read_parquet({quoted(path)})")
     log.run("create or replace temp table file_held as " + " union all ".join(
         f"select user_id, track_id, timestamp, '{part}' as part from file_{part}" for part in paths if part != "train"))
+    for column in ("user_id", "track_id"):
+        log.run(f"create or replace temp table train_{column} as select distinct {column} from file_train")
+    twice = over_users(log, paths["train"], """select count(*) from (select 1 from file_train where {users}
+                                               group by user_id, track_id having count(*) > 1)""")
     checks = {
         "duplicate pairs": f"""select 1 from file_held group by user_id, track_id{", part" if seen == "keep" else ""}
-            having count(*) > 1
-            union all select 1 from file_train group by user_id, track_id having count(*) > 1""",
+            having count(*) > 1 union all from range({twice})""",
         "pairs are in train and in another part":
         "select 1 from file_held semi join file_train using (user_id, track_id)",
         "held-out pairs are of users absent from train":
-        "select 1 from file_held where user_id not in (select user_id from file_train)",
+        "select 1 from file_held where user_id not in (from train_user_id)",
         "val and test pairs are of tracks absent from train":
-        f"select 1 from file_held where {HOT} and track_id not in (select track_id from file_train)",
+        f"select 1 from file_held where {HOT} and track_id not in (from train_track_id)",
         "cold pairs are of tracks of train":
-        f"select 1 from file_held where not {HOT} and track_id in (select track_id from file_train)",
+        f"select 1 from file_held where not {HOT} and track_id in (from train_track_id)",
         "tracks are in both cold parts":
         """select track_id from file_held where part = 'cold_test' intersect
            select track_id from file_held where part = 'cold_val'"""}
@@ -149,19 +153,37 @@ def _dated_checks(log, start, test, whole, drawn):
            and user_id in (select user_id from file_held where part <> 'val' {dated})"""}
 
 
-def tied_in_train(log):
-    """Train pairs whose time is that of another train pair of the same user, int; 0 without times."""
-    return log.one("""select coalesce(sum(n), 0)::bigint from (select count(*) as n from file_train
-                      where timestamp is not null group by user_id, timestamp having count(*) > 1)""")
+def over_users(log, path, sql):
+    """The sum of a query's number over ranges of users of a part, so that memory is that of a range, not of the file.
+
+    sql: a query whose {users} stands for a condition on user_id. A part is sorted by user, so each range is read once.
+    """
+    starts = [row[0] for row in log.run(f"""select min(stats_min_value::bigint) from parquet_metadata({quoted(path)})
+        where path_in_schema = 'user_id' group by row_group_id // {RANGE} order by 1""").fetchall()][1:]
+    bounds = [None, *sorted(set(starts) - {None}), None]
+    total = 0
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        users = " and ".join([f"user_id >= {low}"] * (low is not None) + [f"user_id < {high}"] * (high is not None))
+        total += log.one(sql.format(users=users or "true"))
+    return total
+
+
+def tied_in_train(log, path):
+    """Train pairs whose time is that of another train pair of the same user, int; 0 without times.
+
+    path: of the train part, which is the view file_train
+    """
+    return over_users(log, path, """select coalesce(sum(n), 0)::bigint from (select count(*) as n from file_train
+                      where timestamp is not null and {users} group by user_id, timestamp having count(*) > 1)""")
 
 
 def unseen_pairs(log):
     """Val and test pairs of tracks absent from train."""
     return log.one(f"""select count(*) from file_held where {HOT}
-                      and track_id not in (select track_id from file_train)""")
+                      and track_id not in (from train_track_id)""")
 
 
 def items_ranked(log):
     """Tracks that val and test rank where they keep those absent from train: all of the three parts."""
-    return log.one(f"""select count(*) from (select track_id from file_train union
+    return log.one(f"""select count(*) from (from train_track_id union
                       select track_id from file_held where {HOT})""")

@@ -14,12 +14,13 @@ import duckdb
 
 from harness.errors import WorkError
 from harness.files import quoted
-from preprocess import typed
+from preprocess import row_groups, typed
 from preprocess.parts import HOT
 
 PARTS = ("train", "val", "test", "cold_test", "cold_val")
 TEST_START, DAY, GAP = 25_913_600, 86_400, 1_800   # seconds: Yambda's test day, its length, and the gaps around val
 DEFINED = {"hotcold": ("cold_test",), "cold-items": ("cold_test",)}   # parts of a protocol even where they are empty
+COLUMNS = "user_id, track_id, timestamp, count"
 FINE = 1e-9   # subtracted before rounding up, so that a share of .1 of 50 pairs is 5 and not 6
 
 
@@ -58,10 +59,12 @@ def inspect(plays):
 class Log:
     """A DuckDB session whose view `plays` is the data set: user_id, track_id, timestamp, count."""
 
-    def __init__(self, plays, columns, memory, spill, kept=None):
+    def __init__(self, plays, columns, memory, spill, kept=None, partition=None):
         """plays: Path; columns: its column names; memory: bytes; spill: folder for temporary files beyond that;
-        kept: int64 track_ids to restrict the data set to, or None."""
+        kept: int64 track_ids to restrict the data set to, or None; partition: (number, how many) of the users, or
+        None for all of them."""
         self.con, self.plays = duckdb.connect(), plays
+        self.made = ()   # names of the tables that are there already, made partition by partition
         self.run(f"set memory_limit='{memory >> 20}MiB'")
         self.run(f"set temp_directory={quoted(spill)}")
         self.run("set preserve_insertion_order=false")
@@ -74,7 +77,9 @@ class Log:
         self.run(f"""create view all_plays as select user_id::bigint as user_id, track_id::bigint as track_id,
             {'timestamp' if 'timestamp' in columns else 'null'}::timestamp as timestamp,
             {'count' if 'count' in columns else '1'}::bigint as count from read_parquet({quoted(plays)})
-            {'where track_id in (from kept)' if self.restricted else ''}""")
+            {'where ' if self.restricted or partition else ''}
+            {'track_id in (from kept)' if self.restricted else ''} {'and' if self.restricted and partition else ''}
+            {f'hash(user_id::bigint) % {partition[1]} = {partition[0]}' if partition else ''}""")
         self.run("create view plays as from all_plays")
 
     def __enter__(self):
@@ -98,7 +103,7 @@ class Log:
         except duckdb.Error as e:
             if isinstance(e, duckdb.ProgrammingError) and not isinstance(e, duckdb.InvalidInputException):
                 raise
-            raise WorkError(f"{self.plays} cannot be read to its end ({str(e).splitlines()[0]}); run "
+            raise WorkError(f"{self.plays} cannot be read to its end ({row_groups.damage(self.plays, e)}); run "
                             "preprocess/0_get_plays_pqt.py again") from None
 
     def one(self, sql, values=None):
@@ -128,8 +133,8 @@ class Log:
 
     def divide(self, held="part <> 'train'"):
         """Split the table `pairs`, whose column `part` is filled, into `train` and `held`."""
-        self.run("create or replace temp view train as select * exclude part from pairs where part = 'train'")
-        self.run(f"create or replace temp table held as select * from pairs where {held}")
+        self.run(f"create or replace temp view train as select {COLUMNS} from pairs where part = 'train'")
+        self.run(f"create or replace temp table held as select {COLUMNS}, part from pairs where {held}")
 
     def keep_trained(self, unseen="drop"):
         """Drop held-out pairs of users absent from train, and val and test pairs of tracks absent from train.
@@ -163,10 +168,10 @@ class Log:
 
 # --------------------------------------------------------------------------- by date
 
-def windowed(log, start, test, end):
-    """Pairs of the window [start, end): part 'train' if the first play is before `test`, else 'test'.
+def window_pairs(log, train_start, test_date, test_end):
+    """Pairs of the window [start, end): part 'train' if the first play is before the test date, else 'test'.
 
-    Counts of train pairs include plays before `test` only. `end` None is the end of the log.
+    Counts of train pairs include plays before the test date only. test_end None is the end of the log.
     """
     log.run("""create temp table pairs as
         select user_id, track_id, first as timestamp, case when first < $test then before else total end as count,
@@ -174,7 +179,13 @@ def windowed(log, start, test, end):
         from (select user_id, track_id, min(timestamp) as first, sum(count)::bigint as total,
                      (sum(count) filter (timestamp < $test))::bigint as before
               from plays where timestamp >= $start and timestamp < $end group by user_id, track_id)""",
-            {"start": start, "test": test, "end": end or "9999-12-31"})
+            {"start": train_start, "test": test_date, "end": test_end or "9999-12-31"})
+
+
+def windowed(log, start, test, end):
+    """The tables `train` and `held` of `window_pairs`; WorkError where one is empty."""
+    if "pairs" not in log.made:
+        window_pairs(log, start, test, end)
     log.divide()
     for table, what, span in (("train", "train", (start, test)), ("held", "test", (test, end or "its end"))):
         if not log.one(f"select count(*) from {table}"):
@@ -212,7 +223,7 @@ def recsys24(log, train_start, test_date, test_end, val_share, seed):
 
 def hotcold(log, train_start, test_date, test_end, val_share, seed):
     windowed(log, train_start, test_date, test_end)
-    log.run("update held set part = 'cold_test' where track_id not in (select track_id from train)")
+    log.run("update held set part = 'cold_test' where track_id not in (select distinct track_id from train)")
     log.keep_trained()
     if not log.one("select count(*) from held where part = 'test'"):
         print("warning: all test pairs are of cold tracks, so val and test are empty")
@@ -235,10 +246,15 @@ def draw(seed, what):
 
 def random(log, val_share, test_share, seed):
     """Of each user's n pairs, ceil(share n) go to test, then to val; at least one stays in train."""
-    aggregate(log)
-    share_out(log, val_share, test_share, seed)
+    if "pairs" not in log.made:
+        random_pairs(log, val_share, test_share, seed)
     log.divide()
     log.keep_trained()
+
+
+def random_pairs(log, val_share, test_share, seed):
+    aggregate(log)
+    share_out(log, val_share, test_share, seed)
 
 
 def share_out(log, val_share, test_share, seed):
@@ -261,6 +277,14 @@ def leave_one_out(log, unseen, seed):
     and the held-out pairs that rest on it are counted in `log.ties`. unseen: 'keep' keeps held-out pairs of tracks
     absent from train, 'drop' drops them. Kang and McAuley, ICDM 2018.
     """
+    if "pairs" not in log.made:
+        last_pairs(log, seed)
+    log.divide()
+    log.keep_trained(unseen)
+
+
+def last_pairs(log, seed):
+    """The pairs of `leave_one_out` and their parts."""
     aggregate(log)
     log.run(f"""create or replace temp table placed as
         select *, case when n < 3 or place > 2 then 'train' when place = 1 then 'test' else 'val' end as part,
@@ -272,8 +296,6 @@ def leave_one_out(log, unseen, seed):
     log.ties = log.one("select count(*) from placed where coalesce(tied, false)")
     log.run("""create or replace temp table pairs as
         select user_id, track_id, timestamp, count, part::part as part from placed""")
-    log.divide()
-    log.keep_trained(unseen)
 
 
 def yambda_train_end(final):
@@ -287,16 +309,8 @@ def yambda(log, final):
     A pair may be in several, as listeners play tracks again; its count is that of the period. Users absent from train
     are dropped, tracks absent from it stay. final: no val, and train goes on to the gap before the test day.
     """
-    val_end = TEST_START - GAP
-    train, val, end, test = (int(us) for us in (yambda_train_end(final), (val_end - DAY) * 1e6, val_end * 1e6,
-                                                TEST_START * 1e6))
-    log.run(f"""create temp table pairs as
-        select user_id, track_id, min(timestamp) as timestamp, sum(count)::bigint as count, part from (
-            select *, (case when epoch_us(timestamp) < {train} then 'train'
-                            when epoch_us(timestamp) >= {test} then 'test'
-                            when epoch_us(timestamp) between {val} and {end - 1} then 'val' end)::part as part
-            from plays)
-        where part is not null group by user_id, track_id, part""")
+    if "pairs" not in log.made:
+        period_pairs(log, final)
     log.note("in the gaps", log.one("select sum(count) from plays") - log.one("select sum(count) from pairs"))
     log.divide()
     for table, what in (("train", "train"), ("(from held where part = 'test')", "test")):
@@ -307,14 +321,38 @@ def yambda(log, final):
     log.keep_trained("keep")
 
 
+def period_pairs(log, final):
+    """The pairs of `yambda` and their parts."""
+    val_end = TEST_START - GAP
+    train, val, end, test = (int(us) for us in (yambda_train_end(final), (val_end - DAY) * 1e6, val_end * 1e6,
+                                                TEST_START * 1e6))
+    log.run(f"""create temp table pairs as
+        select user_id, track_id, min(timestamp) as timestamp, sum(count)::bigint as count, part from (
+            select *, (case when epoch_us(timestamp) < {train} then 'train'
+                            when epoch_us(timestamp) >= {test} then 'test'
+                            when epoch_us(timestamp) between {val} and {end - 1} then 'val' end)::part as part
+            from plays)
+        where part is not null group by user_id, track_id, part""")
+
+
 def given(log, split):
     """The parts of a published split: a table (parquet, or csv with a header) of user_id, track_id, part[, count].
 
     Pairs of tracks excluded by --tracks-with are left out; every other pair must be in plays.pqt.
     count: plays of the pair in its part; without the column (or where it is null) all its plays count.
     """
-    read_given(log, split)
+    if "pairs" not in log.made:
+        given_pairs(log, split)
+    log.divide()
+    log.keep_trained()
+
+
+def given_pairs(log, split, partition=None):
+    """The pairs of `given` and their parts; partition: (number, how many) of the users, or None for all of them."""
+    typed.read_split(log, split, PARTS)
     aggregate(log)
+    if partition:
+        log.run(f"delete from split where hash(user_id) % {partition[1]} <> {partition[0]}")
     if log.restricted:
         log.run("delete from split where track_id not in (from kept)")
     if absent := log.one("select count(*) from split anti join pairs using (user_id, track_id)"):
@@ -323,27 +361,6 @@ def given(log, split):
     log.run("""create or replace temp table pairs as
         select pairs.* replace (coalesce(split.count, pairs.count) as count), split.part::part as part
         from pairs join split using (user_id, track_id)""")
-    log.divide()
-    log.keep_trained()
-
-
-def read_given(log, split):
-    """Read a published split into the table `split` (user_id, track_id, part, count) and check it."""
-    try:
-        log.con.execute(f"create temp table split as select user_id, track_id, part, count from "
-                        f"{typed.split_table(log.con, split)}")
-    except (duckdb.OutOfMemoryException, MemoryError):
-        raise
-    except duckdb.Error as e:
-        raise WorkError(f"{split} must be a table with the columns user_id, track_id and part "
-                        f"({str(e).splitlines()[0]})") from None
-    if unknown := log.run(f"""select distinct part from split where part is null or part not in {PARTS}
-                              limit 3""").fetchall():
-        raise WorkError(f"{split}: part must be one of {', '.join(PARTS)}, not {', '.join(repr(s) for s, in unknown)}")
-    if twice := log.one("select count(*) from (select 1 from split group by user_id, track_id having count(*) > 1)"):
-        raise WorkError(f"{split} contains {twice} duplicate (user_id, track_id) pairs")
-    if none := log.one("select count(*) from split where count < 1"):
-        raise WorkError(f"{split}: {none} pairs have a count below 1; every count must be at least 1")
 
 
 def share_train(log, share, seed, unseen="drop"):
@@ -352,10 +369,16 @@ def share_train(log, share, seed, unseen="drop"):
     Held-out pairs of tracks that are no longer in train are dropped unless unseen is 'keep'; cold parts are unchanged.
     """
     before = log.one("select count(*) from train")
-    log.run(f"""create temp table thin as select user_id, track_id, timestamp, count from
-        (select *, count(*) over (partition by user_id) as n,
-                row_number() over (partition by user_id order by {draw(seed, 'share')}, track_id) as place
-         from train) where place <= greatest(1, round($share * n))""", {"share": share})
+    if "thin" not in log.made:
+        log.run(f"create temp table thin as select {COLUMNS} from {thinned('train', seed)} where thin",
+                {"share": share})
     log.run("create or replace temp view train as from thin")
     log.note("beyond --train-share", before - log.one("select count(*) from train"))
     log.keep_trained(unseen)
+
+
+def thinned(table, seed, of="user_id"):
+    """SQL of a table with a column `thin`: whether a pair is among the $share to keep of its user's pairs."""
+    return f"""(select *, place <= greatest(1, round($share * n)) as thin from (
+        select *, count(*) over (partition by {of}) as n,
+               row_number() over (partition by {of} order by {draw(seed, 'share')}, track_id) as place from {table}))"""

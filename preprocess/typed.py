@@ -48,6 +48,29 @@ def split_table(con, path):
     return f"(select {', '.join(cells)}, part::varchar as part from {relation})"
 
 
+def read_split(log, split, parts):
+    """Read a published split into the table `split` (user_id, track_id, part, count) and check it.
+
+    log: protocols.Log; parts: names that a part may have
+    """
+    import duckdb
+    try:
+        log.con.execute(f"create temp table split as select user_id, track_id, part, count from "
+                        f"{split_table(log.con, split)}")
+    except (duckdb.OutOfMemoryException, MemoryError):
+        raise
+    except duckdb.Error as e:
+        raise WorkError(f"{split} must be a table with the columns user_id, track_id and part "
+                        f"({str(e).splitlines()[0]})") from None
+    if unknown := log.run(f"""select distinct part from split where part is null or part not in {tuple(parts)}
+                              limit 3""").fetchall():
+        raise WorkError(f"{split}: part must be one of {', '.join(parts)}, not {', '.join(repr(s) for s, in unknown)}")
+    if twice := log.one("select count(*) from (select 1 from split group by user_id, track_id having count(*) > 1)"):
+        raise WorkError(f"{split} contains {twice} duplicate (user_id, track_id) pairs")
+    if none := log.one("select count(*) from split where count < 1"):
+        raise WorkError(f"{split}: {none} pairs have a count below 1; every count must be at least 1")
+
+
 def _text(name):
     return f"trim({name})"
 

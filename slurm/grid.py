@@ -29,7 +29,7 @@ from experiments.local import say
 from harness import cli, registry, runs
 from harness.errors import UsageError
 from harness.files import expanded
-from slurm import submit
+from slurm import split_plan, submit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +63,11 @@ def build_parser():
     group.add_argument("--shards", type=cli.positive, default=None, metavar="N",
                        help="number of parts of each extraction, one array task each (default 1)")
     group.add_argument("--split", metavar="FLAGS",
-                       help="flags of preprocess/1_train_test_split.py, quoted as one word: it is run before the runs")
+                       help="flags of preprocess/1_train_test_split.py, quoted as one word: it is run before the runs; "
+                            "with --partitions N among them as N tasks and a merge")
+    group.add_argument("--plan", type=cli.positive, metavar="PLAYS",
+                       help="with --split: say how many tasks, hours and how much disk a log of so many plays takes, "
+                            "from measured rates")
     return parser
 
 
@@ -180,8 +184,10 @@ def stages_of(args, script, places, flags):
     merged = [s.name for s in stages if s.name.endswith("-merge")]
     split = args.split or document.get("split")
     if split:
-        words = (*grid_file.words_of_split(split, "--split"), "--workdir", str(workdir))
-        stages.append(submit.Stage("split", [Job("preprocess/1_train_test_split.py", words)], after=merged))
+        words = grid_file.words_of_split(split, "--split")
+        stages += split_plan.stages(words, workdir, merged)
+        if args.plan:
+            say(split_plan.sentence(words, args.plan))
     blocks = [Block(script, flags, extra, tuple(places))] if script else grid_file.blocks_of(document, extra)
     jobs = [job for block in blocks for job in jobs_of(block, workdir)]
     distinct = list(dict.fromkeys(jobs))
@@ -202,6 +208,8 @@ def main(argv=None):
         submit.check_sbatch()
     if args.jobs > 1 and args.mode != "local":
         raise UsageError("--jobs is for --local; Slurm runs as many as it has room for")
+    if args.plan and not args.split and not args.file:
+        raise UsageError("--plan goes with --split FLAGS, whose tasks it plans; add it")
     if args.report:
         return submit.report(expanded(args.report))
     workdir, stages = stages_of(args, script, places, flags)

@@ -109,7 +109,7 @@ def chain(limited, tmp_path_factory):
         subprocess.run([sys.executable, *map(str, script)], cwd=ROOT, check=True, capture_output=True)
     (folder / "grid.yaml").write_text(
         "extract: {backends: [mfcc], shards: 3, flags: {batch: 8}}\n"
-        "split: --protocol hotcold --test-date 2020-02-20 --tracks-with mfcc\n"
+        "split: --protocol hotcold --test-date 2020-02-20 --tracks-with mfcc --partitions 2\n"
         "blocks:\n"
         "  - {script: knn.py, grid: {names: [mfcc, oracle, nosuch]}}\n"
         "  - {script: train.py, grid: {model: [mfcc], seed: [1, 2]}, set: {epochs: 2}}\n")
@@ -167,7 +167,8 @@ def test_extraction_array_merge_split_and_grid_are_chained(chain):
     out, _ = process.communicate(timeout=400)
     folder = work / "slurm" / "001"
     stages = {s["stage"]: s for s in json.loads((folder / "plan.json").read_text())["stages"]}
-    assert {n: len(s["lines"]) for n, s in stages.items()} == {"mfcc": 3, "mfcc-merge": 1, "split": 1, "grid": 5}
+    assert {n: len(s["lines"]) for n, s in stages.items()} == {"mfcc": 3, "mfcc-merge": 1, "split-partitions": 2,
+                                                               "split": 1, "grid": 5}
     # one array per stage, each begun after the one before had ended
     ended = ""
     for name, stage in stages.items():
@@ -183,7 +184,13 @@ def test_extraction_array_merge_split_and_grid_are_chained(chain):
     assert len(finished) == 4 and {"mfcc_cosine", "oracle_cosine"} < set(finished)
     for name in finished:
         assert len(pd.read_parquet(work / "preds" / f"{name}_cold_test.pqt"))
-    # the shards are the whole: the same bytes as one process makes
+    # the shards, and the partitions, are the whole: the same bytes as one process makes
+    parts = {p.name: p.read_bytes() for p in (work / "data").glob("*.pqt")}
+    assert parts and not (work / "data" / ".partitions").exists()
+    subprocess.run([sys.executable, "preprocess/1_train_test_split.py", "--protocol", "hotcold", "--test-date",
+                    "2020-02-20", "--tracks-with", "mfcc", "--overwrite", "--workdir", str(work)], cwd=ROOT,
+                   check=True, capture_output=True)
+    assert {p.name: p.read_bytes() for p in (work / "data").glob("*.pqt")} == parts
     subprocess.run([sys.executable, "extract_item_embeddings/mfcc.py", "--audio", str(work / "raw" / "audio"),
                     "--workdir", str(work), "--batch", "8", "--name", "alone"], cwd=ROOT, check=True,
                    capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -94,6 +94,26 @@ def test_leaks_are_seen_in_the_files(tmp_path, split):
             check(**changed)
 
 
+def test_counts_and_leaks_do_not_depend_on_the_ranges_of_users(tmp_path, split, monkeypatch):
+    workdir = crowd(tmp_path / "w", n_users=400, n_tracks=200, n=20_000)
+    plays = pd.read_parquet(workdir / "plays.pqt")
+    write_parquet(workdir / "plays.pqt", plays.assign(timestamp=plays["timestamp"].dt.floor("D")))   # many ties
+    assert split(workdir)[0] == 0
+    whole = manifest(workdir)
+    assert whole["ties"]["train"] > 100
+    monkeypatch.setattr(parts, "ROWS", 2048)    # several row groups, each a range by itself
+    monkeypatch.setattr(parts, "RANGE", 1)
+    assert split(workdir, "--overwrite")[0] == 0
+    assert (again := manifest(workdir))["ties"] == whole["ties"] and again["stats"] == whole["stats"]
+    path = workdir / "data" / "train.pqt"
+    train = part(workdir, "train")
+    for row in (0, 2047, 2048, len(train) - 1):      # twice in a range, and over the end of a row group
+        pd.concat([train[:row + 1], train[row:]]).to_parquet(path, row_group_size=2048)
+        with protocols.Log(workdir / "plays.pqt", ["user_id", "track_id", "timestamp"], 1 << 28, "unused") as log, \
+                pytest.raises(WorkError, match="leak: 1 duplicate pairs"):
+            parts.check_leaks(log, {p: workdir / "data" / f"{p}.pqt" for p in ("train", "val", "test")})
+
+
 # --------------------------------------------------------------------------- usage and bad plays
 
 @pytest.mark.parametrize("argv, sentence", [
