@@ -43,7 +43,7 @@ def frames_of(work, name, count):
 # --------------------------------------------------------------------------- frames
 
 PER_SECOND = {"mert": 75, "music2vec": 50, "musicfm": 25, "muq_msd": 25, "muq_mulan": 1, "encodecmae": 75, "clap": 0.1,
-              "maest": 1 / 30}
+              "maest": 1 / 30, "mert2": 25}
 
 
 @pytest.mark.parametrize("name", MAKERS)

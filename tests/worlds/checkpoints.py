@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import soundfile
 
-from extract_item_embeddings import clap, emae, m2v, maest, mert, mfm, muq
+from extract_item_embeddings import clap, emae, m2v, maest, mert, mert2, mfm, muq
 from tests.conftest import ROOT
 
 TINY = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3,
@@ -251,6 +251,40 @@ def maest_checkpoint(folder, name="pytorch_model.bin", **config):
     return folder
 
 
+MERT2_SIZE = {"bands": 128, "channels": [128, 32, 48], "heads": 4, "depths": [1, 1, 1], "inner": 96, "depth": 3,
+              "kernel": 31}
+MERT2_CONFIG = {"model_type": "mert2", "variant": "30s", "num_attention_heads": 4, "hidden_size": 48,
+                "sampling_rate": 24000, "n_fft": 2048, "win_length": 2048, "hop_length": 240, "layer_norm_eps": 1e-5,
+                "subsampling_layer_norm_eps": 1e-6, "rotary_embedding_base": 10000}
+MERT2_NAMES = {"stages": "subsampling_module", "down": "resampling_layer.2", "wide": "pointwise_block.1",
+               "response": "pointwise_block.3", "narrow": "pointwise_block.4", "convolution": "conv_module",
+               "before": "layer_norm", "gate": "conv_block.1", "out": "conv_block.6"}
+
+
+def mert2_state(seed=0):
+    """Upstream's keys of a tiny MERT-v2 with random values, window and mel filters with them."""
+    import torch
+
+    from extract_item_embeddings.networks.mert2 import MERT2
+    model, state = MERT2(MERT2_SIZE), {}
+    for key, value in spread(model, seed).items():
+        parts = key.split(".")
+        stage, convnext = parts[0] == "stages", parts[0] == "stages" and parts[2] == "layers"
+        names = {**MERT2_NAMES, "depthwise": "depthwise_block.1" if stage else "conv_block.3",
+                 "layers": "convnext_layers" if stage else "layers",
+                 "norm": "pointwise_block.0" if convnext else "resampling_layer.0" if stage else "conv_block.4.1"}
+        state[".".join(names.get(part, part) for part in parts)] = value
+    for name, value in (("mean", torch.linspace(-5, 10, 128)), ("std", torch.linspace(10, 20, 128))):
+        del state[name]
+        state[f"feature_extractor.mel_{name}"] = value
+    return {**state, "feature_extractor.spectrogram.window": model.mel.window.clone(),
+            "feature_extractor.mel_scale.fb": model.mel.filters.clone()}
+
+
+def mert2_checkpoint(folder):
+    return save(folder, MERT2_CONFIG, mert2_state(), "model.safetensors")
+
+
 # one tiny checkpoint of each pretrained backend: {name: (module, maker(folder) -> folder, flags)}
 MAKERS = {
     "mert": (mert, mert_checkpoint, []),
@@ -261,4 +295,5 @@ MAKERS = {
     "encodecmae": (emae, lambda folder: save(folder, {"num_heads": 4}, encodecmae_state(), "model.pt"), []),
     "clap": (clap, clap_checkpoint, []),
     "maest": (maest, maest_checkpoint, []),
+    "mert2": (mert2, mert2_checkpoint, []),
 }
