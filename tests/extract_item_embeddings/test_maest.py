@@ -75,14 +75,13 @@ def test_the_log_mel_is_the_published_one(weights):
 
 @pytest.mark.trains
 def test_from_the_command_line(tmp_path, weights):
-    made = sounds(tmp_path / "audio", 16000, a=30.0, b=31.0)
+    made = sounds(tmp_path / "audio", 16000, a=31.0)
     done = command("maest", "--weights", weights, "--audio", tmp_path / "audio", "--workdir", tmp_path / "work",
                    "--device", "cpu")
     assert done.returncode == 0, done.stderr
     values = np.load(tmp_path / "work/embeddings/maest.npy")
-    assert values.shape == (2, 72) and values.dtype == np.float32
-    for row, name in zip(values, "ab", strict=True):
-        assert np.abs(row - tokens(weights, made[name][:480000])[7]).max() < 5e-5
+    assert values.shape == (1, 72) and values.dtype == np.float32
+    assert np.abs(values[0] - tokens(weights, made["a"][:480000])[7]).max() < 5e-5
     about = read_json(tmp_path / "work/embeddings/maest.json")
     assert about["weights"]["checksum"] == checksum(weights / "pytorch_model.bin")
     assert about["weights"]["id"] == "mtg-upf/discogs-maest-30s-pw-129e"

@@ -72,11 +72,14 @@ class ByHand:
         return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
 
     def mel(self, samples):
-        import librosa
-        power = np.abs(librosa.stft(samples.astype(float), n_fft=2048, hop_length=240, pad_mode="reflect")) ** 2
-        filters = librosa.filters.mel(sr=24000, n_fft=2048, n_mels=128, htk=True, norm=None, dtype=float)
-        decibel = 10 * np.log10(np.maximum(filters @ power, 1e-10))
-        return (decibel.T[:-1] - self.w["feature_extractor.mel_mean"]) / self.w["feature_extractor.mel_std"]
+        frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples.astype(float), 1024, "reflect"), 2048)[::240]
+        window = (1 - np.cos(2 * np.pi * np.arange(2048) / 2048)) / 2
+        power = np.abs(np.fft.rfft(frames[:-1] * window, axis=1)) ** 2
+        edges = 700 * (10 ** (np.linspace(0, np.log10(1 + 12000 / 700), 130)) - 1)
+        rise = (np.linspace(0, 12000, 1025)[:, None] - edges) / np.diff(edges, append=np.inf)
+        filters = np.maximum(np.minimum(rise[:, :-2], 1 - rise[:, 1:-1]), 0)
+        decibel = 10 * np.log10(np.maximum(power @ filters, 1e-10))
+        return (decibel - self.w["feature_extractor.mel_mean"]) / self.w["feature_extractor.mel_std"]
 
     def stage(self, x, i):
         name = f"subsampling_module.{i}."
