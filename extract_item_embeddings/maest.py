@@ -87,7 +87,8 @@ class MAEST(pretrained.Pretrained):
         except KeyError as e:
             raise WorkError(f"{path} lacks {e}, which a spectrogram transformer needs; use the weights of "
                             f"{self.source().repo}") from None
-        if frames - self.config.get("time_stride", 10) >= holds:
+        patch, stride = self.config.get("patch_size", 16), self.config.get("time_stride", 10)
+        if (frames - patch) // stride > (holds - patch) // stride:
             raise WorkError(f"{path} is for {holds} frames, fewer than the {frames} of "
                             f"{self.size / self.SAMPLE_RATE:g} s; give the --variant of these weights, or at most "
                             f"--seconds {(holds - 1) * self.spectrogram['hop_length'] / self.SAMPLE_RATE:.3g}")
