@@ -46,6 +46,14 @@ def statistics(path, table):
     return mean, std
 
 
+def check_front_end(path, state, front, mel, name):
+    """WorkError unless the window and mel filters in the weights, with names behind `front`, are those computed here"""
+    for key, ours in ((f"{front}spectrogram.window", mel.window), (f"{front}mel_scale.fb", mel.filters)):
+        if key in state and (state[key].shape != ours.shape or (state[key].float() - ours).abs().max() > 1e-4):
+            raise WorkError(f"{path} is for another spectrogram: {key} differs from the Hann window of {mel.n_fft} and "
+                            f"the HTK filters of {name}; use the published weights")
+
+
 class MusicFM(pretrained.Pretrained):
     NAME, SAMPLE_RATE, DIM, LAST = "musicfm", 24000, 1024, 12
     FRAME_LEVEL = "25 per second"
@@ -103,18 +111,10 @@ class MusicFM(pretrained.Pretrained):
     def build(self):
         from extract_item_embeddings.networks.conformer import TRAINING, Conformer
         model = weights.empty(lambda: Conformer(self.shape, *self.statistics))
-        self.check_front_end(model.mel)
+        check_front_end(self.files.weights, self.state, FRONT, model.mel, "MusicFM")
         weights.fill(model, self.state, self.files.weights, TRAINING)
         del self.state
         return model
-
-    def check_front_end(self, mel):
-        """WorkError unless the window and mel filters in the weights are those computed here."""
-        for key, ours in ((f"{FRONT}spectrogram.window", mel.window), (f"{FRONT}mel_scale.fb", mel.filters)):
-            if key in self.state and (self.state[key].shape != ours.shape
-                                      or (self.state[key].float() - ours).abs().max() > 1e-4):
-                raise WorkError(f"{self.files.weights} is for another spectrogram: {key} differs from the Hann window "
-                                "of 2048 and the HTK filters of MusicFM; use the published weights")
 
     def before_rounding(self):
         self.model.fold()

@@ -46,6 +46,7 @@ class Pretrained(extraction.Backend):
     PACKAGES = ("torch", "transformers")
     LAYERED = True   # has a choice of layers
     LAST = 0         # number of the last state of the published model
+    LAYER = "last"   # of --layer, unless it is given; a number where the authors recommend one
     MILLIONS, DIGITS = None, 1  # parameters of the published model in millions, and to how many decimals
     pool_of_threads = None
 
@@ -55,9 +56,9 @@ class Pretrained(extraction.Backend):
         add("--weights", metavar="PATH", help="folder or file with the weights (default: the model hub's cache)")
         add("--revision", metavar="REVISION", help="commit or branch on the model hub (default: the pinned one)")
         if cls.LAYERED:
-            add("--layer", type=layer, default="last", metavar="{last,mean,all,N}",
+            add("--layer", type=layer, default=cls.LAYER, metavar="{last,mean,all,N}",
                 help=f"hidden state that is averaged over time: last, a number N from 0 (input of the first layer) to "
-                f"{cls.LAST} (last), mean (over all layers), or all (one file per layer) (default last)")
+                f"{cls.LAST} (last), mean (over all layers), or all (one file per layer) (default {cls.LAYER})")
         add("--precision", choices=("auto", *PRECISIONS), default="auto",
             help="precision of the network; auto is fp32 on a CPU and bf16 on CUDA (default auto)")
 
@@ -72,7 +73,8 @@ class Pretrained(extraction.Backend):
         return "" if self.args.precision == "auto" else f"-{self.args.precision}"
 
     def layer_suffix(self):
-        return "" if self.layer in ("last", "all", str(self.LAST)) else f"-layer{self.layer}"
+        chosen, usual = (str(self.LAST) if name == "last" else name for name in (self.layer, self.LAYER))
+        return "" if chosen in ("all", usual) else f"-layer{chosen}"
 
     def request(self):
         self.files = weights.find(self.source(), self.args.weights, self.args.revision)

@@ -190,6 +190,10 @@ def test_the_table_says_what_is_there_and_what_is_missing(tmp_path):
                 "mert-95m": ("768", "--size 95M", "missing: weights of m-a-p/MERT-v1-95M"),
                 "music2vec": ("768", "16,000 Hz", "missing: weights"), "muq_mulan": ("512", "muq.py --mulan"),
                 "musicfm-msd": ("1024", "MIT"), "encodecmae": ("768", "MIT"), "clap": ("512", "48,000 Hz", "Apache"),
+                "maest": ("2304", "16,000 Hz", "CC BY-NC-SA 4.0", "missing: weights of mtg-upf/discogs-maest-30s-pw"),
+                "mert2": ("1024", "24,000 Hz", "CC BY-NC 4.0", "missing: weights of m-a-p/MERT-v2-30s"),
+                "mert2-fs": ("1024", "mert2.py --variant fs", "missing: weights of m-a-p/MERT-v2-FullSong"),
+                "maest-5s-pw-129e": ("2304", "maest.py --variant 5s-pw-129e"),
                 "jukemir": ("4800", "44,100 Hz", "non-commercial", "missing: weights in ~/.cache/jukemirlib"),
                 "mule": ("1728", "16,000 Hz", "missing: an environment of requirements/mule.txt")}
     for name, words in expected.items():

@@ -42,7 +42,8 @@ def frames_of(work, name, count):
 
 # --------------------------------------------------------------------------- frames
 
-PER_SECOND = {"mert": 75, "music2vec": 50, "musicfm": 25, "muq_msd": 25, "muq_mulan": 1, "encodecmae": 75, "clap": 0.1}
+PER_SECOND = {"mert": 75, "music2vec": 50, "musicfm": 25, "muq_msd": 25, "muq_mulan": 1, "encodecmae": 75, "clap": 0.1,
+              "maest": 1 / 30, "mert2": 25}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -58,7 +59,7 @@ def test_the_frames_are_those_that_are_averaged(tmp_path, weights, name):
     frames, = frames_of(tmp_path / "work", name, 1)
     assert frames.dtype == np.float32 and abs(len(frames) - seconds * PER_SECOND[name]) <= 1
     assert np.abs(frames.mean(axis=0) - values[0]).max() < 1e-5
-    assert name == "clap" or frames.std(axis=0).min() > 0
+    assert name in ("clap", "maest") or frames.std(axis=0).min() > 0
     assert read_json(tmp_path / "work/embeddings" / f"{name}.json")["frames"] is True
 
 
@@ -214,7 +215,7 @@ def test_attention_is_fused(tmp_path, weights, monkeypatch, name):
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
     sounds(tmp_path / "audio", 24000, a=1.0)
     extract(backend, tmp_path, weights(name), *flags, "--batch", "1")
-    assert len(calls) == {"encodecmae": 2, "muq_mulan": 4}.get(name, 3)
+    assert len(calls) == {"encodecmae": 2, "muq_mulan": 4, "maest": 7}.get(name, 3)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

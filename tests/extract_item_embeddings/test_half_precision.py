@@ -58,6 +58,9 @@ REACHED = {  # the convolutions of each tiny network that run in half precision;
     "musicfm": CONFORMER, "muq_msd": CONFORMER, "muq_mulan": CONFORMER,
     "encodecmae": [],  # its convolutions are those of EnCodec, which is float32 in every precision
     "clap": ["audio_model.audio_encoder.patch_embed.proj"],
+    "maest": ["ast.embeddings.patch_embeddings.projection"],
+    "mert2": ["stages.1.down", "stages.2.down", *(f"stages.{i}.layers.0.depthwise" for i in range(3)),
+              *(f"layers.{i}.convolution.{kind}" for i in range(3) for kind in ("gate", "depthwise", "out"))],
 }
 
 

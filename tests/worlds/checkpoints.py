@@ -2,13 +2,14 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import soundfile
 
-from extract_item_embeddings import clap, emae, m2v, mert, mfm, muq
+from extract_item_embeddings import clap, emae, m2v, maest, mert, mert2, mfm, muq
 from tests.conftest import ROOT
 
 TINY = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 3,
@@ -217,6 +218,73 @@ def clap_checkpoint(folder):
     return folder
 
 
+MAEST_CONFIG = {"model_type": "audio-spectrogram-transformer", "hidden_size": 24, "num_hidden_layers": 8,
+                "num_attention_heads": 2, "intermediate_size": 48, "num_mel_bins": 96, "max_length": 1876,
+                "time_stride": 10, "layer_norm_eps": 1e-6, "torch_dtype": "float16", "id2label": {"0": "a", "1": "b"}}
+MAEST_PROCESSOR = {"feature_extractor_type": "MAESTFeatureExtractor", "feature_size": 1, "sampling_rate": 16000,
+                   "num_mel_bins": 96, "max_length": 1876, "do_normalize": True, "mean": 2.06755686098554,
+                   "std": 1.268292820667291, "n_fft": 512, "hop_length": 256, "log_compression": "logC"}
+
+
+def maest_names(state):
+    """The names under which the weights were published, from those of transformers 5."""
+    names = ((r"^(audio_spectrogram_transformer\.)layers\.", r"\1encoder.layer."),
+             (r"\.attention\.([qkv])_proj\.",
+              lambda m: f".attention.attention.{dict(q='query', k='key', v='value')[m[1]]}."),
+             (r"\.attention\.o_proj\.", ".attention.output.dense."), (r"\.mlp\.fc1\.", ".intermediate.dense."),
+             (r"\.mlp\.fc2\.", ".output.dense."))
+    published = {}
+    for key, value in state.items():
+        for pattern, name in names:
+            key = re.sub(pattern, name, key)
+        published[key] = value
+    return published
+
+
+def maest_checkpoint(folder, name="pytorch_model.bin", **config):
+    from transformers import ASTConfig, ASTForAudioClassification
+    config = {**MAEST_CONFIG, **config}
+    known = {k: v for k, v in config.items() if k not in ("model_type", "torch_dtype", "id2label")}
+    model = ASTForAudioClassification(ASTConfig(**known, num_labels=2))
+    save(folder, config, maest_names(spread(model)), name)
+    (folder / "preprocessor_config.json").write_text(json.dumps(MAEST_PROCESSOR))
+    return folder
+
+
+MERT2_SIZE = {"bands": 128, "channels": [128, 32, 48], "heads": 4, "depths": [1, 1, 1], "inner": 96, "depth": 3,
+              "kernel": 31}
+MERT2_CONFIG = {"model_type": "mert2", "variant": "30s", "num_attention_heads": 4, "hidden_size": 48,
+                "sampling_rate": 24000, "n_fft": 2048, "win_length": 2048, "hop_length": 240, "layer_norm_eps": 1e-5,
+                "subsampling_layer_norm_eps": 1e-6, "rotary_embedding_base": 10000}
+MERT2_NAMES = {"stages": "subsampling_module", "down": "resampling_layer.2", "wide": "pointwise_block.1",
+               "response": "pointwise_block.3", "narrow": "pointwise_block.4", "convolution": "conv_module",
+               "before": "layer_norm", "gate": "conv_block.1", "out": "conv_block.6"}
+
+
+def mert2_state(seed=0):
+    """Upstream's keys of a tiny MERT-v2 with random values, window and mel filters with them."""
+    import torch
+
+    from extract_item_embeddings.networks.mert2 import MERT2
+    model, state = MERT2(MERT2_SIZE), {}
+    for key, value in spread(model, seed).items():
+        parts = key.split(".")
+        stage, convnext = parts[0] == "stages", parts[0] == "stages" and parts[2] == "layers"
+        names = {**MERT2_NAMES, "depthwise": "depthwise_block.1" if stage else "conv_block.3",
+                 "layers": "convnext_layers" if stage else "layers",
+                 "norm": "pointwise_block.0" if convnext else "resampling_layer.0" if stage else "conv_block.4.1"}
+        state[".".join(names.get(part, part) for part in parts)] = value
+    for name, value in (("mean", torch.linspace(-5, 10, 128)), ("std", torch.linspace(10, 20, 128))):
+        del state[name]
+        state[f"feature_extractor.mel_{name}"] = value
+    return {**state, "feature_extractor.spectrogram.window": model.mel.window.clone(),
+            "feature_extractor.mel_scale.fb": model.mel.filters.clone()}
+
+
+def mert2_checkpoint(folder):
+    return save(folder, MERT2_CONFIG, mert2_state(), "model.safetensors")
+
+
 # one tiny checkpoint of each pretrained backend: {name: (module, maker(folder) -> folder, flags)}
 MAKERS = {
     "mert": (mert, mert_checkpoint, []),
@@ -226,4 +294,6 @@ MAKERS = {
     "muq_mulan": (muq, mulan_checkpoint, ["--mulan"]),
     "encodecmae": (emae, lambda folder: save(folder, {"num_heads": 4}, encodecmae_state(), "model.pt"), []),
     "clap": (clap, clap_checkpoint, []),
+    "maest": (maest, maest_checkpoint, []),
+    "mert2": (mert2, mert2_checkpoint, []),
 }
