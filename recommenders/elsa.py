@@ -5,6 +5,9 @@
 Source: Vancura, Alves, Kasalicky and Kordik, "Scalable Linear Shallow Autoencoder for Collaborative
 Filtering", RecSys 2022: scores x (A A' - I) with rows of A of length 1, trained on the squared distance of
 normalised scores and normalised input. The users' rows stay sparse; only a batch's scores are dense.
+Practical limit: training holds 5 float32 matrices of items x factors and about 4 of users per step x items (about 11 GB
+at 1.5 million items with the defaults), and each step multiplies over the whole catalogue; a smaller --factors or
+--batch-size needs less memory.
 The item factors A are written to model_embeddings/ (and with --embedding NAME into embeddings/, rows of
 tracks outside train NaN) for other recommenders.
 """

@@ -15,7 +15,8 @@ played can be recommended again.
 
 Ties at the end of a neighbourhood are broken at random by --seed.
 
-Practical limit: computed in blocks of items; the time grows with the sum over users of (played tracks)^2.
+Practical limit: computed in blocks of items; the time grows with the sum over users of (played tracks)^2. The
+neighbourhoods take up to 16 bytes per item and neighbour while they are joined: 4.8 GB at 1.5 million items and 200.
 """
 from harness import cli, runs
 from harness.progress import Progress
