@@ -60,24 +60,28 @@ class Point:
 # --------------------------------------------------------------------------- reading
 
 def share_of(workdir):
-    """(what must be the same, share of train, pairs of train) of a workspace; UsageError without a split."""
+    """(what must be the same, seed, share of train, pairs of train) of a workspace; UsageError without a split.
+
+    seed: None where it draws nothing, as for the whole of a published split
+    """
     path = Path(workdir) / "data" / "split.json"
     if not path.exists():
         raise UsageError(f"{path} is missing; make the split with preprocess/1_train_test_split.py")
     split = read_json(path)
     request = dict(split.get("request", {}))
-    share = request.pop("train_share", 1.0)
+    share, seed = request.pop("train_share", 1.0), request.pop("seed", None)
     same = (split.get("protocol"), split.get("track_checksum"), tuple(sorted((k, str(v)) for k, v in request.items())))
-    return same, float(share), int(split["stats"]["Train"]["Rows"])
+    return same, seed, float(share), int(split["stats"]["Train"]["Rows"])
 
 
 def checked(workdirs):
     """[(share, pairs, workdir)] by share; UsageError where the splits differ by more than the share, or not by it."""
-    found = []
+    found, seeds = [], set()
     first = None
     for workdir in workdirs:
-        same, share, pairs = share_of(workdir)
-        if first is not None and same != first:
+        same, seed, share, pairs = share_of(workdir)
+        seeds |= set() if seed is None else {seed}
+        if first is not None and same != first or len(seeds) > 1:
             raise UsageError(f"{workdir} has another split than {workdirs[0]}, not only another --train-share; split "
                              "both by the same protocol and seed")
         first = first or same
@@ -129,7 +133,9 @@ def caught_up(curve):
             f", below it from {below[0].pairs:,} pairs" if below else "")
     later = [p for p in curve if p.pairs > above[-1].pairs]
     if not later:
-        return f"{curve[0].label}: above the best method without content at all {above[-1].pairs:,} pairs"
+        level = [p.pairs for p in curve if p.mark != "↑"]
+        return f"{curve[0].label}: above the best method without content with all {above[-1].pairs:,} pairs" + (
+            f", but not with {', '.join(f'{pairs:,}' for pairs in level)}" if level else "")
     end = f"below from {below[0].pairs:,}" if below else "not distinguishable beyond"
     return (f"{curve[0].label}: above the best method without content up to {above[-1].pairs:,} pairs, caught up with "
             f"before {later[0].pairs:,}, {end}")

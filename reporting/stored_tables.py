@@ -5,7 +5,9 @@
                   intervals
     kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
     kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
-    kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p
+    kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p; of
+                  a results_<part>_by_<cut>.csv: the value of its first metric in each segment
+    kind=curve    a line for each method and representation of a data_curve.csv: the value at each share of train
     kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric
 
 In methods and pivot a cell without a line in the csv keeps what the page has: those of earlier runs, typed by hand.
@@ -17,7 +19,7 @@ from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
 from harness.errors import WorkError
 from harness.registry import title
 
-KINDS = ("board", "methods", "pivot", "overall", "claims", "segments")
+KINDS = ("board", "methods", "pivot", "overall", "claims", "segments", "curve")
 UNTESTABLE = "not testable here"     # the verdict of a claim without a test
 
 
@@ -27,7 +29,7 @@ def lines_of(options, frame, before):
     if kind not in KINDS:
         raise WorkError(f"kind={kind} is none of {', '.join(KINDS)}")
     make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims,
-            "segments": _segments}
+            "segments": _segments, "curve": _curve}
     return make[kind](options, frame, before)
 
 
@@ -74,6 +76,9 @@ def _claims(options, frame, before):
 # --------------------------------------------------------------------------- worth by segment
 
 def _segments(options, frame, before):
+    if "worth_over" in frame:      # values, not what content is worth
+        return _values_by(frame[(frame["metric"] == frame["metric"].iloc[0]) & ~frame["shuffled"]], "segment",
+                          lambda line: f"{line['mean']:.4f} ±{line['half_users']:.4f}", str)
     names, rows = list(dict.fromkeys(frame["segment"])), []
     for (method, representation), own in frame.groupby(["method", frame["representation"].fillna("")], sort=False):
         worth = own.set_index("segment")
@@ -83,6 +88,21 @@ def _segments(options, frame, before):
                        else "" for name in names),
                      "" if math.isnan(p) else "< .001" if p < .001 else f"{p:.3f}".replace("0.", ".", 1)])
     return _lines(["method", "representation", *map(escape_markdown, names), "p of equal worth"], rows)
+
+
+def _curve(options, frame, before):
+    def cell(line):
+        return f"{line['value']:.4f} ±{line['half']:.4f} {_text(line['mark'])}".strip()
+    return _values_by(frame, "share", cell, lambda share: f"{float(share):.0%}".replace("%", " %"))
+
+
+def _values_by(frame, column, cell, named):
+    """Lines of methods and representations, a column for each value of `column`; cell: a line of the frame as text."""
+    names, rows = list(dict.fromkeys(frame[column])), []
+    for (method, representation), own in frame.groupby(["method", frame["representation"].fillna("")], sort=False):
+        at = {line[column]: cell(line) for _, line in own.iterrows()}
+        rows.append([escape_markdown(method), escape_markdown(representation), *(at.get(name, "") for name in names)])
+    return _lines(["method", "representation", *(escape_markdown(named(name)) for name in names)], rows)
 
 
 # --------------------------------------------------------------------------- as table.py prints it

@@ -6,6 +6,7 @@ import pytest
 from exploration import data_curve
 from harness.errors import UsageError, WorkError
 from harness.files import write_json
+from harness.readers import read_json
 from tests.test_table import make_run
 
 SHARES = ((0.1, 1000), (0.3, 3000), (1.0, 10000))
@@ -58,7 +59,7 @@ def test_equal_files_twice(worlds, tmp_path):
 
 
 @pytest.mark.parametrize(("plays", "says"), [
-    ((0.1, 0.1, 0.1), "above the best method without content at all 10,000 pairs"),
+    ((0.1, 0.1, 0.1), "above the best method without content with all 10,000 pairs"),
     ((0.5, 0.5, 0.5), "never above the best method without content, below it from 1,000 pairs"),
     ((0.1, 0.1, 0.3), "above the best method without content up to 3,000 pairs, caught up with before 10,000, not "
                       "distinguishable beyond")])
@@ -87,6 +88,17 @@ def test_other_splits_and_equal_shares_are_refused(worlds, tmp_path):
         run(tmp_path, worlds[0], str(tmp_path))
     with pytest.raises(UsageError, match="NAME@K"):
         data_curve.main([*worlds, "--metric", "NDCG"])
+
+
+def test_the_whole_of_a_published_split_has_no_seed_and_belongs_to_its_shares(tmp_path, capsys):
+    made = [workspace(tmp_path / f"w{share}", share, pairs, 0.1, 0.3, seed, "given")
+            for (share, pairs), seed in zip(SHARES[::2], (42, None), strict=True)]
+    split = tmp_path / f"w{SHARES[-1][0]}" / "data" / "split.json"
+    content = read_json(split)
+    del content["request"]["seed"]
+    write_json(split, content)
+    run(tmp_path, *made)
+    assert "above the best method without content" in capsys.readouterr().out
 
 
 def test_a_workspace_without_runs_of_both_kinds_is_refused(worlds, tmp_path):

@@ -57,22 +57,40 @@ def test_a_board_has_blocks_control_worth_and_marks(project):
         "| KNN | b_c | 0.0963 ±0.0200° | no control | |"]
 
 
-def test_the_worth_of_segments_is_a_table(project):
+def test_segments_and_curves_are_tables(project):
     folder = project / "work" / "w" / "tables"
     rows = [("user-activity", name, "KNN", "a_b", worth, .01, p) for name, worth, p in (
         ("light", .02, .0004), ("heavy", -.005, .0004))]
     rows += [("user-activity", name, "KNN", "c", .02, .01, .25) for name in ("light", "heavy")]
     pd.DataFrame(rows, columns=["cut", "segment", "method", "representation", "worth", "half_worth", "p_corrected"]
                  ).to_csv(folder / "worth_test_by_user_activity.csv", index=False)
-    (folder / "results_test_by_user_activity.csv").write_text("segment\n")
+    values = [("NDCG", "light", False, .25, .01), ("NDCG", "light", True, .9, 0), ("NDCG", "heavy", False, .5, .02),
+              ("Recall", "heavy", False, 1, 0)]
+    pd.DataFrame(values, columns=["metric", "segment", "shuffled", "mean", "half_users"]).assign(
+        method="KNN", representation="a_b", worth_over=None
+    ).to_csv(folder / "results_test_by_user_activity.csv", index=False)
+    curve = [(.05, "ELSA", None, .1, None), (.05, "KNN", "a_b", .2, "↑"), (1, "ELSA", None, .3, None)]
+    pd.DataFrame(curve, columns=["share", "method", "representation", "value", "mark"]).assign(half=.01).to_csv(
+        folder / "data_curve.csv", index=False)
     assert stored.add(project / "work" / "w", "w", project) == [
-        "results/w/results_test.csv", "results/w/worth_test_by_user_activity.csv"]
+        f"results/w/{name}.csv" for name in ("data_curve", "results_test", "results_test_by_user_activity",
+                                             "worth_test_by_user_activity")]
     path = page(project, "file=results/w/worth_test_by_user_activity.csv kind=segments")
     documents.main([], project)
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
         "| method | representation | light | heavy | p of equal worth |", "| --- | --- | --- | --- | --- |",
         "| KNN | a_b | +0.0200 ±0.0100 | -0.0050 ±0.0100 | < .001 |",
         "| KNN | c | +0.0200 ±0.0100 | +0.0200 ±0.0100 | .250 |"]
+    path = page(project, "file=results/w/results_test_by_user_activity.csv kind=segments")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| method | representation | light | heavy |", "| --- | --- | --- | --- |",
+        "| KNN | a_b | 0.2500 ±0.0100 | 0.5000 ±0.0200 |"]
+    path = page(project, "file=results/w/data_curve.csv kind=curve")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| method | representation | 5 % | 100 % |", "| --- | --- | --- | --- |",
+        "| ELSA | | 0.1000 ±0.0100 | 0.3000 ±0.0100 |", "| KNN | a_b | 0.2000 ±0.0100 ↑ | |"]
 
 
 def test_cells_without_a_run_keep_what_was_typed(project):
