@@ -6,15 +6,12 @@
 of plays.pqt: what a listener plays again is then in the sequence again, as often as it was played, and the next play
 may be of a track played before.
 """
-import numpy as np
-
-from ranking import plays
-
 ORDERS = ("time", "count", "plays")
 
 
 def inputs(split, order):
     """What is read besides the split, as inputs of the run."""
+    from ranking import plays
     return plays.inputs(split, "--order plays") if order == "plays" else []
 
 
@@ -29,10 +26,12 @@ def of(split, order, part="val", latest=None):
     if order != "plays":
         return split.sequences(order, part)
     import duckdb
+    import numpy as np
     import pyarrow as pa
     import torch
 
     from harness.ties import tie_key
+    from ranking import plays
     last = "" if latest is None else \
         f"""qualify row_number() over (partition by "row" order by moment desc, tie desc, col desc) <= {int(latest)}"""
     with duckdb.connect() as con:
