@@ -99,7 +99,8 @@ class MAEST(pretrained.Pretrained):
         from extract_item_embeddings.networks import maest
         config = ASTConfig(**self.config, attn_implementation="sdpa")
         model = weights.empty(lambda: maest.MAEST(config, self.spectrogram))
-        weights.fill(model.ast, maest.renamed(weights.read(self.files.weights)), self.files.weights, maest.HEAD)
+        state = weights.renamed(weights.read(self.files.weights), maest.NAMES)
+        weights.fill(model.ast, state, self.files.weights, maest.HEAD)
         return model
 
     def place(self):

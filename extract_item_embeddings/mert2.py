@@ -60,7 +60,7 @@ class MERT2(pretrained.Pretrained):
     def sizes(self):
         from extract_item_embeddings.networks import mert2
         path = self.files.weights
-        self.state = mert2.renamed(weights.read(path))
+        self.state = weights.renamed(weights.read(path), mert2.NAMES)
         self.shape = mert2.sizes(self.state, read_json(self.files.beside["config.json"]), path)
         self.dim, self.depth = self.shape["channels"][-1], self.shape["depth"]
         if self.dim % (2 * self.shape["heads"]):

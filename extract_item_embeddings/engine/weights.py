@@ -4,6 +4,7 @@ A backend declares its weights as a Source with a pinned revision. They come fro
 (downloaded into it if there is a network), or from `--weights PATH`, a folder or file with the same names.
 Only tensors are read: safetensors, or torch files with `weights_only`; remote model code is never run.
 """
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -125,6 +126,16 @@ def read(path):
 def strip(state, prefix):
     """The part of a state dict under `prefix`, without it."""
     return {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def renamed(state, rules):
+    """A state dict with other names; rules: (pattern, replacement) pairs of re.sub, applied to each name in order."""
+    ours = {}
+    for key, value in state.items():
+        for pattern, name in rules:
+            key = re.sub(pattern, name, key)
+        ours[key] = value
+    return ours
 
 
 def fill(model, state, path, unused=()):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from extract_item_embeddings.engine import weights
 from harness.errors import WorkError
 
 TRAINING = ("target_encoder.", "decoder.", "decoder_projector.", "head.", "masker.")  # not needed for features
@@ -20,12 +21,7 @@ NAMES = ((r"^wav_encoder\.model\.model\.", "codec.layers."), (r"\.conv\.conv\.",
 
 def renamed(state, path):
     """The weights needed for features, from upstream's names to those of Encoder; WorkError for other weights."""
-    renamed_state = {}
-    for key, value in state.items():
-        if not key.startswith(TRAINING):
-            for pattern, name in NAMES:
-                key = re.sub(pattern, name, key)
-            renamed_state[key] = value
+    renamed_state = weights.renamed({k: v for k, v in state.items() if not k.startswith(TRAINING)}, NAMES)
     if "projector.weight" not in renamed_state or not any(k.startswith("layers.") for k in renamed_state):
         raise WorkError(f"{path} is not the first release of EnCodecMAE (keys feat_projector, visible_encoder); use "
                         "the weights of lpepino/encodecmae-base")

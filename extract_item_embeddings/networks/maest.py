@@ -3,8 +3,6 @@
 Alonso-Jimenez et al., arXiv 2309.16418. A clip shorter than the network's input keeps its own length: it takes the
 first of the position embeddings in time, as in the authors' own code.
 """
-import re
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +11,7 @@ from extract_item_embeddings.networks.logmel import LogMel
 from harness.errors import WorkError
 
 HEAD = ("classifier.",)  # the styles of Discogs, not used
+# from the names under which the weights were published to those of transformers 5, which stay as they are
 NAMES = ((r"^audio_spectrogram_transformer\.", ""), (r"^encoder\.layer\.", "layers."),
          (r"\.attention\.attention\.(query|key|value)\.", lambda m: f".attention.{m[1][0]}_proj."),
          (r"\.attention\.output\.dense\.", ".attention.o_proj."), (r"\.intermediate\.dense\.", ".mlp.fc1."),
@@ -20,16 +19,6 @@ NAMES = ((r"^audio_spectrogram_transformer\.", ""), (r"^encoder\.layer\.", "laye
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "qkv_bias",
          "layer_norm_eps", "patch_size", "frequency_stride", "time_stride", "max_length", "num_mel_bins")
 PUBLISHED = {"sampling_rate": 16000, "log_compression": "logC", "do_normalize": True}  # of the feature extractor
-
-
-def renamed(state):
-    """The weights in the names of transformers 5, from those under which they were published (or already in them)."""
-    ours = {}
-    for key, value in state.items():
-        for pattern, name in NAMES:
-            key = re.sub(pattern, name, key)
-        ours[key] = value
-    return ours
 
 
 def spectrogram(table, path):

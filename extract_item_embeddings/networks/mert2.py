@@ -17,6 +17,7 @@ FRONT = "feature_extractor."   # window and mel filters in the weights, which ar
 SETTINGS = {"sampling_rate": 24000, "n_fft": 2048, "win_length": 2048, "hop_length": 240, "layer_norm_eps": 1e-5,
             "subsampling_layer_norm_eps": 1e-6, "rotary_embedding_base": 10000}
 STRIDES = (1, 2, 2)            # of the stages
+# from upstream's names to those of MERT2
 NAMES = ((r"^feature_extractor\.mel_(mean|std)$", r"\1"), (r"^subsampling_module\.", "stages."),
          (r"\.resampling_layer\.0\.", ".norm."), (r"\.resampling_layer\.2\.", ".down."),
          (r"\.convnext_layers\.", ".layers."), (r"\.depthwise_block\.1\.", ".depthwise."),
@@ -27,16 +28,6 @@ NAMES = ((r"^feature_extractor\.mel_(mean|std)$", r"\1"), (r"^subsampling_module
          (r"\.conv_module\.conv_block\.3\.", ".convolution.depthwise."),
          (r"\.conv_module\.conv_block\.4\.1\.", ".convolution.norm."),
          (r"\.conv_module\.conv_block\.6\.", ".convolution.out."))
-
-
-def renamed(state):
-    """The weights, from upstream's names to those of MERT2."""
-    ours = {}
-    for key, value in state.items():
-        for pattern, name in NAMES:
-            key = re.sub(pattern, name, key)
-        ours[key] = value
-    return ours
 
 
 def sizes(state, config, path):

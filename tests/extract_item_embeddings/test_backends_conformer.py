@@ -28,15 +28,10 @@ from tests.worlds.checkpoints import (
     musicfm_folder,
     old_spelling,
     random_state,
-    single_thread,
     sounds,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def golden_audio(golden, folder):

@@ -22,15 +22,10 @@ from tests.worlds.checkpoints import (
     m2v_checkpoint,
     mert_checkpoint,
     save,
-    single_thread,
     sounds,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -24,15 +24,10 @@ from tests.worlds.checkpoints import (
     extract,
     golden_state,
     save,
-    single_thread,
     sounds,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.numeric

@@ -16,13 +16,9 @@ from harness import cli
 from harness.errors import UsageError
 from harness.readers import read_json
 from tests.conftest import ROOT
-from tests.worlds.checkpoints import mert_checkpoint, music, single_thread
+from tests.worlds.checkpoints import mert_checkpoint, music
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

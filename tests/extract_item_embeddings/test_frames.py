@@ -13,15 +13,10 @@ from tests.worlds.checkpoints import (
     cosine,
     extract,
     hubert_means,
-    single_thread,
     sounds,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,9 @@ from torch.nn import functional
 from extract_item_embeddings import mert
 from extract_item_embeddings.engine import half_precision
 from harness.readers import read_json
-from tests.worlds.checkpoints import MAKERS, cosine, extract, mert_checkpoint, single_thread, sounds
+from tests.worlds.checkpoints import MAKERS, cosine, extract, mert_checkpoint, sounds
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

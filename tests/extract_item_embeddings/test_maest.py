@@ -21,17 +21,13 @@ from tests.worlds.checkpoints import (
     maest_checkpoint,
     music,
     save,
-    single_thread,
     sounds,
 )
 
 MEAN, STD = MAEST_PROCESSOR["mean"], MAEST_PROCESSOR["std"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,10 @@ from tests.worlds.checkpoints import (
     mulan_folder,
     music,
     save,
-    single_thread,
     sounds,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.numeric

@@ -23,15 +23,10 @@ from tests.worlds.checkpoints import (
     mert_checkpoint,
     music,
     save,
-    single_thread,
     sounds,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
