@@ -64,7 +64,7 @@ def add(workdir, name, root=ROOT):
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--name {name} should be small letters, digits and hyphens: it is a folder of results/")
     files = [path for path in sorted((workdir / "tables").glob("*.csv"))
-             if re.fullmatch(r"results_(?!.*_by_).*|(results|worth)_.*_by_.*|data_curve", path.stem)]
+             if re.fullmatch(r"results_.*|worth_.*_by_.*|data_curve", path.stem)]
     files += sorted((workdir / "claims").glob("claims.csv"))
     if not files:
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")
