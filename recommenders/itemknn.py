@@ -64,31 +64,52 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     """The n most similar other items of each item, csr float32 (I, I), row i = similarities of item i.
 
     matrix: csr (U, I), weighted; tracks (I,): track ids, which with the seed break ties (default: the item codes).
-    An item without plays has no neighbours.
+    An item without plays has no neighbours. Blocks of items are computed on as many threads as torch uses.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     import numpy as np
     import torch
     from scipy.sparse import csr_matrix, vstack
 
     from harness.ties import tie_key
-    tracks = torch.arange(matrix.shape[1]) if tracks is None else torch.from_numpy(tracks)
-    columns = matrix.T.tocsr()                                             # (I, U)
-    norm = np.sqrt(np.asarray(columns.multiply(columns).sum(axis=1))).ravel()
+    items = matrix.shape[1]
+    tracks = torch.arange(items) if tracks is None else torch.from_numpy(tracks)
+    by_user = matrix.astype(np.float64)
+    by_item = by_user.T.tocsr()                                                # (I, U)
+    norm = np.sqrt(np.asarray(by_item.multiply(by_item).sum(axis=1))).ravel()
+
+    def rows(start):
+        stop = min(start + block, items)
+        row, column, value = _nearest(by_item, by_user, norm, shrink, min(n, items), start, stop)
+        order = np.lexsort((tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
+        kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
+        return csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=(stop - start, items))
     blocks = []
-    with Progress(columns.shape[0], "itemknn: neighbours", "items", quiet=True) as bar:
-        for start in range(0, columns.shape[0], block):
-            product = (columns[start:start + block] @ matrix).tocsr()          # overlaps (b, I)
-            row = np.repeat(np.arange(product.shape[0]), np.diff(product.indptr))
-            value = product.data / (norm[start + row] * norm[product.indices] + shrink)
-            value[product.indices == start + row] = 0
-            few = np.concatenate([low + best(value[low:high], n)
-                                  for low, high in zip(product.indptr[:-1], product.indptr[1:], strict=True)])
-            row, column, value = row[few], product.indices[few], value[few]
-            order = np.lexsort((tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
-            kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
-            blocks.append(csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=product.shape))
-            bar.update(product.shape[0])
+    with Progress(items, "itemknn: neighbours", "items", quiet=True) as bar, \
+            ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for done in pool.map(rows, range(0, items, block)):
+            blocks.append(done)
+            bar.update(done.shape[0])
     return vstack(blocks, format="csr")
+
+
+def _nearest(by_item, by_user, norm, shrink, n, start, stop):
+    """Rows from `start` (ascending), columns and similarities of the neighbours of a block, the n-th's equals too."""
+    import numpy as np
+
+    from training.neighbours import nearest
+    items = len(norm)
+    overlap, listed = np.zeros(items), np.empty(items, np.int32)
+    column, value = np.empty(max(items, 2 * n * (stop - start)), np.int32), np.empty(max(items, 2 * n * (stop - start)))
+    triples, at = [], start
+    while at < stop:
+        counts = np.zeros(stop - at, np.int64)
+        begin, at = at, nearest(at, stop, *((m.indptr, m.indices, m.data) for m in (by_item, by_user)), norm, shrink,
+                                n, overlap, listed, counts, column, value)
+        row, used = np.repeat(np.arange(begin, stop) - start, counts), counts.sum()
+        triples.append((row, column[:used].astype(np.int64), value[:used].copy()))
+    return tuple(np.concatenate(part) for part in zip(*triples, strict=True))
 
 
 def itself(matrix, shrink=0.0):
@@ -98,13 +119,6 @@ def itself(matrix, shrink=0.0):
     square = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel()
     return diags(np.divide(square, square + shrink, out=np.zeros_like(square), where=square > 0).astype(np.float32),
                  format="csr")
-
-
-def best(value, n):
-    """Indices of the n largest positive values of (m,), including all that are equal to the n-th."""
-    import numpy as np
-    least = np.partition(value, len(value) - n)[len(value) - n] if len(value) > n else 0
-    return np.flatnonzero((value >= least) & (value > 0))
 
 
 def request_of(args):

@@ -48,14 +48,17 @@ def test_ease_refuses_what_does_not_fit_before_it_starts(tiny):
 @pytest.mark.numeric
 @pytest.mark.parametrize("shrink", [0.0, 3.0])
 @pytest.mark.parametrize("block", [7, 512])
-def test_neighbours_by_the_plain_formula(shrink, block):
-    x = plays(50, 30)
+@pytest.mark.parametrize("items", [30, 900])      # few pairs in a large catalogue are listed, not looked for
+def test_neighbours_by_the_plain_formula(shrink, block, items):
+    x = plays(50, items)
+    x = x.multiply(np.random.default_rng(1).random((50, 1)) < 0.2).tocsr() if items > 100 else x
     near = itemknn.neighbours(x, 5, shrink, block=block).toarray()
     dense = x.toarray().astype(np.float64)
     norm = np.linalg.norm(dense, axis=0)
-    similarity = dense.T @ dense / (np.outer(norm, norm) + shrink)
+    scale = np.outer(norm, norm) + shrink
+    similarity = np.divide(dense.T @ dense, scale, out=np.zeros_like(scale), where=scale > 0)
     np.fill_diagonal(similarity, 0)
-    for item in range(30):
+    for item in range(items):
         expected = np.argsort(-similarity[item], kind="stable")[:5]
         assert np.allclose(np.sort(near[item])[::-1][:5], similarity[item][expected], atol=1e-6)
         assert (near[item] > 0).sum() <= 5 and near[item, item] == 0
