@@ -115,7 +115,7 @@ def ease_inverse(quick):
 
 
 def itemknn_compiled(quick):
-    """training/neighbours.py: overlaps of one item at a time in compiled code, against the product and a sort."""
+    """training/overlaps.py: overlaps of one item at a time in compiled code, against the product and a sort."""
     from recommenders import itemknn
     matrix = plays(1892, 3000 if quick else 8000, 49).astype(np.float64)
 

@@ -11,6 +11,7 @@ Practical limit: one dense square matrix of the smaller side, in float64 up to 1
 beyond (21,018 users: 1.8 GB), and the time of its inversion, which grows with the cube.
 """
 import math
+from functools import cached_property
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
@@ -21,6 +22,7 @@ from training.gram import FLOAT64_ROWS, gram_of, inverse
 TITLE = "EASE"
 NEEDS = ()
 COLD = False
+TILE = 32   # rows of one sparse product
 SEARCH_SPACE = {"l2": {"log": [5.0, 5000.0]}}
 
 
@@ -53,29 +55,53 @@ class Ease:
 
     def _dual_diagonal(self, l2, block=512):
         import numpy as np
-        total = np.zeros(self.matrix.shape[1], np.float64)
-        with Progress(self.matrix.shape[0], "ease: diagonal", "users", quiet=True) as bar:
-            for start in range(0, self.matrix.shape[0], block):
-                rows = self.matrix[start:start + block]
-                product = self._product(slice(start, start + block))        # rows of K X, dense (b, I)
-                total += np.bincount(rows.indices, product[_row_index(rows), rows.indices], minlength=len(total))
-                bar.update(rows.shape[0])
+
+        from training.overlaps import in_blocks, parts_of, quadratic
+        by_row, by_column = parts_of(self.matrix), parts_of(self.transposed)
+        users, items = self.matrix.shape
+
+        def part(start, stop):
+            out = np.zeros(items)
+            quadratic(start, stop, by_row, by_column, self.kernel, out)
+            return out
+        total = np.zeros(items)
+        with Progress(users, "ease: diagonal", "users", quiet=True) as bar:
+            for done in in_blocks(part, users, block):
+                total += done
+                bar.update(block)
         return ((1 - total) / l2).astype(self.matrix.dtype)
 
-    def _product(self, rows):
-        return (self.transposed @ self.kernel[rows].T).T
+    def _product(self, weights):
+        """weights (b, U) times the matrix, dense (b, I); in tiles of few rows, which stay in the cache."""
+        import numpy as np
+        import torch
+        out, weights = np.empty((len(weights), self.matrix.shape[1]), weights.dtype), torch.from_numpy(weights)
+        for start in range(0, len(out), TILE):
+            tile = weights[start:start + TILE]
+            out[start:start + TILE] = (self._columns @ tile.T.contiguous()).T.numpy()
+        return out
 
-    @property
+    @cached_property
     def transposed(self):
-        if not hasattr(self, "_transposed"):
-            self._transposed = self.matrix.T.tocsr()
-        return self._transposed
+        return self.matrix.T.tocsr()
+
+    @cached_property
+    def _columns(self):
+        """The transposed matrix for torch, whose sparse product is the faster one."""
+        import warnings
+
+        import torch
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            return torch.sparse_csr_tensor(*map(torch.from_numpy, (self.transposed.indptr, self.transposed.indices,
+                                                                   self.transposed.data)), self.transposed.shape,
+                                           check_invariants=False)
 
     def scores(self, users):
         """Scores (b, I) of the user codes (b,), by what they played in train."""
         if not self.dual:
             return self.matrix[users] @ self.weights
-        return self.matrix[users].toarray() - self._product(users) / self.diagonal
+        return self.matrix[users].toarray() - self._product(self.kernel[users]) / self.diagonal
 
     def scores_of(self, rows):
         """Scores (b, I) of histories that the model was not fitted on, csr (b, I) of 0 and 1."""
@@ -83,7 +109,7 @@ class Ease:
         if not self.dual:
             return rows @ self.weights
         weights = (rows @ self.transposed).toarray() @ self.kernel           # h X'K, (b, U)
-        inverse_rows = (rows.toarray() - (self.transposed @ weights.T).T) / self.l2    # h P = (h - h X'K X) / l
+        inverse_rows = (rows.toarray() - self._product(weights)) / self.l2    # h P = (h - h X'K X) / l
         return rows.toarray() - inverse_rows / self.diagonal
 
     def scorer(self, split, part):
@@ -92,11 +118,6 @@ class Ease:
             return self.scores
         history = split.history(part)
         return lambda users: self.scores_of(history[users])
-
-
-def _row_index(csr):
-    import numpy as np
-    return np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
 
 
 def check_memory(shape, limit_gb=None):

@@ -66,29 +66,26 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     matrix: csr (U, I), weighted; tracks (I,): track ids, which with the seed break ties (default: the item codes).
     An item without plays has no neighbours. Blocks of items are computed on as many threads as torch uses.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     import numpy as np
     import torch
     from scipy.sparse import csr_matrix, vstack
 
     from harness.ties import tie_key
+    from training.overlaps import in_blocks
     items = matrix.shape[1]
     tracks = torch.arange(items) if tracks is None else torch.from_numpy(tracks)
     by_user = matrix.astype(np.float64)
     by_item = by_user.T.tocsr()                                                # (I, U)
     norm = np.sqrt(np.asarray(by_item.multiply(by_item).sum(axis=1))).ravel()
 
-    def rows(start):
-        stop = min(start + block, items)
+    def rows(start, stop):
         row, column, value = _nearest(by_item, by_user, norm, shrink, min(n, items), start, stop)
         order = np.lexsort((tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
         kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
         return csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=(stop - start, items))
     blocks = []
-    with Progress(items, "itemknn: neighbours", "items", quiet=True) as bar, \
-            ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done in pool.map(rows, range(0, items, block)):
+    with Progress(items, "itemknn: neighbours", "items", quiet=True) as bar:
+        for done in in_blocks(rows, items, block):
             blocks.append(done)
             bar.update(done.shape[0])
     return vstack(blocks, format="csr")
@@ -98,15 +95,15 @@ def _nearest(by_item, by_user, norm, shrink, n, start, stop):
     """Rows from `start` (ascending), columns and similarities of the neighbours of a block, the n-th's equals too."""
     import numpy as np
 
-    from training.neighbours import nearest
+    from training.overlaps import nearest, parts_of
     items = len(norm)
     overlap, listed = np.zeros(items), np.empty(items, np.int32)
     column, value = np.empty(max(items, 2 * n * (stop - start)), np.int32), np.empty(max(items, 2 * n * (stop - start)))
     triples, at = [], start
     while at < stop:
         counts = np.zeros(stop - at, np.int64)
-        begin, at = at, nearest(at, stop, *((m.indptr, m.indices, m.data) for m in (by_item, by_user)), norm, shrink,
-                                n, overlap, listed, counts, column, value)
+        begin, at = at, nearest(at, stop, parts_of(by_item), parts_of(by_user), norm, shrink, n, overlap, listed,
+                                counts, column, value)
         row, used = np.repeat(np.arange(begin, stop) - start, counts), counts.sum()
         triples.append((row, column[:used].astype(np.int64), value[:used].copy()))
     return tuple(np.concatenate(part) for part in zip(*triples, strict=True))

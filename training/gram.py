@@ -30,16 +30,23 @@ def inverse(gram, l2):
         block = result[i:i + size, i:i + size]
         row, column = (below if size == 1024 else np.tril_indices(size, -1))
         block[column, row] = block[row, column]
-    return result
+    return result.T
 
 
-def gram_of(rows, dtype, block=1024):
-    """rows @ rows.T of a csr (n, m), dense (n, n), in blocks of rows."""
+def gram_of(rows, dtype, block=256):
+    """rows @ rows.T of a csr (n, m), dense (n, n), in blocks of rows on as many threads as torch uses."""
     import numpy as np
-    gram = np.empty((rows.shape[0], rows.shape[0]), dtype)
-    other = rows.T.tocsr()
+
+    from training.overlaps import gram as add
+    from training.overlaps import in_blocks, parts_of
+    rows = rows.astype(dtype)
+    by_row, by_column = parts_of(rows), parts_of(rows.T.tocsr())
+    gram = np.zeros((rows.shape[0], rows.shape[0]), dtype)
+
+    def fill(start, stop):
+        add(start, stop, by_row, by_column, gram[start:stop])
+        return stop - start
     with Progress(len(gram), "products", "rows", quiet=True) as bar:
-        for start in range(0, len(gram), block):
-            (rows[start:start + block] @ other).toarray(out=gram[start:start + block])
-            bar.update(min(block, len(gram) - start))
+        for done in in_blocks(fill, len(gram), block):
+            bar.update(done)
     return gram

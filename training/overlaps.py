@@ -1,8 +1,8 @@
-"""The most similar items of each item by their overlap in users, compiled by numba: the kernel of ItemKNN.
+"""Sums over the pairs of a sparse matrix, compiled by numba: neighbours for ItemKNN, Gram matrices for EASE.
 
-One item at a time: its overlaps with all others are added up in a vector of the catalogue's length, divided by the
-norms, and only what reaches the n-th largest value so far is kept. Neither the product of the whole matrix nor a sort
-of its rows is ever made. The compiled code is cached beside this file.
+A row at a time is added up in a vector that stays in the processor's cache, so that neither a sparse product nor a sort
+of its rows is ever made. The compiled code is cached beside this file. Each function releases the interpreter's lock;
+`in_blocks` calls it for blocks of rows on as many threads as torch uses, with results in order.
 """
 import numba
 import numpy as np
@@ -11,11 +11,17 @@ LEAST = np.nextafter(0.0, 1.0)   # similarities of 0 are not neighbours
 SPARSE = 8                       # below 1 / SPARSE of the catalogue, overlaps are listed rather than looked for
 
 
+def parts_of(matrix):
+    """(indptr, indices, data) of a csr as the functions below take it: unsigned, which spares a test of every index."""
+    unsigned = np.uint64 if matrix.indices.itemsize == 8 else np.uint32
+    return matrix.indptr.astype(np.uint64), matrix.indices.view(unsigned), matrix.data
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, counts, column, value):
     """Neighbours of the items first to last - 1, all that are equal to the n-th included; returns where it stopped.
 
-    by_item, by_user: (indptr, indices, data) of csr (I, U) and its transpose (U, I); norm: float64 (I,)
+    by_item, by_user: parts_of csr (I, U) and its transpose (U, I); norm: float64 (I,)
     overlap: float64 (I,) of zeros; listed: int32 (I,): working memory, overlap is returned as zeros
     counts: int64 (last - first,), filled with the number of neighbours of each item
     column, value: int32 and float64 of equal length >= I, filled one item after the other in no particular order
@@ -32,7 +38,7 @@ def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, cou
             return item
         pairs = 0
         for a in range(item_start[item], item_start[item + 1]):
-            pairs += user_start[item_users[a] + 1] - user_start[item_users[a]]
+            pairs += np.int64(user_start[item_users[a] + 1] - user_start[item_users[a]])
         sparse, length = pairs * SPARSE < items, 0
         for a in range(item_start[item], item_start[item + 1]):
             user, weight = item_users[a], item_data[a]
@@ -68,6 +74,45 @@ def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, cou
             used += value[place] >= heap[0]
         counts[item - first] = used - begin
     return last
+
+
+@numba.njit(nogil=True, cache=True)
+def gram(first, last, by_row, by_column, out):
+    """Add the rows first to last - 1 of M M' to out (last - first, R), given as parts_of M, csr (R, C), and M'."""
+    row_start, row_columns, row_data = by_row
+    column_start, column_rows, column_data = by_column
+    for row in range(first, last):
+        sums = out[row - first]
+        for a in range(row_start[row], row_start[row + 1]):
+            column, weight = row_columns[a], row_data[a]
+            for b in range(column_start[column], column_start[column + 1]):
+                sums[column_rows[b]] += weight * column_data[b]
+
+
+@numba.njit(nogil=True, cache=True)
+def quadratic(first, last, by_row, by_column, kernel, out):
+    """Add the rows' share of x' K x of each column x of a matrix of ones (R, C) to out (C,), K symmetric (R, R).
+
+    The rows first to last - 1 of K count; by_row, by_column: parts_of the csr (R, C) and of its transpose.
+    """
+    row_start, row_columns, _ = by_row
+    column_start, column_rows, _ = by_column
+    for row in range(first, last):
+        line = kernel[row]
+        for a in range(row_start[row], row_start[row + 1]):
+            column, total = row_columns[a], 0.0
+            for b in range(column_start[column], column_start[column + 1]):
+                total += line[column_rows[b]]
+            out[column] += total
+
+
+def in_blocks(function, n, block):
+    """Results of function(start, stop) for the blocks of range(n), in order; threads as torch is set to."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(lambda start: function(start, min(start + block, n)), range(0, n, block))
 
 
 @numba.njit(nogil=True, cache=True)
