@@ -2,8 +2,8 @@
 
 Runs MODULE's main with ARGV and writes OUT (json). Every recommender reads by dataset.load and ends in save.write,
 so the clock stands there: `load` is the reading, `fit` all that comes between it and the first list (the import of the
-recommender's own libraries included), `recommend` the exact ranking in topk.recommend by part, without metrics and
-files. `users` is their number by part.
+recommender's own libraries included), `processor` the processor seconds of that, `recommend` the exact ranking in
+topk.recommend by part, without metrics and files. `users` is their number by part.
 """
 import sys
 import time
@@ -20,18 +20,22 @@ def main(out, name, *argv):
     from harness import registry
     from harness.files import write_json
     from ranking import save, topk
-    told = {"load": 0.0, "fit": None, "recommend": {}, "users": {}}
+    told = {"load": 0.0, "fit": None, "processor": None, "recommend": {}, "users": {}}
+    reading = 0.0
     writing, load, write, recommend = [], dataset.load, save.write, topk.recommend
 
     def timed_load(*args):
-        start = time.perf_counter()
+        nonlocal reading
+        start, processor = time.perf_counter(), time.process_time()
         split = load(*args)
         told["load"] += time.perf_counter() - start
+        reading += time.process_time() - processor
         return split
 
     def timed_write(*args, **kwargs):
         if told["fit"] is None:
             told["fit"] = time.perf_counter() - begun - told["load"]
+            told["processor"] = time.process_time() - begun_processor - reading
         writing.append(True)
         try:
             return write(*args, **kwargs)
@@ -47,7 +51,7 @@ def main(out, name, *argv):
         return lists
     dataset.load, save.write, topk.recommend = timed_load, timed_write, timed_recommend
     module = registry.load(name)
-    begun = time.perf_counter()
+    begun, begun_processor = time.perf_counter(), time.process_time()
     status = module.main(list(argv))
     write_json(Path(out), told)
     return status

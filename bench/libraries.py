@@ -78,7 +78,6 @@ def ease(matrix, repeats):
     def lapack():
         return invert(factor(made.T, lower=True, clean=False)[0], lower=True, overwrite_c=True)[0]
     fit, (model, _) = in_turn([lambda: Ease(matrix, L2), lapack], repeats)
-    del made
     kernel, columns = torch.from_numpy(model.kernel), model._columns
 
     def scores():

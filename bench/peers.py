@@ -13,11 +13,15 @@ answers; expected is its mean over answers). `demo`: the hot test of work/demo, 
 mean over seeds, ± its 95 % interval over them; the difference is paired by seed. Epochs are timed in turn, ours then
 theirs, without validation, start-up and data reading; the first of each training is left out. The last rows: what our
 training step takes of the machine's own matrix throughput (products counted by torch's FlopCounterMode).
+
+--catalogues: instead, speed alone by the size of the catalogue: 1,000, 20,000 and 55,000 items, histories of 50,
+batches of 64, one thread, the median of five trainings of each in turn.
 """
 import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,14 +39,13 @@ FULL = {"items": 100, "users": 2000, "seeds": 5, "Markov": {"sasrec": 20, "bert4
         "demo": {"sasrec": 10, "bert4rec": 15}}                     # epochs
 QUICK = {"items": 100, "users": 400, "seeds": 2, "Markov": {"sasrec": 3, "bert4rec": 3},
          "demo": {"sasrec": 2, "bert4rec": 2}}
-FLAGS = {  # of ours; what they leave out is the default of the recommender's script
-    "sasrec": ["--hidden-dim", WIDTH, "--max-seq-len", LENGTH, "--batch-size", BATCH],
-    "bert4rec": ["--model", "random", "--hidden-dim", WIDTH, "--max-seq-len", LENGTH, "--batch-size", BATCH]}
-SAME = {"n_blocks": 2, "n_factors": WIDTH, "session_max_len": LENGTH, "batch_size": BATCH, "lr": 0.001,
-        "loss": "softmax"}
+FLAGS = {"sasrec": [], "bert4rec": ["--model", "random"]}   # of ours, beside the sizes; else the script's defaults
+SAME = {"n_blocks": 2, "n_factors": WIDTH, "lr": 0.001, "loss": "softmax"}
 ARGUMENTS = {"sasrec": SAME | {"n_heads": 4, "dropout_rate": 0.2},
              "bert4rec": SAME | {"n_heads": 2, "dropout_rate": 0.1, "mask_prob": 0.2,
                                  "transformer_layers_kwargs": {"ff_factors_multiplier": 2}}}
+CATALOGUES, CATALOGUE_QUICK = (1000, 20_000, 55_000), (1000,)
+CATALOGUE_LENGTH, CATALOGUE_BATCH = 50, 64
 
 
 # --------------------------------------------------------------------------- worlds
@@ -120,12 +123,13 @@ def ndcg(lists, split):
 class Ours:
     """One training of ours, epoch by epoch, without validation."""
 
-    def __init__(self, name, split, epochs, seed):
+    def __init__(self, name, split, epochs, seed, length=LENGTH, batch=BATCH):
         import torch
         device = torch.device("cpu")
-        argv = [*map(str, FLAGS[name]), "--epochs", str(epochs), "--seed", str(seed)]
+        argv = [*FLAGS[name], *map(str, ["--hidden-dim", WIDTH, "--max-seq-len", length, "--batch-size", batch,
+                                         "--epochs", epochs, "--seed", seed])]
         indptr, items = split.sequences()
-        self.split = split
+        self.split, self.batch = split, batch
         if name == "sasrec":
             from recommenders.sasrec import __main__ as sasrec
             made = sasrec.prepare(split, sasrec.parse(argv), indptr, items, device)
@@ -139,7 +143,7 @@ class Ours:
         """Train one epoch; its seconds."""
         from training.sequence_loop import train_epoch
         begin = time.perf_counter()
-        train_epoch(self.training, self.sequences, BATCH, Progress(0, "ours"))
+        train_epoch(self.training, self.sequences, self.batch, Progress(0, "ours"))
         return time.perf_counter() - begin
 
     def lists(self):
@@ -158,7 +162,7 @@ class Peer:
             [python, str(Path(__file__).with_name("_peers_rectools.py"))], text=True, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder)
 
-    def fit(self, name, split, epochs, seed):
+    def fit(self, name, split, epochs, seed, length=LENGTH, batch=BATCH):
         """Train; the lists without what is hidden from test, and the seconds of each epoch."""
         import torch
         indptr, items = split.sequences()
@@ -167,7 +171,8 @@ class Peer:
         wanted = split.eval_users("test")
         known = np.diff(hidden.indptr) - np.diff(indptr)     # val, which the peer does not know
         np.savez(self.folder / "data.npz", user=user, item=items, time=np.arange(len(items)), wanted=wanted)
-        asked = {"model": name, "arguments": ARGUMENTS[name], "epochs": epochs, "seed": seed, "k": int(K + known.max()),
+        arguments = ARGUMENTS[name] | {"session_max_len": length, "batch_size": batch}
+        asked = {"model": name, "arguments": arguments, "epochs": epochs, "seed": seed, "k": int(K + known.max()),
                  "threads": torch.get_num_threads(), "data": "data.npz", "out": "lists.npz"}
         try:
             self.process.stdin.write(json.dumps(asked) + "\n")
@@ -235,6 +240,38 @@ def speed(users, seconds):
             "note": f"{torch.get_num_threads()} threads, median of {len(seconds['ours'])} epochs"}
 
 
+def catalogue(items, users=1152):
+    """Histories without an order to learn, in which every item occurs: a split, speed is all it is for."""
+    from dataset import Interactions, Split
+    draw = np.random.default_rng(0)
+    item = np.resize(draw.permutation(items), users * (CATALOGUE_LENGTH + 1))
+    item[items:] = draw.integers(items, size=max(len(item) - items, 0))
+    user = np.repeat(np.arange(users), CATALOGUE_LENGTH)
+    time = np.tile(np.arange(CATALOGUE_LENGTH), users)
+    train = Interactions(user, item[:len(user)], np.ones(len(user), np.float32), time)
+    test = Interactions(np.arange(64), item[len(user):][:64], np.ones(64, np.float32), np.full(64, CATALOGUE_LENGTH))
+    return Split(Path(), np.arange(users), np.arange(items), items, train, {"test": test}, items, "", "ordinal")
+
+
+def by_catalogue(quick, peer):
+    """Rows of training speed by the number of items; the peer's first epoch of each training is left out, as ours."""
+    from bench._compare import one_thread
+    rows, size = [], {"length": CATALOGUE_LENGTH, "batch": CATALOGUE_BATCH}
+    with one_thread():
+        for items in CATALOGUE_QUICK if quick else CATALOGUES:
+            split = catalogue(items)
+            for name in FLAGS:
+                seconds = {"ours": [], "theirs": []}
+                for seed in range(1, 3 if quick else 6):
+                    mine = Ours(name, split, 2, seed, **size)
+                    seconds["ours"] += [mine.epoch() for _ in range(2)][1:]
+                    seconds["theirs"] += peer.fit(name, split, 2, seed, **size)[1][1:] if peer else []
+                rows.append({"what": f"{name}, training, {items:,} items, histories of {CATALOGUE_LENGTH}, batches of "
+                                     f"{CATALOGUE_BATCH}", **speed(split.n_users, seconds)})
+                print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
 def share(name, split):
     """Row of the products of our step beside the machine's own."""
     import torch
@@ -256,9 +293,17 @@ def share(name, split):
             "ratio": used / most, "note": "baseline: the machine's own, a 2048 cube; the ratio is our share of it"}
 
 
-def run(quick):
+def run(quick, catalogues=False):
     import dataset
     python, size = os.environ.get("PEERS_PYTHON"), QUICK if quick else FULL
+    if catalogues:
+        with tempfile.TemporaryDirectory() as folder:
+            peer = Peer(python, folder) if python else None
+            try:
+                return by_catalogue(quick, peer)
+            finally:
+                if peer:
+                    peer.close()
     markov, rows = Markov(size), []
     best = markov.optimum()
     demo = ROOT / "work" / "demo"
@@ -276,6 +321,14 @@ def run(quick):
     return rows
 
 
+def main(argv=None):
+    from bench.__main__ import print_rows
+    parser = cli.Parser(prog="bench.peers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("--catalogues", action="store_true", help="speed by the size of the catalogue")
+    args = parser.parse_args(argv)
+    print_rows("peers-catalogues" if args.catalogues else "peers", run(args.quick, args.catalogues))
+
+
 if __name__ == "__main__":
-    from bench.__main__ import run_one
-    cli.run(lambda argv=None: run_one("peers", argv))
+    cli.run(main)
