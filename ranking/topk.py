@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 64 << 20  # float32 scores of one block of users
 LOWEST = -3e38          # score of a candidate that is ranked last: above "never", below what a model gives
 TILE = 2048             # columns of one product on a processor, so that its operands and result fit the cache
+WIDE = 1 << 18          # candidates beyond which item vectors are read in tiles, and kept as they are
+WIDE_USERS = 256        # users of one block then
 
 
 def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Scorer | None = None,
@@ -36,7 +38,8 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     """Best k items of each user of a part, as a frame `user_id, track_id, rank, score`.
 
     users:  (U, D) vectors, or a function of user codes (b,) giving (b, D); with
-    items:  (n_items, D) vectors (for hot parts (n_hot, D) will do); the score is their dot product
+    items:  (n_items, D) vectors (for hot parts (n_hot, D) will do); the score is their dot product. Of more than
+            WIDE candidates only tiles are held, so that a memory-mapped float16 array may be larger than the memory
     scores: instead of both, a function of user codes (b,) giving (b, n_candidates) scores of the part's
             candidates, as a tensor or an array; for all_test (b, n_hot) will do, and the cold items come last
     last:   candidates that are ranked behind all others whatever their scores, bool (n_candidates,), or None
@@ -50,28 +53,35 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     candidates, hidden, codes = split.candidates(part), split.seen(part), split.eval_users(part)
     n = candidates.stop - candidates.start
     fresh = scores is None  # a product of ours may be written to; a scorer's matrix may be its own
+    tracks = torch.as_tensor(split.tracks[candidates], device=device)
+    behind = None if last is None or not last.any() else torch.as_tensor(last, device=device)
+    rows, wide = max(1, block_bytes // (4 * max(n, 1))), None
     if scores is None:
         if users is None or items is None:
             raise ValueError("recommend takes users and items, or scores")
-        scores = _dot_scorer(users, items[candidates], device)
-    tracks = torch.as_tensor(split.tracks[candidates], device=device)
-    behind = None if last is None or not last.any() else torch.as_tensor(last, device=device)
-    rows = max(1, block_bytes // (4 * max(n, 1)))
+        if n > WIDE:
+            wide = _Tiles(users, items, candidates, device, block_bytes)
+            rows = wide.rows
+        else:
+            scores = _dot_scorer(users, items[candidates], device)
     parts = []
     with torch.inference_mode(), Progress(len(codes), f"{part}: ranking", "users", quiet=True) as bar:
         for start in range(0, len(codes), rows):
             block = codes[start:start + rows]
-            matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
-            if part == "all_test" and matrix.shape == (len(block), split.n_hot):   # a model of the hot items alone
-                matrix = torch.nn.functional.pad(matrix, (0, n - split.n_hot), value=LOWEST)
-            if matrix.shape != (len(block), n):
-                raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
-            matrix = matrix if fresh else matrix.clone()
-            if behind is not None:
-                matrix[:, behind] = LOWEST
-            matrix = _hide(matrix, hidden[block])
             ids = torch.as_tensor(split.users[block], device=device)
-            best, column = top(matrix, min(k, n), ids, tracks, seed)
+            if wide:
+                best, column = wide.top(block, min(k, n), hidden[block], behind, ids, tracks, seed)
+            else:
+                assert scores is not None
+                matrix = torch.as_tensor(scores(block)).to(device=device, dtype=torch.float32)
+                if part == "all_test" and matrix.shape == (len(block), split.n_hot):   # a model of the hot items alone
+                    matrix = torch.nn.functional.pad(matrix, (0, n - split.n_hot), value=LOWEST)
+                if matrix.shape != (len(block), n):
+                    raise ValueError(f"scores of {part} must be {(len(block), n)}, not {tuple(matrix.shape)}")
+                matrix = matrix if fresh else matrix.clone()
+                if behind is not None:
+                    matrix[:, behind] = LOWEST
+                best, column = top(_hide(matrix, hidden[block]), min(k, n), ids, tracks, seed)
             if torch.isnan(best).any():
                 raise WorkError(f"{part}: scores are not numbers for {int(torch.isnan(best).any(1).sum())} users; "
                                 "the model has diverged or an embedding is broken")
@@ -103,10 +113,7 @@ def _dot_scorer(users, items, device):
             return vectors @ matrix.T
         if len(space) < len(vectors):
             space = torch.empty(len(vectors), len(matrix))
-        out = space[:len(vectors)]
-        for start in range(0, len(matrix), TILE):
-            torch.mm(vectors, matrix[start:start + TILE].T, out=out[:, start:start + TILE])
-        return out
+        return _product(vectors, matrix, space[:len(vectors)])
 
     def scores(codes):
         vectors = users(codes) if callable(users) else users[codes]
@@ -115,18 +122,100 @@ def _dot_scorer(users, items, device):
     return scores
 
 
+def _product(vectors, matrix, out=None):
+    """vectors (b, D) times (n, D) transposed, (b, n); on a processor in tiles that stay in its cache."""
+    import torch
+    if vectors.is_cuda:
+        return vectors @ matrix.T
+    out = torch.empty(len(vectors), len(matrix)) if out is None else out
+    for start in range(0, len(matrix), TILE):
+        torch.mm(vectors, matrix[start:start + TILE].T, out=out[:, start:start + TILE])
+    return out
+
+
+def _hashes(matrix):
+    """uint64 (n,) of the rows of a float32 (n, D); equal rows have equal ones, and hardly any others."""
+    bits = (np.ascontiguousarray(matrix) + np.float32(0)).view(np.uint32)   # -0.0 becomes 0.0
+    return bits @ (np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1))
+
+
 def _distinct_rows(matrix):
     """Distinct rows of (n, D), in a fixed order, and for each row the index of its like."""
     matrix = np.ascontiguousarray(matrix) + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
     if not len(matrix):
         return matrix, np.zeros(0, np.int64)
     bits = matrix.view(np.uint32)
-    factors = np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1)
-    _, first, index = np.unique(bits @ factors, return_index=True, return_inverse=True)  # a hash of each row
+    _, first, index = np.unique(_hashes(matrix), return_index=True, return_inverse=True)
     if not np.array_equal(bits, bits[first][index]):  # two rows share a hash
         rows = bits.view(np.dtype((np.void, 4 * bits.shape[1]))).ravel()
         _, first, index = np.unique(rows, return_index=True, return_inverse=True)
     return matrix[first], index
+
+
+class _Tiles:
+    """The best of a catalogue whose scores, and perhaps vectors, are too many to hold: tile after tile of items.
+
+    Each tile gives its own best k, of which the best k are kept; ties keep their order, as it is one of all items. Rows
+    that are equal get one score: that of the first of them, multiplied once for a block of users.
+    """
+
+    def __init__(self, users, items, candidates, device, block_bytes):
+        import torch
+        self.users, self.items, self.device = users, items, device
+        self.start, self.n = candidates.start, candidates.stop - candidates.start
+        group, firsts = self._equal_rows()
+        self.group = torch.as_tensor(group, device=device)                 # (n,) row of `firsts` that is equal, or -1
+        self.firsts = self._vectors(firsts) if len(firsts) else None
+        self.rows = max(1, min(WIDE_USERS, block_bytes // (4 * max(len(firsts), 1))))
+        self.width = max(TILE, block_bytes // (4 * self.rows))
+
+    def _vectors(self, where):
+        """float32 vectors of a slice or of places of the candidates."""
+        import torch
+        shift = slice(where.start + self.start, where.stop + self.start) if isinstance(where, slice) \
+            else where + self.start
+        found = self.items[shift] if torch.is_tensor(self.items) else np.array(self.items[shift], np.float32)
+        return torch.as_tensor(found).to(device=self.device, dtype=torch.float32)
+
+    def _tiles(self, width):
+        return (slice(at, min(at + width, self.n)) for at in range(0, self.n, width))
+
+    def _equal_rows(self):
+        """For each candidate the number of its group of equal rows, -1 where it has none; the first of each group."""
+        code = np.concatenate([_hashes(self._vectors(tile).cpu().numpy()) for tile in self._tiles(1 << 16)])
+        _, first, index, count = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
+        shared = count > 1
+        group = np.where(shared, shared.cumsum() - 1, -1)[index]
+        for tile in self._tiles(1 << 16):                   # a hash may be that of another row
+            member = np.flatnonzero(group[tile] >= 0) + tile.start
+            other = first[index[member]]
+            same = (self._vectors(member) == self._vectors(other)).all(1).cpu().numpy()
+            group[member[~same]] = -1
+        return group, first[shared]
+
+    def top(self, codes, k, hidden, behind, ids, tracks, seed):
+        """As top(), of all items, for the user codes (b,)."""
+        import torch
+        vectors = self.users(codes) if callable(self.users) else self.users[codes]
+        vectors = torch.as_tensor(vectors).to(device=self.device, dtype=torch.float32)
+        equal = vectors @ self.firsts.T if self.firsts is not None else None
+        hidden, best = hidden.tocsc(), None
+        for tile in self._tiles(self.width):
+            matrix = _product(vectors, self._vectors(tile))
+            if equal is not None:
+                group = self.group[tile]
+                member = (group >= 0).nonzero().flatten()
+                matrix[:, member] = equal[:, group[member]]
+            if behind is not None:
+                matrix[:, behind[tile]] = LOWEST
+            matrix = _hide(matrix, hidden[:, tile].tocsr())
+            value, column = top(matrix, min(k, matrix.shape[1]), ids, tracks[tile], seed)
+            column += tile.start
+            if best is not None:
+                value, column = (torch.cat(pair, dim=1) for pair in zip(best, (value, column), strict=True))
+                value, column = (x[:, :k] for x in _ordered(value, column, ids, tracks, seed))
+            best = value, column
+        return best
 
 
 def _hide(matrix, hidden):
@@ -155,6 +244,11 @@ def top(matrix: torch.Tensor, k: int, users: torch.Tensor, tracks: torch.Tensor,
         if cut.any():
             column[cut] = _fill_ties(matrix[cut], value[cut], column[cut], users[cut], tracks, seed)
             value = matrix.gather(1, column)
+    return _ordered(value, column, users, tracks, seed)
+
+
+def _ordered(value, column, users, tracks, seed):
+    """Values (b, k) in descending order and their columns, ties by the users' keys of the tracks."""
     order = tie_key(users[:, None], tracks[column], seed).argsort(dim=1)
     value, column = value.gather(1, order), column.gather(1, order)
     order = value.argsort(dim=1, descending=True, stable=True)

@@ -167,3 +167,60 @@ def test_rows_that_share_a_hash_stay_apart(monkeypatch):
         distinct, index = topk._distinct_rows(matrix)
         assert len(distinct) == 2 and np.array_equal(distinct[index], matrix)
         monkeypatch.setattr(np.random, "default_rng", lambda seed: Ones())  # now all rows have one hash
+
+
+# --------------------------------------------------------------------------- catalogues that are read in tiles
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Tiles of seven columns, and every catalogue is a large one."""
+    monkeypatch.setattr(topk, "WIDE", 0)
+    monkeypatch.setattr(topk, "TILE", 7)
+
+
+def whole_vectors(split, kind, dim=6, seed=0):
+    """Small whole numbers, so that scores are exact whatever the order of a sum; `repeated` rows occur often."""
+    rng = np.random.default_rng(seed)
+    items = rng.integers(-3, 4, (split.n_items, dim)).astype(np.float16)
+    if kind == "repeated":
+        items[rng.random(split.n_items) < 0.4] = items[0]
+    return rng.integers(-3, 4, (split.n_users, dim)).astype(np.float32), items
+
+
+@pytest.mark.parametrize("kind", ["drawn", "repeated"])
+@pytest.mark.parametrize("part", ["val", "test", "cold_test"])
+@pytest.mark.parametrize("block_bytes", [1, 1 << 12, 64 << 20])
+def test_tiles_give_the_lists_of_one_product(split, tmp_path, request, part, kind, block_bytes):
+    users, items = whole_vectors(split, kind)
+    n = len(range(*split.candidates(part).indices(split.n_items)))
+    last = np.random.default_rng(1).random(n) < 0.2
+    expected = topk.recommend(split, part, 12, users=users, items=items, last=last)
+    request.getfixturevalue("narrow")
+    np.save(tmp_path / "items.npy", items)
+    mapped = np.load(tmp_path / "items.npy", mmap_mode="r")
+    got = topk.recommend(split, part, 12, users=lambda codes: users[codes], items=mapped, last=last,
+                         block_bytes=block_bytes)
+    pd.testing.assert_frame_equal(got, expected)
+
+
+def test_equal_rows_of_different_tiles_tie_exactly(split, narrow):
+    """One vector for all: whatever the rounding of a product, the lists are those of chance."""
+    vector = np.random.default_rng(0).normal(size=40).astype(np.float32)
+    items = np.tile(vector, (split.n_items, 1))
+    preds = topk.recommend(split, "test", 5, users=np.tile(vector, (split.n_users, 1)), items=items)
+    assert preds.groupby("user_id")["score"].nunique().eq(1).all()
+    assert preds["track_id"].nunique() > split.n_hot // 2
+
+
+def test_tiles_keep_rows_that_share_a_hash_apart(split, narrow, monkeypatch):
+    users, items = whole_vectors(split, "repeated")
+    expected = topk.recommend(split, "test", 8, users=users, items=items)
+    monkeypatch.setattr(topk, "_hashes", lambda matrix: np.zeros(len(matrix), np.uint64))
+    pd.testing.assert_frame_equal(topk.recommend(split, "test", 8, users=users, items=items), expected)
+
+
+def test_tiles_refuse_what_is_not_a_number(split, narrow):
+    users, items = whole_vectors(split, "drawn")
+    items[split.n_hot // 2] = np.nan
+    with pytest.raises(WorkError, match="scores are not numbers"):
+        topk.recommend(split, "test", 3, users=users, items=items)
