@@ -98,13 +98,11 @@ class Training:
         """Mean loss of what `batch` gives, or of some of its rows, a scalar with a gradient."""
         raise NotImplementedError
 
-    def loss(self, rows, draw):
-        """Mean loss of a batch, a scalar with a gradient; rows, draw: see `batch`."""
-        return self.loss_with(*self.batch(rows, draw))
-
-    def shared_loss(self, batch, own):
-        """The loss of this process' share of a batch, a parallel.Share; see parallel.backward."""
-        return self.loss_with(*(x[own.rows] for x in batch))
+    def loss(self, rows, draw, own=None):
+        """Mean loss of a batch, a scalar with a gradient; rows, draw: see `batch`; own: the parallel.Share of it that
+        counts here, None for all."""
+        batch = self.batch(rows, draw)
+        return self.loss_with(*(batch if own is None else (x[own.rows] for x in batch)))
 
     def validation_loss(self, split):
         """The loss on val, for --stop-on loss; None where the method has none."""
@@ -157,9 +155,7 @@ class Training:
         self.network.train()
         rows, own = rows.to(self.device), parallel.share(len(rows))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = parallel.backward(
-            self.network.parameters(), lambda: self.shared_loss(self.batch(rows, draw), own) if own.divided
-            else self.loss(rows, draw), own)
+        loss = parallel.backward(self.network.parameters(), lambda: self.loss(rows, draw, own), own)
         self.optimizer.step()
         self.step += 1
         self.total += float(loss) * len(rows)

@@ -84,18 +84,24 @@ def backward(parameters, loss: Callable, own: Share, scaled: Callable = lambda v
     if own.weight:
         value = loss() * own.weight
         scaled(value).backward()
-    return combine(parameters, value.detach())
+    return _summed(parameters, value.detach())
 
 
-def combine(parameters, value):
-    """Sum the gradients of all processes in place, and a number, which is returned; weighted by the caller.
+def combine(parameters, loss, own: Share):
+    """As `backward`, where the gradient of this process' mean loss, a tensor, is in the parameters' `grad` already."""
+    if processes.world() == 1:
+        return loss
+    for p in parameters:
+        p.grad.mul_(own.weight)
+    return _summed(parameters, loss * own.weight)
+
+
+def _summed(parameters, value):
+    """Sum the gradients of all processes in place, and a number, which is returned.
 
     A parameter that no process has a gradient of keeps none. A signal that asked one process to stop is known to all
     afterwards: all stop after the same step.
     """
-    if processes.world() == 1:
-        return value
-    parameters = list(parameters)
     head = [float(p.grad is not None) for p in parameters] + [float(processes.stop.asked)]
     small = [p for p in parameters if p.numel() < LARGE]
     parts = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in small]
