@@ -41,8 +41,8 @@ REQUESTS = {
     "elsa": ["recommenders.elsa", ["--factors", "8", "--batch-size", "19", "--epochs", "5"]],
     "content_elsa": ["recommenders.content_elsa", [*CONTENT, "--batch-size", "19"]],
     "clcrec": ["recommenders.clcrec", [*CONTENT, "--batch-size", "239"]],
-    "dropoutnet": ["recommenders.dropoutnet", [*CONTENT, "--batch-size", "239"]],
-    "heater": ["recommenders.heater", [*CONTENT, "--batch-size", "239"]],
+    "dropoutnet": ["recommenders.dropoutnet", [*CONTENT, "--batch-size", "143"]],   # batch normalisation of few rows
+    "heater": ["recommenders.heater", [*CONTENT, "--batch-size", "143"]],           # would multiply what is rounded
     "dcl": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8"]],
     "sdclw": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8", "--loss", "sdclw"]],
     "dclw": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8", "--loss", "dclw"]],
@@ -169,7 +169,7 @@ def test_a_training_whose_processes_end_is_continued_by_another_number_of_them(t
     whole, cut = (tiny_workspace(tmp_path / name) for name in ("whole", "cut"))
     train.main([*LONG[1:], str(whole)])
     status, stderr = broken_off(cut, 2, signal.SIGUSR1, 1)
-    assert status and re.findall("exitcode *: [0-9]+", stderr) == 2 * ["exitcode  : 85"], stderr
+    assert status and "failed (exitcode: 85)" in stderr, stderr
     assert sentences(stderr)[-1].endswith("stopped by a signal; everything is saved, the same command continues")
     ((name, manifest),) = runs.find_runs(cut)
     stopped = load_checkpoint(next(cut.glob("checkpoints/*/*_last.pt")))
