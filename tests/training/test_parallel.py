@@ -22,10 +22,11 @@ from tests.training import parallel_losses
 from tests.worlds.world import tiny_workspace
 from training import parallel
 
-SEEDS = (1, 2, 3, 4)
+SEEDS = (1, 2, 3)
 CONTENT = ["--embedding", "content", "--epochs", "5", "--eval-every", "5"]
+FULL = [*CONTENT[:3], "7", *CONTENT[4:]]   # without a last batch of three, whose normalisation magnifies the rounding
 SEQUENCES = ["--model", "content", "--hidden-dim", "16", "--batch-size", "19", "--epochs", "5", "--eval-every", "5"]
-DROPOUT = ["recommenders.sasrec", [*SEQUENCES[:6], "--epochs", "8", "--dropout", "0.3"]]
+DROPOUT = ["recommenders.sasrec", [*SEQUENCES[:6], "--epochs", "6", "--dropout", "0.3"]]
 # 720 pairs of train, 60 users: the last batches hold three of them, fewer than four processes
 REQUESTS = {
     "shallow": ["train.py", ["--model", "content", "--batch-size", "239", "--epochs", "5", "--eval-every", "5",
@@ -41,14 +42,14 @@ REQUESTS = {
     "elsa": ["recommenders.elsa", ["--factors", "8", "--batch-size", "19", "--epochs", "5"]],
     "content_elsa": ["recommenders.content_elsa", [*CONTENT, "--batch-size", "19"]],
     "clcrec": ["recommenders.clcrec", [*CONTENT, "--batch-size", "239"]],
-    "dropoutnet": ["recommenders.dropoutnet", [*CONTENT, "--batch-size", "143"]],   # batch normalisation of few rows
-    "heater": ["recommenders.heater", [*CONTENT, "--batch-size", "143"]],           # would multiply what is rounded
+    "dropoutnet": ["recommenders.dropoutnet", [*FULL, "--batch-size", "240"]],
+    "heater": ["recommenders.heater", [*FULL, "--batch-size", "240"]],
     "dcl": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8"]],
     "sdclw": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8", "--loss", "sdclw"]],
     "dclw": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8", "--loss", "dclw"]],
     "acarec": ["recommenders.acarec", [*CONTENT, "--batch-size", "19"]],
 }
-BY_FOUR = ("shallow", "bert4rec", "sasrec", "unbiased", "elsa", "content_elsa", "clcrec", "dropoutnet", "dclw")
+BY_FOUR = ("shallow", "bert4rec", "sasrec", "unbiased", "elsa", "content_elsa", "heater", "dclw")
 
 
 def torchrun(n, *words):
@@ -99,7 +100,16 @@ def test_losses_and_gradients_are_those_of_one_process(n, name, noted):
     """At the same global batch, to 1e-5 of each: float32 sums in another order, in 20 steps of Adam."""
     _, steps = noted
     assert len(steps[1][name]) >= 15
-    assert np.allclose(steps[n][name], steps[1][name], rtol=1e-5, atol=0)
+    assert np.allclose(steps[n][name][:20], steps[1][name][:20], rtol=1e-5, atol=0)
+
+
+@pytest.mark.trains
+@pytest.mark.numeric
+@pytest.mark.parametrize("n", (2, 4))
+def test_batch_normalisation_is_over_the_rows_of_all_processes(n, noted):
+    """In float64 to 1e-9: outputs, gradients and running sums, of a batch of 11 rows and of one of 3."""
+    _, steps = noted
+    assert np.allclose(steps[n]["batch_norm"], steps[1]["batch_norm"], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.trains
@@ -137,8 +147,8 @@ def test_the_main_process_alone_writes_the_files_of_one(noted):
 
 # --------------------------------------------------------------------------- processes that end
 
-LONG = ["train.py", "--model", "content", "--batch-size", "239", "--epochs", "400", "--patience", "400",
-        "--eval-every", "400", "--checkpoint-seconds", "0", "--device", "cpu", "--k", "10", "--workdir"]
+LONG = ["train.py", "--model", "content", "--batch-size", "239", "--epochs", "100", "--patience", "100",
+        "--eval-every", "100", "--checkpoint-seconds", "0", "--device", "cpu", "--k", "10", "--workdir"]
 
 
 def broken_off(workdir, n, number, rank):
@@ -164,34 +174,33 @@ def of_rank(parent, rank):
 
 @pytest.mark.trains
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
-def test_a_training_whose_processes_end_is_continued_by_another_number_of_them(tmp_path):
-    """Asked to stop by a signal to one process, then with its main process killed, then in three processes."""
+def test_a_training_whose_processes_end_is_continued_by_another_number_of_them(tmp_path, capsys):
+    """Two, of which one gets a signal that asks it to stop; then three, whose main one is killed; then one."""
     whole, cut = (tiny_workspace(tmp_path / name) for name in ("whole", "cut"))
     train.main([*LONG[1:], str(whole)])
     status, stderr = broken_off(cut, 2, signal.SIGUSR1, 1)
     assert status and "failed (exitcode: 85)" in stderr, stderr
-    assert sentences(stderr)[-1].endswith("stopped by a signal; everything is saved, the same command continues")
-    ((name, manifest),) = runs.find_runs(cut)
+    assert stderr.count("stopped by a signal; everything is saved, the same command continues\n") == 1
     stopped = load_checkpoint(next(cut.glob("checkpoints/*/*_last.pt")))
-    status, stderr = broken_off(cut, 2, signal.SIGKILL, 0)
-    assert status and stderr.count("Traceback") == 1   # that of torchrun
-    assert sentences(stderr) == ["train.py: process 1 has lost another of the 2 processes, which has ended; the same "
-                                 "command continues from the last checkpoint"]
+    status, stderr = broken_off(cut, 3, signal.SIGKILL, 0)
+    assert status and stderr.count("Traceback") == 1, stderr   # that of torchrun
+    (sentence,) = sentences(stderr)
+    assert re.fullmatch("train.py: process [12] has lost another of the 3 processes, which has ended; the same command "
+                        "continues from the last checkpoint", sentence)
     killed = load_checkpoint(next(cut.glob("checkpoints/*/*_last.pt")))
-    assert (stopped["epoch"], stopped["step"]) < (killed["epoch"], killed["step"]) < (400, 0)
-    done = called(torchrun(3, *LONG, cut))
-    assert done.returncode == 0, done.stderr
-    first = int(re.search("epoch ([0-9]+) of 400", done.stderr)[1])
-    assert first == killed["epoch"] + 1
+    assert (stopped["epoch"], stopped["step"]) < (killed["epoch"], killed["step"]) < (100, 0)
+    capsys.readouterr()
+    train.main([*LONG[1:], str(cut)])
+    assert int(re.search("epoch ([0-9]+) of 100", capsys.readouterr().err)[1]) == killed["epoch"] + 1
     ends = [load_checkpoint(next(w.glob("checkpoints/*/*_last.pt"))) for w in (whole, cut)]
-    for key, value in ends[0]["model"].items():   # 1,600 steps of float32 sums in another order
+    for key, value in ends[0]["model"].items():   # 400 steps of float32 sums in another order
         assert torch.allclose(ends[1]["model"][key], value, rtol=1e-2, atol=1e-3), key
-    ((again, manifest),) = runs.find_runs(cut)
-    assert again == name and manifest["processes"] == 3
+    assert [name for name, _ in runs.find_runs(cut)] == [name for name, _ in runs.find_runs(whole)]
 
 
 # --------------------------------------------------------------------------- refusals
 
+@pytest.mark.trains
 def test_processes_that_disagree_on_the_split_or_the_request_are_refused_by_one_sentence(tmp_path):
     for rank in (0, 1):
         tiny_workspace(tmp_path / str(rank), seed=rank)
