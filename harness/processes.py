@@ -22,7 +22,7 @@ from harness.errors import UsageError, WorkError
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")   # of those that torchrun sets
 JOIN_SECONDS = 300.0             # within which all processes must have started
 WAIT = timedelta(days=1)         # for the main process, which ranks val alone; a process that ends is noticed at once
-LOST = "gloo|nccl|c10d|TCPStore|Connection closed by peer|Connection reset|Broken pipe"
+LOST = "gloo/transport|connection closed by peer|connection reset|broken pipe|remote process exited"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def joined(parallel: bool) -> Iterator[None]:
     parallel: whether the script trains with several processes; one that does not is refused under torchrun
     """
     global _place, stop
-    wanted = of_environment() if parallel or os.environ.get("WORLD_SIZE", "1") != "1" else Place()
+    wanted = of_environment() if parallel or os.environ.get("RANK") else Place()
     if wanted.world == 1:
         yield
         return
@@ -96,18 +96,20 @@ def joined(parallel: bool) -> Iterator[None]:
             sys.exit(2)
         raise UsageError(f"this works in one process, and torchrun started {wanted.world}; start it with python")
     _join(wanted)
+    import torch.distributed as dist
     before, _place, stop = _place, wanted, Stop()
     try:
         with contextlib.nullcontext() if is_main() else _silent():
             yield
     except RuntimeError as e:
-        if not re.search(LOST, str(e), re.IGNORECASE):
-            raise
-        raise WorkError(f"process {wanted.rank} has lost another of the {wanted.world} processes, which has ended; the "
-                        "same command continues from the last checkpoint") from None
+        if re.search(LOST, str(e), re.IGNORECASE):
+            raise WorkError(f"process {wanted.rank} has lost another of the {wanted.world} processes, which has ended; "
+                            "the same command continues from the last checkpoint") from None
+        if isinstance(e, dist.DistError):
+            raise WorkError(f"process {wanted.rank} of {wanted.world} cannot exchange data: {str(e)[:300]}") from e
+        raise
     finally:
         _place = before
-        import torch.distributed as dist
         with contextlib.suppress(RuntimeError):   # another one has ended
             dist.destroy_process_group()
 

@@ -221,6 +221,13 @@ def test_a_script_of_one_process_is_refused_by_one_sentence(rank, said, tiny):
     assert done.stderr == said * "knn.py: this works in one process, and torchrun started 2; start it with python\n"
 
 
+def test_the_docs_name_the_methods_that_train_in_several_processes_and_all_of_them_are_tried():
+    known = [r for r in registry.recommenders().values() if r.parallel]
+    rows = re.findall(r"^\| ([^|]*) \| yes", (ROOT / "docs" / "scale.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(name for row in rows for name in row.split(", ")) == sorted(r.title for r in known)
+    assert {r.script for r in known} == {script for script, _ in REQUESTS.values()}
+
+
 PLACE = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a",
          "MASTER_PORT": "1"}
 
