@@ -94,7 +94,6 @@ def noted(tmp_path_factory):
 
 
 @pytest.mark.trains
-@pytest.mark.numeric
 @pytest.mark.parametrize("n, name", [*((2, name) for name in REQUESTS), *((4, name) for name in BY_FOUR)])
 def test_losses_and_gradients_are_those_of_one_process(n, name, noted):
     """At the same global batch, to 1e-5 of each: float32 sums in another order, in 20 steps of Adam."""
@@ -104,7 +103,6 @@ def test_losses_and_gradients_are_those_of_one_process(n, name, noted):
 
 
 @pytest.mark.trains
-@pytest.mark.numeric
 @pytest.mark.parametrize("n", (2, 4))
 def test_batch_normalisation_is_over_the_rows_of_all_processes(n, noted):
     """In float64 to 1e-9: outputs, gradients and running sums, of a batch of 11 rows and of one of 3."""
