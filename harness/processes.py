@@ -65,7 +65,7 @@ def of_environment(environ: Mapping[str, str] = os.environ) -> Place:
     """
     if not environ.get("RANK") and not environ.get("WORLD_SIZE"):
         return Place()
-    given, missing = ([n for n in NEEDED if bool(environ.get(n)) == there] for there in (True, False))
+    given, missing = ([n for n in NEEDED if bool(environ.get(n)) == is_set] for is_set in (True, False))
     if missing:
         raise UsageError(f"the environment sets {', '.join(given)} and not {', '.join(missing)}; start several "
                          "processes with torchrun, which sets all of them, or unset them")
