@@ -10,7 +10,7 @@ Source: "Comparative Analysis of Pretrained Audio Representations in Music Recom
 import math
 from pathlib import Path
 
-from harness import cli, runs
+from harness import cli, processes, runs
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
@@ -23,6 +23,7 @@ from training.epochs import EpochLog
 TITLE = "Shallow Net"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "loss": ["hinge", "bpr", "infonce"],
     "neg_samples": [20, 50, 100],
@@ -171,11 +172,12 @@ def fit(run, training, cold, split, args, device, origin=None):
                 checkpoints.after_step()
             losses = {"train": training.close_epoch(len(pairs))}
             if val is not None:
-                losses["val"] = shallow.validation_loss(training.model, val, settings)
+                losses["val"] = processes.from_main(lambda: shallow.validation_loss(training.model, val, settings))
             check_loss(training.epoch, *losses.values())
             result = validation.evaluate(training, lambda part: ranker(training.model, cold, device), losses.get("val"))
             log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
             checkpoints.after_epoch(result.better)
+    processes.end_others()
     training.model.load_state_dict(checkpoints.best()["model"])
 
 
@@ -264,4 +266,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

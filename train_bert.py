@@ -16,6 +16,7 @@ from training import sequence_loop as sequence_training
 TITLE = "BERT4Rec"
 NEEDS = ("embedding", "order")
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "hidden_dim": [64, 128],
     "batch_size": [32, 64, 128],
@@ -143,6 +144,7 @@ class Training(sequence_training.Training):
 
     mlm_probability: share of the items that are masked
     """
+    PLACES = 2
 
     def __init__(self, model, settings, whole=True, mlm_probability=0.2, fused=None):
         super().__init__(model, settings, whole, fused)
@@ -203,4 +205,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

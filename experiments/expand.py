@@ -20,6 +20,8 @@ from harness.registry import load, script_of
 
 TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 EMBEDDING_FLAGS = ("model", "names", "embedding")  # what scripts that need an embedding call it
+TORCHRUN = ("-m", "torch.distributed.run", "--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+            "--nproc-per-node")                    # with the signal that slurm/job.sh passes on before a time limit
 MOST_JOBS = 100_000                                # of one block: more is a slip, and would fill the memory
 
 
@@ -27,10 +29,12 @@ MOST_JOBS = 100_000                                # of one block: more is a sli
 class Job:
     """One run to be made: a script of the project (train.py, recommenders.popularity) and its arguments.
 
+    processes: how many torchrun starts for it; one is plain Python
     UsageError where an argument holds a control character: a job is one line of a list and of a log.
     """
     script: str
     argv: tuple
+    processes: int = 1
 
     def __post_init__(self):
         for word in self.argv:
@@ -41,7 +45,8 @@ class Job:
     @property
     def words(self):
         """The command, word by word: ["python", "train.py", ...]."""
-        return ["python", *script_of(self.script), *self.argv]
+        several = [*TORCHRUN, str(self.processes)] if self.processes > 1 else []
+        return ["python", *several, *script_of(self.script), *self.argv]
 
     @property
     def line(self):

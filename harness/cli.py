@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import environment
+from harness import environment, processes
 from harness.errors import UsageError, WorkError
 from harness.files import expanded
 
@@ -55,12 +55,16 @@ def one_line(text: object) -> str:
     return "".join(control_character(c) or c for c in " ".join(str(text).split()))
 
 
-def run(main: Callable, argv: Sequence[str] | None = None) -> NoReturn:
-    """Run `main(argv)` as a script: exit status 0, 1 (work) or 2 (usage), one sentence on stderr."""
+def run(main: Callable, argv: Sequence[str] | None = None, parallel: bool = False) -> NoReturn:
+    """Run `main(argv)` as a script: exit status 0, 1 (work) or 2 (usage), one sentence on stderr.
+
+    parallel: whether torchrun may start it in several processes (harness/processes.py)
+    """
     prog = environment.program()
     environment.print_anything()
     try:
-        status = main(argv)
+        with processes.joined(parallel):
+            status = main(argv)
     except UsageError as e:
         status = _say(prog, e, 2)
     except WorkError as e:
@@ -85,7 +89,8 @@ def run(main: Callable, argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _say(prog, message, status):
-    print(f"{prog}: {one_line(message)}", file=sys.stderr)
+    if processes.speaks():
+        print(f"{prog}: {one_line(message)}", file=sys.stderr)
     return status
 
 
@@ -268,11 +273,25 @@ def workspace(args: argparse.Namespace, create: bool = False) -> Path:
 def pick_device(name: str = "auto") -> "torch.device":
     """torch.device for 'auto', 'cpu', 'cuda', 'cuda:N'; an absent one is a usage error."""
     import torch
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", name):
+    if not re.fullmatch("auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise UsageError(f"--device {name} is no device; use auto, cpu or cuda[:N]")
-    device = torch.device(name)
+    device = torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and processes.world() > 1:
+        return _own_device(device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"--device {name} is not here: {torch.cuda.device_count()} CUDA devices found")
     return device
+
+
+def _own_device(device):
+    """The CUDA device of this one of several processes, each of which has its own; UsageError where they do not."""
+    import torch
+    place, devices = processes.place(), torch.cuda.device_count()
+    if device.index is not None:
+        raise UsageError(f"--device {device} is one device for {place.world} processes; use --device cuda, of which "
+                         "each takes its own")
+    if place.local_world > devices:
+        raise UsageError(f"--device cuda: torchrun started {place.local_world} processes on a machine with {devices} "
+                         f"CUDA devices; use --nproc-per-node {max(devices, 1)}, or --device cpu")
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness import processes
 from harness.cli import pick_device
 from harness.files import checksum
 
@@ -41,13 +42,14 @@ def _peak_resident():
 
 
 def computed_on(name: str) -> dict[str, Any]:
-    """{"device", "threads"} of a finished run; name: its --device."""
+    """{"device", "threads"} of a finished run, and {"processes"} where there were several; name: its --device."""
     torch = sys.modules.get("torch")
     if torch is None:
         return {"device": "cpu", "threads": cores()}
     device = pick_device(name)
     model = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    return {"device": f"{device}{model}", "threads": torch.get_num_threads()}
+    several = {"processes": processes.world()} if processes.world() > 1 else {}
+    return {"device": f"{device}{model}", "threads": torch.get_num_threads(), **several}
 
 
 def free_memory() -> int:

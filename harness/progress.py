@@ -6,6 +6,8 @@ import sys
 import time
 from typing import NoReturn
 
+from harness import processes
+
 PLAIN = "{desc}: {n_fmt}/{total_fmt} {unit}, {rate_noinv_fmt}, {remaining} left{postfix}"   # tqdm's own fields
 ENDLESS = "{desc}: {n_fmt} {unit}, {rate_noinv_fmt}{postfix}"
 
@@ -67,7 +69,8 @@ class StopRequest:
     """True once SIGUSR1 or SIGTERM has arrived (Slurm sends one before a time limit).
 
     Loops ask `stop.requested` at a point from which they can resume, save, and call `stop_here`. Inside a
-    run, `run.stop` is one that ends with the run.
+    run, `run.stop` is one that ends with the run. Of several processes all stop after the same step, on which
+    training/parallel.py lets them agree: until then a signal is only noted.
     """
 
     def __init__(self):
@@ -75,7 +78,8 @@ class StopRequest:
         self._before = {number: signal.signal(number, self._set) for number in (signal.SIGUSR1, signal.SIGTERM)}
 
     def _set(self, number, frame):
-        self.requested = True
+        processes.stop.asked = True
+        self.requested = processes.world() == 1
 
     def restore(self) -> None:
         """Let signals do again what they did before; a request nobody acted on goes to who listened before."""

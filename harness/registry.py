@@ -12,8 +12,8 @@ and, where it has something to tune, the settings that tune.py draws (experiment
 
     SEARCH_SPACE = {"factors": [64, 128, 256], "lr": {"log": [0.001, 0.1]}}
 
-They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints
-NEEDS and COLD.
+and PARALLEL = True where torchrun may train it in several processes. They are read from the text, so that asking costs
+nothing and runs nothing. `python -m recommenders --list` prints NEEDS and COLD.
 """
 import ast
 import contextlib
@@ -31,7 +31,7 @@ from harness import environment
 from harness.errors import UsageError, WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
-DECLARED = ("TITLE", "NEEDS", "COLD", "SEARCH_SPACE")
+DECLARED = ("TITLE", "NEEDS", "COLD", "SEARCH_SPACE", "PARALLEL")
 STAGES = ("preprocess/0_get_plays_pqt.py", "preprocess/1_train_test_split.py", "metrics.py", "table.py")
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose script is not named like them
 
@@ -39,7 +39,7 @@ SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose s
 @dataclass(frozen=True)
 class Recommender:
     """name: its word in run names and tables; module: what to import; command: how to run it from the project's folder;
-    needs, cold, space, title: as declared, space and title None where they are not; about: first line of its
+    needs, cold, space, title, parallel: as declared, space and title None where they are not; about: first line of its
     docstring."""
     name: str
     module: str
@@ -49,6 +49,7 @@ class Recommender:
     about: str
     space: dict | None = None
     title: str | None = None
+    parallel: bool = False
 
     @property
     def script(self) -> str:
@@ -58,7 +59,7 @@ class Recommender:
 
 def declared(path: str | Path) -> dict[str, Any] | None:
     """What a file declares, or None: {"needs": tuple, "cold": bool, "about": first line of its docstring,
-    "space": dict, None where there is no SEARCH_SPACE, "title": text, None where there is no TITLE}."""
+    "space": dict, None where there is no SEARCH_SPACE, "title": text, None without a TITLE, "parallel": bool}."""
     try:
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
         values = {target.id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
@@ -73,7 +74,7 @@ def declared(path: str | Path) -> dict[str, Any] | None:
         raise WorkError(f"{path}: TITLE should be a text, but is a {type(title).__name__}")
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
     return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space,
-            "title": title}
+            "title": title, "parallel": values.get("PARALLEL") is True}
 
 
 def scripts() -> dict[str, Path]:

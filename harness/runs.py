@@ -1,7 +1,8 @@
 """One request answered once: its name, its manifest, and whether to skip, redo or resume it.
 
 The name is made from the request, the folder `runs/<name>/` holds the manifest (`config.json`) and the
-TensorBoard events, and a lock keeps two processes from answering the same request at once.
+TensorBoard events, and a lock keeps two commands from answering the same request at once. Of the processes that
+torchrun starts for one command, the main one decides and writes (harness/processes.py).
 
 Layout and naming: README, "The workspace".
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import registry, run_files
+from harness import processes, registry, run_files
 from harness.errors import RunInProgress, WorkError
 from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
@@ -115,6 +116,14 @@ class Run:
 
     # life -----------------------------------------------------------------
     def __enter__(self):
+        values = {f"value of {k}": v for k, v in self.request.items()} | self.inputs
+        processes.check_same(values, "give all processes one command and one workspace")
+        self.started = time.time()
+        self.finished, self.resume = processes.from_main(self._open)
+        return self
+
+    def _open(self):
+        """Take the run: its folder, its lock, its manifest. Returns (finished, resume)."""
         self._take_over()
         for name in ("preds", "metrics", "checkpoints", "model_embeddings"):  # better now than after the training
             if (path := self.workdir / name).exists() and not path.is_dir():
@@ -127,14 +136,13 @@ class Run:
             self._lock.close()
             raise RunInProgress(f"run {self.name} is being made by another process right now; "
                                 "wait for it, or change the request") from None
-        self.started = time.time()
         self._decide()
         if not self.finished:
             usual = registry.defaults(self.recommender)
             if usual:
                 self.info["departures"] = departures(self.request, usual)
             self._write("running")
-        return self
+        return self.finished, self.resume
 
     def _take_over(self):
         """Rename the same request's run of an earlier version, in which a control's name did not say `shuffled`."""
@@ -257,11 +265,20 @@ class Run:
         return self._writer is not None
 
     def writer(self, purge_step: int | None = None) -> "SummaryWriter":
-        """TensorBoard writer of this run, opened on first use."""
+        """TensorBoard writer of this run, opened on first use; one that writes nothing beside the main process."""
+        if self._writer is None and not processes.is_main():
+            self._writer = NoWriter()
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
             self._writer = SummaryWriter(log_dir=str(self.folder), purge_step=purge_step)
         return self._writer
+
+
+class NoWriter:
+    """What a process that writes nothing has as its TensorBoard writer."""
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

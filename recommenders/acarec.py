@@ -45,6 +45,7 @@ from training import content, factor_maps, network_loop, selection
 TITLE = "ACARec"
 NEEDS = ("embedding", "features")
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "hidden": [64, 128, 256],
@@ -202,9 +203,12 @@ class Training(network_loop.Training):
         squares = (self.predicted(items, others) - self.factors[codes]).square().mean(1)
         return (self.counted[codes] * squares).mean() / SPREAD ** 2
 
-    def loss(self, rows, draw):
+    def batch(self, rows, draw):
         items = self.targets[rows.cpu()].numpy()
-        return self.error(items, self.drawn(items, draw))
+        return items, self.drawn(items, draw)
+
+    def loss_with(self, items, others):
+        return self.error(items, others)
 
     def validation_loss(self, split):
         """That of the held-out tracks; None unless --stop-on loss holds any out."""
@@ -290,4 +294,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

@@ -30,6 +30,7 @@ from training import content, network_loop, pair_loop, selection
 TITLE = "CLCRec"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "temperature": {"log": [0.1, 2.0]},
     "balance": {"uniform": [0.1, 0.9]},
@@ -106,10 +107,9 @@ class Training(pair_loop.Training):
         super().__init__(network, split, settings, options.negatives)
         self.features, self.options = features, options
 
-    def loss_of(self, users, items, draw):
+    def drawn(self, items, draw):
         import torch
-        masked = torch.rand(items.shape, generator=draw).to(self.device) < self.options.mask
-        return self.loss_with(users, items, masked)
+        return (torch.rand(items.shape, generator=draw).to(self.device) < self.options.mask,)
 
     def loss_with(self, users, items, masked):
         """The loss of a batch; masked: bool (b, 1 + N), candidates that are f(content) in it."""
@@ -171,4 +171,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

@@ -28,6 +28,7 @@ from training import content, network_loop, selection
 TITLE = "Content ELSA"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "factors": [128, 256, 512],
     "lr": {"log": [0.0003, 0.01]},
@@ -99,7 +100,7 @@ class Training(network_loop.Training):
         from torch.nn.functional import normalize
         return normalize(self.network(self.features if items is None else self.features[items]), dim=1)
 
-    def loss(self, rows, draw):
+    def loss_with(self, rows):
         return self.loss_of(self.histories[rows.cpu().numpy()])
 
     def loss_of(self, histories):
@@ -155,4 +156,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

@@ -42,6 +42,7 @@ from training import content, network_loop, selection
 TITLE = "Bimodal contrastive"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "loss": ["dcl", "sdcl"],
@@ -91,29 +92,33 @@ def request_of(args):
 
 # --------------------------------------------------------------------------- loss and network
 
-def contrastive_loss(a, b, loss, temperature, sigma, published=False):
-    """The loss of N > 1 items, a scalar.
+def contrastive_loss(a, b, loss, temperature, sigma, published=False, rows=slice(None)):
+    """The loss of N > 1 items, a scalar: the mean over some of them, each contrasted with all.
 
-    a, b: (N, D), rows of length 1, of content and of factors; loss: one of LOSSES; published: sdclw as released
+    a, b: (N, D), rows of length 1, of content and of factors; loss: one of LOSSES; published: sdclw as released;
+    rows: a slice, those of the mean
     """
     import torch
-    scores = a @ b.T / temperature
-    positive, own = scores.diagonal(), torch.eye(len(a), dtype=torch.bool, device=a.device)
+    scores = a[rows] @ b.T / temperature                                          # (n, N)
+    own = torch.eye(len(a), dtype=torch.bool, device=a.device)[rows]
+    positive = scores.diagonal(rows.start or 0)
 
-    def others(matrix):   # (N,) log of the sum over the others
+    def others(matrix):   # (n,) log of the sum over the others
         return matrix.masked_fill(own, -torch.inf).logsumexp(1)
     if loss.endswith("w"):
-        positive = positive * (2 - len(a) * torch.softmax(positive * temperature / sigma, 0))
+        every = positive if len(scores) == len(a) else (a * b).sum(1) / temperature
+        positive = positive * (2 - len(a) * torch.softmax(every * temperature / sigma, 0)[rows])
     negative = others(scores)
     if loss.startswith("adcl"):
         return (negative - positive).mean()
-    negative = torch.logaddexp(negative, others(a @ a.T / temperature))
+    negative = torch.logaddexp(negative, others(a[rows] @ a.T / temperature))
     if loss == "sdclw" and published:
         return (negative - positive).mean()
-    of_factors = others(b @ b.T / temperature)
+    of_factors = others(b[rows] @ b.T / temperature)
     if loss.startswith("sdcl"):
         return (torch.logaddexp(negative, of_factors) - positive).mean()
-    return (negative + torch.logaddexp(others(scores.T), of_factors) - 2 * positive).mean()
+    exchanged = scores.T if len(scores) == len(a) else b[rows] @ a.T / temperature
+    return (negative + torch.logaddexp(others(exchanged), of_factors) - 2 * positive).mean()
 
 
 def network_of(columns, factors, size, seed):
@@ -170,12 +175,15 @@ class Training(network_loop.Training):
         steps = min(-(-self.examples // self.settings.batch_size), self.examples // 2)
         return order.tensor_split(steps)[self.step:]
 
-    def loss(self, rows, draw):
+    def loss(self, rows, draw, own=None):
         from torch.nn.functional import normalize
-        o, items = self.options, self.played[rows]
+
+        from training import parallel
+        own, o = own or parallel.share(len(rows)), self.options
+        items = self.played[rows[own.rows]]
         a, b = self.network["content"](self.features[items]), self.network["factors"](self.frozen[items])
-        a, b = normalize(a, dim=1), normalize(b, dim=1)
-        return contrastive_loss(a, b, o.loss, o.temperature, o.sigma, o.as_published)
+        a, b = (parallel.gathered(normalize(x, dim=1), own) for x in (a, b))
+        return contrastive_loss(a, b, o.loss, o.temperature, o.sigma, o.as_published, own.rows)
 
     def selection_loss(self, losses):
         return losses["train"]
@@ -249,4 +257,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

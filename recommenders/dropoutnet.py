@@ -31,6 +31,7 @@ from training import content, factor_networks, network_loop, selection
 TITLE = "DropoutNet"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "dropout": {"uniform": [0.1, 0.9]},
@@ -100,4 +101,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

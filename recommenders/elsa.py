@@ -13,7 +13,7 @@ tracks outside train NaN) for other recommenders.
 """
 from dataclasses import dataclass
 
-from harness import cli, runs
+from harness import cli, processes, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_npy
 from harness.progress import Progress
@@ -22,6 +22,7 @@ from harness.readers import read_json
 TITLE = "ELSA"
 NEEDS = ()
 COLD = False
+PARALLEL = True
 SEARCH_SPACE = {
     "factors": [64, 128, 256, 512],
     "epochs": [10, 20, 40],
@@ -96,6 +97,8 @@ def train(matrix, settings, device, writer=None):
     """Item factors, float32 tensor (I, D), rows of length 1, of a csr (U, I) of ones."""
     import numpy as np
     import torch
+
+    from training import parallel
     generator = torch.Generator().manual_seed(settings.seed)
     factors = torch.empty(matrix.shape[1], settings.factors)
     torch.nn.init.xavier_uniform_(factors, generator=generator)
@@ -110,7 +113,9 @@ def train(matrix, settings, device, writer=None):
                 batch = order[start:start + settings.batch_size]
                 users = batch[lengths[batch] > 0]
                 if len(users):
-                    total += step(matrix[users]).item() * len(users)
+                    own = parallel.share(len(users))
+                    loss = step(matrix[users[own.rows]])
+                    total += parallel.combine([factors], loss, own).item() * len(users)
                     optimiser.step()
                 progress.update(len(batch), epoch=epoch + 1, loss=f"{total / (start + len(batch)):.4f}")
             if writer is not None:
@@ -168,6 +173,7 @@ def main(argv=None):
             return
         matrix = split.matrix()
         items = train(matrix, cli.settings(Settings, args), device, run.writer()).cpu().numpy()
+        processes.end_others()
         if not np.isfinite(items).all():
             raise WorkError("the factors are no longer numbers; try a smaller --lr")
         write_npy(run.model_embeddings("items"), items)
@@ -180,4 +186,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

@@ -33,6 +33,7 @@ from training import content, factor_networks, network_loop, selection
 TITLE = "Heater"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "alpha": {"log": [0.1, 20.0]},
@@ -127,4 +128,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

@@ -190,8 +190,8 @@ class Training(pair_loop.Training):
         mapped += [own(x[items]) for own, x in zip(maps, self.vectors, strict=True)]
         return torch.stack(mapped, 1)
 
-    def loss_of(self, users, items, draw):
-        return self.loss_with(users, items, two_of(self.has[items], draw))
+    def drawn(self, items, draw):
+        return (two_of(self.has[items], draw),)
 
     def loss_with(self, users, items, chosen):
         """The loss of a batch; chosen: int64 (b, 1 + N, 2), the modalities of each candidate."""

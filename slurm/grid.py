@@ -21,6 +21,7 @@ if __package__ in (None, ""):
 import os
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 from experiments import grid_file, local
@@ -54,6 +55,9 @@ def build_parser():
     group.add_argument("--file", metavar="YAML", help="grid file: a list of products of flags")
     group.add_argument("--set", nargs="+", action="extend", default=[], metavar="FLAG=VALUE",
                        help="flags with the same value in every run; with --file, of the scripts that have the flag")
+    group.add_argument("--processes", type=cli.positive, default=1, metavar="N",
+                       help="with --print and --submit: number of processes that torchrun starts for each run, which "
+                            "share its batches (default 1)")
     group.add_argument("--workdir", metavar="DIR",
                        help="workspace folder (default: $WORKDIR, else the current directory)")
     group = parser.add_argument_group("before the runs (flags of the backend may follow where there is no SCRIPT)")
@@ -146,6 +150,15 @@ def extraction(args, document, flags, workdir):
     return stages
 
 
+def several(job, processes):
+    """The job in so many processes; UsageError where its script trains in one."""
+    known = {r.script: r.parallel for r in registry.recommenders().values()}
+    if not known.get(job.script):
+        able = " ".join(sorted(script for script, parallel in known.items() if parallel))
+        raise UsageError(f"--processes {processes}: {job.script} works in one process; with several train {able}")
+    return replace(job, processes=processes)
+
+
 def script_of_backend(name):
     """extract_item_embeddings/NAME.py of a backend of sound, asked without importing it; UsageError for others."""
     script = f"extract_item_embeddings/{name}.py"
@@ -193,6 +206,8 @@ def stages_of(args, script, places, flags):
     distinct = list(dict.fromkeys(jobs))
     if len(distinct) < len(jobs):
         say(f"{len(jobs) - len(distinct)} runs were asked for twice and are made once")
+    if args.processes > 1:
+        distinct = [several(job, args.processes) for job in distinct]
     if distinct:
         stages.append(submit.Stage("grid", distinct, after=["split"] if split else merged,
                                    how="afterok" if split else "afterany"))
@@ -208,6 +223,8 @@ def main(argv=None):
         submit.check_sbatch()
     if args.jobs > 1 and args.mode != "local":
         raise UsageError("--jobs is for --local; Slurm runs as many as it has room for")
+    if args.processes > 1 and args.mode == "local":
+        raise UsageError("--processes is for --print and --submit; on this machine start each run with torchrun")
     if args.plan and not args.split and not args.file:
         raise UsageError("--plan goes with --split FLAGS, whose tasks it plans; add it")
     if args.report:

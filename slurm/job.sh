@@ -40,7 +40,10 @@ prepare() {
   [ -z "${VENV:-}" ] || . "$VENV/bin/activate"
   set -u
   # as many threads as the job was given processors: on a shared node the default is all of them
-  [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"
+  if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / ${PROCESSES:-1}))
+    export OMP_NUM_THREADS=$((OMP_NUM_THREADS > 0 ? OMP_NUM_THREADS : 1))
+  fi
 }
 
 # The final status of a run, for `grid.py --report`; a run that continues later has none yet.
@@ -90,7 +93,9 @@ run_once() {
     fi
   fi
   # after a TERM (scancel, preemption) whoever ended the job decides, so there is no requeue from here;
-  # 138 = 128 + USR1: the signal met a command that was not yet ready to handle it
+  # 138 = 128 + USR1: the signal met a command that was not yet ready to handle it; torchrun ends with 1 whatever the
+  # status of its processes
+  [ "${PROCESSES:-1}" = 1 ] || [ -z "$limit" ] || [ "$status" != 1 ] || status=85
   if [ -z "$ended" ] && { [ "$status" = 85 ] || { [ -n "$limit" ] && [ "$status" = 138 ]; }; }; then
     requeue
   fi

@@ -95,7 +95,8 @@ def arrays(stage, folder, most):
         return [(f"0-{shards - 1}", ["slurm/extract.sbatch", backend, str(shards), *flags])]
     path = folder / f"{stage.name}.txt"
     job_list.write(path, [job.words for job in stage.jobs])
-    return [(f"0-{min(most, len(stage.jobs) - first) - 1}", ["slurm/train.sbatch", str(path), str(first)])
+    several = [str(stage.jobs[0].processes)] if stage.jobs[0].processes > 1 else []
+    return [(f"0-{min(most, len(stage.jobs) - first) - 1}", ["slurm/train.sbatch", str(path), str(first), *several])
             for first in range(0, len(stage.jobs), most)]
 
 

@@ -32,6 +32,7 @@ PYTHON = list(dict.fromkeys(c for c in COMMANDS if c.startswith("python ")))
 TAGGED = [c for c in PYTHON if re.search(r"#.*\[(network|gpu|hours|minutes)\]", c)]
 QUOTED = sorted({" ".join(c.split()) for text in PAGES.values() for c in re.findall(r"`(python [^`]*)`", text)
                  if "NAME" not in c} - set(PYTHON))
+TORCHRUN = [c for c in COMMANDS if c.startswith("torchrun ")]
 SMALL = "WORLD=--tracks 120 --users 100 --seconds 3.5"
 HANGING = 3600   # seconds: no command below takes a tenth of it, however busy the machine; only a hang reaches it
 
@@ -103,9 +104,10 @@ def test_commands_run(command, demo, request):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("command", [*TAGGED, *QUOTED])
+@pytest.mark.parametrize("command", [*TAGGED, *QUOTED, *TORCHRUN])
 def test_tagged_and_quoted_commands_parse(command):
     """Every flag and value as the script's own parser takes them; names stand for folders that need not exist."""
+    command = re.sub(r"^torchrun( --(nproc-per-node|max-restarts) \d+)+ ", "python ", command)
     argv = [os.path.expandvars(w) for w in words(command)[1:]]
     script, *argv = argv if argv[0] != "-m" else (argv[1].replace(".", "/"), *argv[2:])
     script = next((s for s in (script, f"{script}.py", f"{script}/__main__.py") if (ROOT / s).is_file()), script)

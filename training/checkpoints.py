@@ -14,6 +14,7 @@ import math
 import sys
 import time
 
+from harness import processes
 from harness.errors import UsageError, WorkError
 from harness.files import save_checkpoint
 from harness.progress import stop_here
@@ -36,10 +37,12 @@ class Checkpoints:
         self.unwritten = None   # of the best epoch, while its file holds an earlier one
 
     def resume(self, device="cpu"):
-        """Load the last checkpoint of an interrupted run; whether the run has one."""
-        if not (self.run.resume and self.run.checkpoint("last").exists()):
+        """Load the last checkpoint of an interrupted run; whether the run has one. All processes load the same."""
+        if not processes.from_main(lambda: self.run.resume and self.run.checkpoint("last").exists()):
             return False
         self.training.load(load_checkpoint(self.run.checkpoint("last"), device, keys=self.training.state()))
+        processes.check_same({"last checkpoint": (self.training.epoch, getattr(self.training, "step", 0))},
+                             "give all processes one workspace, on a file system that all nodes see")
         if self.training.epoch:
             self.best()   # better now than after the training
         return True
@@ -47,27 +50,36 @@ class Checkpoints:
     def after_step(self):
         if self._due(self.step_seconds):
             self._write()
-        if self.stop.requested:
-            stop_here(self.run.name)
+        if self._stopping():
+            self._stop()
 
     def after_epoch(self, better):
         """better: whether this epoch is the best so far."""
         done = self.training.done
         if done or self._due(self.epoch_seconds):
             self._write(self.training.best_state() if better else None)
-        elif better:
+        elif better and processes.is_main():
             self.unwritten = copy.deepcopy(self.training.best_state())
-        if self.stop.requested and not done:
-            stop_here(self.run.name)
+        if self._stopping() and not done:
+            self._stop()
 
     def best(self, device="cpu"):
         """The best checkpoint; WorkError where it is gone or damaged."""
         return load_checkpoint(self.run.checkpoint("best"), device, keys=["epoch"])
 
+    def _stopping(self):
+        return self.stop.requested or processes.stop.agreed
+
+    def _stop(self):
+        processes.from_main(lambda: None)   # until all is saved: the first process to end takes the others along
+        stop_here(self.run.name)
+
     def _due(self, seconds):
-        return self.stop.requested or time.monotonic() - self.written >= seconds
+        return self._stopping() or time.monotonic() - self.written >= seconds
 
     def _write(self, best=None):
+        if not processes.is_main():
+            return
         best = self.unwritten if best is None else best
         self.run.writer().flush()   # the epochs of a checkpoint are in TensorBoard's file, too
         if best is not None:

@@ -122,10 +122,9 @@ class Training(pair_loop.Training):
         """The loss of users (b,) and items (b, 1 + negatives); hidden: bool, like the items."""
         raise NotImplementedError
 
-    def loss_of(self, users, items, draw):
+    def drawn(self, items, draw):
         import torch
-        return self.loss_with(users, items, torch.rand(items.shape, generator=draw).to(self.device)
-                              < self.options.dropout)
+        return (torch.rand(items.shape, generator=draw).to(self.device) < self.options.dropout,)
 
     def scores(self, users, outputs):
         """Of users (b,) with the outputs of their items (b n, D'), user by user: (b, n).

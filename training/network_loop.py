@@ -1,16 +1,17 @@
 """The training of a network on examples that are rows of a table: flags, state, loop, checkpoints, early stopping.
 
     class Contrastive(network_loop.Training):
-        def loss(self, rows, draw): ...
+        def loss_with(self, items): ...
 
     training = Contrastive(network, len(items), cli.settings(network_loop.Settings, args))
     network_loop.fit(run, training, split, args, ranker, selection.COLD)
 
 What an example is, a user, an item, a pair, is the method's own. recommenders/content_elsa.py is the shortest example.
+Of several processes (training/parallel.py) each draws the whole batch and computes the loss of its share.
 """
 from dataclasses import dataclass
 
-from harness import cli
+from harness import cli, processes
 from harness.progress import Progress
 from training import selection
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
@@ -78,18 +79,30 @@ class Training:
 
     def __init__(self, network, examples, settings):
         import torch
-        self.network, self.examples, self.settings = network, examples, settings
+
+        from training import parallel
+        self.network, self.examples, self.settings = parallel.prepare(network), examples, settings
         self.device = next(network.parameters()).device
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.l2)
         self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience)
         self.epoch, self.step, self.total = 0, 0, 0.0   # epochs done; of the one under way: steps, summed loss
 
-    def loss(self, rows, draw):
-        """Mean loss of a batch, a scalar with a gradient.
+    def batch(self, rows, draw):
+        """What `loss_with` takes of a batch, each with a row for each example (b, ...): the examples and all draws.
 
         rows: int64 (b,) on the device, of 0..examples-1; draw: CPU generator of this step
         """
+        return (rows,)
+
+    def loss_with(self, *batch):
+        """Mean loss of what `batch` gives, or of some of its rows, a scalar with a gradient."""
         raise NotImplementedError
+
+    def loss(self, rows, draw, own=None):
+        """Mean loss of a batch, a scalar with a gradient; rows, draw: see `batch`; own: the parallel.Share of it that
+        counts here, None for all."""
+        batch = self.batch(rows, draw)
+        return self.loss_with(*(batch if own is None else (x[own.rows] for x in batch)))
 
     def validation_loss(self, split):
         """The loss on val, for --stop-on loss; None where the method has none."""
@@ -135,16 +148,17 @@ class Training:
         """One step; dropout, too, comes from (seed, epoch, step), by a stream that is not `draw`'s."""
         import torch
 
+        from training import parallel
         from training.sequences import generator_of
         draw = generator_of(self.settings.seed, 2, self.epoch, self.step)
-        torch.manual_seed(generator_of(self.settings.seed, 3, self.epoch, self.step).initial_seed())
+        torch.manual_seed(parallel.own_seed(generator_of(self.settings.seed, 3, self.epoch, self.step).initial_seed()))
         self.network.train()
-        loss = self.loss(rows.to(self.device), draw)
+        rows, own = rows.to(self.device), parallel.share(len(rows))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = parallel.backward(self.network.parameters(), lambda: self.loss(rows, draw, own), own)
         self.optimizer.step()
         self.step += 1
-        self.total += float(loss.detach()) * len(rows)
+        self.total += float(loss) * len(rows)
 
     def close_epoch(self):
         """Count the epoch; the mean loss over its examples."""
@@ -182,11 +196,12 @@ def fit(run, training, split, args, ranker, serves):
                 check_loss(training.epoch + 1, training.total)
                 checkpoints.after_step()
             losses = {"train": training.close_epoch()}
-            held_out = training.validation_loss(split) if "val" in split.parts else None
+            held_out = processes.from_main(lambda: training.validation_loss(split)) if "val" in split.parts else None
             if held_out is not None:
                 losses["val"] = held_out
             result = validation.evaluate(training, ranked, training.selection_loss(losses))
             log.record(training.epoch, losses, result.values)
             checkpoints.after_epoch(result.better)
+    processes.end_others()
     training.network.load_state_dict(checkpoints.best(training.device)["network"])
     training.network.eval()

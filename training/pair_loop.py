@@ -1,7 +1,8 @@
 """The training of a network on the pairs of train, each with uniform negatives, by network_loop.py.
 
     class Ranking(pair_loop.Training):
-        def loss_of(self, users, items, draw): ...            # items: the positive first
+        def drawn(self, items, draw): ...                     # what a step draws beside the negatives
+        def loss_with(self, users, items, *drawn): ...        # items: the positive first
 
     training = Ranking(network, split, cli.settings(network_loop.Settings, args), args.negatives)
 
@@ -61,17 +62,29 @@ class Training(network_loop.Training):
                             "of train, so no pair has a negative; split again with more tracks")
         super().__init__(network, len(self.pairs), settings)
 
-    def loss_of(self, users, items, draw):
+    def drawn(self, items, draw):
+        """What else is drawn for the items (b, 1 + negatives) of a batch: tensors (b, ...).
+
+        draw: CPU generator of this step
+        """
+        return ()
+
+    def loss_with(self, users, items, *drawn):
         """Mean loss of a batch, a scalar with a gradient.
 
-        users (b,), items (b, 1 + negatives): codes on the device, the positive first; draw: CPU
-        generator of this step
+        users (b,), items (b, 1 + negatives): codes on the device, the positive first; drawn: see
+        `drawn`
         """
         raise NotImplementedError
 
-    def loss(self, rows, draw):
+    def loss_of(self, users, items, draw):
+        """As `loss_with`, with what `drawn` gives."""
+        return self.loss_with(users, items, *self.drawn(items, draw))
+
+    def batch(self, rows, draw):
         users, items = self.pairs.draw(rows.cpu(), self.negatives, draw)
-        return self.loss_of(users.to(self.device), items.to(self.device), draw)
+        users, items = users.to(self.device), items.to(self.device)
+        return users, items, *self.drawn(items, draw)
 
     def validation_loss(self, split):
         """The loss on val with the same draws every time; None where no pair has a negative."""

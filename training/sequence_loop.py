@@ -5,7 +5,7 @@ A model is one of sequences.UserEncoder that also has `loss(*batch)`, whose batc
 """
 from dataclasses import dataclass
 
-from harness import cli
+from harness import cli, processes
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
@@ -126,6 +126,7 @@ class Training:
     fused: the fusion.Fusion that limits how the table trains, None for no limit
     """
     COUNTERS = ("epoch", "step", "count")
+    PLACES = 1   # of a batch: which tensor says where the targets are, (B, L) bool, in whose order they are
 
     def __init__(self, model, settings, whole=True, fused=None):
         import torch
@@ -149,6 +150,18 @@ class Training:
     def batch(self, sequences, users, draw):
         """What `model.loss` takes, targets last, of the users' histories; None where they hold no target."""
         raise NotImplementedError
+
+    def shared(self, batch):
+        """This process' part of a batch and its parallel.Share, weighted by targets: of all (B, L) its rows, and the
+        targets in them."""
+        from training import parallel
+        own = parallel.share(len(batch[0]))
+        if not own.divided:
+            return batch, own
+        places = batch[self.PLACES]
+        first, n = int(places[:own.rows.start].sum()), int(places[own.rows].sum())
+        mine = [x[own.rows] if x is not None and x.dim() == 2 else x for x in batch[:-1]]
+        return (*mine, batch[-1][first:first + n]), own.reweighted(n, len(batch[-1]))
 
     @property
     def done(self):
@@ -184,25 +197,27 @@ def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
     """Train the epoch under way to its end; its mean loss. After every step `checkpoints` may save or stop."""
     import torch
 
+    from training import parallel
     from training.sequences import generator_of
     model, optimizer, seed, epoch = training.model, training.optimizer, training.settings.seed, training.epoch
     batches = sequences.epoch(batch_size, generator_of(seed, 1, epoch))
     model.train()
     for users in batches[training.step:]:
         draw = generator_of(seed, 2, epoch, training.step)
-        torch.random.default_generator.manual_seed(draw.initial_seed())  # of dropout
+        dropout_seed = parallel.own_seed(draw.initial_seed())
+        torch.random.default_generator.manual_seed(dropout_seed)
         if sequences.device.type == "cuda":
-            torch.cuda.manual_seed(draw.initial_seed())
+            torch.cuda.manual_seed(dropout_seed)
         batch = training.batch(sequences, users, draw)
         training.step += 1
         progress.update(len(users), epoch=epoch + 1)
         if batch is not None:
-            loss = model.loss(*batch)
+            mine, own = training.shared(batch)
             optimizer.zero_grad()
-            loss.backward()
+            loss = parallel.backward(model.parameters(), lambda mine=mine: model.loss(*mine), own)
             optimizer.step()
             training.constrain()
-            training.total += loss.detach() * len(batch[-1])
+            training.total += loss * len(batch[-1])
             training.count += len(batch[-1])
         if checkpoints is not None:
             checkpoints.after_step()
@@ -232,12 +247,13 @@ def fit(run, training, sequences, encoder, batch_size, args):
             losses = {"train": train_epoch(training, sequences, batch_size, progress, checkpoints)}
             vectors = None
             if "val" in split.parts:
-                vectors = encoder.users(encoder.codes)
-                losses["val"] = encoder.loss(vectors)
+                vectors = encoder.users(encoder.codes) if processes.is_main() else None
+                losses["val"] = processes.from_main(lambda known=vectors: encoder.loss(known))
             check_loss(training.epoch, *losses.values())
             result = validation.evaluate(training, lambda part, known=vectors: encoder.ranker(known), losses.get("val"))
             log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
             checkpoints.after_epoch(result.better)
+    processes.end_others()
     training.load_weights(checkpoints.best()["model"])
 
 

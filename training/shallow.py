@@ -11,7 +11,7 @@ import torch
 import dataset
 from harness.errors import UsageError, WorkError
 from model import LOSSES, ShallowEmbeddingModel, confidence
-from training import fusion
+from training import fusion, parallel
 from training.checkpoints import check_device
 from training.early_stopping import EarlyStopping
 
@@ -250,15 +250,17 @@ def loss_of(model, batch, settings, penalty=True):
 
 
 def step(training, batch):
-    """One step of Adam; the loss before it, detached."""
-    loss = loss_of(training.model, batch, training.settings)
+    """One step of Adam, of several processes each with its share of the batch; the loss before it, detached."""
+    own = parallel.share(len(batch[0]))
+    mine = tuple(x if x is None else x[own.rows] for x in batch)
     training.optimizer.zero_grad()
-    loss.backward()
+    loss = parallel.backward(training.model.parameters(), lambda: loss_of(training.model, mine, training.settings),
+                             own)
     training.optimizer.step()
     training.model.constrain()
     training.step += 1
-    training.total += loss.detach() * len(batch[0])
-    return loss.detach()
+    training.total += loss * len(batch[0])
+    return loss
 
 
 def validation_loss(model, pairs, settings):

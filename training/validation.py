@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness import processes
 from training import selection
 
 if TYPE_CHECKING:
@@ -90,12 +91,12 @@ class Validation:
         if self.stop_on == selection.LOSS:
             better = stopping.update(epoch, {} if loss is None else {selection.LOSS: loss})
             due = training.done or epoch % self.eval_every == 0
-            return Evaluation(self.values(ranker) if due else {}, better)
+            return Evaluation(processes.from_main(lambda: self.values(ranker)) if due else {}, better)
         if not self.parts:
             return Evaluation({}, stopping.update(epoch, {}))
         if epoch % self.eval_every and epoch < stopping.epochs:
             return Evaluation({}, better=not stopping.best_epoch)   # before the first value the latest epoch is kept
-        values = self.values(ranker)
+        values = processes.from_main(lambda: self.values(ranker))   # all processes go by those of the main one
         return Evaluation(values, stopping.update(epoch, {self.stop_on: self.score(values)}))
 
     def values(self, ranker: Callable[[str], dict]) -> dict[str, float]:

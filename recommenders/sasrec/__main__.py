@@ -24,6 +24,7 @@ from training import sequence_loop as sequence_training
 TITLE = "SASRec"
 NEEDS = ("embedding", "order")
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "hidden_dim": [64, 128],
     "batch_size": [32, 64, 128],
@@ -207,4 +208,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

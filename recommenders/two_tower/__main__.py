@@ -17,7 +17,7 @@ In training the mean of a user's items never contains the positive: each pair is
 The lists are ranked exactly; the index in model_embeddings/ is for serving, its
 recall against exact search is printed and recorded.
 """
-from harness import cli, runs
+from harness import cli, processes, runs
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
@@ -29,6 +29,7 @@ from training.epochs import EpochLog
 TITLE = "Two-tower"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "logq": ["standard", "unbiased"],
     "temperature": {"log": [0.02, 0.3]},
@@ -151,11 +152,12 @@ def fit(run, training, split, args):
                 checkpoints.after_step()
             losses = {"train": training.close_epoch()}
             if args.stop_on == selection.LOSS and "val" in split.parts:
-                losses["val"] = training.validation_loss(split)
+                losses["val"] = processes.from_main(lambda: training.validation_loss(split))
                 check_loss(training.epoch, losses["val"])
             result = validation.evaluate(training, ranker, losses.get("val"))
             log.record(training.epoch, losses, result.values)
             checkpoints.after_epoch(result.better)
+    processes.end_others()
     training.towers.load_state_dict(checkpoints.best(device)["towers"])
 
 
@@ -257,4 +259,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 import dataset
+from harness import processes
 from harness.errors import UsageError, WorkError
 from harness.metadata import read_table
 from recommenders.two_tower.trained import COUNTS, SIZE, Trained
-from training import fusion
+from training import fusion, parallel
 from training.checkpoints import check_device
 from training.early_stopping import EarlyStopping
 from training.softmax import native_bf16
@@ -218,11 +219,12 @@ class Towers(nn.Module):
 
 # --------------------------------------------------------------------------- loss
 
-def in_batch_softmax(scores, log_q, known, correction="standard"):
+def in_batch_softmax(scores, log_q, known, correction="standard", first=0):
     """Mean cross-entropy of each pair's own item among the items of the batch, a scalar.
 
-    scores: (B, B), user of pair a with item of pair b; log_q: (B,) of those items; known: bool (B, B), pairs of
-    train: such columns are no negatives of their row (nor are repetitions of the row's own item).
+    scores: (b, B), user of pair a with item of pair b, of the b pairs of the batch from number `first` on; log_q: (B,)
+    of those items; known: bool (b, B), pairs of train: such columns are no negatives of their row (nor are repetitions
+    of the row's own item).
 
     standard: every column's score minus log q (Yi et al., RecSys 2019), so that frequent items are not punished
               for being negatives often.
@@ -231,14 +233,15 @@ def in_batch_softmax(scores, log_q, known, correction="standard"):
               the row's sum is an unbiased estimate of the sum over all items the user has not played.
     off:      no correction.
     """
-    own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    place = torch.arange(first, first + len(scores), device=scores.device)   # of each row's own item
+    own = place[:, None] == torch.arange(scores.shape[1], device=scores.device)
     scores = scores.float()
     if correction == "standard":
         scores = scores - log_q
     elif correction == "unbiased":
-        scores = torch.where(own, scores, scores - log_q - math.log(max(len(scores) - 1, 1)))
+        scores = torch.where(own, scores, scores - log_q - math.log(max(scores.shape[1] - 1, 1)))
     scores = scores.masked_fill(known & ~own, -torch.inf)
-    return nn.functional.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+    return nn.functional.cross_entropy(scores, place)
 
 
 # --------------------------------------------------------------------------- training
@@ -327,26 +330,37 @@ class Training:
 
     def learn(self, pairs):
         """One step. Its dropout and hidden counts come from (seed, epoch, step), so a resumed run repeats them."""
-        data, towers = self.data, self.towers
         stream = np.random.SeedSequence([self.settings.seed, 2, self.epoch, self.step])
-        torch.manual_seed(int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1)))
-        towers.train()
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        item = data.item[pairs]
-        hidden = torch.rand(len(pairs), device=data.device) < self.settings.hide
-        with torch.autocast(data.device.type, half, enabled=half is not None):
-            users = towers.users(data.describe(data.without(pairs)))
-            items = towers.items(data.items[item], hidden, item)
-        loss = in_batch_softmax(users @ items.T / towers.temperature, data.log_q[item],
-                                data.known(data.user[pairs], item), self.settings.logq)
+        seed = int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        torch.manual_seed(seed)
+        self.towers.train()
+        hidden = torch.rand(len(pairs), device=self.data.device) < self.settings.hide
+        if processes.world() > 1:
+            torch.manual_seed(parallel.own_seed(seed))   # of dropout
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        own = parallel.share(len(pairs))
+        loss = parallel.backward(self.towers.parameters(), lambda: self.loss(pairs, hidden, own), own,
+                                 self.scaler.scale)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if towers.trained is not None:
-            towers.trained.constrain()
+        if self.towers.trained is not None:
+            self.towers.trained.constrain()
         self.step += 1
-        self.total += float(loss.detach()) * len(pairs)
+        self.total += float(loss) * len(pairs)
+
+    def loss(self, pairs, hidden, own):
+        """Mean loss of the pairs (B,) of a batch that are this process' share, among the items of the whole batch.
+
+        hidden: bool (B,), items whose counts are not seen; own: a parallel.Share
+        """
+        data, towers, mine = self.data, self.towers, pairs[own.rows]
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.autocast(data.device.type, half, enabled=half is not None):
+            users = towers.users(data.describe(data.without(mine)))
+            items = towers.items(data.items[data.item[mine]], hidden[own.rows], data.item[mine])
+        items, codes = parallel.gathered(items, own), data.item[pairs]
+        return in_batch_softmax(users @ items.T / towers.temperature, data.log_q[codes],
+                                data.known(data.user[mine], codes), self.settings.logq, own.rows.start)
 
     def close_epoch(self):
         """Count the epoch; the mean loss over its pairs."""

@@ -66,6 +66,19 @@ def test_lines_are_what_the_script_itself_reads(lines):
         assert (args.hidden_dim, args.user_init, args.l2, args.comment) == (64, init, 1e-5, "it's $HOME")
 
 
+def test_runs_of_several_processes_are_started_by_torchrun(lines, tmp_path):
+    launch = ("python -m torch.distributed.run --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
+              "--nproc-per-node")
+    assert lines("train.py", "--seed", "1", "2", "--processes", "4") == [
+        f"{launch} 4 train.py --seed 1", f"{launch} 4 train.py --seed 2"]
+    assert lines("recommenders.sasrec", "--processes", "2") == [f"{launch} 2 -m recommenders.sasrec"]
+    assert lines("recommenders.sasrec", "--processes", "1") == ["python -m recommenders.sasrec"]
+    stage = submit.Stage("grid", [grid.several(Job("train.py", ("--seed", "1")), 4)])
+    assert submit.arrays(stage, tmp_path, 10) == [("0-0", ["slurm/train.sbatch", str(tmp_path / "grid.txt"), "0", "4"])]
+    with pytest.raises(UsageError, match="--processes 2: recommenders.ease works in one process; with several train "):
+        grid.main(["recommenders.ease", "--processes", "2", "--workdir", str(tmp_path)])
+
+
 def test_published_places_and_modules_are_passed_on(lines):
     assert lines("train.py", "musicnn", "item", "20", "--seed", "1", "2") == [
         f"python train.py musicnn item 20 --seed {s}" for s in (1, 2)]
@@ -149,6 +162,7 @@ BAD = {
     ("--seed", "1"): "unknown flag --seed; SCRIPT comes before its flags",
     (): "nothing to do; name a SCRIPT",
     ("--file", "nosuch.yaml"): "--file nosuch.yaml is no file",
+    ("train.py", "--model", "content", "--processes", "2"): "--processes is for --print and --submit",
     ("--report", "nosuch"): "nosuch holds no plan.json",
     ("knn.py", "--names", "nosuch"): "no run of 1 can be made in",
 }

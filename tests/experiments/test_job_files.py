@@ -98,6 +98,8 @@ def test_a_damaged_job_list_is_one_sentence(tmp_path, text):
 def test_an_offset_that_is_no_number_is_not_evaluated(tmp_path, echo, offset):
     mark = tmp_path / "RUN"
     job_list.write(tmp_path / "jobs.txt", [echo, echo, echo])
+    done = run_task([str(tmp_path / "jobs.txt"), "0"], 0, tmp_path, offset.format(mark))   # as the processes
+    assert done.returncode == 2 and "PROCESSES is a number from 1" in done.stderr and not mark.exists()
     done = run_task([str(tmp_path / "jobs.txt")], 0, tmp_path, offset=offset.format(mark))
     assert done.returncode == 2 and "are numbers" in done.stderr and not mark.exists()
     done = run_task(["mfcc"], 0, tmp_path, offset=offset.format(mark), template="extract.sbatch")

@@ -160,6 +160,31 @@ def test_a_time_limit_is_survived_and_the_result_is_that_of_an_uninterrupted_run
     assert np.isfinite(np.load(next((workdir / "model_embeddings").glob("*_items.npy")))).all()
 
 
+# --------------------------------------------------------------------------- several processes
+
+def test_a_training_in_two_processes_is_stopped_by_a_signal_requeued_and_finished(slurm, tmp_path):
+    """The signal goes to the batch shell alone, as before a time limit; torchrun hands it to its processes."""
+    workdir = tiny_workspace(tmp_path / "w")
+    words, kwargs = grid(["train.py", *LIMITED, "--epochs", 1500, "--workdir", workdir, "--processes", 2, "--submit",
+                          "--wait"], cluster(tmp_path))
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+    try:
+        until(lambda: list(workdir.glob("checkpoints/*/*_last.pt")) or process.poll() is not None, logs, workdir)
+        (stage,) = json.loads((workdir / "slurm" / "001" / "plan.json").read_text())["stages"]
+        (job,) = stage["jobs"]
+        subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
+        out, _ = process.communicate(timeout=300)
+    finally:
+        cancel(process, workdir)
+    log = logs(workdir, "grid-*")
+    assert process.returncode == 0 and "1 of 1 runs done" in out, (out, log)
+    assert "--nproc-per-node 2 train.py" in stage["lines"][0]
+    assert log.count("stopped by a signal; everything is saved") == log.count("requeued to continue") == 1, log
+    assert "has lost another" not in log and shown([job], "Restarts") == ["1"]
+    ((_, config),) = runs.find_runs(workdir)
+    assert (config["status"], config["epochs"], config["processes"]) == ("finished", 1500, 2)
+
+
 # --------------------------------------------------------------------------- the whole chain
 
 def test_extraction_array_merge_split_and_grid_are_chained(chain):

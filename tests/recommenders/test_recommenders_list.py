@@ -46,11 +46,12 @@ def test_listing_imports_nothing_heavy():
 
 @pytest.mark.parametrize("text, told", [
     ('"""A: b.\n\nmore"""\nNEEDS = ("order",)\nCOLD = False\n', {"needs": ("order",), "cold": False, "about": "A: b.",
-                                                                "space": None, "title": None}),
-    ('TITLE = "EASE"\nNEEDS = ()\nCOLD = True\nSEARCH_SPACE = {"l2": {"log": [1, 9]}}\n',
-     {"needs": (), "cold": True, "about": "", "space": {"l2": {"log": [1, 9]}}, "title": "EASE"}),
+                                                                "space": None, "title": None, "parallel": False}),
+    ('TITLE = "EASE"\nPARALLEL = True\nNEEDS = ()\nCOLD = True\nSEARCH_SPACE = {"l2": {"log": [1, 9]}}\n',
+     {"needs": (), "cold": True, "about": "", "space": {"l2": {"log": [1, 9]}}, "title": "EASE",
+      "parallel": True}),
     ('NEEDS = ()\nCOLD = True\nraise SystemExit("run")\n', {"needs": (), "cold": True, "about": "",
-                                                               "space": None, "title": None}),
+                                                               "space": None, "title": None, "parallel": False}),
     ('"""No recommender."""\nNEEDS = ()\n', None), ("", None)])
 def test_declarations_are_read_and_not_run(tmp_path, text, told):
     (tmp_path / "some.py").write_text(text)

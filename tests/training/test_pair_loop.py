@@ -103,7 +103,7 @@ def test_dropout_and_the_draws_of_a_step_have_streams_of_their_own(tmp_path):
     seen = []
 
     class Listening(network_loop.Training):
-        def loss(self, rows, draw):
+        def loss(self, rows, draw, own=None):
             seen.append((torch.rand(50, generator=draw), torch.rand(50)))
             return self.network.weight.sum()
     settings = network_loop.Settings(lr=0.1, l2=0.0, batch_size=4, epochs=1, patience=1,

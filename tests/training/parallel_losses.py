@@ -1,0 +1,69 @@
+"""Trainings in one process or several that note each step; tests/training/test_parallel.py compares them.
+
+    python -m tests.training.parallel_losses OUT.json WORKDIR REQUESTS.json
+    torchrun --nproc-per-node 2 -m tests.training.parallel_losses OUT.json WORKDIR REQUESTS.json
+
+REQUESTS is {name: [module, flags]}; OUT gets {name: [[loss, length of the gradient] of each step]}, the length because
+Adam takes the same step by any multiple of a gradient, and what `batch_norm` gives. The processes are joined once for
+all.
+"""
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+from harness import processes, registry
+
+SUMS = ("backward", "combine")   # of training/parallel.py: the two that give the loss and the gradient of a step
+
+
+def steps_of(module, words):
+    """[loss, length of the gradient] of each step of a training."""
+    from training import parallel
+    steps = []
+
+    def noted(real):
+        def function(parameters, *args, **kwargs):
+            parameters = list(parameters)
+            loss = real(parameters, *args, **kwargs)
+            squares = sum(float(p.grad.double().square().sum()) for p in parameters if p.grad is not None)
+            steps.append([float(loss), squares ** 0.5])
+            return loss
+        return function
+    with mock.patch.multiple(parallel, **{name: noted(getattr(parallel, name)) for name in SUMS}):
+        try:
+            registry.load(module).main(words)
+        except SystemExit as e:   # of the processes that leave the ranking to the main one
+            assert not e.code and not processes.is_main()
+    return steps
+
+
+def batch_norm():
+    """Numbers of a network with batch normalisation after a step of 11 rows and one of 3, float64."""
+    import torch
+    from torch import nn
+
+    from training import parallel
+    torch.manual_seed(0)
+    x, y, numbers = torch.randn(11, 5).double() * 3 + 1, torch.randn(11, 5).double(), []
+    network = parallel.prepare(nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Tanh()).double())
+    for n in (11, 3):
+        network.zero_grad()
+        own = parallel.share(n)
+        loss = parallel.backward(network.parameters(), lambda own=own: (network(x[own.rows]) - y[own.rows]).square()
+                                 .mean(), own)
+        numbers += [loss, *(p.grad.flatten() for p in network.parameters()), *network[1].buffers()]
+    return torch.cat([v.reshape(-1).double() for v in numbers]).tolist()
+
+
+def main(out, workdir, requests):
+    every = json.loads(Path(requests).read_text())
+    with processes.joined(True):
+        steps = {name: steps_of(module, [*flags, "--workdir", workdir]) for name, (module, flags) in every.items()}
+        steps["batch_norm"] = batch_norm()
+        if processes.is_main():
+            Path(out).write_text(json.dumps(steps))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
