@@ -14,8 +14,9 @@ mean over seeds, ± its 95 % interval over them; the difference is paired by see
 theirs, without validation, start-up and data reading; the first of each training is left out. The last rows: what our
 training step takes of the machine's own matrix throughput (products counted by torch's FlopCounterMode).
 
---catalogues: instead, speed alone by the size of the catalogue: 1,000, 20,000 and 55,000 items, histories of 50,
-batches of 64, one thread, the median of five trainings of each in turn.
+--catalogues [N ...]: instead, speed alone by the size of the catalogue: 1,000, 20,000 and 55,000 items, histories of
+50, batches of 64, one thread, the median of five trainings of each in turn; of two epochs, the second counts, from
+10,000 items on of one.
 """
 import json
 import os
@@ -253,19 +254,19 @@ def catalogue(items, users=1152):
     return Split(Path(), np.arange(users), np.arange(items), items, train, {"test": test}, items, "", "ordinal")
 
 
-def by_catalogue(quick, peer):
-    """Rows of training speed by the number of items; the peer's first epoch of each training is left out, as ours."""
+def by_catalogue(sizes, repeats, peer):
+    """Rows of training speed by the number of items."""
     from bench._compare import one_thread
     rows, size = [], {"length": CATALOGUE_LENGTH, "batch": CATALOGUE_BATCH}
     with one_thread():
-        for items in CATALOGUE_QUICK if quick else CATALOGUES:
-            split = catalogue(items)
+        for items in sizes:
+            split, epochs = catalogue(items), 1 if items >= 10_000 else 2
             for name in FLAGS:
                 seconds = {"ours": [], "theirs": []}
-                for seed in range(1, 3 if quick else 6):
-                    mine = Ours(name, split, 2, seed, **size)
-                    seconds["ours"] += [mine.epoch() for _ in range(2)][1:]
-                    seconds["theirs"] += peer.fit(name, split, 2, seed, **size)[1][1:] if peer else []
+                for seed in range(1, repeats + 1):
+                    mine = Ours(name, split, epochs, seed, **size)
+                    seconds["ours"] += [mine.epoch() for _ in range(epochs)][-1:]
+                    seconds["theirs"] += peer.fit(name, split, epochs, seed, **size)[1][-1:] if peer else []
                 rows.append({"what": f"{name}, training, {items:,} items, histories of {CATALOGUE_LENGTH}, batches of "
                                      f"{CATALOGUE_BATCH}", **speed(split.n_users, seconds)})
                 print(rows[-1], file=sys.stderr, flush=True)
@@ -293,14 +294,15 @@ def share(name, split):
             "ratio": used / most, "note": "baseline: the machine's own, a 2048 cube; the ratio is our share of it"}
 
 
-def run(quick, catalogues=False):
+def run(quick, catalogues=None):
+    """catalogues: None, or numbers of items for the rows of `by_catalogue` instead, [] for its own."""
     import dataset
     python, size = os.environ.get("PEERS_PYTHON"), QUICK if quick else FULL
-    if catalogues:
+    if catalogues is not None:
         with tempfile.TemporaryDirectory() as folder:
             peer = Peer(python, folder) if python else None
             try:
-                return by_catalogue(quick, peer)
+                return by_catalogue(catalogues or (CATALOGUE_QUICK if quick else CATALOGUES), 2 if quick else 5, peer)
             finally:
                 if peer:
                     peer.close()
@@ -325,9 +327,10 @@ def main(argv=None):
     from bench.__main__ import print_rows
     parser = cli.Parser(prog="bench.peers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--catalogues", action="store_true", help="speed by the size of the catalogue")
+    parser.add_argument("--catalogues", nargs="*", type=cli.whole_number(64), metavar="N",
+                        help="training speed by numbers of items instead (default: 1000 20000 55000)")
     args = parser.parse_args(argv)
-    print_rows("peers-catalogues" if args.catalogues else "peers", run(args.quick, args.catalogues))
+    print_rows("peers" if args.catalogues is None else "peers-catalogues", run(args.quick, args.catalogues))
 
 
 if __name__ == "__main__":
