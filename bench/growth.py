@@ -22,7 +22,7 @@ START = (50, 400, 1_000)
 AXES = ("users", "items", "pairs")
 LEAST, LIMIT = 1.0, 200     # seconds
 EXPECTED = {                # with one of the three multiplied and the others held
-    "itemknn": (-1, 0, 2),              # the sum over users of squared histories
+    "itemknn": (-1, 1, 2),              # the sum over users of squared histories; each item's choice of neighbours
     "ease": (3, 0, 2),                  # users are fewer here: their inverse; their Gram matrix by the pairs
     "elsa": (1, 1, 1),                  # dense rows of a batch by the factors
     "ials": (1, 1, 1),
