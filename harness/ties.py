@@ -9,7 +9,12 @@ if TYPE_CHECKING:
 
 def tie_key(users: torch.Tensor, tracks: torch.Tensor, seed: int) -> torch.Tensor:
     """Pseudo-random int64 >= 0 of (seed, user id, track id); broadcasts, depends on nothing else."""
-    return _mix(_mix(users * 2 + 1 + _mix_int(seed)) ^ (tracks * -7046029254386353131)) & 0x7FFFFFFFFFFFFFFF
+    return _mix(user_key(users, seed) ^ (tracks * -7046029254386353131)) & 0x7FFFFFFFFFFFFFFF
+
+
+def user_key(users: torch.Tensor, seed: int) -> torch.Tensor:
+    """The part of `tie_key` that depends on (seed, user id) alone, int64; training/overlaps.py compiles the other."""
+    return _mix(users * 2 + 1 + _mix_int(seed))
 
 
 def _mix(x):

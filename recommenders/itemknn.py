@@ -70,19 +70,19 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     import torch
     from scipy.sparse import csr_matrix, vstack
 
-    from harness.ties import tie_key
-    from training.overlaps import in_blocks
+    from harness.ties import user_key
+    from training.overlaps import in_blocks, parts_of
     items = matrix.shape[1]
     tracks = torch.arange(items) if tracks is None else torch.from_numpy(tracks)
+    keys = [x.numpy().view(np.uint64) for x in (user_key(tracks, seed), tracks)]
     by_user = matrix.astype(np.float64)
     by_item = by_user.T.tocsr()                                                # (I, U)
     norm = np.sqrt(np.asarray(by_item.multiply(by_item).sum(axis=1))).ravel()
+    pairs = parts_of(by_item), parts_of(by_user)
 
     def rows(start, stop):
-        row, column, value = _nearest(by_item, by_user, norm, shrink, min(n, items), start, stop)
-        order = np.lexsort((tie_key(tracks[start + row], tracks[column], seed).numpy(), -value, row))
-        kept = order[np.arange(len(order)) - np.searchsorted(row, row) < n]   # row is ascending, also in this order
-        return csr_matrix((value[kept].astype(np.float32), (row[kept], column[kept])), shape=(stop - start, items))
+        counts, column, value = _nearest(pairs, norm, shrink, min(n, items), keys, start, stop)
+        return csr_matrix((value.astype(np.float32), column, np.r_[0, counts.cumsum()]), shape=(stop - start, items))
     blocks = []
     with Progress(items, "itemknn: neighbours", "items", quiet=True) as bar:
         for done in in_blocks(rows, items, block):
@@ -91,22 +91,20 @@ def neighbours(matrix, n, shrink=0.0, seed=42, tracks=None, block=512):
     return vstack(blocks, format="csr")
 
 
-def _nearest(by_item, by_user, norm, shrink, n, start, stop):
-    """Rows from `start` (ascending), columns and similarities of the neighbours of a block, the n-th's equals too."""
+def _nearest(pairs, norm, shrink, n, keys, start, stop):
+    """Number of neighbours of each item of a block; their columns and similarities, one item after the other."""
     import numpy as np
 
-    from training.overlaps import nearest, parts_of
-    items = len(norm)
-    overlap, listed = np.zeros(items), np.empty(items, np.int32)
-    column, value = np.empty(max(items, 2 * n * (stop - start)), np.int32), np.empty(max(items, 2 * n * (stop - start)))
-    triples, at = [], start
+    from training.overlaps import nearest
+    items, room = len(norm), len(norm) + 2 * n * (stop - start)
+    overlap, listed, column, value = np.zeros(items), *(np.empty(m, np.int32) for m in (items, room)), np.empty(room)
+    counts, found, at = np.zeros(stop - start, np.int64), [], start
     while at < stop:
-        counts = np.zeros(stop - at, np.int64)
-        begin, at = at, nearest(at, stop, parts_of(by_item), parts_of(by_user), norm, shrink, n, overlap, listed,
-                                counts, column, value)
-        row, used = np.repeat(np.arange(begin, stop) - start, counts), counts.sum()
-        triples.append((row, column[:used].astype(np.int64), value[:used].copy()))
-    return tuple(np.concatenate(part) for part in zip(*triples, strict=True))
+        begin, at = at, nearest(at, stop, *pairs, norm, shrink, n, *keys, overlap, listed, counts[at - start:], column,
+                                value)
+        used = counts[begin - start:at - start].sum()
+        found.append((column[:used].copy(), value[:used].copy()))
+    return counts, *(np.concatenate(part) for part in zip(*found, strict=True))
 
 
 def itself(matrix, shrink=0.0):

@@ -18,10 +18,11 @@ def parts_of(matrix):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, counts, column, value):
-    """Neighbours of the items first to last - 1, all that are equal to the n-th included; returns where it stopped.
+def nearest(first, last, by_item, by_user, norm, shrink, n, item_key, tracks, overlap, listed, counts, column, value):
+    """The n nearest neighbours of the items first to last - 1; returns the item before which it stopped.
 
     by_item, by_user: parts_of csr (I, U) and its transpose (U, I); norm: float64 (I,)
+    item_key, tracks: uint64 (I,), user_key of harness/ties.py and the track ids, which break ties as its tie_key does
     overlap: float64 (I,) of zeros; listed: int32 (I,): working memory, overlap is returned as zeros
     counts: int64 (last - first,), filled with the number of neighbours of each item
     column, value: int32 and float64 of equal length >= I, filled one item after the other in no particular order
@@ -34,11 +35,11 @@ def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, cou
     similarity = np.empty(items)
     heap = np.empty(n)           # the n largest similarities so far, the least of them first
     for item in range(first, last):
-        if used + items > len(column):
-            return item
         pairs = 0
         for a in range(item_start[item], item_start[item + 1]):
             pairs += np.int64(user_start[item_users[a] + 1] - user_start[item_users[a]])
+        if used + min(pairs, items) > len(column):
+            return item
         sparse, length = pairs * SPARSE < items, 0
         for a in range(item_start[item], item_start[item + 1]):
             user, weight = item_users[a], item_data[a]
@@ -52,8 +53,6 @@ def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, cou
                 for b in range(user_start[user], user_start[user + 1]):
                     overlap[user_items[b]] += weight * user_data[b]
         overlap[item] = 0.0
-        heap[:] = LEAST
-        begin = used
         if sparse:
             for place in range(length):
                 similarity[place] = overlap[listed[place]] / (norm[item] * norm[listed[place]] + shrink)
@@ -63,6 +62,8 @@ def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, cou
             for other in range(items):
                 similarity[other] = overlap[other] / (norm[item] * norm[other] + shrink)
                 overlap[other] = 0.0
+        heap[:] = LEAST
+        begin, above = used, 0
         for place in range(length):
             if similarity[place] >= heap[0]:
                 column[used], value[used] = listed[place] if sparse else place, similarity[place]
@@ -72,8 +73,41 @@ def nearest(first, last, by_item, by_user, norm, shrink, n, overlap, listed, cou
         for place in range(begin, end):
             column[used], value[used] = column[place], value[place]
             used += value[place] >= heap[0]
+            above += value[place] > heap[0]
+        if used - begin > n:
+            used = _break_ties(column, value, begin, used, heap[0], n - above, item_key[item], tracks)
         counts[item - first] = used - begin
     return last
+
+
+@numba.njit(nogil=True, cache=True)
+def _break_ties(column, value, begin, end, tied, places, item_key, tracks):
+    """Keep, of the entries from begin to end whose value is `tied`, the `places` of least key; the new end."""
+    keys = np.empty(end - begin, np.uint64)
+    count = 0
+    for place in range(begin, end):
+        if value[place] == tied:
+            keys[count] = _key(item_key, tracks[column[place]])
+            count += 1
+    last = np.sort(keys[:count])[places - 1]
+    used = begin
+    for place in range(begin, end):
+        if value[place] == tied:
+            if places == 0 or _key(item_key, tracks[column[place]]) > last:
+                continue
+            places -= 1
+        column[used], value[used] = column[place], value[place]
+        used += 1
+    return used
+
+
+@numba.njit(nogil=True, cache=True)
+def _key(item_key, track):
+    """tie_key of harness/ties.py, from its user_key and a track id."""
+    x = item_key ^ (track * np.uint64(0x9E3779B97F4A7C15))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))) & np.uint64(0x7FFFFFFFFFFFFFFF)
 
 
 @numba.njit(nogil=True, cache=True)
