@@ -8,9 +8,8 @@ product of the plays as a csr tensor with the inverse alone, 512 users at a time
 """
 import numpy as np
 
-from bench._compare import one_thread
+from bench._compare import gain, one_thread
 from harness import cli
-from harness.errors import WorkError
 
 FULL = (21_018, 55_262, 4_800_000)
 QUICK = (2_100, 5_500, 120_000)
@@ -28,25 +27,7 @@ def plays(users, items, pairs):
     return matrix
 
 
-def in_turn(roads, repeats):
-    """Median processor seconds of each function, called in turn, and what each returned last."""
-    import time
-    seconds, results = [[] for _ in roads], [None] * len(roads)
-    for _ in range(repeats):
-        for at, road in enumerate(roads):
-            results[at] = None                     # what it held is free again
-            start = time.process_time()
-            results[at] = road()
-            seconds[at].append(time.process_time() - start)
-    return [float(np.median(taken)) for taken in seconds], results
-
-
-def row(what, seconds, note):
-    ours, theirs = seconds
-    return {"what": what, "ours": ours, "baseline": theirs, "unit": "s", "ratio": theirs / ours, "note": note}
-
-
-def itemknn(matrix, repeats):
+def itemknn(matrix, shape, repeats):
     from implicit.nearest_neighbours import CosineRecommender
 
     from recommenders.itemknn import neighbours
@@ -54,17 +35,15 @@ def itemknn(matrix, repeats):
     def library():
         model = CosineRecommender(K=NEIGHBOURS + 1, num_threads=1)     # each item is its own first neighbour
         model.fit(matrix, show_progress=False)
-        return model.similarity.tocsr()
-    neighbours(matrix[:50], 5)                                          # compiled before the clock starts
-    seconds, (ours, theirs) = in_turn([lambda: neighbours(matrix, NEIGHBOURS), library], repeats)
-    theirs.setdiag(0)
-    sums = [np.asarray(near.sum(axis=1)).ravel() for near in (ours, theirs)]
-    if not np.allclose(*sums, rtol=1e-4, atol=1e-6):
-        raise WorkError(f"the similarities of ItemKNN and implicit differ by {np.abs(sums[0] - sums[1]).max():.2g}")
-    return row(f"ItemKNN fit, {NEIGHBOURS} neighbours", seconds, "implicit, one thread; sums of similarities agree")
+        near = model.similarity.tocsr()
+        near.setdiag(0)
+        return near
+    return gain(f"ItemKNN fit, {NEIGHBOURS} neighbours, {shape}", lambda: neighbours(matrix, NEIGHBOURS), library,
+                "implicit, one thread", repeats,
+                lambda a, b: np.allclose(a.sum(axis=1), b.sum(axis=1), rtol=1e-4, atol=1e-6))
 
 
-def ease(matrix, repeats):
+def ease(matrix, shape, repeats):
     import torch
     from scipy.linalg.lapack import get_lapack_funcs
 
@@ -77,27 +56,29 @@ def ease(matrix, repeats):
 
     def lapack():
         return invert(factor(made.T, lower=True, clean=False)[0], lower=True, overwrite_c=True)[0]
-    fit, (model, _) = in_turn([lambda: Ease(matrix, L2), lapack], repeats)
+    yield gain(f"EASE fit, {shape}", lambda: Ease(matrix, L2), lapack, "LAPACK's potrf and potri alone", repeats,
+               lambda a, b: np.allclose(np.tril(a.kernel[:999, :999]), np.tril(b[:999, :999]), rtol=1e-3, atol=1e-6))
+    model = Ease(matrix, L2)
     kernel, columns = torch.from_numpy(model.kernel), model._columns
 
     def scores():
         for start in range(0, users, BLOCK):
-            model.scores(np.arange(start, min(start + BLOCK, users)))
+            last = model.scores(np.arange(start, min(start + BLOCK, users)))
+        return last
 
     def product():
         for start in range(0, users, BLOCK):
-            columns @ kernel[start:start + BLOCK].T
-    ranking, _ = in_turn([scores, product], repeats)
-    return [row("EASE fit", fit, "LAPACK's potrf and potri alone"),
-            row("EASE, scores of all users", ranking, "torch's csr product alone")]
+            last = columns @ kernel[start:start + BLOCK].T
+        return last
+    yield gain(f"EASE, scores of all users, {shape}", scores, product, "torch's csr product alone", repeats,
+               lambda a, b: np.allclose(a, matrix[users - len(a):].toarray() - b.T.numpy() / model.diagonal, atol=1e-3))
 
 
 def run(quick):
     with one_thread():
         matrix = plays(*(QUICK if quick else FULL))
-        repeats = 3
         shape = f"{matrix.shape[0]:,} users, {matrix.shape[1]:,} items, {matrix.nnz:,} pairs"
-        return [{**r, "what": f"{r['what']}, {shape}"} for r in [itemknn(matrix, repeats), *ease(matrix, repeats)]]
+        return [itemknn(matrix, shape, 3), *ease(matrix, shape, 3)]
 
 
 if __name__ == "__main__":

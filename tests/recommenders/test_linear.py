@@ -1,11 +1,13 @@
 """The linear and neighbour baselines against independent formulas, and their bad input."""
 import numpy as np
 import pytest
+import torch
 from scipy.sparse import csr_matrix
 
 import dataset
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
+from harness.ties import tie_key
 from recommenders import ease, elsa, ials, itemknn, popularity
 from tests.worlds.world import tiny_workspace
 
@@ -80,6 +82,16 @@ def test_equally_similar_items_get_their_places_by_chance():
     back = np.zeros_like(moved)
     back[np.ix_(tracks, tracks)] = moved
     assert np.array_equal(back, one.toarray())
+
+
+def test_ties_are_broken_by_the_key_that_all_rankings_use():
+    """All items are alike: an item's neighbours are those whose tie_key with its own track is the least."""
+    x = csr_matrix(np.ones((2, 90), np.float32))
+    tracks = np.random.default_rng(1).permutation(1000)[:90]
+    near = itemknn.neighbours(x, 7, seed=3, tracks=tracks)
+    keys = tie_key(torch.from_numpy(tracks)[:, None], torch.from_numpy(tracks)[None, :], 3).numpy()
+    np.fill_diagonal(keys, np.iinfo(np.int64).max)
+    assert np.array_equal(np.sort(near.indices.reshape(90, 7)), np.sort(keys.argsort(axis=1)[:, :7]))
 
 
 def solved(matrix, users, alpha, regularization):
