@@ -209,8 +209,8 @@ def main(argv=None):
     parser = cli.Parser(prog="bench.recommenders", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="recommenders, or ease_inverse (default: all)")
     parser.add_argument("--quick", action="store_true", help="a small generated workspace only")
-    parser.add_argument("--size", nargs="+", choices=("lastfm", "music4all", "quick"), default=[],
-                        help="workspaces (default lastfm music4all)")
+    parser.add_argument("--size", action="append", choices=("lastfm", "music4all", "quick"), default=[],
+                        help="one workspace; can be given again (default lastfm and music4all)")
     parser.add_argument("--limit", type=cli.positive, metavar="S",
                         help=f"seconds for one recommender (default {LIMITS['lastfm']} on lastfm, "
                              f"{LIMITS['music4all']} on music4all)")

@@ -25,6 +25,13 @@ def test_generated_plays_have_the_size_asked_for_and_load(tmp_path, users, items
     assert dataset.load_embedding(split, "content").shape == (split.n_items, 4)
 
 
+def test_names_may_follow_the_size(monkeypatch):
+    asked = []
+    monkeypatch.setattr(recommenders, "run", lambda *words: asked.append(words) or [])
+    recommenders.main(["--size", "lastfm", "--size", "quick", "knn", "ease"])
+    assert asked == [(False, ["knn", "ease"], ["lastfm", "quick"], None)]
+
+
 @pytest.mark.trains
 def test_a_row_has_figures_or_a_reason(tmp_path):
     recommenders.write_world(tmp_path, 60, 120, 1500, dim=4)
