@@ -21,7 +21,7 @@ from torch import nn
 from harness.errors import UsageError, WorkError
 from harness.readers import read_yaml
 from training import sequences
-from training.softmax import blocked_logsumexp
+from training.softmax import blocked_logsumexp, cross_entropy
 
 DEFAULTS = Path(__file__).with_name("bert4rec.yaml")
 WORDS = {"hidden_act": ("gelu", "gelu_new", "relu", "silu", "tanh"), "norm": ("before", "after"),
@@ -240,6 +240,8 @@ class BERT4Rec(nn.Module):
     def loss(self, ids, inside, masked, targets):
         """Mean cross-entropy of the targets (M,) at the masked positions (B, L) bool, in order."""
         vectors = self.vectors(ids, inside, masked)                              # (M, D)
+        if self.items.requires_grad and not self.whole_softmax:
+            return cross_entropy(vectors, self.items, targets, self.dtype)
         return (self.log_normaliser(vectors) - (vectors * F.embedding(targets, self.items)).sum(1)).mean()
 
     def load_published(self, state):

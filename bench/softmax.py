@@ -3,8 +3,9 @@
 The loss over a whole catalogue and its gradients, of M output vectors and an item table (V, D), frozen or trained, in
 float32 and in bf16. The baseline is torch.nn.functional.linear_cross_entropy with batch_chunk_size=128, the fastest of
 16, 32, 64, 128 and 256; in bf16 it gets both operands in bf16 and sums in float32, and returns a bf16 loss. Plain
-cross_entropy over scores (M, V), which need all their memory, has a row of its own. BERT4Rec takes the blocks; SASRec,
-whose rows are many, takes torch's in float32 and the blocks in bf16 (softmax.cross_entropy).
+cross_entropy over scores (M, V), which need all their memory, has a row of its own. BERT4Rec takes the blocks on a
+frozen table; on a trained one, and in SASRec, whose rows are many, torch's is taken in float32 and the blocks in bf16
+(softmax.cross_entropy).
 
 Published size: V=55,262, D=200 (musicnn) and 768, M=1,200 as in BERT4Rec; M=12,672, D=128 as in SASRec. Units:
 processor seconds of forward and backward on one thread; MiB of peak resident memory over that before the first step,
