@@ -177,7 +177,6 @@ def fit(run, training, cold, split, args, device, origin=None):
             result = validation.evaluate(training, lambda part: ranker(training.model, cold, device), losses.get("val"))
             log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
             checkpoints.after_epoch(result.better)
-    processes.end_others()
     training.model.load_state_dict(checkpoints.best()["model"])
 
 
@@ -227,9 +226,9 @@ def finish(run, training, cold, split, args, device, **results):
     if cold is None:
         parts = list(split.hot_parts)
         left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
+    means = save.write(run, split, args.k, args.seed, parts, **vectors)
     for which in ("users", "items"):
         write_npy(run.model_embeddings(which), vectors[which].cpu().numpy())
-    means = save.write(run, split, args.k, args.seed, parts, **vectors)
     flat = {f"best/{name}": float(value) for name, value in means.get("val", {}).items()}   # of the weights kept
     hyperparameters = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in run.request.items()}
     run.writer().add_hparams(hyperparameters, flat, run_name=".", global_step=training.epoch)

@@ -21,7 +21,7 @@ from harness.errors import UsageError, WorkError
 
 NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")   # of those that torchrun sets
 JOIN_SECONDS = 300.0             # within which all processes must have started
-WAIT = timedelta(days=1)         # for the main process, which ranks val alone; a process that ends is noticed at once
+WAIT = timedelta(days=1)         # for another process that is still busy; one that ends is noticed at once
 LOST = "gloo/transport|connection closed by peer|connection reset|broken pipe|remote process exited"
 
 
@@ -154,16 +154,38 @@ def from_main(function: Callable[[], Any]) -> Any:
     return answer[0]
 
 
+def rows(n: int) -> slice:
+    """This process' contiguous share of n rows; it is empty where there are fewer rows than processes."""
+    first, end = (n * rank // _place.world for rank in (_place.rank, _place.rank + 1))
+    return slice(first, end)
+
+
+def of_all(value: Any) -> list[Any]:
+    """What each process gives, by rank, in every process; [value] with one process."""
+    if world() == 1:
+        return [value]
+    import torch.distributed as dist
+    every: list[Any] = [None] * world()
+    dist.all_gather_object(every, value)
+    return every
+
+
+def to_main(value: Any) -> list[Any]:
+    """What each process gives, by rank, in the main one; [] in the others."""
+    if world() == 1:
+        return [value]
+    import torch.distributed as dist
+    every: list[Any] | None = [None] * world() if is_main() else None
+    dist.gather_object(value, every, dst=0)
+    return every or []
+
+
 def check_same(values: dict[str, Any], remedy: str) -> None:
     """WorkError in every process where one has another value than the main one; the sentence names what differs.
 
     values: {what it is: value}, compared by ==; remedy: how to mend it
     """
-    if world() == 1:
-        return
-    import torch.distributed as dist
-    every: list[Any] = [None] * world()
-    dist.all_gather_object(every, values)
+    every = of_all(values)
     for rank, theirs in enumerate(every):
         names = sorted(n for n in {*every[0], *theirs} if every[0].get(n) != theirs.get(n))
         if names:
@@ -182,6 +204,6 @@ def speaks() -> bool:
 
 
 def end_others() -> None:
-    """End every process but the main one, which ranks and writes the results by itself."""
+    """End every process but the main one, which writes the results by itself."""
     if not is_main():
         sys.exit(0)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import metrics
 from evaluation.files import read_rows
+from harness import processes
 from harness.files import write_parquet
 from harness.run_files import COLD_PARTS
-from ranking import topk
+from ranking import shares
 
 if TYPE_CHECKING:
     from dataset import Split
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[str] | None = None,
           ks: Sequence[int] = (5, 10, 20, 50), **ranker: Any) -> dict[str, dict[str, float]]:
     """Recommend for each part, write preds/ and metrics/ of a run, return {part: {metric: mean}}.
+
+    With several processes each ranks its share of the users; the main one alone writes and returns, the others end.
 
     parts:  names, default all of the split; ks: list lengths of the metrics, those above k are left out
     ranker: what `topk.recommend` takes: users and items, or scores, and device; users and scores may be a dict by
@@ -32,10 +35,13 @@ def write(run: Run, split: Split, k: int = 100, seed: int = 42, parts: Iterable[
                 how[name] = how[name][part]
         if run.embedding in (None, "random") and part not in COLD_PARTS:
             how.setdefault("last", split.unplayed(part))
-        preds = topk.recommend(split, part, k, seed, **how)
+        preds = shares.recommend(split, part, k, seed, **how)
+        if preds is None:
+            continue
         write_parquet(run.preds(part), preds)
         results[part] = metrics.report(run.workdir, run.name, part, preds, split.truth(part),
                                        tuple(x for x in ks if x <= k) or (k,), split=split)
+    processes.end_others()
     if "val" in results:
         run.reached = reached(run)
         if not run.logged:   # a method without epochs: its figures on val, so that TensorBoard compares all

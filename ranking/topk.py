@@ -34,7 +34,8 @@ WIDE_USERS = 256        # users of one block then
 
 def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Scorer | None = None,
               items: Array | None = None, scores: Scorer | None = None, device: str | torch.device = "cpu",
-              block_bytes: int = BLOCK_BYTES, last: np.ndarray | None = None) -> pd.DataFrame:
+              block_bytes: int = BLOCK_BYTES, last: np.ndarray | None = None,
+              codes: np.ndarray | None = None) -> pd.DataFrame:
     """Best k items of each user of a part, as a frame `user_id, track_id, rank, score`.
 
     users:  (U, D) vectors, or a function of user codes (b,) giving (b, D); with
@@ -43,6 +44,7 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     scores: instead of both, a function of user codes (b,) giving (b, n_candidates) scores of the part's
             candidates, as a tensor or an array; for all_test (b, n_hot) will do, and the cold items come last
     last:   candidates that are ranked behind all others whatever their scores, bool (n_candidates,), or None
+    codes:  user codes of the part to rank, ascending; default all
     Rows are sorted by user_id and rank (from 0). A user with fewer than k unseen candidates has a
     shorter list. Raises WorkError when a score is NaN.
     """
@@ -50,7 +52,8 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     import torch
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    candidates, hidden, codes = split.candidates(part), split.seen(part), split.eval_users(part)
+    candidates, hidden = split.candidates(part), split.seen(part)
+    codes = split.eval_users(part) if codes is None else codes
     n = candidates.stop - candidates.start
     fresh = scores is None  # a product of ours may be written to; a scorer's matrix may be its own
     tracks = torch.as_tensor(split.tracks[candidates], device=device)

@@ -13,7 +13,7 @@ tracks outside train NaN) for other recommenders.
 """
 from dataclasses import dataclass
 
-from harness import cli, processes, runs
+from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_npy
 from harness.progress import Progress
@@ -173,15 +173,14 @@ def main(argv=None):
             return
         matrix = split.matrix()
         items = train(matrix, cli.settings(Settings, args), device, run.writer()).cpu().numpy()
-        processes.end_others()
         if not np.isfinite(items).all():
             raise WorkError("the factors are no longer numbers; try a smaller --lr")
-        write_npy(run.model_embeddings("items"), items)
-        if args.embedding:
-            write_embedding(split, path, items, run)
         parts = split.hot_parts
         results = save.write(run, split, args.k, args.seed, parts, items=items, device=device,
                              users=split.by_history(lambda part: split.history(part) @ items, parts))
+        write_npy(run.model_embeddings("items"), items)
+        if args.embedding:
+            write_embedding(split, path, items, run)
         run.finish(parts=sorted(results))
 
 

@@ -64,7 +64,8 @@ class Checkpoints:
             self._stop()
 
     def best(self, device="cpu"):
-        """The best checkpoint; WorkError where it is gone or damaged."""
+        """The best checkpoint, the same in all processes; WorkError where it is gone or damaged."""
+        processes.from_main(lambda: None)   # until it is written
         return load_checkpoint(self.run.checkpoint("best"), device, keys=["epoch"])
 
     def _stopping(self):

@@ -202,6 +202,5 @@ def fit(run, training, split, args, ranker, serves):
             result = validation.evaluate(training, ranked, training.selection_loss(losses))
             log.record(training.epoch, losses, result.values)
             checkpoints.after_epoch(result.better)
-    processes.end_others()
     training.network.load_state_dict(checkpoints.best(training.device)["network"])
     training.network.eval()

@@ -55,8 +55,8 @@ def share(n: int) -> Share:
     place = processes.place()
     if place.world == 1 or n < place.world:
         return Share(slice(0, n), 1 / place.world, n, False)
-    first, end = (n * rank // place.world for rank in (place.rank, place.rank + 1))
-    return Share(slice(first, end), (end - first) / n, n, True)
+    rows = processes.rows(n)
+    return Share(rows, (rows.stop - rows.start) / n, n, True)
 
 
 def own_seed(seed: int) -> int:
@@ -64,6 +64,14 @@ def own_seed(seed: int) -> int:
     if processes.is_main():
         return seed
     return int(np.random.SeedSequence([seed, processes.place().rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def computed(function: Callable, codes: np.ndarray) -> torch.Tensor:
+    """function(codes), a tensor (n, ...), in every process, each of which computes its share of the rows."""
+    if processes.world() == 1:
+        return function(codes)
+    own = function(codes[processes.rows(len(codes))])
+    return torch.cat(processes.of_all(own.cpu())).to(own.device)
 
 
 # --------------------------------------------------------------------------- gradients

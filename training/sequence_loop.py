@@ -5,11 +5,11 @@ A model is one of sequences.UserEncoder that also has `loss(*batch)`, whose batc
 """
 from dataclasses import dataclass
 
-from harness import cli, processes
+from harness import cli
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
-from training import fusion, histories, selection
+from training import fusion, histories, parallel, selection
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
 from training.epochs import EpochLog
@@ -247,13 +247,12 @@ def fit(run, training, sequences, encoder, batch_size, args):
             losses = {"train": train_epoch(training, sequences, batch_size, progress, checkpoints)}
             vectors = None
             if "val" in split.parts:
-                vectors = encoder.users(encoder.codes) if processes.is_main() else None
-                losses["val"] = processes.from_main(lambda known=vectors: encoder.loss(known))
+                vectors = parallel.computed(encoder.users, encoder.codes)
+                losses["val"] = encoder.loss(vectors)
             check_loss(training.epoch, *losses.values())
             result = validation.evaluate(training, lambda part, known=vectors: encoder.ranker(known), losses.get("val"))
             log.record(training.epoch, losses, result.values, lr=training.stopping.learning_rate())
             checkpoints.after_epoch(result.better)
-    processes.end_others()
     training.load_weights(checkpoints.best()["model"])
 
 
@@ -270,11 +269,11 @@ def finish(run, training, encoder, split, k, order, **results):
         parts = list(split.hot_parts)
         left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
     codes, items = np.arange(split.n_users), encoder.items()
-    users = split.by_history(lambda part: encoder.at(part, order).users(codes), ["val", *parts])
+    users = split.by_history(lambda part: parallel.computed(encoder.at(part, order).users, codes), ["val", *parts])
+    means = save.write(run, split, k, seed, parts, users=users, items=items, device=encoder.sequences.device)
     write_npy(run.model_embeddings("users"), users["val"].cpu().numpy())   # by the history in train
     if training.whole:  # else they are the embedding
         write_npy(run.model_embeddings("items"), training.model.items.detach().cpu().numpy())
-    means = save.write(run, split, k, seed, parts, users=users, items=items, device=encoder.sequences.device)
     flat = {f"best/{name}": float(value) for name, value in means.get("val", {}).items()}   # of the weights kept
     hyperparameters = run.request | run.request.get("config", {})
     run.writer().add_hparams({name: v for name, v in hyperparameters.items() if name != "config"}, flat, run_name=".",

@@ -8,6 +8,7 @@ import copy
 import numpy as np
 import torch
 
+from harness import processes
 from training import histories
 
 
@@ -112,11 +113,15 @@ class UserEncoder:
     def loss(self, vectors=None):
         """Mean cross-entropy, over the catalogue, of the val pairs; vectors: of `users(codes)`, if known."""
         vectors = self.users(self.codes) if vectors is None else vectors
+        own = processes.rows(len(vectors))                       # users of this process, whose pairs it sums
+        mine = (self.rows >= own.start) & (self.rows < own.stop)
+        places, items, total = self.rows[mine], self.wanted[mine], 0.0
         with torch.inference_mode():
-            total = self.model.log_normaliser(vectors)[self.rows].double().sum()
-            for rows, wanted in zip(self.rows.split(1 << 13), self.wanted.split(1 << 13), strict=True):
+            if len(places):
+                total = self.model.log_normaliser(vectors[own])[places - own.start].double().sum()
+            for rows, wanted in zip(places.split(1 << 13), items.split(1 << 13), strict=True):
                 total -= (vectors[rows] * self.model.items[wanted]).sum().double()
-        return total.item() / len(self.rows)
+        return sum(processes.of_all(float(total))) / len(self.rows)
 
     def ranker(self, vectors):
         """What topk.recommend takes: users by their code, the item table, the device.

@@ -91,25 +91,28 @@ class Validation:
         if self.stop_on == selection.LOSS:
             better = stopping.update(epoch, {} if loss is None else {selection.LOSS: loss})
             due = training.done or epoch % self.eval_every == 0
-            return Evaluation(processes.from_main(lambda: self.values(ranker)) if due else {}, better)
+            return Evaluation(self.values(ranker) if due else {}, better)
         if not self.parts:
             return Evaluation({}, stopping.update(epoch, {}))
         if epoch % self.eval_every and epoch < stopping.epochs:
             return Evaluation({}, better=not stopping.best_epoch)   # before the first value the latest epoch is kept
-        values = processes.from_main(lambda: self.values(ranker))   # all processes go by those of the main one
+        values = self.values(ranker)
         return Evaluation(values, stopping.update(epoch, {self.stop_on: self.score(values)}))
 
     def values(self, ranker: Callable[[str], dict]) -> dict[str, float]:
-        """The metrics of every part, {name: mean}; those of cold_val begin with `cold_val/`."""
+        """The metrics of every part, {name: mean}; those of cold_val begin with `cold_val/`.
+
+        Each process ranks its share of the users, and all go by the values of the main one.
+        """
         import metrics
-        from ranking import topk
+        from ranking import shares
         values: dict[str, float] = {}
         for part in self.parts:
             how = dict(ranker(part))
             if self.serves == selection.HOT:   # it knows nothing of tracks without plays, as when its lists are written
                 how["last"] = self.split.unseen
-            preds = topk.recommend(self.split, part, max(self.ks), self.seed, **how)
-            means = metrics.evaluate(preds, self.split.truth(part), self.ks).mean().to_dict()
+            preds, truth = shares.recommend(self.split, part, max(self.ks), self.seed, **how), self.split.truth(part)
+            means = processes.from_main(lambda p=preds, t=truth: metrics.evaluate(p, t, self.ks).mean().to_dict())
             values |= {name if part == "val" else f"{part}/{name}": value for name, value in means.items()}
         return values
 

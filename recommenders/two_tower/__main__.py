@@ -157,7 +157,6 @@ def fit(run, training, split, args):
             result = validation.evaluate(training, ranker, losses.get("val"))
             log.record(training.epoch, losses, result.values)
             checkpoints.after_epoch(result.better)
-    processes.end_others()
     training.towers.load_state_dict(checkpoints.best(device)["towers"])
 
 
@@ -169,6 +168,9 @@ def finish(run, training, split, shape, args, **results):
     from recommenders.two_tower import index as serving
     users, items = training.towers.vectors(training.data)
     queries, vectors = users.cpu().numpy(), items.cpu().numpy()
+    towers, data = training.towers, training.data
+    by_history = split.by_history(lambda part: towers.users_of(data, data.histories(split, part)))
+    means = save.write(run, split, args.k, args.seed, users=by_history, items=items, device=data.device)
     write_npy(run.model_embeddings("users"), queries)
     write_npy(run.model_embeddings("items"), vectors)
     index = serving.build(vectors, split.tracks, shape, args.seed)
@@ -177,9 +179,6 @@ def finish(run, training, split, shape, args, **results):
     kind = f"{shape.lists} lists, {shape.probe} searched" if shape.lists else "flat"
     print(f"{run.name}: index of {len(vectors)} tracks, {kind}: "
           + ", ".join(f"recall@{k} {value:.4f}" for k, value in recall.items()) + " against exact search")
-    towers, data = training.towers, training.data
-    users = split.by_history(lambda part: towers.users_of(data, data.histories(split, part)))
-    means = save.write(run, split, args.k, args.seed, users=users, items=items, device=data.device)
     run.finish(parts=sorted(means), epochs=training.epoch, dim=vectors.shape[1], precision=training.precision,
                **training.stopping.selected(), **results,
                index={"kind": args.index, "lists": shape.lists, "probe": shape.probe, "file": index_path(run).name,

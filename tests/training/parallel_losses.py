@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 -m tests.training.parallel_losses OUT.json WORKDIR REQUESTS.json
 
 REQUESTS is {name: [module, flags]}; OUT gets {name: [[loss, length of the gradient] of each step]}, the length because
-Adam takes the same step by any multiple of a gradient, and what `batch_norm` gives. The processes are joined once for
-all.
+Adam takes the same step by any multiple of a gradient, and what `batch_norm` and `lists` give. The processes are joined
+once for all.
 """
 import json
 import sys
@@ -56,11 +56,34 @@ def batch_norm():
     return torch.cat([v.reshape(-1).double() for v in numbers]).tolist()
 
 
+def lists(workdir):
+    """Lists by whole numbers, full of ties, {part: rows}, and how many users each process ranked for each of them."""
+    import numpy as np
+
+    import dataset
+    from ranking import shares, topk
+    split, made, ranked = dataset.load(workdir), {}, []
+    draw = np.random.default_rng(0)
+    users, items = (draw.integers(-2, 3, (n, 3)).astype(np.float32) for n in (split.n_users, split.n_items))
+
+    def noted(*args, real=topk.recommend, **ranker):
+        found = real(*args, **ranker)
+        ranked.append(found["user_id"].nunique())
+        return found
+    with mock.patch.object(topk, "recommend", noted):
+        for part in split.parts:
+            found = shares.recommend(split, part, 10, users=users, items=items)
+            assert (found is None) == (not processes.is_main())
+            made[part] = None if found is None else found.to_numpy().tolist()
+    return {"lists": made, "ranked": processes.of_all(ranked)}
+
+
 def main(out, workdir, requests):
     every = json.loads(Path(requests).read_text())
     with processes.joined(True):
         steps = {name: steps_of(module, [*flags, "--workdir", workdir]) for name, (module, flags) in every.items()}
         steps["batch_norm"] = batch_norm()
+        steps |= lists(workdir)
         if processes.is_main():
             Path(out).write_text(json.dumps(steps))
 

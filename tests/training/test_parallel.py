@@ -111,6 +111,18 @@ def test_batch_normalisation_is_over_the_rows_of_all_processes(n, noted):
 
 
 @pytest.mark.trains
+@pytest.mark.parametrize("n", (2, 4))
+def test_lists_are_those_of_one_process_and_each_process_ranks_its_share(n, noted):
+    """Of the same vectors to the last row, ties included."""
+    _, steps = noted
+    assert steps[n]["lists"] == steps[1]["lists"] and all(map(len, steps[1]["lists"].values()))
+    (all_users,) = steps[1]["ranked"]
+    for i, users in enumerate(all_users):
+        shares = [ranked[i] for ranked in steps[n]["ranked"]]
+        assert sum(shares) == users and max(shares) - min(shares) <= 1, shares
+
+
+@pytest.mark.trains
 def test_with_dropout_quality_lies_within_the_spread_of_seeds(noted):
     """Each process drops other units, so that the losses differ from the first step on."""
     workspaces, steps = noted
