@@ -33,6 +33,7 @@ from training import content, network_loop, pair_loop, selection
 TITLE = "SiBraR"
 NEEDS = ("embedding",)
 COLD = True
+PARALLEL = True
 SEARCH_SPACE = {
     "weight": {"log": [0.01, 3.0]},
     "temperature": {"log": [0.1, 10.0]},
@@ -193,8 +194,13 @@ class Training(pair_loop.Training):
     def drawn(self, items, draw):
         return (two_of(self.has[items], draw),)
 
-    def loss_with(self, users, items, chosen):
-        """The loss of a batch; chosen: int64 (b, 1 + N, 2), the modalities of each candidate."""
+    def loss(self, rows, draw, own=None):
+        """As of network_loop.Training; every process reads the whole batch, whose distinct tracks they share."""
+        return self.loss_with(*self.batch(rows, draw), own=own)
+
+    def loss_with(self, users, items, chosen, own=None):
+        """The loss of a batch; chosen: int64 (b, 1 + N, 2), the modalities of each candidate; own: the parallel.Share
+        of the batch that counts here, None for all."""
         import torch
         (distinct, place), has = items.unique(return_inverse=True), self.has
         leave = self.network.training and self.options.own == "leave"
@@ -206,12 +212,24 @@ class Training(pair_loop.Training):
             without = len(rows) + torch.arange(len(users), device=rows.device)
             rows = torch.cat([rows, whole - self.network["profile"]["rows"][users]])
             index[:, 0] = index[:, 0].where(chosen[:, 0] != PROFILE, without[:, None])
-        encoded = self.network["branch"](rows)[index]                      # (b, 1 + N, 2, D)
+        encoded = self.encoded(rows, own)
+        if own is not None and own.divided:
+            users, items, index = users[own.rows], items[own.rows], index[own.rows]
+        encoded = encoded[index]                                           # (b, 1 + N, 2, D)
         user = self.user(users, items[:, 0] if leave else None)
         scores = (encoded.mean(2) @ user[:, :, None])[:, :, 0]
         bpr = torch.nn.functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
         first, second = encoded.unbind(2)
         return bpr + self.options.weight * info_nce(first, second, self.options.temperature)
+
+    def encoded(self, rows, own=None):
+        """Outputs (n, D) of the branch for rows (n, D), which several processes divide where they divide the batch."""
+        if own is None or not own.divided:
+            return self.network["branch"](rows)
+        from training import parallel
+        mine = parallel.share(len(rows))
+        parallel.BatchNorm.divided = mine.divided
+        return parallel.gathered(self.network["branch"](rows[mine.rows]), mine)
 
     def user(self, users, without=None):
         """Vectors (b, D) of users (b,); without: an item (b,) of each, left out of its profile."""
@@ -281,4 +299,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, parallel=PARALLEL)

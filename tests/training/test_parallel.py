@@ -42,6 +42,9 @@ REQUESTS = {
     "elsa": ["recommenders.elsa", ["--factors", "8", "--batch-size", "19", "--epochs", "5"]],
     "content_elsa": ["recommenders.content_elsa", [*CONTENT, "--batch-size", "19"]],
     "clcrec": ["recommenders.clcrec", [*CONTENT, "--batch-size", "239"]],
+    "sibrar": ["recommenders.sibrar", [*CONTENT, "--batch-size", "239", "--dropout", "0"]],
+    "sibrar id": ["recommenders.sibrar", [*CONTENT, "--batch-size", "239", "--dropout", "0", "--users", "id", "--own",
+                                          "keep"]],
     "dropoutnet": ["recommenders.dropoutnet", [*FULL, "--batch-size", "240"]],
     "heater": ["recommenders.heater", [*FULL, "--batch-size", "240"]],
     "dcl": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8"]],
@@ -49,7 +52,7 @@ REQUESTS = {
     "dclw": ["recommenders.contrastive", [*CONTENT, "--batch-size", "17", "--size", "8", "--loss", "dclw"]],
     "acarec": ["recommenders.acarec", [*CONTENT, "--batch-size", "19"]],
 }
-BY_FOUR = ("shallow", "bert4rec", "sasrec", "unbiased", "elsa", "content_elsa", "heater", "dclw")
+BY_FOUR = ("shallow", "bert4rec", "sasrec", "unbiased", "elsa", "content_elsa", "heater", "sibrar", "dclw")
 
 
 def torchrun(n, *words):
