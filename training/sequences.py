@@ -115,13 +115,18 @@ class UserEncoder:
         vectors = self.users(self.codes) if vectors is None else vectors
         own = processes.rows(len(vectors))                       # users of this process, whose pairs it sums
         mine = (self.rows >= own.start) & (self.rows < own.stop)
-        places, items, total = self.rows[mine], self.wanted[mine], 0.0
         with torch.inference_mode():
-            if len(places):
-                total = self.model.log_normaliser(vectors[own])[places - own.start].double().sum()
-            for rows, wanted in zip(places.split(1 << 13), items.split(1 << 13), strict=True):
-                total -= (vectors[rows] * self.model.items[wanted]).sum().double()
-        return sum(processes.of_all(float(total))) / len(self.rows)
+            total = self.summed_loss(vectors[own], self.rows[mine] - own.start, self.wanted[mine])
+        return sum(processes.of_all(total)) / len(self.rows)
+
+    def summed_loss(self, vectors, rows, wanted):
+        """Sum of the cross-entropies of items wanted (M,) for users rows (M,) of vectors (n, D), a number; 0 of none."""
+        if not len(rows):
+            return 0.0
+        total = self.model.log_normaliser(vectors)[rows].double().sum()
+        for places, items in zip(rows.split(1 << 13), wanted.split(1 << 13), strict=True):
+            total -= (vectors[places] * self.model.items[items]).sum().double()
+        return total.item()
 
     def ranker(self, vectors):
         """What topk.recommend takes: users by their code, the item table, the device.

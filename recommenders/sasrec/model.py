@@ -197,11 +197,8 @@ class UserEncoder(sequences.UserEncoder):
         super().__init__(model, sequences, split, cold)
         self.negatives = negatives
 
-    def loss(self, vectors=None):
+    def summed_loss(self, vectors, rows, wanted):
         if self.model.objective == "ce":
-            return super().loss(vectors)
-        vectors = self.users(self.codes) if vectors is None else vectors
-        with torch.inference_mode():
-            total = sum(self.model.sampled(vectors[rows], wanted, self.negatives).double().sum()
-                        for rows, wanted in zip(self.rows.split(1 << 13), self.wanted.split(1 << 13), strict=True))
-        return total.item() / len(self.rows)
+            return super().summed_loss(vectors, rows, wanted)
+        return sum(self.model.sampled(vectors[places], items, self.negatives).double().sum().item()
+                   for places, items in zip(rows.split(1 << 13), wanted.split(1 << 13), strict=True) if len(places))

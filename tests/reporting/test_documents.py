@@ -93,14 +93,22 @@ def test_segments_and_curves_are_tables(project):
         "| ELSA | | 0.1000 ±0.0100 | 0.3000 ±0.0100 |", "| KNN | a_b | 0.2000 ±0.0100 ↑ | |"]
 
 
-def test_cells_without_a_run_keep_what_was_typed(project):
-    typed = ("| NDCG@10 | KNN | Shallow Net |\n|---|---|---|\n| a | wrong | **.1500** ±.0100 |\n"
+def test_a_pivot_keeps_header_and_remarks_and_no_figure(project):
+    typed = ("| values | nearest | net |\n|---|---|---|\n| a (tags) | wrong | **.1500** ±.0100 |\n"
              "| b_c | **.9999** | .1600 |\n| shuffled a | | .7000 |\n")
     path = page(project, f"{FILE} kind=pivot columns=knn,shallow rows=a,b_c,shuffled:a", typed)
     documents.main([], project)
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
-        "| NDCG@10 | KNN | Shallow Net |", "| --- | --- | --- |", "| a | **.1000** ±.0200 | .1500 ±.0100 |",
-        "| b_c | .0963 ±.0200 (±.0030, 5) ↓ | **.1600** |", "| shuffled a | .0123 (±.0010, 10) | .7000 |"]
+        "| values | nearest | net |", "| --- | --- | --- |", "| a (tags) | **.1000** ±.0200 | |",
+        "| b_c | .0963 ±.0200 (±.0030, 5) ↓ | |", "| shuffled a | .0123 (±.0010, 10) | |"]
+
+
+def test_a_pivot_of_methods_without_content_and_intervals_over_users(project):
+    path = page(project, f"{FILE} kind=pivot columns=alone,knn rows=popularity,ease,b_c,shuffled:a intervals=users")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| NDCG@10 | alone | KNN |", "| --- | --- | --- |", "| popularity | .0500 ±.0100 | |",
+        "| ease | **.2000** ±.0200 | |", "| b_c | | **.0963** ±.0200 |", "| shuffled a | | .0123 ±.0010 |"]
 
 
 def test_lines_of_methods_name_the_reference(project):

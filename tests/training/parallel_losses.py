@@ -18,9 +18,14 @@ SUMS = ("backward", "combine")   # of training/parallel.py: the two that give th
 
 
 def steps_of(module, words):
-    """[loss, length of the gradient] of each step of a training."""
+    """[loss, length of the gradient] of each step of a training, and the losses on val of its epochs."""
     from training import parallel
-    steps = []
+    from training.epochs import EpochLog
+    steps, on_val = [], []
+
+    def record(self, epoch, losses, *args, real=EpochLog.record, **others):
+        on_val.extend([losses["val"]] if "val" in losses else [])
+        real(self, epoch, losses, *args, **others)
 
     def noted(real):
         def function(parameters, *args, **kwargs):
@@ -30,12 +35,13 @@ def steps_of(module, words):
             steps.append([float(loss), squares ** 0.5])
             return loss
         return function
-    with mock.patch.multiple(parallel, **{name: noted(getattr(parallel, name)) for name in SUMS}):
+    with mock.patch.object(EpochLog, "record", record), \
+            mock.patch.multiple(parallel, **{name: noted(getattr(parallel, name)) for name in SUMS}):
         try:
             registry.load(module).main(words)
         except SystemExit as e:   # of the processes that leave the ranking to the main one
             assert not e.code and not processes.is_main()
-    return steps
+    return steps, on_val
 
 
 def batch_norm():
@@ -81,7 +87,9 @@ def lists(workdir):
 def main(out, workdir, requests):
     every = json.loads(Path(requests).read_text())
     with processes.joined(True):
-        steps = {name: steps_of(module, [*flags, "--workdir", workdir]) for name, (module, flags) in every.items()}
+        made = {name: steps_of(module, [*flags, "--workdir", workdir]) for name, (module, flags) in every.items()}
+        steps = {name: taken for name, (taken, _) in made.items()}
+        steps["val"] = processes.of_all({name: losses for name, (_, losses) in made.items() if losses})
         steps["batch_norm"] = batch_norm()
         steps |= lists(workdir)
         if processes.is_main():
