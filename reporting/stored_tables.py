@@ -8,9 +8,12 @@
     kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p; of
                   a results_<part>_by_<cut>.csv: the value of its first metric in each segment
     kind=curve    a line for each method and representation of a data_curve.csv: the value at each share of train
-    kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric
+    kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric.
+                  The column `alone` is for methods without content, which are rows, too; intervals=users leaves those
+                  over seeds out
 
-In methods and pivot a cell without a line in the csv keeps what the page has: those of earlier runs, typed by hand.
+In methods and pivot the header of the page stays, and what stands in brackets behind the name of a line. A cell without
+a line in the csv is empty.
 """
 import math
 import re
@@ -166,13 +169,10 @@ def _methods(options, frame, before):
         method, _, representation = name.partition(":")
         label = next((n for n in kept if n in (method, f"{title(method)}, {_named(representation)}")),
                      f"{title(method)}, {_named(representation)}" if representation else method)
-        cells = [label]
-        for i, column in enumerate(columns, 1):
-            line = _line(frame, column, method, _named(representation), False)
-            typed = kept[label][i] if label in kept and i < len(kept[label]) else ""
-            cells.append(typed if line is None else _short(line["mean"]) + (
-                _intervals(line) if column == columns[-1] else ""))
-        rows.append(cells)
+        lines = [_line(frame, column, method, _named(representation), False) for column in columns]
+        rows.append([label, *("" if line is None else _short(line["mean"])
+                              + (_intervals(line) if column == columns[-1] else "")
+                              for column, line in zip(columns, lines, strict=True))])
     _embolden(rows, range(len(rows)))
     return _lines(header, rows)
 
@@ -183,16 +183,16 @@ def _named(representation):
 
 def _pivot(options, frame, before):
     metric, columns, rows = options.get("metric", "NDCG@10"), _listed(options, "columns"), []
-    kept, header = {line[0]: line for line in before[2:]}, before[0] if before else [metric, *map(title, columns)]
+    kept = [line[0] for line in before[2:]]
+    header = before[0] if before else [metric, *("alone" if c == "alone" else title(c) for c in columns)]
+    intervals = _interval if options.get("intervals") == "users" else _intervals
     for name in _listed(options, "rows"):
         shuffled, representation = name.startswith("shuffled:"), name.removeprefix("shuffled:")
         label = f"shuffled {representation}" if shuffled else representation
-        cells = [label]
-        for i, method in enumerate(columns, 1):
-            line = _line(frame, metric, method, representation, shuffled)
-            typed = kept[label][i] if label in kept and i < len(kept[label]) else ""
-            cells.append(typed if line is None else _short(line["mean"]) + _intervals(line))
-        rows.append(cells)
+        label = next((n for n in kept if n == label or n.startswith(f"{label} (")), label)
+        lines = [_line(frame, metric, *((representation, "") if method == "alone" else (method, representation)),
+                       shuffled) for method in columns]
+        rows.append([label, *("" if line is None else _short(line["mean"]) + intervals(line) for line in lines)])
     _embolden(rows, [i for i, row in enumerate(rows) if not row[0].startswith("shuffled ")])
     return _lines(header, rows)
 
@@ -222,6 +222,12 @@ def _intervals(line):
     if all(map(math.isfinite, p)):
         return text + (" ↑" if max(p) < .05 and line["against_difference"] > 0 else " ↓" if max(p) < .05 else "")
     return text
+
+
+def _interval(line):
+    """` ±users`; of a control that over permutations."""
+    half = line["half_users"] if math.isfinite(line["half_users"]) else line["half_seeds"]
+    return f" ±{_short(half)}" if math.isfinite(half) else ""
 
 
 def _embolden(rows, rivals):

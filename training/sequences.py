@@ -120,7 +120,7 @@ class UserEncoder:
         return sum(processes.of_all(total)) / len(self.rows)
 
     def summed_loss(self, vectors, rows, wanted):
-        """Sum of the cross-entropies of items wanted (M,) for users rows (M,) of vectors (n, D), a number; 0 of none."""
+        """Sum of the cross-entropies of items wanted (M,) for users rows (M,) of vectors (n, D), a float."""
         if not len(rows):
             return 0.0
         total = self.model.log_normaliser(vectors)[rows].double().sum()
