@@ -43,8 +43,8 @@ def _listed(options, key):
 
 
 def _lines(header, rows):
-    return ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header),
-            *(re.sub(r"\|  (?=\|)", "| ", "| " + " | ".join(row) + " |") for row in rows)]
+    first, *others = (re.sub(r"\|  (?=\|)", "| ", "| " + " | ".join(row) + " |") for row in [header, *rows])
+    return [first, "|" + " --- |" * len(header), *others]
 
 
 def _cut(frame, column):
