@@ -198,13 +198,19 @@ def _pivot(options, frame, before):
 
 
 def _line(frame, column, method, representation, shuffled):
-    """The line of a method and representation, None without; of several settings the usual one (nothing changed)."""
+    """The line of a method and representation, None without.
+
+    Of several settings that which has a control, as the one that was selected does, else that which departs least from
+    the others: nothing here goes by the values.
+    """
     own = _cut(frame, column)
     own = own[(own["recommender"] == method) & (own["representation"].fillna("") == representation)
               & (own["shuffled"] == shuffled)]
-    usual = own[own["changed"].fillna("") == ""]
-    some = usual if len(usual) else own
-    return some.iloc[0] if len(some) else None
+    if not len(own):
+        return None
+    departures = own["changed"].fillna("").map(lambda text: len(text.split(", ")) if text else 0)
+    return own.assign(alone=own["control"].isna(), departures=departures).sort_values(
+        ["alone", "departures"], kind="stable").iloc[0]
 
 
 def _short(value):
