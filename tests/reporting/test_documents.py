@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import UsageError, WorkError
-from reporting import documents, stored
+from reporting import documents, stored, stored_tables
 from tests.conftest import ROOT
 
 LINES = [  # see NAMES
@@ -109,6 +109,16 @@ def test_a_pivot_of_methods_without_content_and_intervals_over_users(project):
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
         "| NDCG@10 | alone | KNN |", "| --- | --- | --- |", "| popularity | .0500 ±.0100 | |",
         "| ease | **.2000** ±.0200 | |", "| b_c | | **.0963** ±.0200 |", "| shuffled a | | .0123 ±.0010 |"]
+
+
+def test_of_several_settings_that_with_a_control_is_shown_never_the_best(project):
+    frame = pd.read_csv(project / "results" / "w" / "results_test.csv")
+    own = frame[(frame["representation"] == "a") & ~frame["shuffled"]]
+    others = [own.assign(mean=mean, changed=changed, control=None) for mean, changed in (
+        (.9, "lr 0.1, l2 0.2"), (.8, "lr 0.3"))]
+    options = {"kind": "pivot", "columns": "knn", "rows": "a"}
+    assert stored_tables.lines_of(options, pd.concat([*others, own]), [])[2] == "| a | **.1000** ±.0200 |"
+    assert stored_tables.lines_of(options, pd.concat(others), [])[2] == "| a | **.8000** ±.0200 |"
 
 
 def test_lines_of_methods_name_the_reference(project):
