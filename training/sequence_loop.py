@@ -9,7 +9,7 @@ from harness import cli
 from harness.errors import UsageError
 from harness.files import write_npy
 from harness.progress import Progress
-from training import fusion, histories, parallel, selection
+from training import fusion, histories, selection
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
 from training.epochs import EpochLog
@@ -234,6 +234,7 @@ def fit(run, training, sequences, encoder, batch_size, args):
 
     encoder: UserEncoder; args: the command line with `flags`
     """
+    from training import parallel
     from training.validation import Validation
     split, epochs = encoder.split, training.settings.epochs
     validation = Validation.of(split, args, selection.HOT if encoder.cold is None else selection.BOTH)
@@ -264,6 +265,7 @@ def finish(run, training, encoder, split, k, order, **results):
     import numpy as np
 
     from ranking import save
+    from training import parallel
     parts, left_out, seed = list(split.parts), {}, training.settings.seed
     if encoder.cold is None:
         parts = list(split.hot_parts)
