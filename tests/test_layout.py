@@ -4,6 +4,7 @@ A room is a folder, or at the root a script. Who stands on whom is the table BEL
 """
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,12 @@ def test_tests_lie_in_folders_like_the_codes():
     code = {p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()} | {"worlds", "attack"}
     folders = {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert folders <= code, folders - code
+
+
+def test_no_script_loads_a_numerical_library_before_it_has_read_its_command_line():
+    """So that --help, and a mistake in the command line, are answered at once."""
+    code = ("import sys\nfrom harness import registry\n"
+            "for r in registry.recommenders().values(): registry.load(r.script).build_parser()\n"
+            "print(sorted({'torch', 'transformers', 'numpy', 'pandas', 'scipy', 'numba', 'faiss'} & {*sys.modules}))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "[]\n", done.stdout + done.stderr
