@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed
@@ -24,6 +22,7 @@ from ranking import candidates
 if TYPE_CHECKING:
     import argparse
 
+    import numpy as np
     from scipy.sparse import csr_matrix
 
     from dataset import Split
@@ -46,6 +45,7 @@ class Factors:
 
     def users(self, part: str) -> np.ndarray:
         """Vectors of all users by their history at `part`, float64 (U, D)."""
+        import numpy as np
         if self.method == "elsa":
             return np.asarray(self.split.history(part).astype(np.float64) @ self.items)
         history = partial(self.split.history, part)
@@ -60,8 +60,8 @@ class Factors:
 
     def scored(self, items: np.ndarray) -> dict[str, Any]:
         """Arguments of save.write that score these item vectors, (n_items, D), for the users of each part."""
-        return {"users": self.split.by_history(lambda part: self.users(part).astype(np.float32)),
-                "items": items.astype(np.float32)}
+        return {"users": self.split.by_history(lambda part: self.users(part).astype("float32")),
+                "items": items.astype("float32")}
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +85,7 @@ def solve(matrix: csr_matrix, items: np.ndarray, alpha: float, penalty: float) -
     (Q'Q + alpha sum of w q q' + penalty I)^-1 times the sum of (1 + alpha w) q over the user's items; 0 without items.
     Cost: a D x D system for each user.
     """
+    import numpy as np
     vectors = np.zeros((matrix.shape[0], items.shape[1]))
     gram = items.T @ items + penalty * np.eye(items.shape[1])
     for user in range(matrix.shape[0]):
@@ -101,6 +102,7 @@ def read(split: Split, word: str) -> Factors:
     UsageError for a run of another method or no run; WorkError for one of another split or track list, and for factors
     that are missing, damaged or of another size.
     """
+    import numpy as np
     config = dict(runs.find_runs(split.workdir)).get(word)
     if config is None and word not in METHODS:
         known = [name for name, c in runs.find_runs(split.workdir) if c.get("recommender") in METHODS]
@@ -140,6 +142,7 @@ def _check_run(split, name, config):
 
 def _matrix(path, rows, columns, run):
     """A matrix of factors, float64, of the expected size and finite."""
+    import numpy as np
     matrix = np.array(read_npy(path), np.float64)
     if matrix.ndim != 2 or len(matrix) != rows or columns not in (None, matrix.shape[1]):
         raise WorkError(f"{path} has shape {matrix.shape}, but this split needs {rows} rows: these are the factors of "

@@ -23,7 +23,6 @@ pairs, in predicting those of test's pairs, compared with simple predictions.
 
 Practical limit: about 3 k candidates per user, and 4 bytes per candidate and feature.
 """
-from evaluation.intervals import mean_and_half_width
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, write_report_csv
@@ -194,6 +193,7 @@ class Ranker:
         import pandas as pd
 
         import metrics
+        from evaluation.intervals import mean_and_half_width
         generator = np.random.default_rng(seed)
         users = np.unique(self.pool.user)
         users = np.sort(generator.permutation(users)[:IMPORTANCE_USERS])
