@@ -17,7 +17,6 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed
 from harness.readers import read_npy
-from ranking import candidates
 
 if TYPE_CHECKING:
     import argparse
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from dataset import Split
     from harness.inputs import Input
+    from ranking import candidates
 
 METHODS = ("elsa", "ials")
 
@@ -103,6 +103,8 @@ def read(split: Split, word: str) -> Factors:
     that are missing, damaged or of another size.
     """
     import numpy as np
+
+    from ranking import candidates
     config = dict(runs.find_runs(split.workdir)).get(word)
     if config is None and word not in METHODS:
         known = [name for name, c in runs.find_runs(split.workdir) if c.get("recommender") in METHODS]
