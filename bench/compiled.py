@@ -1,8 +1,8 @@
 """What torch.compile gains in a training step, on the processor. python -m bench.compiled [--quick]
 
-The steps of SASRec, BERT4Rec and the two towers as they are, and the same with the model's loss compiled (inductor,
-dynamic shapes, as the number of targets differs from batch to batch). Processor seconds of one thread for four steps
-of four batches, in turn; the gain is the plain step over the compiled one. The seconds of compiling are in the note.
+The steps of SASRec and BERT4Rec as they are, and the same with the model's loss compiled (inductor, dynamic shapes, as
+the number of targets differs from batch to batch). Processor seconds of one thread for four steps, one of each of four
+batches, in turn; the gain is the plain step over the compiled one. The seconds of compiling are in the note.
 Dropout is off, so that the losses can be compared: with it, compiled code draws other units.
 """
 import time
