@@ -5,6 +5,7 @@
     results/<data set>/results_<part>_by_<cut>.csv, worth_<part>_by_<cut>.csv   values, and what content is worth, in
                                              each segment, of table.py --by
     results/<data set>/data_curve.csv        of exploration.data_curve --out WORKDIR/tables/data_curve
+    results/<data set>/runs/                 values of every user of every run, of reporting.archive
     results/<data set>/made.json             which command wrote them, when, on what
     results/checksums.txt                    sha256 and name of every file; a file that differs from it is refused
 """
@@ -81,5 +82,5 @@ def add(workdir, name, root=ROOT):
 
 def write_sums(root=ROOT):
     """results/checksums.txt of all files that results/ holds now."""
-    paths = sorted(p for p in (root / "results").rglob("*") if p.suffix in (".csv", ".json") and p.is_file())
+    paths = sorted(p for p in (root / "results").rglob("*") if p.suffix in (".csv", ".json", ".pqt") and p.is_file())
     write_text(root / SUMS, "".join(f"{checksum(p)}  {p.relative_to(root).as_posix()}\n" for p in paths))

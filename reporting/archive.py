@@ -1,0 +1,197 @@
+"""Keep what tables and claims are made of, the values of every user of every run, and make a workspace of it again.
+
+    python -m reporting.archive keep --workdir work/lastfm-audio            into results/lastfm-audio/runs/
+    python -m reporting.archive restore lastfm-audio --workdir work/again   a workspace for table.py and claims.py
+
+A reader repeats or changes any test of the tables with it, without data and without training; and a table is continued
+on another machine: prepare and split the data there as before, restore the runs into that workspace, and run what is
+new. Runs whose split is another one are refused. Lists and weights are not kept, so table.py --by and report.py need
+the runs made again.
+
+    results/<name>/runs/runs.pqt              run, its manifest as json (without paths of the machine), and the means
+                                              and half-widths of all its metrics in each part, as json
+    results/<name>/runs/<part>/<recommender>.pqt    user_id, and a column RUN:METRIC for each run
+    results/<name>/runs/workspace.json        the small files of the workspace that tables read
+
+Kept are the metrics that the workspace's tables show, or those of --metrics; of val and cold_val means alone, as
+methods are selected by them and nothing is tested there.
+"""
+import json
+import re
+
+from harness import cli, runs
+from harness.errors import UsageError, WorkError
+from harness.files import write_csv, write_json, write_parquet
+from reporting import stored
+
+SMALL = ("dataset.json", "data/split.json", "data/rules.json")
+OF_THE_MACHINE = ("arguments", "command", "peak_memory_bytes")
+KINDS = ("", "_points")              # metrics of lists, and those that a run measured itself
+SELECTION = ("val", "cold_val")
+
+
+def build_parser():
+    parser = cli.Parser(prog="reporting.archive", description=__doc__)
+    parser.add_argument("action", choices=("keep", "restore"), help="keep a workspace's runs, or make files of them")
+    parser.add_argument("name", nargs="?", metavar="NAME",
+                        help="folder of results/ (with keep: default the workspace's own name)")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME@K", default=[],
+                        help="with keep: metrics whose values of users are kept (default: those of the tables)")
+    cli.common_flags(parser, seed=False, overwrite=False)
+    return parser
+
+
+def parse(argv=None):
+    args = build_parser().parse_args(argv)
+    if args.action == "restore" and not args.name:
+        raise UsageError("restore needs the NAME of a folder of results/, such as lastfm-audio")
+    if args.action == "restore" and args.metrics:
+        raise UsageError("--metrics is for keep; restore brings back all that was kept")
+    if args.name and not re.fullmatch("[a-z0-9][a-z0-9-]*", args.name):
+        raise UsageError(f"{args.name} should be small letters, digits and hyphens: it is a folder of results/")
+    return args
+
+
+# --------------------------------------------------------------------------- keep
+
+def keep(workdir, name, metrics=(), root=stored.ROOT):
+    """Store the finished runs of a workspace in results/NAME/runs/; returns how many.
+
+    metrics: columns such as NDCG@10 to keep of each user (empty: those that the workspace's tables show)
+    Raises WorkError where there is no table or no run, or where a run's metrics are gone or of other users.
+    """
+    import pandas as pd
+
+    from evaluation.results import collect
+    metrics = list(metrics) or shown_metrics(workdir)
+    cells, _ = collect(workdir)
+    folder, lines, frames = root / "results" / name / "runs", [], {}
+    for run, config in sorted((found for cell in cells for found in cell.runs), key=lambda found: found[0]):
+        means, users = _metrics_of(workdir, run, config, metrics)
+        manifest = {k: v for k, v in config.items() if k not in OF_THE_MACHINE}
+        lines.append({"run": run, "config": json.dumps(manifest), "means": json.dumps(means)})
+        for part, frame in users.items():
+            frames.setdefault(f"{part}/{config['recommender']}", []).append(frame)
+    if not lines:
+        raise WorkError(f"{workdir} has no finished run to keep; run a recommender first, then table.py")
+    if lacking := [metric for metric in metrics if not any(f'"{metric}"' in line["means"] for line in lines)]:
+        raise WorkError(f"no run in {workdir} has {lacking[0]}; python metrics.py --k evaluates other lengths of lists")
+    for columns in frames.values():
+        _check_users(columns)
+    for stem, columns in frames.items():
+        write_parquet(folder / f"{stem}.pqt", pd.concat(columns, axis=1).reset_index())
+    write_parquet(folder / "runs.pqt", pd.DataFrame(lines))
+    write_json(folder / "workspace.json", {path: json.loads((workdir / path).read_text(encoding="utf-8"))
+                                           for path in SMALL if (workdir / path).exists()})
+    for path in folder.glob("*/*.pqt"):    # of a recommender that has no run any more
+        if path.relative_to(folder).with_suffix("").as_posix() not in frames:
+            path.unlink()
+    stored.write_sums(root)
+    return len(lines)
+
+
+def shown_metrics(workdir):
+    """The columns NAME@K of a workspace's tables/results_*.csv, in order; WorkError where there is none."""
+    import pandas as pd
+    columns = {}
+    for path in sorted((workdir / "tables").glob("results_*.csv")):
+        frame = pd.read_csv(path, usecols=["metric", "k"]).drop_duplicates()
+        columns |= {f"{line.metric}@{line.k}": None for line in frame.itertuples()}
+    if not columns:
+        raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them, "
+                        "or name the metrics to keep with --metrics")
+    return list(columns)
+
+
+def _metrics_of(workdir, run, config, metrics):
+    """({part: {column: [mean, half-width]}}, {part: values of users by user_id, columns RUN:METRIC}) of a run."""
+    from evaluation.files import read_metrics, read_rows
+    means, users, remedy = {}, {}, f"python metrics.py {run} makes it again"
+    for part in [part + kind for part in config.get("parts", []) for kind in KINDS]:
+        path = workdir / "metrics" / f"{run}_{part}.csv"
+        if part.endswith(KINDS[1]) and f"metrics/{path.name}" not in config.get("outputs", ()):
+            continue
+        mean, half = read_rows(path, remedy)
+        means[part] = {column: [mean[column], half[column]] for column in mean}
+        if not part.startswith(SELECTION):
+            frame = read_metrics(path, remedy)[0].set_index("user_id")
+            users[part] = frame[[c for c in metrics if c in frame]].add_prefix(f"{run}:")
+    return means, users
+
+
+def _check_users(frames):
+    """WorkError where runs of one method and part have other users (frames: index user_id, columns RUN:METRIC)."""
+    known = [(frame.columns[0].partition(":")[0], frame.index) for frame in frames if len(frame.columns)]
+    for run, users in known[1:]:
+        if not users.equals(known[0][1]):
+            raise WorkError(f"{run} was evaluated on other users than {known[0][0]}; python metrics.py evaluates all "
+                            "runs again")
+
+
+# --------------------------------------------------------------------------- restore
+
+def restore(name, workdir, root=stored.ROOT):
+    """Write the runs of results/NAME/runs/ into a workspace, as runs/ and metrics/; returns how many.
+
+    Files of the data set and split that the workspace has already stay; a run that is there already stays, too.
+    Raises UsageError where nothing of that name is kept, WorkError where a file of it is not the one stored, or the
+    workspace's split is not that of the runs.
+    """
+    folder = f"results/{name}/runs"
+    if not (root / folder / "runs.pqt").exists():
+        names = sorted(path.parent.parent.name for path in (root / "results").glob("*/runs/runs.pqt"))
+        raise UsageError(f"no runs of {name!r} are kept in results/; there are {', '.join(names) or 'none of any'}")
+    kept = _frame(f"{folder}/runs.pqt", root)
+    configs = {line.run: json.loads(line.config) for line in kept.itertuples()}
+    split = runs.split_checksums(workdir)
+    for run, config in configs.items():
+        if changed := runs.changed_since(config, split):
+            raise WorkError(f"{workdir} has another {changed[0]} than that of run {run}; restore into the workspace of "
+                            "the same data and split, or into an empty folder")
+    stored.checked(f"{folder}/workspace.json", root)
+    for path, value in json.loads((root / folder / "workspace.json").read_text(encoding="utf-8")).items():
+        if not (workdir / path).exists():
+            write_json(workdir / path, value)
+    values = {}
+    for run, means in zip(kept["run"], map(json.loads, kept["means"]), strict=True):
+        if not (workdir / "runs" / run / "config.json").exists():
+            for part, columns in means.items():
+                stem = f"{part}/{configs[run]['recommender']}"
+                if stem not in values and not part.startswith(SELECTION):
+                    values[stem] = _frame(f"{folder}/{stem}.pqt", root)
+                _write_metrics(workdir / "metrics" / f"{run}_{part}.csv", columns, values.get(stem), run)
+            write_json(workdir / "runs" / run / "config.json", configs[run])   # last: it makes a run of them
+    return len(kept)
+
+
+def _frame(name, root):
+    from harness.readers import read_parquet
+    stored.checked(name, root)
+    return read_parquet(root / name, remedy="git has it").to_pandas()
+
+
+def _write_metrics(path, columns, values, run):
+    """Means and half-widths as csv, and beside it the run's columns of values of users (None: there are none)."""
+    import pandas as pd
+    if values is not None:
+        mine = {c: c.removeprefix(f"{run}:") for c in values if c.startswith(f"{run}:")}
+        write_parquet(path.with_suffix(".pqt"), values[["user_id", *mine]].rename(columns=mine))
+    write_csv(path, pd.DataFrame(columns, index=["mean", "conf"]))
+
+
+def main(argv=None, root=stored.ROOT):
+    args = parse(argv)
+    if args.action == "keep":
+        workdir = cli.workspace(args)
+        name = args.name or workdir.name
+        n = keep(workdir, name, args.metrics, root)
+        size = sum(path.stat().st_size for path in (root / "results" / name / "runs").rglob("*") if path.is_file())
+        print(f"{n} runs kept in results/{name}/runs/, {size / 1e6:.1f} MB")
+    else:
+        workdir = cli.workspace(args, create=True)
+        n = restore(args.name, workdir, root)
+        print(f"{n} runs of {args.name} are in {workdir}; next: python table.py --workdir {workdir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,166 @@
+"""Runs kept in results/ give, restored, the tables that they were kept from; what does not fit is refused."""
+import shutil
+
+import pandas as pd
+import pytest
+
+import knn
+import metrics
+import table
+from harness.errors import UsageError, WorkError
+from reporting import archive, stored
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with an empty results/."""
+    (tmp_path / "project" / "results").mkdir(parents=True)
+    stored.write_sums(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def evaluated(tiny):
+    """A tiny workspace with runs of three methods, a control of two permutations, and its table."""
+    from recommenders import content_knn, popularity
+    knn.main(["content", "--workdir", str(tiny)])
+    for seed in (1, 2):
+        knn.main(["content", "--shuffle", "--seed", str(seed), "--workdir", str(tiny)])
+    popularity.main(["--workdir", str(tiny)])
+    content_knn.main(["content", "--workdir", str(tiny)])
+    metrics.main(["--workdir", str(tiny)])
+    table.main(["--metrics", "NDCG@10", "Coverage@10", "--workdir", str(tiny)])
+    return tiny
+
+
+def tables(workdir):
+    return {path.name: path.read_bytes() for path in sorted((workdir / "tables").iterdir())}
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_restored_into_an_empty_folder_the_tables_are_the_same_bytes(evaluated, project, tmp_path, capsys):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    again = tmp_path / "again" / evaluated.name
+    archive.main(["restore", "small", "--workdir", str(again)], project)
+    assert "5 runs of small are in" in capsys.readouterr().out
+    table.main(["--metrics", "NDCG@10", "Coverage@10", "--workdir", str(again)])
+    assert tables(again) == tables(evaluated)
+    before = files(again)
+    archive.main(["restore", "small", "--workdir", str(again)], project)   # a second time nothing changes
+    assert files(again) == before
+
+
+def test_no_path_of_the_machine_is_kept(evaluated, project):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    kept = pd.read_parquet(project / "results" / "small" / "runs" / "runs.pqt")
+    assert len(kept) == 5 and not kept["config"].str.contains(str(evaluated.parent), regex=False).any()
+
+
+def test_kept_again_it_is_the_same_and_a_method_that_is_gone_goes(evaluated, project):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    folder = project / "results" / "small" / "runs"
+    before = files(folder)
+    assert {path.stem for path in folder.glob("test/*.pqt")} == {"knn", "content_knn", "popularity"}
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    assert files(folder) == before
+    for path in (evaluated / "runs").glob("popularity*"):
+        shutil.rmtree(path)
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    assert {path.stem for path in folder.glob("test/*.pqt")} == {"knn", "content_knn"}
+    stored.checked("results/small/runs/runs.pqt", project)
+
+
+def test_a_table_is_continued_in_a_workspace_of_the_same_split(evaluated, project, tmp_path):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    new = tmp_path / "elsewhere" / evaluated.name
+    shutil.copytree(evaluated, new)
+    for name in ("runs", "metrics", "preds", "tables"):
+        shutil.rmtree(new / name)
+    archive.main(["restore", "small", "--workdir", str(new)], project)
+    from recommenders import chance
+    for workdir in (evaluated, new):
+        chance.main(["--workdir", str(workdir)])
+        metrics.main([next(iter(path.name for path in (workdir / "runs").glob("chance*"))), "--workdir", str(workdir)])
+        table.main(["--metrics", "NDCG@10", "--workdir", str(workdir)])
+    read = [pd.read_csv(w / "tables" / "results_test.csv").drop(columns="code_changed") for w in (evaluated, new)]
+    pd.testing.assert_frame_equal(*read)
+    assert "chance" in set(read[0]["recommender"])
+
+
+def test_another_split_is_refused_and_nothing_written(evaluated, project, tmp_path):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    other = tmp_path / "other"
+    shutil.copytree(evaluated / "data", other / "data")
+    shutil.copy(evaluated / "trackid_sorted.csv", other)
+    train = pd.read_parquet(other / "data" / "train.pqt")
+    train.iloc[:-1].to_parquet(other / "data" / "train.pqt")
+    with pytest.raises(WorkError, match=r"has another data/train.pqt than that of run \S+; restore into"):
+        archive.main(["restore", "small", "--workdir", str(other)], project)
+    assert not (other / "runs").exists()
+
+
+def test_an_edited_file_is_refused(evaluated, project, tmp_path):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    path = project / "results" / "small" / "runs" / "test" / "knn.pqt"
+    frame = pd.read_parquet(path)
+    frame.iloc[0, 1] += 1e-9
+    frame.to_parquet(path)
+    with pytest.raises(WorkError, match=r"knn.pqt is not the file that was stored"):
+        archive.main(["restore", "small", "--workdir", str(tmp_path / "again")], project)
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["restore"], "restore needs the NAME of a folder of results/"),
+    (["restore", "nothing"], "no runs of 'nothing' are kept in results/; there are none of any"),
+    (["restore", "x", "--metrics", "NDCG@10"], "--metrics is for keep"),
+    (["keep", "../x"], "should be small letters, digits and hyphens")])
+def test_usage(words, sentence, tiny, project):
+    with pytest.raises(UsageError, match=sentence):
+        archive.main([*words, "--workdir", str(tiny)], project)
+
+
+def test_a_workspace_without_tables_or_metrics_is_refused(tiny, project):
+    with pytest.raises(WorkError, match=r"has no results_\*.csv"):
+        archive.main(["keep", "small", "--workdir", str(tiny)], project)
+    with pytest.raises(WorkError, match="has no finished run to keep"):
+        archive.main(["keep", "small", "--metrics", "NDCG@10", "--workdir", str(tiny)], project)
+    knn.main(["content", "--workdir", str(tiny)])
+    with pytest.raises(WorkError, match="has NDCG@999; python metrics.py --k"):
+        archive.main(["keep", "small", "--metrics", "NDCG@10", "NDCG@999", "--workdir", str(tiny)], project)
+    for path in (tiny / "metrics").glob("*_test.csv"):
+        path.unlink()
+    with pytest.raises(WorkError, match="is gone; python metrics.py"):
+        archive.main(["keep", "small", "--metrics", "NDCG@10", "--workdir", str(tiny)], project)
+    assert not (project / "results" / "small").exists()
+
+
+def test_runs_of_other_users_are_refused(evaluated, project):
+    path = evaluated / "metrics" / "content_cosine_test.pqt"
+    pd.read_parquet(path).iloc[1:].to_parquet(path)
+    with pytest.raises(WorkError, match="was evaluated on other users than"):
+        archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    assert not (project / "results" / "small" / "runs").exists()
+
+
+KEPT = sorted(path.parents[1].name for path in stored.ROOT.glob("results/*/runs/runs.pqt"))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_stored_tables_are_those_of_the_kept_runs(name, tmp_path):
+    """Figures of results_<part>.csv again from the values of users: within the last digits of their sums."""
+    workdir = tmp_path / name
+    archive.restore(name, workdir)
+    for path in sorted((stored.ROOT / "results" / name).glob("results_*test.csv")):
+        expected = pd.read_csv(path)
+        part = path.stem.removeprefix("results_")
+        metric = f"{expected['metric'][0]}@{expected['k'][0]}"
+        table.main(["--metrics", metric, "--parts", part, "--workdir", str(workdir)])
+        expected = expected[expected["metric"] + "@" + expected["k"].astype(str) == metric]
+        given = pd.read_csv(workdir / "tables" / path.name)
+        columns = ["method", "representation", "shuffled", "changed", "mean", "half_users", "half_seeds", "control",
+                   "worth", "half_worth", "best", "difference", "p_t", "runs"]
+        pd.testing.assert_frame_equal(given[columns], expected[columns].reset_index(drop=True), rtol=1e-9,
+                                      check_dtype=False)
