@@ -11,7 +11,8 @@ In a page stands
     <!-- /table -->
 
 and within a sentence <!-- value: file=.. method=knn representation=vggish metric=NDCG@10 -->.0391<!-- /value -->, also
-with shuffled=yes, field=worth or another column, and digits=2. A file that is missing, or that is not the one stored,
+with shuffled=yes, field=worth or another column, and digits=2. file=A,B names two files of one split, where runs were
+made in two batches; tests of each are corrected within it. A file that is missing, or that is not the one stored,
 is refused: nothing is measured again.
 """
 import re
@@ -45,16 +46,32 @@ def rendered(text, where, root=stored.ROOT):
         before = [_cells(line) for line in match[3].splitlines() if line.startswith("|")]
         options = _options(match[2], where)
         with _in_page(where):
-            lines = stored_tables.lines_of(options, stored.read(options.get("file", ""), root), before)
+            lines = stored_tables.lines_of(options, _frame(options, root), before)
         return match[1] + "".join(f"{line}\n" for line in lines) + match[4]
 
     def value(match):
         options = _options(match[2], where)
         with _in_page(where):
-            return match[1] + _value(options, stored.read(options.get("file", ""), root)) + match[4]
+            return match[1] + _value(options, _frame(options, root)) + match[4]
     if len(re.findall("<!-- (?:table|value): ", text)) != len(TABLE.findall(text)) + len(VALUE.findall(text)):
         raise WorkError(f"{where}: a table or value has no end (<!-- /table -->, <!-- /value -->)")
     return VALUE.sub(value, TABLE.sub(table, text))
+
+
+def _frame(options, root):
+    """The csv that file= names; of several, separated by commas, all lines, those of the same runs once, of the first.
+
+    WorkError where two are of different splits: their lines cannot be compared.
+    """
+    import pandas as pd
+    names = options.get("file", "").split(",")
+    frames = [stored.read(name, root) for name in names]
+    for name, frame in zip(names[1:], frames[1:], strict=True):
+        if set(frame["split_sha256"]) != set(frames[0]["split_sha256"]):
+            raise WorkError(f"{name} and {names[0]} are of different splits; a table needs the same in every line")
+    if len(frames) == 1:
+        return frames[0]
+    return pd.concat(frames, ignore_index=True).drop_duplicates(["runs", "metric", "k"], ignore_index=True)
 
 
 class _in_page:

@@ -121,6 +121,23 @@ def test_of_several_settings_that_with_a_control_is_shown_never_the_best(project
     assert stored_tables.lines_of(options, pd.concat(others), [])[2] == "| a | **.8000** ±.0200 |"
 
 
+def test_two_files_of_one_split_are_one_table_and_the_first_counts(project):
+    frame = pd.read_csv(project / "results" / "w" / "results_test.csv").assign(split_sha256="one")
+    later = frame[frame["recommender"] == "knn"].assign(mean=.9, half_users=.01)
+    later = pd.concat([later, later.assign(recommender="shallow", method="Shallow Net", runs="net_s1", mean=.3)])
+    work = project / "work" / "w"
+    for name, lines in (("w", frame), ("later", later), ("other", later.assign(split_sha256="two"))):
+        lines.to_csv(work / "tables" / "results_test.csv", index=False)
+        stored.add(work, name, project)
+    files = "file=results/w/results_test.csv,results/later/results_test.csv"
+    path = page(project, f"{files} kind=pivot columns=knn,shallow rows=a intervals=users")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[5] == "| a | **.1000** ±.0200 | **.3000** ±.0100 |"
+    page(project, f"{files.replace('later', 'other')} kind=pivot columns=knn rows=a")
+    with pytest.raises(WorkError, match="other/results_test.csv and results/w/.* are of different splits"):
+        documents.main([], project)
+
+
 def test_lines_of_methods_name_the_reference(project):
     path = page(project, f"{FILE} kind=methods columns=NDCG@10 rows=popularity,ease,knn:a")
     documents.main([], project)
