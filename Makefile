@@ -13,7 +13,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make demo        the built-in world from sound to tables and a page to listen to (about five minutes, into $(DEMO))"
 	@echo "make demo-full   make demo, then four more networks and the cold-start methods"
-	@echo "make test        lint and all tests (about 25 minutes on 2 cores); lists the twenty slowest"
+	@echo "make test        lint and all tests (about half an hour on 2 cores); lists the twenty slowest"
 	@echo "make test-quick  lint and the tests that train little; TESTS=tests/ranking for a part"
 	@echo "make test-processors  the numerical tests under several instruction sets (3 minutes on 2 cores)"
 	@echo "make attack      kills, damaged files, rivals and odd places, drawn from a seed (4 minutes)"

@@ -101,7 +101,7 @@ def _options(text, where):
 
 def _value(options, frame):
     line = stored_tables._line(frame, options.get("metric", "NDCG@10"), options.get("method", ""),
-                              options.get("representation", ""), options.get("shuffled") == "yes")
+                              stored_tables._named(options.get("representation", "")), options.get("shuffled") == "yes")
     if line is None or options.get("field", "mean") not in line:
         raise WorkError(f"{options.get('file')} has no {options.get('field', 'mean')} of {options.get('method')} "
                         f"{options.get('representation', '')}".rstrip())
