@@ -244,7 +244,7 @@ def test_make_docs_leaves_no_difference(capsys):
 def test_every_stored_file_is_listed_and_as_it_was():
     sums = stored.read_sums()
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "results").rglob("*.*")
-             if p.suffix in (".csv", ".json")}
+             if p.suffix in (".csv", ".json", ".pqt")}
     assert files == set(sums) and all(stored.checked(name) for name in files)
 
 
