@@ -75,7 +75,7 @@ def build_parser():
                        help="margin of the hinge loss (default 0.2)")
     group.add_argument("--temperature", type=cli.number(0, above=True), default=None, metavar="FLOAT",
                        help="temperature of the BPR and InfoNCE losses (default 0.1)")
-    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001, as published)")
     group.add_argument("--patience", type=cli.whole_number(1), default=16, metavar="N",
                        help="evaluations of val without a better value before training stops (default 16)")

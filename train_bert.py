@@ -62,7 +62,7 @@ def build_parser():
     cli.published_call(parser, PUBLISHED_CALL)
     group = parser.add_argument_group("training")
     group.add_argument("--config", metavar="FILE", help="YAML file whose keys override those of bert4rec.yaml")
-    group.add_argument("--lr", type=cli.number(0, above=True), metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, metavar="FLOAT",
                        help="learning rate of Adam (default: learning_rate of the YAML file, 0.001)")
     group.add_argument("--patience", type=cli.whole_number(1), metavar="N",
                        help="evaluations of val without a better value before training stops (default: patience of "

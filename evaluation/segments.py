@@ -23,6 +23,7 @@ ACTIVITY = ("light", "medium", "heavy")
 MAINSTREAM = ("niche", "medium", "mainstream")
 AGES = ((0, "under 20"), (20, "20 to 29"), (30, "30 to 39"), (40, "40 and over"))
 COUNTRIES = 5      # the most frequent, each a segment of its own; the others are one
+OTHERS = "other countries"
 POPULARITY = ("head", "mid", "tail")
 
 
@@ -72,7 +73,7 @@ def by_column(split: Split, users: np.ndarray, column: str) -> tuple[list[str], 
     else:
         known = values.notna().to_numpy() & (values.astype(str).str.strip() != "").to_numpy()
         most = values[known].astype(str).value_counts().sort_index().sort_values(ascending=False, kind="stable")
-        names = [*most.index[:COUNTRIES], "other countries"]
+        names = [*most.index.drop(OTHERS, errors="ignore")[:COUNTRIES], OTHERS]
         place = {name: i for i, name in enumerate(names[:-1])}
         segment = np.array([place.get(str(value), len(names) - 1) for value in values], np.int64)
     if not known.any():

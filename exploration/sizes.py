@@ -36,14 +36,14 @@ def _split(work):
     """{part: {pairs, users, tracks}} of data/; WorkError for a file that is not a part of a split."""
     import duckdb
 
-    from harness.files import quoted
+    from harness.files import parquet_rows
     parts = {}
     for part in PARTS:
         path = work.path / "data" / f"{part}.pqt"
         if path.exists():
             try:
                 row = work.log.con.execute("select count(*), count(distinct user_id), count(distinct track_id) "
-                                   f"from read_parquet({quoted(path)})").fetchone()
+                                   f"from {parquet_rows(path)}").fetchone()
             except duckdb.OutOfMemoryException:
                 raise
             except duckdb.Error as e:

@@ -126,6 +126,9 @@ def whole_number(least: int) -> Callable[[str], int]:
 positive = whole_number(1)
 
 
+LARGEST_RATE = 1e30      # Adam divides a rate by less than 1, and float32 ends at 3.4e38
+
+
 def number(least: float, above: bool = False, below: float = math.inf) -> Callable[[str], float]:
     """argparse type: a finite number of at least `least` (more than that where `above`), and below `below`."""
     bound = f"{'above' if above else 'of at least'} {least:g}" + ("" if below == math.inf else f" and below {below:g}")
@@ -139,6 +142,11 @@ def number(least: float, above: bool = False, below: float = math.inf) -> Callab
             raise argparse.ArgumentTypeError(f"must be a number {bound}, not {text[:40]}")
         return value
     return convert
+
+
+def learning_rate(text: str) -> float:
+    """argparse type: a number above 0, small enough for float32 arithmetic."""
+    return number(0, above=True, below=LARGEST_RATE)(text)
 
 
 def one_of(*words: str) -> Callable[[str], str]:

@@ -169,3 +169,13 @@ def checksum(path: str | os.PathLike) -> str:
 def quoted(text: object) -> str:
     """Text (a path, a name) as an SQL string."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def exact(path: object) -> str:
+    """A path as an SQL string that DuckDB's readers take for this very file: brackets, * and ? are no pattern."""
+    return quoted("".join(f"[{c}]" if c in "[*?" else c for c in str(path)))
+
+
+def parquet_rows(path: object) -> str:
+    """SQL of all rows of one parquet file; a folder named column=value adds no column."""
+    return f"read_parquet({exact(path)}, hive_partitioning=false)"

@@ -4,6 +4,7 @@ A claim is about an effect, a weighted sum of its terms: `content - ids`, `learn
 representation. `each` makes a claim for every representation (or method) of a list; `versus` makes one effect for each,
 all of which the claim asserts together.
 """
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +142,10 @@ def read_claim(where, entry, datasets, methods):
     """The Claim of an entry. datasets, methods: {name: anything} that it may name."""
     _keys(where, entry, CLAIM, NEEDED)
     values = {key: value for key, value in entry.items() if key not in ("effect", "terms", "smallest")}
-    claim = Claim(**values, smallest=float(entry.get("smallest", 0)))
+    smallest = entry.get("smallest", 0)
+    if isinstance(smallest, bool) or not isinstance(smallest, (int, float)) or not math.isfinite(smallest):
+        raise UsageError(f"{where}: smallest should be a finite number, not {smallest!r}")
+    claim = Claim(**values, smallest=float(smallest))
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", claim.id):
         raise UsageError(f"{where}: an id is made of small letters, digits and hyphens")
     for name in claim.datasets or []:

@@ -174,6 +174,8 @@ def _dates_of_the_log(args, settings, plays, name):
     if args.test_share_time is None:
         raise UsageError(f"the dates of --protocol {args.protocol} are those of Music4All, and these plays run from "
                          f"{first} to {last}; give --test-date, or --test-share-time .1 for the last tenth")
+    if first is None:
+        raise WorkError("plays.pqt has no plays with times, so there is nothing to split; run 0_get_plays_pqt.py again")
     test = str((last - (last - first) * args.test_share_time).replace(microsecond=0))
     print(f"test begins on {test}: the last {args.test_share_time:g} of {first} to {last}")
     end = str(last + timedelta(microseconds=1)) if args.protocol == "hotcold" else None

@@ -97,7 +97,7 @@ def share_of(n, share):
 
 def hot_parts(log, seed, dates, shares):
     """Fill `pairs` with the plays of the hot items: by `random`, or with dates as in recsys24."""
-    hot = "track_id not in (select track_id from cold_tracks)"
+    hot = "(track_id is null or track_id not in (select track_id from cold_tracks))"   # null: check_pairs refuses it
     if dates is None:
         log.run(f"create temp table pairs as from own where {hot}")
         protocols.share_out(log, seed=seed, **shares)

@@ -23,7 +23,7 @@ import duckdb
 
 from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import atomic, checksum, quoted, write_json
+from harness.files import atomic, checksum, parquet_rows, quoted, write_json
 from harness.inputs import state_of
 from harness.machine import peak_memory
 from harness.progress import Progress
@@ -152,7 +152,7 @@ class Partitions:
                 log.run(f"""copy (select {columns} from {table} order by user_id, track_id)
                     to {quoted(temporary)} (format parquet, compression zstd, compression_level 1,
                                             row_group_size {parts.ROWS})""", values)
-                rows = log.one(f"select count(*) from read_parquet({quoted(temporary)})")
+                rows = log.one(f"select count(*) from {parquet_rows(temporary)}")
             if state_of(self.plays) != self.state:
                 raise WorkError(f"{self.plays} changed while partition {number} was made of it; run this again when "
                                 "nothing writes there")
@@ -260,7 +260,7 @@ class Joined(protocols.Log):
         # a union of files, not a list: only of a union does DuckDB know that a column has no nulls, which is in the
         # schema of the parts, and then only where no file is empty
         filled = [number for number, about in enumerate(records) if about["rows"]] or [0]
-        files = f"({' union all '.join(f'from read_parquet({quoted(of.path(number))})' for number in filled)})"
+        files = f"({' union all '.join(f'from {parquet_rows(of.path(number))}' for number in filled)})"
         if args.protocol == "cold-items":
             self.made = ("own", "pairs") if dated else ("own",)
             self.run(f"""create temp view own as select {COLUMNS if not dated else

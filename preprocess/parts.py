@@ -6,7 +6,7 @@ import csv
 import math
 
 from harness.errors import UsageError, WorkError
-from harness.files import quoted
+from harness.files import exact, parquet_rows, quoted
 
 ROWS = 1 << 19     # rows of a row group
 RANGE = 32         # row groups of a range of users whose pairs are compared at a time
@@ -34,9 +34,9 @@ def stats(log, paths):
 def count(log, path):
     """Counts of one part: a dictionary with the keys COLUMNS."""
     row = log.run(f"""
-        select sum(tracks), count(*), (select count(distinct track_id) from read_parquet({quoted(path)})),
+        select sum(tracks), count(*), (select count(distinct track_id) from {parquet_rows(path)}),
                median(tracks), min(tracks), max(tracks), median(plays), min(plays), max(plays)
-        from (select count(*) as tracks, sum(count)::bigint as plays from read_parquet({quoted(path)})
+        from (select count(*) as tracks, sum(count)::bigint as plays from {parquet_rows(path)}
               group by user_id)""").fetchone()
     return {name: _number(value) for name, value in zip(COLUMNS, row, strict=True)}
 
@@ -102,7 +102,7 @@ def check_leaks(log, paths, test=None, start=None, whole=True, unseen="drop", dr
     seen: 'keep' where a held-out pair may be in train, too, as its user plays the track again.
     """
     for part, path in paths.items():
-        log.run(f"create or replace temp view file_{part} as from read_parquet({quoted(path)})")
+        log.run(f"create or replace temp view file_{part} as from {parquet_rows(path)}")
     log.run("create or replace temp table file_held as " + " union all ".join(
         f"select user_id, track_id, timestamp, '{part}' as part from file_{part}" for part in paths if part != "train"))
     for column in ("user_id", "track_id"):
@@ -158,7 +158,7 @@ def over_users(log, path, sql):
 
     sql: a query whose {users} stands for a condition on user_id. A part is sorted by user, so each range is read once.
     """
-    starts = [row[0] for row in log.run(f"""select min(stats_min_value::bigint) from parquet_metadata({quoted(path)})
+    starts = [row[0] for row in log.run(f"""select min(stats_min_value::bigint) from parquet_metadata({exact(path)})
         where path_in_schema = 'user_id' group by row_group_id // {RANGE} order by 1""").fetchall()][1:]
     bounds = [None, *sorted(set(starts) - {None}), None]
     total = 0

@@ -13,7 +13,7 @@ import math
 import duckdb
 
 from harness.errors import WorkError
-from harness.files import quoted
+from harness.files import exact, parquet_rows, quoted
 from preprocess import row_groups, typed
 from preprocess.parts import HOT
 
@@ -32,7 +32,7 @@ def span(plays):
 def _asked(plays, select):
     """All rows of a query `select ... from` a plays file; WorkError for a damaged one."""
     try:
-        return duckdb.execute(f"{select} from read_parquet({quoted(plays)})").fetchall()
+        return duckdb.execute(f"{select} from {parquet_rows(plays)}").fetchall()
     except duckdb.Error as e:
         raise WorkError(f"{plays} cannot be read as parquet ({str(e).splitlines()[0]})") from None
 
@@ -41,14 +41,14 @@ def inspect(plays):
     """Column names of a plays file, and whether it has times; WorkError for any other file."""
     kinds = {row[0]: row[1] for row in _asked(plays, "describe")}
     [[rows, nulls]] = _asked(plays, f"""select count(*), (select sum(stats_null_count)
-        from parquet_metadata({quoted(plays)}) where path_in_schema = 'timestamp')""")
+        from parquet_metadata({exact(plays)}) where path_in_schema = 'timestamp')""")
     if nulls is None and "timestamp" in kinds:
         nulls = rows - _asked(plays, "select count(timestamp)")[0][0]
     for name in ("user_id", "track_id"):
         if "INT" not in kinds.get(name, ""):
             columns = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
             raise WorkError(f"{plays} must have an integer column {name}, but has {columns}")
-    typed.check_fit(duckdb, f"read_parquet({quoted(plays)})", kinds, plays)
+    typed.check_fit(duckdb, parquet_rows(plays), kinds, plays)
     timed = "timestamp" in kinds and (nulls < rows or not rows)
     if timed and (nulls or kinds["timestamp"] not in ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")):
         raise WorkError(f"{plays}: timestamp must be UTC timestamps without time zone and without nulls, "
@@ -76,7 +76,7 @@ class Log:
             self.ids("kept", kept)
         self.run(f"""create view all_plays as select user_id::bigint as user_id, track_id::bigint as track_id,
             {'timestamp' if 'timestamp' in columns else 'null'}::timestamp as timestamp,
-            {'count' if 'count' in columns else '1'}::bigint as count from read_parquet({quoted(plays)})
+            {'count' if 'count' in columns else '1'}::bigint as count from {parquet_rows(plays)}
             {'where ' if self.restricted or partition else ''}
             {'track_id in (from kept)' if self.restricted else ''} {'and' if self.restricted and partition else ''}
             {f'hash(user_id::bigint) % {partition[1]} = {partition[0]}' if partition else ''}""")

@@ -5,7 +5,7 @@ that names the column and the value. Used by protocols.py.
 """
 from harness import delimited, ids
 from harness.errors import WorkError
-from harness.files import quoted
+from harness.files import exact, parquet_rows, quoted
 
 UNSIGNED = ("UBIGINT", "HUGEINT", "UHUGEINT")   # kinds of integers that may not fit int64, and those that do
 FITTING = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "UINTEGER", "USMALLINT", "UTINYINT")
@@ -31,12 +31,13 @@ def split_table(con, path):
     numbers as they are written.
     """
     if path.suffix in TABLES:
-        relation = f"read_parquet({quoted(path)})"
+        relation = parquet_rows(path)
     else:
         delimiter, names = delimited.header(path)
         delimited.check_quotes(path, delimiter)
         columns = "{" + ", ".join(f"{quoted(name)}: 'varchar'" for name in names) + "}"
-        relation = (f"read_csv({quoted(path)}, columns={columns}, delim={quoted(delimiter)}, header=true, quote='\"', "
+        relation = (f"read_csv({exact(path)}, columns={columns}, delim={quoted(delimiter)}, header=true, quote='\"', "
+                    "hive_partitioning=false, "
                     "escape='\"', nullstr='', auto_detect=false, strict_mode=true)")
     kinds = {row[0]: row[1] for row in con.execute(f"describe from {relation}").fetchall()}
     for name in ("user_id", "track_id", "count"):

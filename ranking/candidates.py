@@ -111,9 +111,11 @@ def normalised(pool: Pool, how: str = "minmax") -> np.ndarray:
     """Scores of each run on one scale for each user, float64 (N, R); a pair outside a run's list has 0.
 
     minmax: (s - low) / (high - low) over the user's list (CombSUM of Fox and Shaw, TREC-2 1994): the list's end has
-            what is outside it; a list of equal scores is 0 throughout, as it says nothing
+            what is outside it, as do tracks that a run could only rank last (topk.LOWEST); a list of equal scores is
+            0 throughout, as it says nothing
     rrf:    1 / (60 + place), place from 1 (Cormack, Clarke and Buettcher, SIGIR 2009), whatever the scores
     """
+    from ranking.topk import LOWEST
     inside = pool.place >= 0
     if how == "rrf":
         return np.where(inside, 1 / (RRF + 1 + pool.place), 0.0)
@@ -121,9 +123,10 @@ def normalised(pool: Pool, how: str = "minmax") -> np.ndarray:
     if not len(starts):
         return np.zeros(pool.score.shape)
     size = np.diff(np.append(starts, len(pool)))
-    low, high = (np.repeat(f.reduceat(pool.score, starts), size, axis=0) for f in (np.fmin, np.fmax))
-    wide = inside & (high > low)
-    return np.divide(pool.score - low, high - low, out=np.zeros(pool.score.shape), where=wide)
+    scored = np.where(pool.score > LOWEST / 2, pool.score, np.nan)     # NaN outside a run's list, too
+    low, high = (np.repeat(f.reduceat(scored, starts), size, axis=0) for f in (np.fmin, np.fmax))
+    wide = inside & (high > low) & np.isfinite(scored)
+    return np.divide(scored - low, high - low, out=np.zeros(pool.score.shape), where=wide)
 
 
 # --------------------------------------------------------------------------- which runs

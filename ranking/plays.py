@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import UsageError, WorkError
-from harness.files import quoted
+from harness.files import parquet_rows
 from harness.inputs import hashed
 from harness.readers import read_json
 
@@ -80,7 +80,7 @@ def read(con: DuckDBPyConnection, split: Split, part: str = "val") -> None:
         [] if ends is None else ["epoch_us(timestamp) <= until"])
     try:
         con.execute(f"""create temp table played as
-            select "row", col, epoch_us(timestamp) as moment from read_parquet({quoted(path)}) as plays
+            select "row", col, epoch_us(timestamp) as moment from {parquet_rows(path)} as plays
             join pairs on pairs.user_id = plays.user_id and pairs.track_id = plays.track_id
             {"where " * bool(limits) + " and ".join(limits)}""")
     except duckdb.Error as e:

@@ -47,7 +47,7 @@ def build_parser():
                              "(default regression)")
     content.l2_flag(parser, "the ridge regressions")
     group = parser.add_argument_group("multilayer perceptron")
-    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001)")
     group.add_argument("--epochs", type=cli.positive, default=500, metavar="N",
                        help="largest number of epochs (default 500)")

@@ -36,7 +36,7 @@ def build_parser():
     parser.add_argument("--factors", type=cli.positive, default=256, help="rank (default 256)")
     parser.add_argument("--epochs", type=cli.positive, default=30, help="passes over the users (default 30)")
     parser.add_argument("--batch-size", type=cli.positive, default=128, help="users per step (default 128)")
-    parser.add_argument("--lr", type=cli.number(0), default=0.01, metavar="FLOAT",
+    parser.add_argument("--lr", type=cli.number(0, below=cli.LARGEST_RATE), default=0.01, metavar="FLOAT",
                         help="learning rate of NAdam (default 0.01)")
     parser.add_argument("--embedding", default=None, metavar="NAME",
                         help="also write the item factors as embeddings/NAME.npy; refused where another's stands there")
@@ -120,6 +120,9 @@ def train(matrix, settings, device, writer=None):
                 progress.update(len(batch), epoch=epoch + 1, loss=f"{total / (start + len(batch)):.4f}")
             if writer is not None:
                 writer.add_scalar("loss/train", total / len(order), epoch)
+    lengths = torch.linalg.vector_norm(factors, dim=-1)
+    if not torch.isfinite(lengths).all():     # normalised, an infinite vector would be zeros
+        raise WorkError("the factors are NaN or infinite; try a smaller --lr")
     return torch.nn.functional.normalize(factors, dim=-1)
 
 

@@ -105,7 +105,7 @@ def _value(options, frame):
     if line is None or options.get("field", "mean") not in line:
         raise WorkError(f"{options.get('file')} has no {options.get('field', 'mean')} of {options.get('method')} "
                         f"{options.get('representation', '')}".rstrip())
-    return f"{line[options.get('field', 'mean')]:.{int(options.get('digits', 4))}f}".replace("0.", ".", 1)
+    return stored_tables.leading_zero_off(f"{line[options.get('field', 'mean')]:.{int(options.get('digits', 4))}f}")
 
 
 def main(argv=None, root=stored.ROOT):

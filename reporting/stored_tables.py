@@ -89,7 +89,7 @@ def _segments(options, frame, before):
         rows.append([escape_markdown(method), escape_markdown(representation),
                      *(f"{worth.loc[name, 'worth']:+.4f} ±{worth.loc[name, 'half_worth']:.4f}" if name in worth.index
                        else "" for name in names),
-                     "" if math.isnan(p) else "< .001" if p < .001 else f"{p:.3f}".replace("0.", ".", 1)])
+                     "" if math.isnan(p) else "< .001" if p < .001 else leading_zero_off(f"{p:.3f}")])
     return _lines(["method", "representation", *map(escape_markdown, names), "p of equal worth"], rows)
 
 
@@ -214,7 +214,12 @@ def _line(frame, column, method, representation, shuffled):
 
 
 def _short(value):
-    return f"{value:.4f}".replace("0.", ".", 1)
+    return leading_zero_off(f"{value:.4f}")
+
+
+def leading_zero_off(text):
+    """'.1234' of '0.1234' and '-.5' of '-0.5'; 110.5 stays."""
+    return re.sub(r"^(-?)0\.", r"\1.", text)
 
 
 def _intervals(line):

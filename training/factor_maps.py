@@ -11,6 +11,7 @@ length by itself, and `of_length` gives it to the direction that was predicted.
 from dataclasses import dataclass
 
 from training import content, ridge
+from training.checkpoints import check_loss
 from training.early_stopping import EarlyStopping
 
 
@@ -96,6 +97,7 @@ def by_mlp(features, factors, weights, settings, device="cpu", log=None):
         epoch += 1
         with torch.no_grad():
             value = error(held).item()
+        check_loss(epoch, total, value)
         if stopping.update(epoch, {"loss": value}):
             kept = copy.deepcopy(network.state_dict())
         if log is not None:

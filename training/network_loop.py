@@ -37,7 +37,7 @@ def flags(parser, examples, lr, batch_size, epochs, patience, l2=0.0, **selected
     examples: what a step takes some of, in the plural; selected: what selection.flags takes
     """
     group = parser.add_argument_group("training")
-    group.add_argument("--lr", type=cli.number(0, above=True), default=lr, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=lr, metavar="FLOAT",
                        help=f"learning rate of AdamW (default {lr:g})")
     group.add_argument("--l2", type=cli.number(0), default=l2, metavar="FLOAT",
                        help=f"weight decay of AdamW (default {l2:g})")

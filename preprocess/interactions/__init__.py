@@ -16,11 +16,12 @@ What is written
 
 Memory stays within --memory whatever the size of the log; what does not fit goes to disk in the workspace.
 """
+import math
 from pathlib import Path
 
-from harness import ids
+from harness import cli, ids
 from harness.errors import WorkError
-from harness.files import quoted
+from harness.files import parquet_rows, quoted
 from harness.inputs import hashed
 from harness.machine import versions
 from preprocess import stage
@@ -46,7 +47,8 @@ def add_arguments(parser):
         "(default UTC)")
     add("--in-order", action="store_true", help="the rows are in the order of listening: the row number is the time "
         "(dataset.json: time ordinal)")
-    add("--min-rating", type=float, metavar="FLOAT", help="keep rows whose rating is at least this (default: all rows)")
+    add("--min-rating", type=cli.number(-math.inf, above=True), metavar="FLOAT",
+        help="keep rows whose rating is at least this (default: all rows)")
     add("--bad-rows", choices=("fail", "skip"), default="fail",
         help="rows that do not parse: fail names the first and stops, skip counts them (default fail)")
     add("--multiline", action="store_true", help="quoted cells of a text may hold line ends (default: refused, as a "
@@ -312,7 +314,7 @@ class Reader:
             from rows join users using (userid) join items using (itemid) order by 1, 3, 2)
             to {quoted(self.path("plays.pqt"))} (format parquet, compression zstd, row_group_size 122880)""")
         names = ("plays", "users", "tracks_played", "pairs", "first", "last")
-        self.con.execute(f"create temp view plays as from read_parquet({quoted(self.path('plays.pqt'))})")
+        self.con.execute(f"create temp view plays as from {parquet_rows(self.path('plays.pqt'))}")
         values = self.con.execute("""select count(*), count(distinct user_id), count(distinct track_id),
             (select count(*) from (select distinct user_id, track_id from plays)), min(timestamp)::varchar,
             max(timestamp)::varchar from plays""").fetchone()

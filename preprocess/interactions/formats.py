@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError, WorkError
-from harness.files import quoted
+from harness.files import exact, quoted
 from preprocess.interactions.columns import plain, role_of
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
@@ -63,11 +63,12 @@ def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False) -> Log
     if len(kinds) > 1:
         raise UsageError(f"the files of the log are of different kinds ({', '.join(sorted(kinds))}); read one kind "
                          "at a time")
-    kind, names = kinds.pop(), "[" + ", ".join(map(quoted, plain_files)) + "]"
+    kind, names = kinds.pop(), "[" + ", ".join(map(exact, plain_files)) + "]"
     if kind == "parquet":
-        return _as_text(con, f"read_parquet({names}, union_by_name=true)", "parquet", paths[0])
+        return _as_text(con, f"read_parquet({names}, union_by_name=true, hive_partitioning=false)", "parquet", paths[0])
     if kind == "json":
-        return _as_text(con, f"read_json({names}, union_by_name=true, maximum_object_size=67108864)", "json", paths[0])
+        return _as_text(con, f"read_json({names}, union_by_name=true, hive_partitioning=false, "
+                             "maximum_object_size=67108864)", "json", paths[0])
     return _text(con, paths, plain_files, spill, recipe, header, skip_bad)
 
 
@@ -175,9 +176,10 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
         columns = [f"column{i}" for i in range(1, width + 1)]
     quote = '"' if any('"' in line for line in lines) or delimiter in (",", ";") else ""
     kinds = "{" + ", ".join(f"{quoted(c)}: 'varchar'" for c in columns) + "}"
-    names = "[" + ", ".join(map(quoted, files)) + "]"
-    relation = (f"read_csv({names}, columns={kinds}, delim={quoted(delimiter)}, header={str(named).lower()}, "
-                f"quote={quoted(quote)}, escape={quoted(quote)}, auto_detect=false, strict_mode=true, nullstr='', "
+    names = "[" + ", ".join(map(exact, files)) + "]"
+    relation = (f"read_csv({names}, hive_partitioning=false, columns={kinds}, delim={quoted(delimiter)}, "
+                f"header={str(named).lower()}, quote={quoted(quote)}, escape={quoted(quote)}, auto_detect=false, "
+                "strict_mode=true, nullstr='', "
                 f"max_line_size={16 << 20}, buffer_size={32 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
     shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
     return Log(relation, columns, f"text, cells separated by {shown}, {'with' if named else 'without'} a header",

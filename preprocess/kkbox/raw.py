@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from harness import delimited
 from harness.errors import WorkError
-from harness.files import quoted
+from harness.files import exact, quoted
 
 COLUMNS = {"train": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type", "target"),
            "test": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type"),
@@ -66,8 +66,8 @@ class Raw:
         self.run("set enable_progress_bar=false")
         for name, path in files.items():
             columns = ", ".join(f"{quoted(c)}: 'varchar'" for c in columns_of(path, COLUMNS[name]))
-            self.run(f"""create view {name} as from read_csv({quoted(path)}, columns={{{columns}}}, header=true,
-                delim=',', quote='"', escape='"', auto_detect=false, strict_mode=true)""")
+            self.run(f"""create view {name} as from read_csv({exact(path)}, columns={{{columns}}}, header=true,
+                hive_partitioning=false, delim=',', quote='"', escape='"', auto_detect=false, strict_mode=true)""")
 
     def run(self, sql):
         return self._do(lambda: self.con.execute(sql))

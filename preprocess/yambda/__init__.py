@@ -20,7 +20,7 @@ al., RecSys 2025 (arXiv 2505.22238), yandex/yambda on the Hugging Face hub, Apac
 from pathlib import Path
 
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, quoted, write_json
+from harness.files import checksum, parquet_rows, quoted, write_json
 from harness.machine import versions
 from harness.progress import Progress
 from preprocess import stage
@@ -142,7 +142,7 @@ def _asked(con, path, sql):
 
 def events(con, path, form, name):
     """SQL of the events of a file: uid, item_id, timestamp and, of listens, played_ratio_pct."""
-    kinds = {row[0]: row[1] for row in _asked(con, path, f"describe from read_parquet({quoted(path)})").fetchall()}
+    kinds = {row[0]: row[1] for row in _asked(con, path, f"describe from {parquet_rows(path)}").fetchall()}
     columns = ["uid", "item_id", "timestamp"] + ["played_ratio_pct"] * (name == "listens")
     if missing := [column for column in columns if column not in kinds]:
         raise WorkError(f"{path} has no column {', '.join(missing)}; it has {', '.join(kinds)}")
@@ -156,7 +156,7 @@ def events(con, path, form, name):
         raise WorkError(f"{path}: {odd[0]} should be whole numbers, but is {kinds[odd[0]].lower()}")
     chosen = ", ".join(columns if form == "flat" else ["uid", *(f"unnest({column}) as {column}" for column
                                                                 in columns[1:])])
-    return f"(select {chosen} from read_parquet({quoted(path)}))"
+    return f"(select {chosen} from {parquet_rows(path)})"
 
 
 def _plays(con, path, args, new, bar):
@@ -186,7 +186,7 @@ def _plays(con, path, args, new, bar):
         to {quoted(new.path('plays.pqt'))} (format parquet, compression zstd, compression_level 1,
                                             row_group_size {ROWS})""")
     bar.update(1)
-    counts["plays"] = con.execute(f"select count(*) from read_parquet({quoted(new.path('plays.pqt'))})").fetchone()[0]
+    counts["plays"] = con.execute(f"select count(*) from {parquet_rows(new.path('plays.pqt'))}").fetchone()[0]
     return counts
 
 
@@ -196,7 +196,7 @@ def _items(con, files, new):
     if not artists and not albums:
         return
     for what, path in (("artist", artists), ("album", albums)):
-        source = f"read_parquet({quoted(path)})" if path else f"(select null as {what}_id, null as item_id limit 0)"
+        source = parquet_rows(path) if path else f"(select null as {what}_id, null as item_id limit 0)"
         pick = "list(distinct artist_id::varchar order by artist_id::varchar)" if what == "artist" \
             else "min(album_id)::varchar"
         _asked(con, path, f"""create temp table {what}s as select item_id, {pick} as value from {source}

@@ -93,7 +93,7 @@ def build_parser():
     group = parser.add_argument_group("training")
     group.add_argument("--optimizer", choices=("adam", "sgd"), default="adam",
                        help="optimiser of the training (default adam)")
-    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=0.001, metavar="FLOAT",
                        help="learning rate of the optimiser (default 0.001)")
     group.add_argument("--batch-size", type=cli.whole_number(1), default=512, metavar="N",
                        help="points per training step (default 512)")

@@ -79,7 +79,7 @@ def build_parser():
                        help="largest number of epochs (default 100)")
     group.add_argument("--patience", type=cli.whole_number(1), default=10, metavar="N",
                        help="evaluations of val without a better value before training stops (default 10)")
-    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001)")
     group.add_argument("--l2", type=cli.number(0), default=0.0, metavar="FLOAT",
                        help="L2 penalty: this times the sum of squares of the trained parameters (default 0)")

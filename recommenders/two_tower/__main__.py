@@ -69,7 +69,7 @@ def build_parser():
                        help="share of a batch's items whose play counts are hidden, from 0 to below 1 (default 0.1)")
     group.add_argument("--dropout", type=cli.number(0, below=1), default=0.1, metavar="FLOAT",
                        help="dropout probability of both towers, from 0 to below 1 (default 0.1)")
-    group.add_argument("--lr", type=cli.number(0, above=True), default=0.001, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=0.001, metavar="FLOAT",
                        help="learning rate of AdamW (default 0.001)")
     group.add_argument("--l2", type=cli.number(0), default=0.01, metavar="FLOAT",
                        help="weight decay of AdamW (default 0.01)")

@@ -120,6 +120,10 @@ def test_ages_fall_into_decades_and_countries_into_the_most_frequent(world, monk
     by_country = segments(split, "test", "user-country")
     assert len(by_country) == 3 and "a" in by_country and "other countries" in by_country
     assert users[3] not in np.concatenate([truth.users for truth in by_country.values()])
+    taken = np.where(np.arange(len(users)) % 2, "other countries", country.astype(str))   # the name of the last segment
+    write_parquet(world / "users.pqt", pd.DataFrame({"user_id": users, "age": age, "country": taken}))
+    everybody = np.concatenate([truth.users for truth in segments(split, "test", "user-country").values()])
+    assert own == {*everybody}
 
 
 @pytest.mark.parametrize("column", ["age", "country"])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import duckdb
 import pandas as pd
 import pytest
 
@@ -119,3 +120,15 @@ def test_what_a_spreadsheet_would_run_is_marked_as_text(tmp_path, text):
     marked = "'" + re.sub(r"\s", " ", text)
     assert rows == [[marked, "name", "ok"], ["1.5", marked, "-0.5"], ["-2.0", "plain", "+0.3 ±0.1"]]
     assert frame.columns[0] == text and frame["name"][0] == text      # the caller's frame stays as it was
+
+
+def test_duckdb_reads_the_very_file_whatever_its_path_looks_like(tmp_path):
+    """Brackets, * and ? are no pattern, and a folder named column=value adds no column."""
+    folder = tmp_path / "count=7" / "w[1]"
+    decoy = tmp_path / "count=7" / "w1"
+    for place, value in ((folder, "own"), (decoy, "foreign")):
+        for name in ("a*?.pqt", "ax.pqt"):
+            files.write_parquet(place / name, pd.DataFrame({"value": [f"{value} {name}"]}))
+    found = duckdb.sql(f"select * from {files.parquet_rows(folder / 'a*?.pqt')}")
+    assert found.columns == ["value"] and found.fetchall() == [("own a*?.pqt",)]
+    assert duckdb.sql(f"from read_text({files.exact(folder / 'a*?.pqt')})").fetchall()[0][0].endswith("w[1]/a*?.pqt")

@@ -415,3 +415,13 @@ def test_on_real_artists(shared, tmp_path, split):
     assert abs(cold["Rows"] - 8400) < 200 and abs(cold["Rows"] / share - 1) < .05   # strata: as popular as the others
     assert abs(cold["Users"] - 1800) < 20
     assert not manifest(workdir).get("same_recording")          # an item is an artist: no titles
+
+
+def test_a_pair_without_a_track_is_refused_as_by_the_other_protocols(tmp_path):
+    workdir = crowd(tmp_path / "w", n_users=40, n_tracks=60, timed=False)
+    plays = pd.read_parquet(workdir / "plays.pqt")
+    plays["track_id"] = plays["track_id"].astype("Int64").where(plays.index != 4)
+    write_parquet(workdir / "plays.pqt", plays)
+    for protocol in (COLD, ("--protocol", "random")):
+        status, err = call(workdir, *protocol)
+        assert status == 1 and "with 1 incomplete pairs" in err, protocol

@@ -352,6 +352,8 @@ def test_items_beside_the_log(bring, tmp_path):
         (["20190212", "20190213"], "%Y%m%d", ["2019-02-12 00:00:00", "2019-02-13 00:00:00"]),
         (["12.02.2019", "13.02.2019 10:00:00"][:1] * 2, "%d.%m.%Y", ["2019-02-12 00:00:00"] * 2),
         (["04 May 2009, 23:08"] * 2, "%d %b %Y, %H:%M", ["2009-05-04 23:08:00"] * 2),
+        (["2019-02-12 08:00:00 AM", "2019-02-12 09:00:00 PM"], "%p", ["2019-02-12 08:00:00", "2019-02-12 21:00:00"]),
+        (["2019-02-12 19:33:20 UTC"] * 2, "ISO, with a zone", ["2019-02-12 19:33:20"] * 2),
     ],
 )
 def test_times_in_any_writing(bring, values, taken, expected):
@@ -485,6 +487,9 @@ def test_two_candidates_are_a_question(bring):
             1,
             "'yesterday' is no time of a known writing",
         ),
+        ("user,item,time\n1,a,2019-02-20 13:45:10 Asia/Tokyo\n", (), 1, "'2019-02-20 13:45:10 Asia/Tokyo' is no time"),
+        ("user,item,time\n1,a,2019-02-20 13:45:10 EST\n", (), 1, "is no time of a known writing"),
+        ("user,item,time\n1,a,2019-02-20\n", ("--timezone", "Nowhere/X"), 2, "--timezone Nowhere/X is no time zone"),
         ("user,item,time\n1,a,5\n2,b,6\n", (), 2, "the times run from 5 to 6, which is no time since 1970"),
         ("user,item,time\n1,a,2019-02-20\n2,b,\n", (), 1, "1 rows have no time"),
         ('{"user": 1, "item": "a"}\n{"user": 2, "item": \n', (), 1, "cannot be read as json"),

@@ -322,3 +322,12 @@ def test_a_changed_part_makes_the_hybrid_again(tiny, capsys):
     itemknn.main(["--workdir", str(tiny), "--k", "20"])
     hybrid.main(flags)
     assert "made again, because preds/itemknn" in capsys.readouterr().err
+
+
+def test_a_track_that_a_run_could_only_rank_last_takes_no_scale_from_the_others(four):
+    score = np.array([[3.0, 1.0], [2.0, topk.LOWEST], [1.0, np.nan]])
+    pool = candidates.Pool(four, "val", np.zeros(3, np.int64), np.arange(3), score, np.array([[0, 0], [1, 1], [2, -1]]))
+    assert candidates.normalised(pool).tolist() == [[1.0, 0.0], [0.5, 0.0], [0.0, 0.0]]
+    score[2, 1] = 0.0
+    pool.place[2, 1] = 2
+    assert candidates.normalised(pool).tolist() == [[1.0, 1.0], [0.5, 0.0], [0.0, 0.0]]

@@ -192,3 +192,10 @@ def test_elsas_gradient_is_that_of_its_loss():
     same.backward()
     torch.testing.assert_close(loss, same.detach())
     torch.testing.assert_close(step.gradient, wanted.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_a_learning_rate_that_bursts_the_factors_is_said_to(tiny):
+    with pytest.raises(WorkError, match="the factors are NaN or infinite; try a smaller --lr"):
+        elsa.main(["--lr", "1e20", "--epochs", "2", "--workdir", str(tiny)])
+    with pytest.raises(SystemExit):
+        elsa.main(["--lr", "1e39", "--epochs", "2", "--workdir", str(tiny)])

@@ -154,6 +154,11 @@ def test_a_value_in_a_sentence(project):
     assert "-->.1000<!--" in path.read_text(encoding="utf-8") and "-->.09<!--" in path.read_text(encoding="utf-8")
 
 
+def test_only_a_leading_zero_goes():
+    assert [stored_tables.leading_zero_off(text) for text in ("0.1234", "-0.5", "110.0", "10.5")] == [
+        ".1234", "-.5", "110.0", "10.5"]
+
+
 def test_verdicts_of_claims(project):
     work = project / "work" / "c"
     (work / "claims").mkdir(parents=True)
