@@ -28,9 +28,9 @@ from pathlib import Path
 
 from experiments.spaces import Method, read_methods, settings
 from harness import cli, runs
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from harness.files import checksum, expanded, write_report_csv, write_text
-from harness.readers import read_json
+from harness.readers import read_json, reading
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
           "data/train.pqt", "data/val.pqt", "data/cold_val.pqt",
@@ -111,8 +111,13 @@ def run_trials(trials, where, args):
     from experiments import local
     reasons = {t.job: local.impossible(t.job, where) for t in trials}
     failed, elsewhere = local.run_stage(list(dict.fromkeys(t.job for t in trials if not reasons[t.job])), args.jobs)
-    reasons |= dict(failed + elsewhere)
-    finished = [(name, config) for name, config in runs.find_runs(where) if config.get("status") == "finished"]
+    if elsewhere:
+        raise WorkError(f"{len(elsewhere)} trials are being made by another process, so nothing is selected yet; the "
+                        "same command later reads them")
+    reasons |= dict(failed)
+    now = runs.split_checksums(where)
+    finished = [(name, config) for name, config in runs.find_runs(where)
+                if config.get("status") == "finished" and not runs.changed_since(config, now)]
     references = references_of(where, args.metric)
     for trial in trials:
         trial.reason = reasons[trial.job]
@@ -147,7 +152,11 @@ def read_figure(trial, finished, where, metric, references):
 def figure_of(folder, name, parts, metric, references):
     """Mean and half-width of a run's metric on its part; of two parts the mean over their references."""
     import pandas as pd
-    rows = [pd.read_csv(folder / f"{name}_{part}.csv", index_col=0)[metric] for part in parts]
+    rows = []
+    for part in parts:
+        remedy = f"python metrics.py --k {metric.split('@')[1]} --workdir {folder.parent} {name} makes them again"
+        with reading(folder / f"{name}_{part}.csv", f"metrics with {metric}", remedy):
+            rows.append(pd.read_csv(folder / f"{name}_{part}.csv", index_col=0)[metric])
     scale = [references[part] if len(parts) > 1 else 1.0 for part in parts]
     means, halves = ([float(row[which]) / unit for row, unit in zip(rows, scale, strict=True)]
                      for which in ("mean", "conf"))
@@ -244,9 +253,10 @@ def write_trials(path, trials):
         return
     key = ["method", "representation", "trial"]
     if path.exists() and path.stat().st_size > 1:
-        old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
-        old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
-        rows = pd.concat([old, rows]).drop_duplicates(key, keep="last").sort_values(key, kind="stable")
+        with reading(path, "the table of trials", "remove it; finished trials are read again from their runs"):
+            old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
+            old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
+            rows = pd.concat([old, rows]).drop_duplicates(key, keep="last").sort_values(key, kind="stable")
     write_report_csv(path, rows)
 
 

@@ -7,6 +7,7 @@ from evaluation.files import read_rows
 from evaluation.lists import read_frame
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.readers import reading
 
 BY_CONTENT = ("knn", "content_knn")      # answered by the mean vector of what was played
 BY_FACTORS = ("elsa", "ials")            # answered by the factors of what was played
@@ -18,8 +19,9 @@ def user_of(catalogue, word: str) -> int:
     users = catalogue.split.users
     if path.exists():
         import pandas as pd
-        known = pd.read_csv(path, dtype=str, keep_default_na=False)
-        found = known["idx"][known["userid"] == word]
+        with reading(path, "the list of users", "run preprocess/0_get_plays_pqt.py again"):
+            known = pd.read_csv(path, dtype=str, keep_default_na=False)
+            found = known["idx"][known["userid"] == word].astype(np.int64)
         if len(found) and int(found.iloc[0]) in users:
             return int(found.iloc[0])
     if word.isdigit() and len(word) < 19 and int(word) in users:
@@ -31,9 +33,16 @@ def user_of(catalogue, word: str) -> int:
 def finished(catalogue, names=()) -> dict[str, dict]:
     """{run: its config} of the finished runs asked for, or of the best on val of each method.
 
-    Controls (shuffled rows, the truth of a generated world) are shown only when they are asked for.
+    Controls (shuffled rows, the truth of a generated world) are shown only when they are asked for; runs of another
+    split never, WorkError where one is named.
     """
     every = {name: config for name, config in runs.find_runs(catalogue.workdir) if config.get("status") == "finished"}
+    now = runs.split_checksums(catalogue.workdir)
+    stale = {name: changed[0] for name, config in every.items() if (changed := runs.changed_since(config, now))}
+    if wrong := [name for name in names if name in stale]:
+        raise WorkError(f"run {wrong[0]} was made from another {stale[wrong[0]]} than the workspace has now; run it "
+                        "again")
+    every = {name: config for name, config in every.items() if name not in stale}
     if names:
         if unknown := [name for name in names if name not in every]:
             import difflib
@@ -96,6 +105,8 @@ def newcomer(catalogue, played: list[int], name: str, n: int) -> list[tuple[int,
     """
     config = finished(catalogue, [name])[name]
     method = config.get("recommender", "")
+    if method in BY_CONTENT and runs.is_shuffled(config.get("request", {})):
+        raise UsageError(f"run {name} is a control, whose vectors are those of other tracks; name a run that is none")
     if method in BY_CONTENT:
         matrix = catalogue.vectors(config["embedding"])[played]
         if not np.isfinite(matrix).all():
@@ -122,12 +133,11 @@ def by_factors(catalogue, played, name, config, n):
     codes = [place[row] for row in played]
     if config["recommender"] == "ials":
         request = config["request"]
-        confidence = np.ones(len(items))
-        confidence[codes] += request["alpha"]   # a play each
+        weight = request["alpha"] * (np.log(2) if request.get("values") == "log" else 1.0)   # a play each
         known = items[codes]
-        system = items.T @ items + request["alpha"] * known.T @ known
+        system = items.T @ items + weight * known.T @ known
         system += request["regularization"] * np.eye(items.shape[1])
-        user = np.linalg.solve(system, (1 + request["alpha"]) * known.sum(axis=0))
+        user = np.linalg.solve(system, (1 + weight) * known.sum(axis=0))
     else:
         user = items[codes].sum(axis=0)
     score = items @ user

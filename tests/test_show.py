@@ -89,7 +89,7 @@ def test_users_by_their_text_ids(world, tmp_path):
             listeners.user_of(other, word)
 
 
-@pytest.mark.parametrize("method", ["knn", "elsa", "ials", "content_knn"])
+@pytest.mark.parametrize("method", ["knn", "elsa", "ials"])
 def test_somebody_new_gets_what_a_user_of_the_same_plays_gets(world, method, capsys):
     """ELSA and KNN know a user by the plays alone: a newcomer with a user's history gets that user's list."""
     split, names = dataset.load(world), names_of(world)
@@ -103,6 +103,21 @@ def test_somebody_new_gets_what_a_user_of_the_same_plays_gets(world, method, cap
         preds = pd.read_parquet(world / "preds" / f"{names['elsa']}_val.pqt")
         expected = preds[preds.user_id == user].sort_values("rank").track_id.head(5)
         assert [e["title"] for e in got] == [f"Song {t}" for t in expected]
+
+
+def test_a_control_does_not_answer_by_vectors_of_its_own_tracks(world):
+    with pytest.raises(UsageError, match="is a control, whose vectors are those of other tracks"):
+        show.main(["listener", "Song 1", "--run", names_of(world)["content_knn"], "--workdir", str(world)])
+
+
+def test_a_run_of_another_split_does_not_answer(tmp_path):
+    workdir = tiny_workspace(tmp_path / "w")
+    importlib.import_module("knn").main(["content", "--workdir", str(workdir)])
+    train = pd.read_parquet(workdir / "data" / "train.pqt")
+    write_parquet(workdir / "data" / "train.pqt", train.iloc[1:])
+    track = catalogue.opened(workdir).ids[0]
+    with pytest.raises(WorkError, match="was made from another data/train.pqt than the workspace has now"):
+        show.main(["listener", str(track), "--run", "content_cosine", "--workdir", str(workdir)])
 
 
 def test_ials_answers_by_its_normal_equations(world):

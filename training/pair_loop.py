@@ -92,6 +92,8 @@ class Training(network_loop.Training):
 
         from training.sequences import generator_of
         val, total, draw = Examples(split, "val"), 0.0, generator_of(self.settings.seed, 4)
+        if not len(val):
+            return None
         self.network.eval()
         with torch.no_grad():
             for rows in torch.arange(len(val)).split(self.settings.batch_size):

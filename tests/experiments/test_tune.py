@@ -223,7 +223,7 @@ def test_equal_figures_go_to_the_earlier_trial():
 def test_failed_trials_are_counted_and_a_method_without_a_figure_is_named(tiny, tmp_path, capsys):
     file = spaces(tmp_path, "ease: {script: recommenders.ease, space: {memory: [1.0e-9, 4]}}\n"
                             "never: {script: recommenders.two_tower, set: {embedding: content, batch_size: 64},\n"
-                            "        space: {lr: [1.0e+30, 2.0e+30]}}\n")
+                            "        space: {lr: [1.0e+29, 2.0e+29]}}\n")
     assert call(tiny, file, "--trials", "10") == 1
     table = trials(tiny).set_index(["method", "trial"])
     assert (table.reason != "").sum() == 3 and table.reason["ease"].str.contains("GB are allowed").sum() == 1
