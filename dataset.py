@@ -356,11 +356,19 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
     missing: 'fail' raises WorkError if a track of the split has no finite row; 'mean' fills in the mean of the others.
     shuffle: None, or the seed of a permutation of the rows (the control: the same vectors for other tracks).
     scale: 'none', or 'unit' to apply unit_scale.
+    WorkError, too, where the square of a vector's length is beyond float32: its cosines would silently be 0.
     """
     if missing not in ("fail", "mean"):
         raise UsageError(f"--missing must be fail or mean, not {missing!r}")
     matrix = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
-    vectors = np.array(matrix[split.tracks], dtype=np.float32)
+    given = matrix[split.tracks]
+    with np.errstate(over="ignore", under="ignore"):
+        vectors = given.astype(np.float32, copy=False)
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+    beyond = np.isfinite(given).all(axis=1) & (~np.isfinite(squares) | (squares == 0) & (given != 0).any(axis=1))
+    if beyond.any():
+        raise WorkError(f"embedding {name!r}: the vectors of {beyond.sum()} tracks are too long or too short for "
+                        "float32 arithmetic; multiply the whole matrix by a constant, so that lengths are near 1")
     absent = ~np.isfinite(vectors).all(axis=1)
     if absent.all():
         raise WorkError(f"embedding {name!r} has no finite row for any of the {split.n_items} tracks of this split")

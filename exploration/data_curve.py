@@ -67,11 +67,15 @@ def share_of(workdir):
     path = Path(workdir) / "data" / "split.json"
     if not path.exists():
         raise UsageError(f"{path} is missing; make the split with preprocess/1_train_test_split.py")
-    split = read_json(path)
+    split = read_json(path, {"request": dict, "stats": dict})
     request = dict(split.get("request", {}))
     share, seed = request.pop("train_share", 1.0), request.pop("seed", None)
     same = (split.get("protocol"), split.get("track_checksum"), tuple(sorted((k, str(v)) for k, v in request.items())))
-    return same, seed, float(share), int(split["stats"]["Train"]["Rows"])
+    try:
+        return same, seed, float(share), int(split["stats"]["Train"]["Rows"])
+    except (KeyError, TypeError, ValueError):
+        raise WorkError(f"{path} does not say the share and the number of train pairs as numbers; split again with "
+                        "preprocess/1_train_test_split.py") from None
 
 
 def checked(workdirs):
@@ -192,7 +196,7 @@ def main(argv=None):
     import pandas as pd
     args = build_parser().parse_args(argv)
     name, at, k = args.metric.partition("@")
-    if not (at and k.isdigit() and int(k)):
+    if not (at and k.isdecimal() and int(k)):
         raise UsageError(f"--metric {args.metric} is not of the form NAME@K, NDCG@10 for example")
     workdirs = [expanded(workdir) for workdir in args.workdirs]
     made = [point for share, pairs, workdir in checked(workdirs)

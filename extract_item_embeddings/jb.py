@@ -38,7 +38,7 @@ SHORTEST = 0.1           # seconds; a shorter last window is dropped
 
 def layer(text):
     """argparse type of --layer."""
-    if not text.isdigit() or not 1 <= int(text) <= LAYERS:
+    if not text.isdecimal() or not 1 <= int(text) <= LAYERS:
         raise argparse.ArgumentTypeError(f"must be a number from 1 to {LAYERS}, not {text}")
     return int(text)
 

@@ -99,7 +99,7 @@ def vector(means):
 def thread_count():
     """Threads of this process: OMP_NUM_THREADS, as for the other backends, but not more than there are cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return min(int(asked), cores()) if asked.isdigit() and int(asked) else cores()
+    return min(int(asked), cores()) if asked.isdecimal() and int(asked) else cores()
 
 
 class Pitch(extraction.Backend):

@@ -24,7 +24,7 @@ def user_of(catalogue, word: str) -> int:
             found = known["idx"][known["userid"] == word].astype(np.int64)
         if len(found) and int(found.iloc[0]) in users:
             return int(found.iloc[0])
-    if word.isdigit() and len(word) < 19 and int(word) in users:
+    if word.isdecimal() and len(word) < 19 and int(word) in users:
         return int(word)
     some = ", ".join(map(str, users[:3]))
     raise UsageError(f"no user {word!r} in train; users are {users[0]} to {users[-1]}, such as {some}")

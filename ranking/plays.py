@@ -43,12 +43,16 @@ def end_of(split: Split, part: str = "val") -> int | None:
         later = [split.part(name).time for name in split.history_parts(part) if name != "train"]
         return max([end, *(int(time.max()) + 1 for time in later if time is not None)])
     date = _request(split).get("test_date")
-    return None if date is None else int(np.datetime64(date, "us").astype(np.int64))
+    try:
+        return None if date is None else int(np.datetime64(date, "us").astype(np.int64))
+    except (ValueError, TypeError):
+        raise WorkError(f"{split.workdir / 'data' / 'split.json'}: test_date {date!r} is no date; split "
+                        "again") from None
 
 
 def _request(split):
     path = split.workdir / "data" / "split.json"
-    return read_json(path).get("request", {}) if path.exists() else {}
+    return read_json(path, {"request": dict}).get("request", {}) if path.exists() else {}
 
 
 def _ends(split, part):

@@ -83,7 +83,7 @@ def check(args):
 
     import metrics
     name, _, k = args.metric.partition("@")
-    if name not in metrics.METRICS or not k.isdigit() or int(k) < 1:
+    if name not in metrics.METRICS or not k.isdecimal() or int(k) < 1:
         raise UsageError(f"--metric must be one of {', '.join(metrics.METRICS)} with a k, like NDCG@10, "
                          f"not {args.metric}")
     if len(args.sources) < 2:

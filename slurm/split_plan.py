@@ -20,7 +20,7 @@ def partitions_of(words):
         name, equals, value = word.partition("=")
         if name == "--partitions":
             value = value if equals else (words[i + 1:] or [""])[0]
-            if not value.isascii() or not value.isdigit() or not 0 < int(value) <= MOST_JOBS:
+            if not value.isascii() or not value.isdecimal() or not 0 < int(value) <= MOST_JOBS:
                 raise UsageError(f"--split: --partitions takes a number of partitions, not {value[:60]!r}")
             return int(value)
     return None

@@ -77,7 +77,7 @@ def new_folder(workdir):
     """W/slurm/001, 002, ...: made by exactly one submission each."""
     parent = workdir / "slurm"
     parent.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=0)
+    number = 1 + max((int(p.name) for p in parent.iterdir() if p.name.isdecimal()), default=0)
     while True:
         try:
             (parent / f"{number:03d}").mkdir()
@@ -113,7 +113,7 @@ def submit(stages, workdir, wait=False):
         print("grid: no slurm/cluster.env, so Slurm's defaults hold (slurm/cluster.env.example says more)",
               file=sys.stderr)
     lead = about.get("SIGNAL_LEAD", "60")
-    if not lead.isdigit():
+    if not lead.isdecimal():
         raise UsageError(f"SIGNAL_LEAD={lead} in {about['CLUSTER_ENV']} is not a number of seconds")
     common = ["--kill-on-invalid-dep=yes", f"--signal=B:USR1@{lead}", f"--output={log_name(folder)}/%x-%A_%a.out"]
     throttle = f"%{about['MAX_PARALLEL']}" if about.get("MAX_PARALLEL") else ""

@@ -1,4 +1,6 @@
 """How much data: the same rows in workspaces of growing shares, where plays alone catch up, and what is refused."""
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,6 +90,17 @@ def test_other_splits_and_equal_shares_are_refused(worlds, tmp_path):
         run(tmp_path, worlds[0], str(tmp_path))
     with pytest.raises(UsageError, match="NAME@K"):
         data_curve.main([*worlds, "--metric", "NDCG"])
+    with pytest.raises(UsageError, match="NAME@K"):
+        data_curve.main([*worlds, "--metric", "NDCG@\N{SUPERSCRIPT TWO}"])
+
+
+@pytest.mark.parametrize("change", [{"stats": {}}, {"request": None}, {"request": {"train_share": "x"}},
+                                    {"stats": {"Train": {"Rows": "x"}}}, {"stats": None}])
+def test_a_split_that_does_not_say_its_share_is_refused(worlds, tmp_path, change):
+    path = tmp_path / f"w{SHARES[0][0]}" / "data" / "split.json"
+    write_json(path, read_json(path) | change)
+    with pytest.raises(WorkError, match=re.escape(str(path))):
+        run(tmp_path, *worlds)
 
 
 def test_the_whole_of_a_published_split_has_no_seed_and_belongs_to_its_shares(tmp_path, capsys):

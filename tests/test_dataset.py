@@ -123,6 +123,25 @@ def test_bad_embeddings(tiny, matrix, sentence):
         dataset.load_embedding(dataset.load(tiny), "bad")
 
 
+@pytest.mark.parametrize("kind, scale", [(np.float32, 1e25), (np.float32, 1e-30), (np.float64, 1e200),
+                                         (np.float64, 1e-200)])
+def test_vectors_whose_lengths_float32_cannot_square_are_refused(tiny, kind, scale):
+    """Their cosines would be 0, and a model at chance without a word."""
+    split = dataset.load(tiny)
+    matrix = np.load(tiny / "embeddings" / "content.npy").astype(kind) * kind(scale)
+    np.save(tiny / "embeddings" / "content.npy", matrix)
+    with pytest.raises(WorkError, match=f"the vectors of {split.n_items} tracks are too long or too short for float32"):
+        dataset.load_embedding(split, "content")
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_vectors_within_float32_are_read(tiny, scale):
+    matrix = np.load(tiny / "embeddings" / "content.npy").astype(np.float64) * scale
+    matrix[0] = 0                                       # a vector without a direction is no fault of its scale
+    np.save(tiny / "embeddings" / "content.npy", matrix)
+    assert np.isfinite(dataset.load_embedding(dataset.load(tiny), "content")).all()
+
+
 def test_embeddings_of_objects_text_or_another_track_list(tiny):
     split = dataset.load(tiny)
     folder = tiny / "embeddings"

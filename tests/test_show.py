@@ -135,6 +135,30 @@ def test_ials_answers_by_its_normal_equations(world):
     assert [score for _, score in found] == pytest.approx((y @ user)[best])
 
 
+def test_with_logarithmic_values_a_play_of_a_newcomer_weighs_log_two(tmp_path):
+    workdir = tiny_workspace(tmp_path / "w")
+    importlib.import_module("recommenders.ials").main(["--factors", "4", "--alpha", "3", "--values", "log",
+                                                       "--workdir", str(workdir)])
+    name = names_of(workdir)["ials"]
+    split = dataset.load(workdir)
+    y = np.load(workdir / "model_embeddings" / f"{name}_items.npy").astype(float)
+    request = dict(runs.find_runs(workdir))[name]["request"]
+    w = np.ones(split.n_hot)
+    w[[2, 5]] += 3 * np.log(2)
+    system = y.T @ (w[:, None] * y) + request["regularization"] * np.eye(4)
+    user = np.linalg.solve(system, y[[2, 5]].T @ w[[2, 5]])
+    found = listeners.newcomer(catalogue.opened(workdir), split.tracks[[2, 5]].tolist(), name, 3)
+    assert [score for _, score in found] == pytest.approx(sorted(np.delete(y @ user, [2, 5]))[:-4:-1])
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "", "idx,userid\nx,3\n"])
+def test_a_damaged_list_of_users_is_named(tmp_path, text):
+    workdir = tiny_workspace(tmp_path / "w")
+    (workdir / "userid_sorted.csv").write_text(text)
+    with pytest.raises(WorkError, match=r"userid_sorted.csv cannot be read as the list of users"):
+        show.main(["user", "3", "--workdir", str(workdir)])
+
+
 def test_a_newcomer_by_every_representation(world, capsys):
     found = told(capsys, world, "listener", "Song 3", "Song 4")
     assert set(found["recommended by"]) == {"content", "noise", "tags"}

@@ -18,7 +18,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 def layer(text):
     """argparse type of --layer: last, mean, all, or a whole number."""
-    if text not in ("last", "mean", "all") and not text.isdigit():
+    if text not in ("last", "mean", "all") and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be last, mean, all or a number from 0, not {text}")
     return text if text.isalpha() else str(int(text))
 
@@ -79,7 +79,7 @@ class Pretrained(extraction.Backend):
     def request(self):
         self.files = weights.find(self.source(), self.args.weights, self.args.revision)
         self.sizes()
-        if self.layer.isdigit() and int(self.layer) > self.depth:
+        if self.layer.isdecimal() and int(self.layer) > self.depth:
             raise UsageError(f"--layer {self.layer} is not there: the states of these weights are 0 (input of the "
                                   f"first layer) to {self.depth} (last)")
         self.device = cli.pick_device(self.args.device)

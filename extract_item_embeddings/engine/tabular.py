@@ -231,7 +231,7 @@ def _is_number(cell):
 
 def _is_row(key):
     """Whether a text is a row number as it is printed."""
-    return key.isascii() and key.isdigit() and (key == "0" or key[0] != "0")
+    return key.isascii() and key.isdecimal() and (key == "0" or key[0] != "0")
 
 
 def _is_list(kind):

@@ -224,7 +224,7 @@ class Remote(backend.Backend):
         kind, _, number = self.args.device.partition(":")
         if kind == "cpu":
             return ours | {"CUDA_VISIBLE_DEVICES": "-1"}
-        if kind == "cuda" and number.isdigit():
+        if kind == "cuda" and number.isdecimal():
             visible = ours.get("CUDA_VISIBLE_DEVICES", "").split(",")
             chosen = visible[int(number)] if int(number) < len(visible) and visible != [""] else number
             return ours | {"CUDA_VISIBLE_DEVICES": chosen}

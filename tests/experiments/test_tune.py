@@ -241,6 +241,39 @@ def test_what_a_workspace_cannot_serve_is_left_out_with_the_reason(tiny, tmp_pat
     assert trials(tiny).reason.str.contains("no embedding nosuch here").all()
 
 
+def test_while_another_process_makes_a_trial_nothing_is_selected(tiny, tmp_path, monkeypatch):
+    from experiments import local
+    monkeypatch.setattr(local, "run_stage", lambda jobs, at_once: ([], [(jobs[-1], "being made elsewhere")]))
+    with pytest.raises(WorkError, match="1 trials are being made by another process, so nothing is selected yet"):
+        call(tiny, spaces(tmp_path), "ease", "--trials", "2")
+    assert not (tiny / "tuning" / "chosen.yaml").exists()
+
+
+def test_a_figure_of_an_earlier_val_is_none(tiny, tmp_path, monkeypatch):
+    from experiments import local
+    file = spaces(tmp_path)
+    call(tiny, file, "ease", "--trials", "1")
+    assert (trials(tiny).run != "").all()
+    val = pd.read_parquet(tiny / "data" / "val.pqt")
+    write_parquet(tiny / "data" / "val.pqt", val.iloc[:-5])
+    monkeypatch.setattr(local, "run_stage", lambda jobs, at_once: ([], []))      # the run is not made again
+    assert call(tiny, file, "ease", "--trials", "1") == 1
+    assert trials(tiny).reason.tolist() == ["it ended without lists of val"]
+
+
+@pytest.mark.parametrize("damage", ["x\n", "", b"\xff\xfe\x00"])
+def test_a_damaged_table_of_trials_is_named(tiny, tmp_path, damage):
+    file = spaces(tmp_path)
+    call(tiny, file, "ease", "--trials", "1")
+    path = tiny / "tuning" / "trials.csv"
+    path.write_bytes(damage.encode() if isinstance(damage, str) else damage)
+    if damage:
+        with pytest.raises(WorkError, match=r"trials.csv cannot be read as the table of trials .*; remove it"):
+            call(tiny, file, "ease", "--trials", "1")
+    else:
+        call(tiny, file, "ease", "--trials", "1")
+
+
 def test_links_follow_the_workspace(tiny, tmp_path):
     where = tune.link_workspace(tiny)
     assert (where / "embeddings" / "content.npy").resolve() == (tiny / "embeddings" / "content.npy").resolve()

@@ -118,3 +118,10 @@ def test_a_factor_run_of_the_oracle_or_a_control_makes_a_control(world):
             candidates.find_runs(split, ["content_factors"])
     finally:
         write_json(manifest, before)
+
+
+def test_a_map_that_bursts_is_said_to():
+    rng = np.random.default_rng(0)
+    settings = factor_maps.Settings(lr=1e20, epochs=3, patience=2, batch_size=16, seed=1)
+    with pytest.raises(WorkError, match="loss is NaN or infinite in epoch"):
+        factor_maps.by_mlp(rng.normal(size=(64, 4)), rng.normal(size=(64, 3)), np.ones(64), settings)
