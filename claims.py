@@ -1,7 +1,7 @@
 """The claims of the published systems, tested on the data sets at hand: holds, fails, undecided, or not testable here.
 
     python claims.py --workdir work/lastfm-audio work/spotify work/demo
-    python claims.py --workdir work/demo --plan                  the grid of the runs that lack, for slurm/grid.py
+    python claims.py --workdir work/demo --plan                  the grid of the missing runs, for slurm/grid.py
     python claims.py --plan --dataset music4all                  the grid for a cluster with Music4All
 
 claims.yaml is the ledger: each claim with its source, what is compared, the direction and the smallest effect that
@@ -28,7 +28,7 @@ def build_parser():
     parser.add_argument("--claims", nargs="+", metavar="ID", default=[],
                         help="show only these claims; the correction counts all claims of the ledger (default: all)")
     parser.add_argument("--out", metavar="DIR", help="folder for the files (default: claims/ in the first workspace)")
-    parser.add_argument("--plan", action="store_true", help="print the grid of the runs that lack instead")
+    parser.add_argument("--plan", action="store_true", help="print the grid of the missing runs instead")
     parser.add_argument("--dataset", metavar="NAME",
                         help="with --plan: a data set of the ledger that has no workspace here")
     return parser

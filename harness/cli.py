@@ -146,7 +146,10 @@ def number(least: float, above: bool = False, below: float = math.inf) -> Callab
 
 def learning_rate(text: str) -> float:
     """argparse type: a number above 0, small enough for float32 arithmetic."""
-    return number(0, above=True, below=LARGEST_RATE)(text)
+    value = number(0, above=True)(text)
+    if value >= LARGEST_RATE:
+        raise argparse.ArgumentTypeError(f"must be a number below {LARGEST_RATE:g}, not {text[:40]}")
+    return value
 
 
 def one_of(*words: str) -> Callable[[str], str]:

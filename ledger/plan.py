@@ -1,4 +1,4 @@
-"""The grid of the runs that lack, in the form that slurm/grid.py reads.
+"""The grid of the missing runs, in the form that slurm/grid.py reads.
 
 Settings are those of the data set's grid file (claims.yaml names it), which tune.py chose; a representation that it
 lacks takes those of another one under the same method, and a comment says so. A term that is `like` another takes that
