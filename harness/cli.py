@@ -126,7 +126,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 positive = whole_number(1)
 
 
-LARGEST_RATE = 1e30      # Adam divides a rate by less than 1, and float32 ends at 3.4e38
+LARGEST_RATE = 1e37      # Adam divides a rate by .1 in its first step, and float32 ends at 3.4e38
 
 
 def number(least: float, above: bool = False, below: float = math.inf) -> Callable[[str], float]:
