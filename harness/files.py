@@ -172,8 +172,14 @@ def quoted(text: object) -> str:
 
 
 def exact(path: object) -> str:
-    """A path as an SQL string that DuckDB's readers take for this very file: brackets, * and ? are no pattern."""
-    return quoted("".join(f"[{c}]" if c in "[*?" else c for c in str(path)))
+    """A path as an SQL string that DuckDB's readers take for this very file: brackets, * and ? are no pattern.
+
+    But the name *.pqt alone: it stands for every such file of its folder (the parts of a split in exploration).
+    """
+    folder, name = os.path.split(str(path))
+    every = name == "*.pqt"
+    escaped = "".join(f"[{c}]" if c in "[*?" else c for c in (folder if every else str(path)))
+    return quoted(f"{escaped}/{name}" if every else escaped)
 
 
 def parquet_rows(path: object) -> str:
