@@ -160,7 +160,7 @@ def read_parquet(path: str | Path, columns: Sequence[str] | None = None, remedy:
         _check_columns(path, file.schema_arrow.names, columns)
         table = file.read(None if columns is None else list(columns)).replace_schema_metadata(None)
         table.validate(full=True)   # offsets and text, before somebody follows them
-        return table
+        return table.cast(_without_views(table.schema))
 
 
 def parquet_schema(path: str | Path) -> "pa.Schema":
@@ -184,9 +184,26 @@ def parquet_batches(path: str | Path, columns: Sequence[str], rows: int) -> Iter
                 batch = next(batches, None)
                 if batch is not None:
                     batch.validate(full=True)
+                    batch = batch.cast(_without_views(batch.schema))
             if batch is None:
                 return
             yield batch
+
+
+def _without_views(schema):
+    """The arrow schema with view types, which arrow writes but cannot select rows of, as the usual ones."""
+    import pyarrow as pa
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+    def usual(kind):
+        if pa.types.is_struct(kind):
+            return pa.struct([field.with_type(usual(field.type)) for field in kind])
+        if pa.types.is_list(kind) or pa.types.is_list_view(kind):
+            return pa.list_(kind.value_field.with_type(usual(kind.value_type)))
+        if pa.types.is_large_list(kind) or pa.types.is_large_list_view(kind):
+            return pa.large_list(kind.value_field.with_type(usual(kind.value_type)))
+        return views.get(kind, kind)
+    return pa.schema([field.with_type(usual(field.type)) for field in schema])
 
 
 def _check_columns(path, names, columns=()):

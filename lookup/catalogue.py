@@ -58,7 +58,7 @@ class Catalogue:
         if table is None:
             return {}
         values = table.slice(row, 1).to_pylist()[0]
-        return {k: str(v) if not isinstance(v, (str, int, float, list)) else v for k, v in values.items()
+        return {k: list(map(plain, v)) if isinstance(v, list) else plain(v) for k, v in values.items()
                 if v not in (None, [], "") and k != "track_id"}
 
     # representations ------------------------------------------------------
@@ -101,6 +101,11 @@ class Catalogue:
             if info.get("layer") == "taggram" and isinstance(labels, list):
                 found[name] = strongest(self.vectors(name)[row], labels)
         return found
+
+
+def plain(value) -> str | int | float:
+    """A value of items.pqt as json has it: numbers and text as they are, all else, such as dates and pairs, as text."""
+    return value if isinstance(value, (str, int, float)) else str(value)
 
 
 def strongest(values: np.ndarray, labels: list[str], n: int = TAGS) -> list[tuple[str, float]]:

@@ -1,9 +1,12 @@
 """show.py: one track, one user, a newcomer, a sound; and names that are not there."""
+import datetime
 import importlib
 import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import dataset
@@ -192,6 +195,25 @@ def test_foreign_names_do_not_move_the_terminal(world, capsys, tmp_path):
     show.main(["track", dataset.read_tracks(workdir)[0][5], "--workdir", str(workdir), "--n", "2"])
     out = capsys.readouterr().out
     assert "\x1b" not in out and "U+001B" in out
+
+
+@pytest.mark.parametrize("kind, values", [
+    (pa.list_(pa.struct([("role", pa.string())])), [{"role": "vocals"}]),
+    (pa.list_(pa.list_(pa.int32())), [[1, 2], []]),
+    (pa.map_(pa.string(), pa.int8()), [("a", 1)]),
+    (pa.list_(pa.list_(pa.string_view())), [["<b>"], None]),
+    (pa.list_(pa.date32()), [datetime.date(2020, 1, 2), None]),
+    (pa.struct([("year", pa.int16())]), {"year": 1999})])
+def test_columns_of_any_type_are_shown(kind, values, tmp_path, capsys):
+    workdir = tiny_workspace(tmp_path / "w")
+    pq.write_table(pa.table({"track_id": np.arange(N), "artists": pa.array([["One", "Two"]] * N, pa.list_(
+        pa.string_view())), "credits": pa.array([values] * N, kind)}), workdir / "items.pqt")
+    track = dataset.read_tracks(workdir)[0][5]
+    found = told(capsys, workdir, "track", track)
+    assert found["track"]["artists"] == "One, Two" and found["metadata"]["artists"] == ["One", "Two"]
+    assert str(values[0] if isinstance(values, list) else values) in str(found["metadata"]["credits"])
+    show.main(["track", track, "--workdir", str(workdir)])
+    assert "credits" in capsys.readouterr().out
 
 
 def test_a_workspace_without_a_split_or_without_names(tmp_path, capsys):

@@ -163,15 +163,23 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, x):
         """(n, C) -> (n, C)"""
-        if not (self.training and self.divided):
+        if not self.training:
             return super().forward(x)
-        sums = _Sum.apply(torch.cat([x.sum(0), x.new_tensor([len(x)])]))
-        n, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
-        variance = _Sum.apply((x - mean).square().sum(0)) / n
+        if self.divided:
+            sums = _Sum.apply(torch.cat([x.sum(0), x.new_tensor([len(x)])]))
+            n, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
+            variance = _Sum.apply((x - mean).square().sum(0)) / n
+            seen = torch.stack([mean, variance]).detach()
+        else:   # all rows in every process, but another dropout before: outputs by its own, statistics by all
+            n, mean = len(x), x.mean(0)
+            variance = (x - mean).square().mean(0)
+            seen = torch.stack([mean, variance]).detach()
+            dist.all_reduce(seen)
+            seen /= dist.get_world_size()
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            self.running_mean.lerp_(seen[0], self.momentum)
+            self.running_var.lerp_(seen[1] * n / (n - 1), self.momentum)
         return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
 
 

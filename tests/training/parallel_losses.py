@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 2 -m tests.training.parallel_losses OUT.json WORKDIR REQUESTS.json
 
 REQUESTS is {name: [module, flags]}; OUT gets {name: [[loss, length of the gradient] of each step]}, the length because
-Adam takes the same step by any multiple of a gradient, and what `batch_norm` and `lists` give. The processes are joined
-once for all.
+Adam takes the same step by any multiple of a gradient, and what `batch_norm`, `statistics_with_dropout` and `lists`
+give. The processes are joined once for all.
 """
 import json
 import sys
@@ -62,6 +62,24 @@ def batch_norm():
     return torch.cat([v.reshape(-1).double() for v in numbers]).tolist()
 
 
+def statistics_with_dropout():
+    """The running mean and variance in each process after a step of one row more than processes, and of one less."""
+    import torch
+    from torch import nn
+
+    from training import parallel
+    torch.manual_seed(0)
+    x, world = torch.randn(processes.world() + 1, 5), processes.world()
+    network = parallel.prepare(nn.Sequential(nn.Dropout(.5), nn.BatchNorm1d(5)))
+    torch.manual_seed(parallel.own_seed(0))
+    numbers = []
+    for n in (world + 1, world - 1 if world > 2 else 2):
+        own = parallel.share(n)
+        parallel.backward(network.parameters(), lambda own=own: network(x[own.rows]).square().mean(), own)
+        numbers += torch.cat([network[1].running_mean, network[1].running_var]).tolist()
+    return processes.of_all(numbers)
+
+
 def lists(workdir):
     """Lists by whole numbers, full of ties, {part: rows}, and how many users each process ranked for each of them."""
     import numpy as np
@@ -90,7 +108,7 @@ def main(out, workdir, requests):
         made = {name: steps_of(module, [*flags, "--workdir", workdir]) for name, (module, flags) in every.items()}
         steps = {name: taken for name, (taken, _) in made.items()}
         steps["val"] = processes.of_all({name: losses for name, (_, losses) in made.items() if losses})
-        steps["batch_norm"] = batch_norm()
+        steps["batch_norm"], steps["statistics"] = batch_norm(), statistics_with_dropout()
         steps |= lists(workdir)
         if processes.is_main():
             Path(out).write_text(json.dumps(steps))

@@ -115,6 +115,15 @@ def test_batch_normalisation_is_over_the_rows_of_all_processes(n, noted):
 
 @pytest.mark.trains
 @pytest.mark.parametrize("n", (2, 4))
+def test_batch_normalisation_ends_with_the_same_statistics_in_all_processes(n, noted):
+    """Also after a batch of fewer rows than processes, which each computes whole, with a dropout of its own."""
+    _, steps = noted
+    first, *others = steps[n]["statistics"]
+    assert len(others) == n - 1 and all(numbers == first for numbers in others)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("n", (2, 4))
 def test_losses_on_val_are_those_of_one_process_and_the_same_in_all(n, noted):
     """Those that the processes divide, to 1e-4: float32 weights after 20 steps whose sums were in another order."""
     _, steps = noted
