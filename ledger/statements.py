@@ -103,13 +103,12 @@ def read_ledger(path):
     _keys(where, document, {"rules": dict, "deterministic": list, "datasets": dict, "claims": list})
     rules = _rules(f"{where}, rules", document.get("rules") or {})
     methods = registry.recommenders()
-    deterministic = document.get("deterministic") or []
+    deterministic = _texts(f"{where}, deterministic", document.get("deterministic") or [])
     for name in deterministic:
         _known(f"{where}, deterministic", "method", name, methods)
     datasets = {}
     for name, entry in (document.get("datasets") or {}).items():
-        _keys(f"{where}, data set {name}", entry, DATASET)
-        datasets[str(name)] = Dataset(str(name), **entry)
+        datasets[str(name)] = _dataset(f"{where}, data set {name}", str(name), entry)
     for name, entry in datasets.items():
         if bool(entry.plays_of) != bool(entry.protocol):
             raise UsageError(f"{where}, data set {name}: plays_of and protocol go together; add the other")
@@ -128,9 +127,19 @@ def read_ledger(path):
     return Ledger(path, rules, deterministic, datasets, claims)
 
 
+def _dataset(where, name, entry):
+    _keys(where, entry, DATASET)
+    dataset = Dataset(name, **_given(entry))
+    _texts(f"{where}, grids", dataset.grids)
+    _plain(f"{where}, set", dataset.set)
+    for role, names in dataset.roles.items():
+        _texts(f"{where}, role {role}", names)
+    return dataset
+
+
 def _rules(where, entry):
     _keys(where, entry, dict.fromkeys(RULES, (int, float)))
-    rules = RULES | entry
+    rules = RULES | _given(entry)
     if not (0 < rules["level"] < 1 and 0 < rules["chance"] < 1):
         raise UsageError(f"{where}: level and chance should be above 0 and below 1")
     if not all(isinstance(rules[key], int) and 2 <= rules[key] <= 1000 for key in ("seeds", "controls")):
@@ -141,14 +150,14 @@ def _rules(where, entry):
 def read_claim(where, entry, datasets, methods):
     """The Claim of an entry. datasets, methods: {name: anything} that it may name."""
     _keys(where, entry, CLAIM, NEEDED)
-    values = {key: value for key, value in entry.items() if key not in ("effect", "terms", "smallest")}
+    values = {key: value for key, value in _given(entry).items() if key not in ("effect", "terms", "smallest")}
     smallest = entry.get("smallest", 0)
-    if isinstance(smallest, bool) or not isinstance(smallest, (int, float)) or not math.isfinite(smallest):
+    if not _is_finite(smallest):
         raise UsageError(f"{where}: smallest should be a finite number, not {smallest!r}")
     claim = Claim(**values, smallest=float(smallest))
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", claim.id):
         raise UsageError(f"{where}: an id is made of small letters, digits and hyphens")
-    for name in claim.datasets or []:
+    for name in _texts(f"{where}, datasets", claim.datasets or []):
         _known(where, "data set", name, datasets)
     if claim.untestable:
         return claim
@@ -164,17 +173,22 @@ def read_claim(where, entry, datasets, methods):
                    for name, term in (entry.get("terms") or {}).items()}
     if claim.scores is not None:
         return _of_scores(where, claim)
+    if claim.versus is not None:
+        _texts(f"{where}, versus", [claim.versus] if isinstance(claim.versus, str) else claim.versus)
     for name, term in claim.terms.items():
         for axis, value in (("representation", term.representation), ("method", term.method)):
             if value == EACH and axis not in claim.each or value == VERSUS and (axis == "method" or not claim.versus):
                 raise UsageError(f"{where}, term {name}: {axis} is {value!r}, and the claim has no list of them")
     texts = entry.get("effect") or []
     claim.effects = [parse_effect(where, text, claim.terms) for text in ([texts] if isinstance(texts, str) else texts)]
+    if not all(_is_finite(weight) for effect in claim.effects for weight in effect.values()):
+        raise UsageError(f"{where}: effect {texts!r} should have finite numbers")
     if not claim.effects:
         raise UsageError(f"{where} needs an effect such as `content - ids`, or untestable with the reason")
     for axis, names in claim.each.items():
         if axis not in ("representation", "method"):
             raise UsageError(f"{where}: each is over representation or method, not {axis}")
+        names = _texts(f"{where}, each {axis}", [names] if isinstance(names, str) else names)
         if axis == "method":
             for name in names:
                 _known(where, "method", name, methods)
@@ -182,7 +196,7 @@ def read_claim(where, entry, datasets, methods):
 
 
 def _of_scores(where, claim):
-    if len(claim.terms) != 1 or not all(isinstance(v, (int, float)) for v in claim.scores.values()):
+    if len(claim.terms) != 1 or not all(_is_finite(v) for v in claim.scores.values()):
         raise UsageError(f"{where}: scores should be `encoder: number` beside one term")
     if not 0 < claim.smallest < 1:
         raise UsageError(f"{where}: the smallest rank correlation that matters is between 0 and 1, "
@@ -199,12 +213,12 @@ def _check_metric(where, column):
 
 def _term(where, entry, methods, siblings):
     _keys(where, entry, TERM, ("method",))
-    entry = dict(entry)
+    entry = _given(entry)
     if entry["method"] not in (EACH, VERSUS):
         _known(where, "method", entry["method"], methods)
     if (like := entry.get("like")) is not None and (like not in siblings or (siblings[like] or {}).get("like")):
         raise UsageError(f"{where}: like names another term of the claim that has no `like` itself, not {like}")
-    return Term(with_=entry.pop("with", None) or {}, **entry)
+    return Term(with_=_plain(f"{where}, with", entry.pop("with", {})), **entry)
 
 
 def parse_effect(where, text, terms):
@@ -229,6 +243,31 @@ def parse_effect(where, text, terms):
 def _known(where, kind, name, known):
     if name not in known:
         raise UsageError(f"{where}: unknown {kind} {str(name)[:60]!r}; known are {', '.join(map(str, known))}")
+
+
+def _given(entry):
+    """An entry without the keys that stand there without a value."""
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _texts(where, names):
+    """`names`, when it is a list of texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{where} should be a list of names, not {str(names)[:60]}")
+    return names
+
+
+def _plain(where, values):
+    """`values`, when it maps flags to a text, a number or true and false each."""
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, (str, int, float)):
+            raise UsageError(f"{where}: {str(name)[:60]} should be a flag with one text, number, true or false, "
+                             f"not {str(value)[:60]}")
+    return values
+
+
+def _is_finite(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _keys(where, entry, types, needed=()):

@@ -15,12 +15,14 @@ with shuffled=yes, field=worth or another column, and digits=2. file=A,B names t
 made in two batches; tests of each are corrected within it. A file that is missing, or that is not the one stored,
 is refused: nothing is measured again.
 """
+import contextlib
 import re
 from pathlib import Path
 
 from harness import cli
 from harness.errors import WorkError
 from harness.files import expanded, write_text
+from harness.readers import reason
 from reporting import stored, stored_tables
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- /table -->)", re.S)
@@ -45,13 +47,13 @@ def rendered(text, where, root=stored.ROOT):
     def table(match):
         before = [_cells(line) for line in match[3].splitlines() if line.startswith("|")]
         options = _options(match[2], where)
-        with _in_page(where):
+        with _in_page(where, match[2]):
             lines = stored_tables.lines_of(options, _frame(options, root), before)
         return match[1] + "".join(f"{line}\n" for line in lines) + match[4]
 
     def value(match):
         options = _options(match[2], where)
-        with _in_page(where):
+        with _in_page(where, match[2]):
             return match[1] + _value(options, _frame(options, root)) + match[4]
     if len(re.findall("<!-- (?:table|value): ", text)) != len(TABLE.findall(text)) + len(VALUE.findall(text)):
         raise WorkError(f"{where}: a table or value has no end (<!-- /table -->, <!-- /value -->)")
@@ -74,18 +76,16 @@ def _frame(options, root):
     return pd.concat(frames, ignore_index=True).drop_duplicates(["runs", "metric", "k"], ignore_index=True)
 
 
-class _in_page:
-    """Put the page's name before an error."""
-
-    def __init__(self, where):
-        self.where = where
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, value, traceback):
-        if isinstance(value, WorkError):
-            raise WorkError(f"{self.where}: {value}") from None
+@contextlib.contextmanager
+def _in_page(where, comment):
+    """Put the page's name before an error; options that do not fit the file, such as a kind made of other columns or a
+    number that is none, are one, too."""
+    try:
+        yield
+    except WorkError as e:
+        raise WorkError(f"{where}: {e}") from None
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
+        raise WorkError(f"{where}: `{comment[:200]}` does not fit its file ({type(e).__name__}: {reason(e)})") from None
 
 
 def _cells(line):

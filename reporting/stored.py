@@ -17,6 +17,7 @@ from pathlib import Path
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, write_json, write_text
 from harness.machine import cores, git_state, versions
+from harness.readers import reading
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMS = "results/checksums.txt"
@@ -42,7 +43,8 @@ def read(name, root=ROOT):
 
 @functools.lru_cache(maxsize=64)
 def _frame(pd, path, digest):
-    return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    with reading(path, "csv"):
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
 
 def checked(name, root=ROOT):

@@ -39,6 +39,16 @@ from tests.worlds.judged import claim, ledger
     ({"terms": "{x: {method: each}, y: {method: ease}}"}, "term x: method is 'each', and the claim has no list"),
     ({"terms": "{x: {method: knn, representation: versus}, y: {method: ease}}"}, "representation is 'versus', and the"),
     ({"terms": "{x: ease, y: {method: ease}}"}, "term x should be `key: value` lines"),
+    ({"terms": "{x: {method: [ease]}, y: {method: ease}}"}, "term x: method has the wrong form (list)"),
+    ({"terms": "{x: {method: ease, with: {l2: [1]}}, y: {method: ease}}"}, "term x, with: l2 should be a flag with one"),
+    ({"terms": "{x: {method: ease, with: {1: 2}}, y: {method: ease}}"}, "term x, with: 1 should be a flag with one"),
+    ({"each": "{representation: [1, 2]}"}, "each representation should be a list of names, not [1, 2]"),
+    ({"each": "{representation: null}"}, "each representation should be a list of names, not None"),
+    ({"each": "{method: [[ease]]}"}, "each method should be a list of names"),
+    ({"versus": "[[a]]"}, "versus should be a list of names"),
+    ({"datasets": "[[one]]"}, "datasets should be a list of names"),
+    ({"effect": f"{'9' * 400} * x - y"}, "should have finite numbers"),
+    ({"smallest": "9" * 400}, "smallest should be a finite number"),
     ({"scores": "{a: 1}"}, "scores should be `encoder: number` beside one term"),
 ])
 def test_a_claim_that_is_wrong_is_one_sentence(tmp_path, changes, sentence):
@@ -61,7 +71,16 @@ def test_two_claims_of_one_id_and_other_forms(tmp_path):
         (tmp_path / "other.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(UsageError, match=sentence):
             read_ledger(tmp_path / "other.yaml")
+    for text, sentence in (("deterministic: [[1]]\n", "deterministic should be a list of names"),
+                           ("rules: {level: null}\n", "has no claims")):
+        (tmp_path / "other.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=sentence):
+            read_ledger(tmp_path / "other.yaml")
     for entry, sentence in (("{plays_of: one}", "plays_of and protocol go together"),
+                            ("{roles: {audio: [[a]]}}", "role audio should be a list of names"),
+                            ("{roles: {audio: vggish}}", "role audio should be a list of names, not vggish"),
+                            ("{grids: [1]}", "grids should be a list of names"),
+                            ("{set: {missing: [mean]}}", "set: missing should be a flag with one"),
                             ("{plays_of: nowhere, protocol: random}", "unknown data set 'nowhere'")):
         path = ledger(tmp_path, claim())
         path.write_text(path.read_text(encoding="utf-8").replace("claims:", f"  other: {entry}\nclaims:", 1),

@@ -221,6 +221,10 @@ def test_a_file_that_is_not_the_stored_one_is_refused(project, damage, sentence)
 @pytest.mark.parametrize(("options", "sentence"), [
     (f"{FILE} kind=pie columns=NDCG@10", "kind=pie is none of board, methods, pivot, overall, claims"),
     (f"{FILE} kind=board columns=Recall@5", "the file has no Recall@5"), (f"{FILE} kind=board", "needs columns=.."),
+    (f"{FILE} kind=claims", "does not fit its file (KeyError: 'kind')"),
+    (f"{FILE} kind=segments", "does not fit its file ("), (f"{FILE} kind=curve", "does not fit its file ("),
+    (f"{FILE} kind=board columns=NDCG@ten", "does not fit its file (ValueError: "),
+    (f"{FILE} kind=board columns=NDCG", "does not fit its file (ValueError: "),
     (f"{FILE} as a table", "described by key=value words"), ("kind=board", "is not in results/checksums.txt")])
 def test_a_wrong_comment_names_its_page(project, options, sentence):
     page(project, options)
@@ -230,6 +234,22 @@ def test_a_wrong_comment_names_its_page(project, options, sentence):
     page(project, f"{FILE} kind=board columns=NDCG@10", end="tables")
     with pytest.raises(WorkError, match="a table or value has no end"):
         documents.main([], project)
+
+
+def test_a_value_that_is_no_number_and_a_stored_file_that_is_no_csv(project):
+    path = project / "README.md"
+    for options, sentence in (("field=method", "does not fit its file ("), ("digits=x", "does not fit its file (")):
+        path.write_text(f"<!-- value: {FILE} method=knn representation=a {options} -->.9<!-- /value -->\n",
+                        encoding="utf-8")
+        with pytest.raises(WorkError, match="^README.md: ") as error:
+            documents.main([], project)
+        assert sentence in str(error.value)
+    csv = project / "results" / "w" / "results_test.csv"
+    for damage in (b"", b"\xff\xfe\x00", b'a,b\n"1,2\n'):
+        csv.write_bytes(damage)
+        stored.write_sums(project)
+        with pytest.raises(WorkError, match="cannot be read as csv|does not fit its file"):
+            documents.main([], project)
 
 
 def test_what_cannot_be_stored(tmp_path):
