@@ -65,6 +65,11 @@ def draw_items(log, cold_share, cold_val_share, seed):
     """
     n = log.one("select count(distinct item) from items")
     wanted = {"cold_test": share_of(n, cold_share), "cold_val": share_of(n, cold_val_share)}
+    for flag, share, part in (("--cold-share", cold_share, "cold_test"), ("--cold-val-share", cold_val_share,
+                                                                          "cold_val")):
+        if share and not wanted[part]:
+            raise UsageError(f"{flag} {share:g} of {n} {'item' if n == 1 else 'items'} is none; use a share of at "
+                             f"least {1 / max(n, 1):.2g}, or 0 for no {part}")
     if sum(wanted.values()) >= n:
         raise UsageError(f"--cold-share {cold_share:g} and --cold-val-share {cold_val_share:g} leave no item for "
                          f"train: of {n} {'item' if n == 1 else 'items'} {wanted['cold_test']} would be in cold_test "

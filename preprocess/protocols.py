@@ -100,11 +100,19 @@ class Log:
             return self.con.execute(sql, values)
         except duckdb.OutOfMemoryException:
             raise
+        except (duckdb.ConversionException, duckdb.OutOfRangeException) as e:
+            if "INT128" not in str(e) and "sum" not in str(e).lower():
+                raise self._damaged(e) from None
+            raise WorkError(f"{self.plays}: the counts of plays add up to more than int64 holds; mend or leave out the "
+                            "column count") from None
         except duckdb.Error as e:
             if isinstance(e, duckdb.ProgrammingError) and not isinstance(e, duckdb.InvalidInputException):
                 raise
-            raise WorkError(f"{self.plays} cannot be read to its end ({row_groups.damage(self.plays, e)}); run "
-                            "preprocess/0_get_plays_pqt.py again") from None
+            raise self._damaged(e) from None
+
+    def _damaged(self, error):
+        return WorkError(f"{self.plays} cannot be read to its end ({row_groups.damage(self.plays, error)}); run "
+                         "preprocess/0_get_plays_pqt.py again")
 
     def one(self, sql, values=None):
         """The single value of a query."""

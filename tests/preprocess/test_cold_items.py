@@ -372,6 +372,12 @@ def test_one_item_has_no_cold_split(tmp_path, split):
     assert status == 2 and "leave no item for train: of 1 item 1 would be in cold_test and 1 in cold_val" in err
 
 
+def test_a_share_of_less_than_an_item(tmp_path, split):
+    workdir = workspace(tmp_path / "w", [(u, t, None, 1) for u in range(3) for t in range(20)], time="none")
+    status, _, err = split(workdir, *COLD, "--cold-share", "1e-12")
+    assert status == 2 and "--cold-share 1e-12 of 20 items is none; use a share of at least 0.05, or 0 for no" in err
+
+
 def test_a_cold_share_that_leaves_nobody_with_train_plays(tmp_path, split):
     workdir = workspace(tmp_path / "w", [(u, u, None, 1) for u in range(20)], time="none")   # a track each
     status, _, err = split(workdir, *COLD)

@@ -213,6 +213,16 @@ def test_random_leaves_everybody_a_train_pair(tmp_path, split):
     assert part(workdir, "train").groupby("user_id").size().tolist() == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("rows", [[(0, 0), (0, 0), (0, 1), (1, 1)], [(0, t) for t in range(12)]])
+def test_counts_that_add_up_beyond_int64(tmp_path, split, rows):
+    """Those of a pair, and those of a user's pairs."""
+    workdir = workspace(tmp_path / "w", [(*row, None, 1) for row in rows], time="none")
+    plays = pd.read_parquet(workdir / "plays.pqt")
+    write_parquet(workdir / "plays.pqt", plays.assign(count=np.int64(1) << 62))
+    status, _, err = split(workdir, "--protocol", "random")
+    assert status == 1 and "the counts of plays add up to more than int64 holds" in err and err.count("\n") == 1
+
+
 def test_aggregated_plays_have_counts_and_no_times(tmp_path, split):
     workdir = crowd(tmp_path / "w", timed=False)
     status, _, err = split(workdir, "--protocol", "recsys24")
