@@ -1,6 +1,7 @@
 """Yambda: its files to a workspace, its split, its metrics, decayed popularity and ItemKNN; what is refused."""
 import importlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -242,6 +243,18 @@ def test_decay_needs_plays_with_times(world, tmp_path):
         popularity.main(["--workdir", str(untimed), "--decay-hours", "6"])
     with pytest.raises(UsageError, match="leave out --half-life and --by"):
         popularity.main(["--workdir", str(world), "--decay-hours", "6", "--by", "plays"])
+
+
+@pytest.mark.parametrize("text, sentence", [
+    ('{"request": {"test_date": "soon"}}', "test_date 'soon' is no date"),
+    ('{"request": {"test_date": [2020]}}', r"test_date \[2020\] is no date"),
+    ('{"request": []}', "request should be an object"), ("{", "cannot be read as json")])
+def test_an_odd_split_json_is_named(text, sentence, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "split.json").write_text(text, encoding="utf-8")
+    split = SimpleNamespace(rules={"events_before": None}, workdir=tmp_path)
+    with pytest.raises(WorkError, match=sentence):
+        plays.end_of(split)
 
 
 # --------------------------------------------------------------------------- bad input
