@@ -265,7 +265,8 @@ def fit(run, training, args):
 
 
 def ranker(model, playlists):
-    """A function of a part: what topk.recommend takes. All songs are embedded in blocks, users by their known rows."""
+    """A function of a part: what topk.recommend takes. All songs are embedded in blocks, users by the rows of their
+    history at the part, which holds val's where the split's rules say so, as for every other method."""
     import torch
     model.eval()
     codes = torch.as_tensor(playlists.item_songs, device=playlists.device)
@@ -273,7 +274,8 @@ def ranker(model, playlists):
         songs = model.song_vectors(torch.cat([model.songs(playlists.data, block) for block in codes.split(8192)]))
 
     def of(part):
-        ends = torch.as_tensor(playlists.lists.ends(0 if part in ("val", "cold_val") else 1), device=playlists.device)
+        level = int("val" in playlists.split.history_parts(part))
+        ends = torch.as_tensor(playlists.lists.ends(level), device=playlists.device)
 
         def users(block):
             block = torch.as_tensor(block, device=playlists.device)

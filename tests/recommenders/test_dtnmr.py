@@ -165,6 +165,17 @@ def test_points_and_levels_follow_the_parts(tmp_path):
     assert world.lists.behaviours == ("explore", "my library", None)   # "settings" counts as unknown, as in the source
 
 
+def test_lists_read_the_history_of_the_split(tmp_path, monkeypatch):
+    """At test the plays of train, as every method does; those of val, too, where the rules of the split say so."""
+    world, _ = world_of(listening_world(tmp_path / "w"))
+    of = dtnmr.ranker(network_of(world, dtnmr.parse(["--workdir", "w", *SMALL])), world)
+    users = np.arange(world.split.n_users)
+    by_train = of("test")["users"](users)
+    assert torch.equal(by_train, of("val")["users"](users)) and world.split.history_parts("test") == ("train",)
+    monkeypatch.setitem(world.split.rules, "history", {"test": ["train", "val"]})
+    assert not torch.equal(of("test")["users"](users), by_train)
+
+
 def test_plays_of_test_csv_are_known_to_nobody_who_trains(tmp_path):
     """The beginning of a test playlist is history to look back at, and its songs may be negatives of train."""
     workdir = listening_world(tmp_path / "w")
