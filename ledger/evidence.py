@@ -6,6 +6,7 @@ term that is `like` another has that one's settings but for the arguments that d
 embedding are left out, as in tables.
 """
 import itertools
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,12 +31,13 @@ BESIDES = {"as_published": ("config", "stop_on", "eval_every", "val_users", "pat
 
 @dataclass(frozen=True)
 class Need:
-    """Runs that lack: a term as it is on this data set, and the settings it should share (None: those of the grid)."""
+    """Runs that lack: a term as it is on this data set, and the request whose settings it should share, as json (None:
+    those of the grid)."""
     method: str
     representation: str | None
     control: bool
     with_: tuple
-    like: tuple | None = None
+    like: str | None = None
 
 
 @dataclass
@@ -216,6 +218,17 @@ def _word(weight, term):
     return f"{sign} {times}{' '.join(filter(None, words))}"
 
 
+def _figure(values, cell, claim):
+    """The Figure of a claim's metric; WorkError with the command that evaluates it where a run lacks it."""
+    figures = values.of(cell)
+    if claim.metric not in figures:
+        name, k = claim.metric.split("@")
+        how = {"SubsetAccuracy": f"python metrics.py --subset-size {k}", "PointAccuracy": "recommenders.dtnmr"}
+        raise WorkError(f"{cell.runs[0][0]} has no {claim.metric} of {claim.part}; "
+                        f"{how.get(name, f'python metrics.py --k {k}')} evaluates it")
+    return figures[claim.metric]
+
+
 def _estimate(line, workspace, weights, bound, cells):
     claim = line.claim
     values, terms, subtracted = workspace.values(claim.part, claim.metric), [], []
@@ -223,13 +236,8 @@ def _estimate(line, workspace, weights, bound, cells):
         if name == CONSTANT:
             subtracted += [-weight]
             continue
-        cell, figures = cells[name], values.of(cells[name])
-        if claim.metric not in figures:
-            name, k = claim.metric.split("@")
-            how = {"SubsetAccuracy": f"python metrics.py --subset-size {k}", "PointAccuracy": "recommenders.dtnmr"}
-            raise WorkError(f"{cell.runs[0][0]} has no {claim.metric} of {claim.part}; "
-                            f"{how.get(name, f'python metrics.py --k {k}')} evaluates it")
-        figure = figures[claim.metric]
+        cell = cells[name]
+        figure = _figure(values, cell, claim)
         if figure.table is None:
             raise WorkError(f"{claim.metric} belongs to all users together: no test over users")
         terms.append(crossed.Term(weight, figure.table, tuple(repeat_numbers(cell)), bound[name].control))
@@ -283,12 +291,15 @@ def candidates(workspace, term, claim, like=None, anchor=None):
     if term.control:
         shuffled = [c for c in workspace.cells if c.recommender == term.method and c.shuffled and c.runs]
         plain = [found for cell in plain if (found := control_of(cell, plain, shuffled)) is not None]
-    part = "cold_val" if claim.part in COLD_PARTS else "val"
 
-    def on_val(cell):
-        value = val_means(workspace.workdir, cell, [claim.metric], part)[claim.metric]
-        return -value if np.isfinite(value) else np.inf
-    return sorted(plain, key=lambda cell: (on_val(cell), -len(cell.runs), str(cell.request)))
+    def on(part):
+        return [val_means(workspace.workdir, cell, [claim.metric], part)[claim.metric] for cell in plain]
+    values = on("cold_val") if claim.part in COLD_PARTS else on("val")
+    if claim.part in COLD_PARTS and not np.isfinite(values).any():
+        values = on("val")   # a split without cold_val: as in training, val selects
+    order = sorted(zip(plain, values, strict=True), key=lambda pair: (
+        -pair[1] if np.isfinite(pair[1]) else np.inf, -len(pair[0].runs), str(pair[0].request)))
+    return [cell for cell, _ in order]
 
 
 def _asked(workspace, cell, term):
@@ -322,7 +333,7 @@ def _lacking(workspace, term, claim, like=None):
 
 def _need(term, like):
     """The Need of a term; like: the Cell whose settings it should share, None for those of the grid."""
-    request = tuple(sorted((k, v) for k, v in like.request.items() if not isinstance(v, dict))) if like else None
+    request = json.dumps(like.request, sort_keys=True) if like else None
     return Need(term.method, term.representation, term.control, tuple(sorted(term.with_.items())), request)
 
 
@@ -377,7 +388,7 @@ def _correlate(line, chosen, workspace):
             line.needs += [need for need, _ in lacking if need is not None]
             line.reason = line.reason or joined([lacking[0][1]])
             continue
-        means.append(values.of(cells["term"])[claim.metric].mean)
+        means.append(_figure(values, cells["term"], claim).mean)
         line.runs += [run for run, _ in cells["term"].runs]
     if not line.reason:
         rho = float(spearmanr([claim.scores[name] for name in here], means).statistic)

@@ -4,6 +4,8 @@ Settings are those of the data set's grid file (claims.yaml names it), which tun
 lacks takes those of another one under the same method, and a comment says so. A term that is `like` another takes that
 run's own settings. What a claim varies goes over both.
 """
+import json
+
 from harness import registry
 from harness.errors import UsageError
 from ledger.statements import EACH, VERSUS, Term
@@ -12,6 +14,7 @@ EMBEDDING = ("model", "names", "embedding")      # what scripts that need an emb
 ROOT = registry.ROOT
 NOT_SETTINGS = ("seed", "shuffle", *EMBEDDING, "comment")
 AS_ITEM_FREEZE = {"frozen": 1, "start": 0}       # of --fusion; the other kinds are no published behaviour
+OF_CONFIG = {"learning_rate": "lr"}              # entries of BERT4Rec's config that a flag sets by another name
 OF_CONTENT = ("scale", "missing")                # flags that scripts refuse or ignore without an embedding
 
 
@@ -33,7 +36,8 @@ def block_of(need, ledger, dataset):
     """(block of a Need, why its settings are not tuned or '')"""
     script = registry.recommender(need.method).script
     flag = _embedding_flag(script) if "embedding" in registry.capability(need.method)[0] else None
-    settings, why = (_of_request(need.like, script), "") if need.like else _of_grid(need, dataset, script, flag)
+    settings, why = _of_request(json.loads(need.like), script, dict(need.with_)) if need.like else \
+        _of_grid(need, dataset, script, flag)
     settings |= dict(need.with_)
     settings.pop("shuffle", None)
     if need.representation is not None and flag:
@@ -56,16 +60,28 @@ def _embedding_flag(script):
     return next((flag for flag in EMBEDDING if flag in flags), None)
 
 
-def _of_request(request, script):
-    """The flags of a run's request that are not the script's defaults; what no flag sets is left out."""
+def _of_request(request, script, varied):
+    """The flags of a run's request that are not the script's defaults, and a remark on what no flag sets.
+
+    varied: {flag: value} of what the run is to do otherwise; a published config is not that of the other run
+    """
     actions = {a.dest: a for a in registry.load(script).build_parser()._actions if a.option_strings}
     recommender = next(r for r in registry.recommenders().values() if r.script == script)
     usual, content = registry.defaults(recommender.name), "embedding" in recommender.needs
     own = NOT_SETTINGS if content else ("seed", "comment")     # model is no embedding of a random forest
-    return {k: _plain(v) for k, v in request if k in actions and k not in own and v is not None and usual.get(k) != v}
+    config = {} if "as_published" in varied else {
+        OF_CONFIG.get(k, k): v for k, v in (request.get("config") or {}).items()
+        if k != "positions" and v != usual["config"].get(k)}   # positions follow from --order
+    flat = {k: v for k, v in request.items() if k != "config"} | config
+    unsaid = [k for k in config if k not in actions]
+    return {k: _plain(v) for k, v in flat.items()
+            if k in actions and k not in own and v is not None and (k in config or usual.get(k) != v)}, (
+        f"its --config file sets {', '.join(unsaid)}, too; add it" if unsaid else "")
 
 
 def _plain(value):
+    if isinstance(value, list):   # of one run, and so one value of a grid's line
+        return " ".join(map(str, value))
     return ("on" if value else "off") if isinstance(value, bool) else value
 
 

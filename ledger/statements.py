@@ -4,7 +4,6 @@ A claim is about an effect, a weighted sum of its terms: `content - ids`, `learn
 representation. `each` makes a claim for every representation (or method) of a list; `versus` makes one effect for each,
 all of which the claim asserts together.
 """
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +170,13 @@ def read_claim(where, entry, datasets, methods):
                          f"not {claim.smallest:g}")
     claim.terms = {str(name): _term(f"{where}, term {name}", term, methods, entry.get("terms") or {})
                    for name, term in (entry.get("terms") or {}).items()}
+    for axis, names in claim.each.items():
+        if axis not in ("representation", "method"):
+            raise UsageError(f"{where}: each is over representation or method, not {axis}")
+        names = _texts(f"{where}, each {axis}", [names] if isinstance(names, str) else names)
+        if axis == "method":
+            for name in names:
+                _known(where, "method", name, methods)
     if claim.scores is not None:
         return _of_scores(where, claim)
     if claim.versus is not None:
@@ -185,19 +191,15 @@ def read_claim(where, entry, datasets, methods):
         raise UsageError(f"{where}: effect {texts!r} should have finite numbers")
     if not claim.effects:
         raise UsageError(f"{where} needs an effect such as `content - ids`, or untestable with the reason")
-    for axis, names in claim.each.items():
-        if axis not in ("representation", "method"):
-            raise UsageError(f"{where}: each is over representation or method, not {axis}")
-        names = _texts(f"{where}, each {axis}", [names] if isinstance(names, str) else names)
-        if axis == "method":
-            for name in names:
-                _known(where, "method", name, methods)
     return claim
 
 
 def _of_scores(where, claim):
     if len(claim.terms) != 1 or not all(_is_finite(v) for v in claim.scores.values()):
         raise UsageError(f"{where}: scores should be `encoder: number` beside one term")
+    (term,) = claim.terms.values()
+    if term.method == VERSUS or term.method == EACH and "method" not in claim.each:
+        raise UsageError(f"{where}: method is {term.method!r}, and the claim has no list of them")
     if not 0 < claim.smallest < 1:
         raise UsageError(f"{where}: the smallest rank correlation that matters is between 0 and 1, "
                          f"not {claim.smallest:g}")
@@ -216,7 +218,8 @@ def _term(where, entry, methods, siblings):
     entry = _given(entry)
     if entry["method"] not in (EACH, VERSUS):
         _known(where, "method", entry["method"], methods)
-    if (like := entry.get("like")) is not None and (like not in siblings or (siblings[like] or {}).get("like")):
+    if (like := entry.get("like")) is not None and (like not in siblings or isinstance(siblings[like], dict)
+                                                    and siblings[like].get("like")):
         raise UsageError(f"{where}: like names another term of the claim that has no `like` itself, not {like}")
     return Term(with_=_plain(f"{where}, with", entry.pop("with", {})), **entry)
 

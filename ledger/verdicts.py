@@ -148,7 +148,7 @@ def what_it_takes(verdict):
     if verdict.word != UNDECIDED:
         return ""
     if verdict.line.single:
-        return "at least 3 seeds"
+        return "at least 2 seeds"
     users, seeds = verdict.users_needed, verdict.seeds_needed
     words = [f"{users:,} users" if users else "", f"{seeds:,} seeds" if seeds else ""]
     if not any(words):

@@ -40,7 +40,7 @@ from tests.worlds.judged import claim, ledger
     ({"terms": "{x: {method: knn, representation: versus}, y: {method: ease}}"}, "representation is 'versus', and the"),
     ({"terms": "{x: ease, y: {method: ease}}"}, "term x should be `key: value` lines"),
     ({"terms": "{x: {method: [ease]}, y: {method: ease}}"}, "term x: method has the wrong form (list)"),
-    ({"terms": "{x: {method: ease, with: {l2: [1]}}, y: {method: ease}}"}, "term x, with: l2 should be a flag with one"),
+    ({"terms": "{x: {method: ease, with: {l2: [1]}}, y: {method: ease}}"}, "x, with: l2 should be a flag with one"),
     ({"terms": "{x: {method: ease, with: {1: 2}}, y: {method: ease}}"}, "term x, with: 1 should be a flag with one"),
     ({"each": "{representation: [1, 2]}"}, "each representation should be a list of names, not [1, 2]"),
     ({"each": "{representation: null}"}, "each representation should be a list of names, not None"),
@@ -49,6 +49,8 @@ from tests.worlds.judged import claim, ledger
     ({"datasets": "[[one]]"}, "datasets should be a list of names"),
     ({"effect": f"{'9' * 400} * x - y"}, "should have finite numbers"),
     ({"smallest": "9" * 400}, "smallest should be a finite number"),
+    ({"scores": "{a: 1}", "terms": "{x: {method: each}}", "effect": None}, "method is 'each', and the claim has no"),
+    ({"terms": "{x: {method: ease, like: y}, y: knn}"}, "term y should be `key: value` lines"),
     ({"scores": "{a: 1}"}, "scores should be `encoder: number` beside one term"),
 ])
 def test_a_claim_that_is_wrong_is_one_sentence(tmp_path, changes, sentence):

@@ -83,7 +83,7 @@ def test_one_seed_decides_nothing_and_does_not_widen_the_others():
     lines = [line(known(9), name="a"), line(known(9), name="b", single=["Shallow Net a"])]
     sure, single = judge(lines, RULES)
     assert sure.word == HOLDS and sure.level == pytest.approx(.95) and single.word == UNDECIDED
-    assert "one seed of Shallow Net a" in single.notes[0] and verdicts.what_it_takes(single) == "at least 3 seeds"
+    assert "one seed of Shallow Net a" in single.notes[0] and verdicts.what_it_takes(single) == "at least 2 seeds"
     verdicts.unjudged(single, RULES)
     assert single.low < 9 < single.high and single.level == .95
 
