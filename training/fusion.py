@@ -137,10 +137,16 @@ class Fusion:
         """Sum of squares of what is trained, a scalar with a gradient."""
         return (table - self.base).square().sum()
 
-    def decay_towards_content(self, table: torch.Tensor, weight_decay: float) -> None:
-        """Let an optimiser's weight decay draw the table towards its content instead of towards zero."""
+    def decay_towards_content(self, table: torch.Tensor, weight_decay: float, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimiser's weight decay draw the table towards its content instead of towards zero.
+
+        The gradient changes just before the step, once, after the sum over the processes (training/parallel.py).
+        """
+        def draw(*_):
+            if table.grad is not None:
+                table.grad.sub_(self.base, alpha=weight_decay)
         if weight_decay:
-            table.register_hook(lambda gradient: gradient - weight_decay * self.base)
+            optimizer.register_step_pre_hook(draw)
 
 
 def limit(rows: torch.Tensor, norm: float) -> None:

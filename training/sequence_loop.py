@@ -131,10 +131,10 @@ class Training:
     def __init__(self, model, settings, whole=True, fused=None):
         import torch
         self.model, self.settings, self.whole, self.fused = model, settings, whole, fused
-        if fused is not None:
-            fused.decay_towards_content(model.items, 2 * settings.l2)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=settings.betas,
                                           weight_decay=2 * settings.l2, fused=True)
+        if fused is not None:
+            fused.decay_towards_content(model.items, 2 * settings.l2, self.optimizer)
         release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
         self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience, self.optimizer,
                                       settings.plateau_patience, settings.plateau_factor, release)

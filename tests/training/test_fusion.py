@@ -108,7 +108,7 @@ def test_weight_decay_draws_the_table_towards_its_content(l2):
     base, table = torch.tensor([[1.0, -2.0]]), torch.nn.Parameter(torch.tensor([[2.0, 1.0]]))
     delta = torch.nn.Parameter(table.detach() - base)
     one, two = (torch.optim.Adam([p], lr=0.1, weight_decay=2 * l2) for p in (table, delta))
-    fusion.Fusion("delta", base, torch.zeros(1, dtype=torch.bool), norm=9.0).decay_towards_content(table, 2 * l2)
+    fusion.Fusion("delta", base, torch.zeros(1, dtype=torch.bool), norm=9.0).decay_towards_content(table, 2 * l2, one)
     for _ in range(5):
         for optimizer, value in ((one, table), (two, base + delta)):
             optimizer.zero_grad()

@@ -35,6 +35,7 @@ REQUESTS = {
                                 "--loss", "infonce", "--use-confidence", "1"]],
     "bert4rec": ["train_bert.py", [*SEQUENCES, "--item-freeze", "0", "--config", "CONFIG"]],
     "sasrec": ["recommenders.sasrec", [*SEQUENCES, "--item-freeze", "0", "--dropout", "0"]],
+    "delta": ["recommenders.sasrec", [*SEQUENCES, "--fusion", "delta", "--l2", "0.05", "--dropout", "0"]],
     "gbce": ["recommenders.sasrec", [*SEQUENCES, "--loss", "gbce", "--negatives", "9", "--dropout", "0"]],
     "two_tower": ["recommenders.two_tower", [*CONTENT, "--batch-size", "200", "--dropout", "0"]],
     "unbiased": ["recommenders.two_tower", [*CONTENT, "--batch-size", "200", "--dropout", "0", "--logq", "unbiased",
@@ -219,9 +220,10 @@ def test_a_training_whose_processes_end_is_continued_by_another_number_of_them(t
     stopped = load_checkpoint(next(cut.glob("checkpoints/*/*_last.pt")))
     status, stderr = broken_off(cut, 3, signal.SIGKILL, 0)
     assert status and stderr.count("Traceback") == 1, stderr   # that of torchrun
-    (sentence,) = sentences(stderr)
-    assert re.fullmatch("train.py: process [12] has lost another of the 3 processes, which has ended; the same command "
-                        "continues from the last checkpoint", sentence)
+    said = sentences(stderr)   # of one of the others, unless torchrun ends them first, as on a busy machine
+    assert len(said) <= 1 and all(re.fullmatch(
+        "train.py: process [12] has lost another of the 3 processes, which has ended; the same command "
+        "continues from the last checkpoint", sentence) for sentence in said), stderr
     killed = load_checkpoint(next(cut.glob("checkpoints/*/*_last.pt")))
     assert (stopped["epoch"], stopped["step"]) < (killed["epoch"], killed["step"]) < (100, 0)
     capsys.readouterr()
