@@ -223,8 +223,8 @@ def in_batch_softmax(scores, log_q, known, correction="standard", first=0):
     """Mean cross-entropy of each pair's own item among the items of the batch, a scalar.
 
     scores: (b, B), user of pair a with item of pair b, of the b pairs of the batch from number `first` on; log_q: (B,)
-    of those items; known: bool (b, B), pairs of train: such columns are no negatives of their row (nor are repetitions
-    of the row's own item).
+    of those items; known: bool (b, B), pairs of the user, that of the row among them: such columns are no negatives
+    of their row, nor are repetitions of its own item.
 
     standard: every column's score minus log q (Yi et al., RecSys 2019), so that frequent items are not punished
               for being negatives often.
@@ -372,15 +372,16 @@ class Training:
     def validation_loss(self, split):
         """The training loss over the pairs of val, whose batches are the same every time; nothing is dropped or hidden.
 
-        Further val tracks of a batch's user are no negatives, nor are those of train.
+        Tracks that a user has in val are no negatives, nor are those of train.
         """
         data, towers, val, total = self.data, self.towers, split.part("val"), 0.0
         towers.eval()
+        pairs = torch.as_tensor(val.user * split.n_items + val.item, device=data.device)
         order = np.random.default_rng([self.settings.seed, 3]).permutation(len(val))
         for rows in np.array_split(order, math.ceil(len(val) / self.settings.batch_size)):
             user, item = (torch.as_tensor(x[rows], device=data.device) for x in (val.user, val.item))
             users = towers.users(data.describe(data.history[user]))
             scores = users @ towers.items(data.items[item], data.cold[item], item).T / towers.temperature
-            known = data.known(user, item) | (user[:, None] == user)
+            known = data.known(user, item) | torch.isin(user[:, None] * split.n_items + item, pairs)
             total += in_batch_softmax(scores, data.log_q[item], known, self.settings.logq).item() * len(rows)
         return total / len(val)

@@ -1,4 +1,5 @@
 """Two towers: the loss against dense sums, histories without their own pair, masks, the index, newcomers, bad input."""
+import dataclasses
 import math
 import signal
 import subprocess
@@ -97,6 +98,17 @@ def test_known_positives_have_no_say_and_get_no_gradient():
     others = known & ~np.eye(len(item), dtype=bool)
     assert others.any() and (s.grad.numpy()[others] == 0).all()
     assert (s.grad.numpy()[~known] > 0).all()
+
+
+def test_a_users_tracks_of_val_are_no_negatives_on_val(tiny):
+    """Nor is the row's own track where it is another user's, too: with one track in val there is no rival."""
+    split, _, data = world_of(tiny)
+    val = split.part("val")
+    users, at = np.unique(val.user, return_index=True)
+    split.others["val"] = dataclasses.replace(val, user=users, item=np.full(len(users), val.item[at[0]]),
+                                              count=val.count[at], time=None if val.time is None else val.time[at])
+    training = Training(data, cli.settings(Settings, two_tower.parse(SMALL)))
+    assert len(users) > 10 and training.validation_loss(split) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_batch_of_one_pair_teaches_nothing_and_breaks_nothing():
