@@ -64,6 +64,8 @@ def request_of(args, name):
 
 def recommend_with(name, split, args, workdir):
     """Run one embedding, as `{name}_cosine` (extended by the settings that differ from the defaults)."""
+    import numpy as np
+
     import dataset
     from ranking import save
     request = request_of(args, name)
@@ -80,6 +82,9 @@ def recommend_with(name, split, args, workdir):
         profile = vectors
         if args.as_published:  # item codes used as row indices of the matrix in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]
+            if lacking := int((~np.isfinite(profile).all(axis=1)).sum()):
+                raise WorkError(f"--as-published reads the first {split.n_hot} rows of {name} as the tracks of train, "
+                                f"and {lacking} of these have no vector; leave it out, or extract all tracks")
         users = split.by_history(lambda part: unit(user_vectors(split.history(part, args.weight), profile)))
         results = save.write(run, split, args.k, args.seed, users=users, items=unit(vectors),
                              device=cli.pick_device(args.device))

@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 import dataset
 import knn
 from harness import runs
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from tests.worlds.world import hidden_pairs, write_embedding, write_pairs, write_tracks
 
 
@@ -109,6 +109,15 @@ def test_the_published_row_mix_up_on_request(tiny):
     expected = split.tracks[split.n_hot:][np.argsort(-score[code])[:5]]
     assert preds[preds.user_id == split.users[code]].track_id.tolist() == expected.tolist()
     assert config["request"]["as_published"] is True
+
+
+def test_published_rows_without_a_vector_are_refused(tiny):
+    """Not of the split's tracks: the row mix-up reads those of others, whose users would be at chance."""
+    raw = np.load(tiny / "embeddings/content.npy")
+    raw[0] = np.nan
+    write_embedding(tiny, "gappy", raw)
+    with pytest.raises(WorkError, match=r"as the tracks of train, and 1 of these have no vector"):
+        knn.main(["gappy", "--workdir", str(tiny), "--as-published", "--missing", "mean", "--k", "5"])
 
 
 def test_bad_requests(tiny, capsys):
