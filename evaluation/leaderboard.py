@@ -75,6 +75,11 @@ class Leaderboard:
     correction: str = "holm"
     against: str = ""                # what the rows are tested against besides, '' without
     chosen_on: str = "val"
+    on_itself: set = field(default_factory=set)   # (block, column) where no row has val, and so the part itself chose
+
+    def best_on(self, block, column):
+        """The part on which the best row of a block was chosen."""
+        return self.part if (block, column) in self.on_itself else self.chosen_on
 
     def blocks(self):
         """[(title, [Row])] of the blocks that have rows."""
@@ -276,7 +281,7 @@ def choose_best(workdir, board):
         itself = {column: figure.mean for column, figure in row.figures.items()}
         return itself if chosen_on == board.part else val_means(workdir, row.cell, board.columns, chosen_on)
     val = {id(row): on_val(row) for row in board.rows if row.is_rival}
-    for _, rows in board.blocks():
+    for block, rows in board.blocks():
         for column in board.columns:
             rivals = [row for row in rows if row.is_rival and column in row.figures]
             means = [row.figures[column].mean for row in rivals]
@@ -284,7 +289,8 @@ def choose_best(workdir, board):
                 continue
             known = np.array([val[id(row)][column] for row in rivals])
             if np.isnan(known).all():
-                known, board.chosen_on = np.array(means), board.part
+                known = np.array(means)
+                board.on_itself |= {(block, column)} if chosen_on != board.part else set()
             rivals[int(np.nanargmax(known))].best.add(column)
 
 
@@ -292,8 +298,8 @@ def compare_rows(board, reference=None):
     """Fill the tests of all rows: against the best of their block, and against a reference {column: Figure}.
 
     Controls on the wrong tracks are not tested: each repeat is one permutation, shared by all users. Metrics that
-    belong to all users together are not tested, either. Of one user nothing is tested within blocks; WorkError
-    where a reference asks for it.
+    belong to all users together are not tested, either. Of one user nothing is tested within blocks or segments;
+    WorkError where a reference asks for it on the whole part.
     """
     jobs, families, users = [], {}, board.head["users"]
 
@@ -307,7 +313,7 @@ def compare_rows(board, reference=None):
             for row in rows:
                 if best is not None and row is not best and row.is_rival and column in row.figures and users > 1:
                     add(row.tests, row, column, best.figures[column], (title, column))
-                if reference is not None and column in row.figures:
+                if reference is not None and column in row.figures and (users > 1 or "segment" not in board.head):
                     if row.figures[column] is reference[column]:
                         row.against[column] = "reference"
                     else:

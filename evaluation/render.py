@@ -107,7 +107,11 @@ def _note_on_tests(board):
     how = f"paired t test and bootstrap over users, {CORRECTIONS[board.correction]}'s correction"
     parts = []
     if any(row.best for row in board.rows):
-        parts.append(f"bold: best of its block on {board.chosen_on}")
+        chosen = [(row.block, column) for row in board.rows for column in row.best]
+        others = dict.fromkeys(f"{block}, {column}" for block, column in chosen if (block, column) in board.on_itself)
+        general = board.part if len(others) == len(chosen) else board.chosen_on
+        parts.append(f"bold: best of its block on {general}" + (
+            f" ({'; '.join(others)}: on {board.part}, as no run has val)" if others and general != board.part else ""))
     if any(test.undecided for row in board.rows for test in row.tests.values()):
         parts.append(f"{NEAR}: not distinguishable from it ({how} within block and metric, p ≥ {LEVEL:g}), which is no "
                      "evidence of equality")
@@ -294,8 +298,8 @@ def _line(board, row, column, shuffled, best):
             "users": board.head["users"]}
     line |= _control_of_line(row, column) if not shuffled else dict.fromkeys(_control_of_line(row, column))
     compared = best is not None and best is not row
-    line |= {"best": column in row.best and not shuffled, "best_on": board.chosen_on, "compared_with":
-             f"{best.method} {best.label}".strip() if compared else "", "correction": board.correction}
+    line |= {"best": column in row.best and not shuffled, "best_on": board.best_on(row.block, column),
+             "compared_with": f"{best.method} {best.label}".strip() if compared else "", "correction": board.correction}
     line |= _tests_of_line("", None if shuffled else row.tests.get(column))
     if board.against:
         line |= {"against": board.against} | _tests_of_line("against_", None if shuffled else row.against.get(column))

@@ -19,7 +19,8 @@ from evaluation.intervals import mean_and_half_width
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
 
-REPEATS = ("seed", "shuffle", "model", "embedding")  # arguments that differ between repeats or representations
+REPEATS = ("seed", "shuffle", "embedding")  # arguments that differ between repeats or representations, as does
+#                                             `model` of a script that calls its embedding so
 
 
 @dataclass
@@ -68,11 +69,12 @@ def collect(workdir):
             continue
         request = dict(config.get("request", {}))
         shuffled = runs.is_shuffled(request)
-        shared = {k: v for k, v in sorted(request.items()) if k not in REPEATS}
+        repeats = (*REPEATS, "model") if config.get("embedding") else REPEATS
+        shared = {k: v for k, v in sorted(request.items()) if k not in repeats}
         key = (config["recommender"], config.get("embedding") or "", shuffled, json.dumps(shared))
         cell = cells.setdefault(key, Cell(key[0], config.get("embedding"), shuffled, shared))
         if "departures" in config:
-            cell.departures = {k: v for k, v in config["departures"].items() if k not in REPEATS}
+            cell.departures = {k: v for k, v in config["departures"].items() if k not in repeats}
         changed = runs.changed_since(config, split) or [
             p for p, checksum in config.get("inputs", {}).items() if latest[p] != checksum]
         if config.get("status") == "finished" and not changed:

@@ -1,9 +1,13 @@
 """The leaderboard through table.py: blocks and their order, the best by val, controls and what content is worth."""
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from evaluation import leaderboard
 from evaluation.files import write_metrics
+from harness.errors import WorkError
 from tests.test_table import half, line, lines_of, make_run, row_of, tables
 
 
@@ -73,6 +77,39 @@ def test_the_cold_test_decides_itself_as_val_has_no_cold_tracks(tmp_path):
     numbers, text = tables(tmp_path, part="cold_test")
     assert [r.representation for r in numbers.itertuples() if r.best] == ["mert"]
     assert "bold: best of its block on cold_test" in text
+
+
+def test_a_block_without_val_says_that_its_best_was_chosen_on_test(tmp_path):
+    for name, values, val in (("ease", [.1, .2, .3, .4], [.9] * 4), ("itemknn", [.5, .6, .7, .8], [.1] * 4)):
+        make_run(tmp_path, name, None, values, val=val)
+    for weight, values in (("a", [.1, .2, .3, .4]), ("b", [.3, .4, .5, .7])):
+        make_run(tmp_path, "hybrid", None, values, how=weight, manifest={"sources": {"ease": "one"}})
+    numbers, text = tables(tmp_path)
+    best = numbers[numbers.best]
+    assert best.method.tolist() == ["EASE", best.method.iloc[1]] and best["mean"].iloc[1] == pytest.approx(.475)
+    assert dict(zip(numbers.block, numbers.best_on, strict=True)) == {"without content": "val", "mixtures": "test"}
+    assert "bold: best of its block on val (mixtures, Recall@2: on test, as no run has val)" in text
+
+
+def test_two_models_of_one_method_are_two_rows_by_name(tmp_path):
+    for model, values in (("forest", [.1, .2, .3, .4]), ("lambdarank", [.2, .3, .4, .6])):
+        make_run(tmp_path, "random_forest", None, values, model=model)
+    numbers, _ = tables(tmp_path)
+    assert "lambdarank" in " ".join(numbers.changed)
+
+
+def test_a_segment_of_one_user_is_shown_and_not_tested_against_a_run():
+    board = leaderboard.Leaderboard("test", ["Recall@2"], [], {"users": 1, "segment": "one"})
+    figure = SimpleNamespace(each=np.array([.5]), mean=.5)
+    row = leaderboard.Row("without content", "ease", "EASE", "", "", "", SimpleNamespace(embedding=None))
+    row.figures = {"Recall@2": figure}
+    board.rows = [row]
+    other = {"Recall@2": SimpleNamespace(each=np.array([.25]), mean=.25)}
+    leaderboard.compare_rows(board, other)
+    assert not row.against
+    del board.head["segment"]
+    with pytest.raises(WorkError, match="at least two users"):
+        leaderboard.compare_rows(board, other)
 
 
 def test_one_user_is_shown_and_not_tested(tmp_path):
