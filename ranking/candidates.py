@@ -131,28 +131,30 @@ def normalised(pool: Pool, how: str = "minmax") -> np.ndarray:
 
 # --------------------------------------------------------------------------- which runs
 
-def find_runs(split: Split, words: Sequence[str], metric: str = "NDCG@10") -> list[Source]:
+def find_runs(split: Split, words: Sequence[str], metric: str = "NDCG@10", learns: bool = True) -> list[Source]:
     """The run each word stands for; UsageError for a word that names nothing, WorkError for a run that is not made.
 
     A recommender's word takes its best run by the mean of `metric` on val; of equals the one with longer lists.
+    learns: whether the caller learns on val; else a run that is named needs no lists of it
     """
     twice = sorted({w for w in words if words.count(w) > 1})
     if twice:
         raise UsageError(f"{twice[0]} is asked for twice; a second run of one recommender is named by its run's name")
-    if "val" not in split.parts:
-        raise WorkError("this split has no val part to choose or learn on; split again with a --val-share above 0")
     manifests = dict(runs.find_runs(split.workdir))
+    if "val" not in split.parts and (learns or not manifests.keys() >= {*words}):
+        raise WorkError("this split has no val part to choose or learn on; split again with a --val-share above 0"
+                        + ("" if learns else ", or name a run"))
     current = {str(i.path.relative_to(split.workdir)): i.digest for i in split.inputs}
-    return [_run_of(split, word, manifests, current, metric) for word in words]
+    return [_run_of(split, word, manifests, current, metric, learns) for word in words]
 
 
-def _run_of(split, word, manifests, current, metric):
+def _run_of(split, word, manifests, current, metric, learns):
     named = {word: manifests[word]} if word in manifests else {
         name: config for name, config in manifests.items()
         if config.get("recommender") == word and not _is_control(name, manifests)}
     usable, why = {}, ""
     for name, config in named.items():
-        reason = _unusable(split, name, config, current)
+        reason = _unusable(split, name, config, current, learns or word not in manifests)
         usable, why = (usable, reason) if reason else ({**usable, name: config}, why)
     if not usable:
         raise _missing(split, word, manifests, why)
@@ -174,14 +176,14 @@ def _is_control(name, manifests):
     return False
 
 
-def _unusable(split, name, config, current):
-    """Why the lists of a run cannot be read, '' when they can."""
+def _unusable(split, name, config, current, on_val):
+    """Why the lists of a run cannot be read, '' when they can; on_val: those of val are needed."""
     if config.get("status") != "finished":
         return f"run {name} has not finished"
     if any(config.get("inputs", {}).get(key) != value for key, value in current.items()):
         return f"run {name} was made on another split"
     gone = [part for part in config.get("parts", []) if not (split.workdir / "preds" / f"{name}_{part}.pqt").exists()]
-    if gone or "val" not in config.get("parts", []):
+    if gone or on_val and "val" not in config.get("parts", []):
         return f"run {name} has no saved lists of {gone[0] if gone else 'val'}"
     return ""
 

@@ -112,7 +112,7 @@ def read(split: Split, word: str) -> Factors:
                          f"{', '.join(known) or 'there is none yet'}")
     if config is not None:
         _check_run(split, word, config)
-    source, = candidates.find_runs(split, [word])
+    source, = candidates.find_runs(split, [word], learns=False)
     config = dict(runs.find_runs(split.workdir))[source.run]
     paths = [items_path(split.workdir, source.run)]
     paths += [users_path(split.workdir, source.run)] if config["recommender"] == "ials" else []

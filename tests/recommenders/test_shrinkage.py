@@ -7,7 +7,7 @@ import pytest
 
 import dataset
 from harness import runs
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from ranking import factors
 from recommenders import elsa, ials, shrinkage
 from tests.worlds.factors import factor_world, value
@@ -160,6 +160,18 @@ def test_constant_content_shrinks_nothing(world):
     name, config = made(world, embedding="flat")
     preds = pd.read_parquet(world / "preds" / f"{name}_cold_test.pqt")
     assert config["shrink"] == 0 and (preds.groupby("user_id").score.nunique() == 1).all()
+
+
+def test_a_named_run_needs_no_val(tmp_path):
+    """Nothing is chosen then; the best of several cannot be said without it."""
+    workdir = factor_world(tmp_path / "w")
+    (workdir / "data" / "val.pqt").unlink()
+    ials.main(["--factors", "4", "--workdir", str(workdir)])
+    (name, _), = runs.find_runs(workdir)
+    shrinkage.main(["--embedding", "content", "--factors", name, "--workdir", str(workdir)])
+    assert any(config["recommender"] == "shrinkage" for _, config in runs.find_runs(workdir))
+    with pytest.raises(WorkError, match="no val part to choose or learn on.*, or name a run"):
+        shrinkage.main(["--embedding", "content", "--factors", "ials", "--workdir", str(workdir)])
 
 
 def test_val_needs_a_part_to_choose_on(world, capsys):
