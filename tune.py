@@ -110,11 +110,14 @@ def run_trials(trials, where, args):
     """Run what is not finished yet, and read every trial's figure into it."""
     from experiments import local
     reasons = {t.job: local.impossible(t.job, where) for t in trials}
-    failed, elsewhere = local.run_stage(list(dict.fromkeys(t.job for t in trials if not reasons[t.job])), args.jobs)
-    if elsewhere:
-        raise WorkError(f"{len(elsewhere)} trials are being made by another process, so nothing is selected yet; the "
-                        "same command later reads them")
-    reasons |= dict(failed)
+    jobs = list(dict.fromkeys(t.job for t in trials if not reasons[t.job]))
+    later = [job for job in jobs if reads_other_runs(job)]
+    for stage in ([job for job in jobs if job not in later], later):
+        failed, elsewhere = local.run_stage(stage, args.jobs)
+        if elsewhere:
+            raise WorkError(f"{len(elsewhere)} trials are being made by another process, so nothing is selected yet; "
+                            "the same command later reads them")
+        reasons |= dict(failed)
     now = runs.split_checksums(where)
     finished = [(name, config) for name, config in runs.find_runs(where)
                 if config.get("status") == "finished" and not runs.changed_since(config, now)]
@@ -123,6 +126,12 @@ def run_trials(trials, where, args):
         trial.reason = reasons[trial.job]
         if not trial.reason:
             read_figure(trial, finished, where, args.metric, references)
+
+
+def reads_other_runs(job):
+    """Whether a job reads the best run of other methods, which have to be finished before: factors, lists."""
+    arguments = arguments_of(job)
+    return isinstance(arguments.get("factors"), str) or "sources" in arguments
 
 
 def references_of(where, metric):
@@ -242,21 +251,23 @@ def takes(method, values, workdir):
         return False
 
 
-def write_trials(path, trials):
-    """Every trial as a row of a csv, in place of the row it may have there from a call before."""
+def write_trials(path, trials, args):
+    """Every trial as a row of a csv, in place of the row that a call with the same seed and metric left there."""
     import pandas as pd
     rows = pd.DataFrame([{
-        "method": t.method.name, "representation": " ".join(map(str, t.which.values())), "trial": t.number,
+        "method": t.method.name, "representation": " ".join(map(str, t.which.values())), "metric": args.metric,
+        "seed": args.seed, "trial": t.number,
         "setting": " ".join(f"--{k.replace('_', '-')} {v}" for k, v in t.setting.items()), "value": t.value,
         "conf": t.conf, "seconds": t.seconds, "run": t.run, "reason": t.reason} for t in trials])
     if rows.empty:
         return
-    key = ["method", "representation", "trial"]
+    key = ["method", "representation", "metric", "seed", "trial"]
     if path.exists() and path.stat().st_size > 1:
         with reading(path, "the table of trials", "remove it; finished trials are read again from their runs"):
             old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
             old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
-            rows = pd.concat([old, rows]).drop_duplicates(key, keep="last").sort_values(key, kind="stable")
+            both = pd.concat([old.reindex(columns=rows.columns), rows])
+            rows = both.drop_duplicates(key, keep="last").sort_values(key, kind="stable")
     write_report_csv(path, rows)
 
 
@@ -306,7 +317,7 @@ def main(argv=None):
         print("\n".join(t.job.line for t in trials))
         return 0
     run_trials(trials, where, args)
-    write_trials(where / "trials.csv", trials)
+    write_trials(where / "trials.csv", trials, args)
     chosen = chosen_of(trials)
     out = expanded(args.out) if args.out else where / "chosen.yaml"
     write_text(out, grid_of(methods, chosen, where, args))

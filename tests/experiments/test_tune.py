@@ -1,7 +1,9 @@
 """tune.py: the same draws for everybody, no test in sight, what was chosen runs; interrupted and repeated searches."""
+import contextlib
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -63,14 +65,33 @@ def test_trials_of_earlier_calls_stay(tmp_path):
     def trial(name, number, value, which=None):
         return tune.Trial(method({}, name), number, which or {}, {"l2": number}, None, value)
     path = tmp_path / "trials.csv"
-    tune.write_trials(path, [])
+    asked, other = (SimpleNamespace(metric="NDCG@10", seed=seed) for seed in (1, 2))
+    tune.write_trials(path, [], asked)
     assert not path.exists()
-    tune.write_trials(path, [trial("knn", 1, 0.5, {"names": "tags"}), trial("ease", 1, 0.25), trial("ease", 2, 0.5)])
-    tune.write_trials(path, [trial("ease", 2, 0.75), trial("ease", 10, 1.0)])
-    tune.write_trials(path, [])
+    tune.write_trials(path, [trial("knn", 1, 0.5, {"names": "tags"}), trial("ease", 1, 0.25), trial("ease", 2, 0.5)],
+                      asked)
+    tune.write_trials(path, [trial("ease", 2, 0.75), trial("ease", 10, 1.0)], asked)
+    tune.write_trials(path, [trial("ease", 2, 0.5)], other)   # another draw of settings
+    tune.write_trials(path, [], asked)
     found = pd.read_csv(path, keep_default_na=False)
-    assert found[["method", "representation", "trial", "value"]].values.tolist() == [
-        ["ease", "", 1, 0.25], ["ease", "", 2, 0.75], ["ease", "", 10, 1.0], ["knn", "tags", 1, 0.5]]
+    assert found[["method", "representation", "seed", "trial", "value"]].values.tolist() == [
+        ["ease", "", 1, 1, 0.25], ["ease", "", 1, 2, 0.75], ["ease", "", 1, 10, 1.0], ["ease", "", 2, 2, 0.5],
+        ["knn", "tags", 1, 1, 0.5]]
+
+
+def test_methods_on_the_factors_of_others_come_after_them(tiny, monkeypatch):
+    """With several jobs at once a trial would take the best of the runs that happen to be there."""
+    stages = []
+
+    def noted(jobs, at_once):
+        stages.append([job.script for job in jobs])
+        return [], []
+    monkeypatch.setattr("experiments.local.run_stage", noted)
+    with contextlib.suppress(WorkError):
+        tune.main(["shrinkage", "ials", "knn", "--trials", "2", "--jobs", "2", "--workdir", str(tiny), "--embeddings",
+                   "content"])
+    first, second = stages
+    assert set(first) == {"knn.py", "recommenders.ials"} and set(second) == {"recommenders.shrinkage"}
 
 
 # --------------------------------------------------------------------------- settings
