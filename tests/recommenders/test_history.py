@@ -22,8 +22,7 @@ from tests.worlds.world import tiny_workspace, write_pairs
 
 KNOW_NOTHING_NEW = {"train": "learns one vector per user", "recommenders.chance": "", "recommenders.popularity": "",
                     "recommenders.clcrec": "learns one vector per user",
-                    "recommenders.content_prior": "the same for every user",
-                    "recommenders.dtnmr": "always reads the lists up to the part"}
+                    "recommenders.content_prior": "the same for every user"}
 SOLVED = {"recommenders.ials", "recommenders.acarec", "recommenders.artist_mean", "recommenders.content_factors",
           "recommenders.dropoutnet", "recommenders.heater", "recommenders.shrinkage"}
 COMBINE = {"recommenders.hybrid", "recommenders.random_forest"}   # of lists that the others have made
