@@ -75,8 +75,8 @@ def predicted_items(run, features, learned, args):
     else:
         with Progress(args.epochs, "content_factors", "epochs", quiet=True) as bar:
             def log(epoch, train, held):
-                run.writer().add_scalar("loss/train", train, epoch)
-                run.writer().add_scalar("loss/held-out", held, epoch)
+                run.writer().add_scalar("Loss/train", train, epoch)
+                run.writer().add_scalar("Loss/held-out", held, epoch)
                 bar.update(1, loss=f"{held:.4f}")
             items, epochs = factor_maps.by_mlp(features, learned.items, weights,
                                                cli.settings(factor_maps.Settings, args), cli.pick_device(args.device),

@@ -12,7 +12,8 @@ tempo in beats per minute does not outweigh energy from 0 to 1) and compared by 
 
 This is the item-based kNN of Sarwar, Karypis, Konstan and Riedl (WWW 2001) with content features instead of ratings;
 w is 1, or the plays with --values count, or log(1 + plays) with --values log. Cold tracks have features and are
-ranked, too. Constant columns are ignored; a track filled in by --missing mean has no neighbours.
+ranked, too. Constant columns are ignored; with --scale standard a track filled in by --missing
+mean has no neighbours.
 
 Practical limit: two passes of tracks x tracks x dimensions, in blocks, and 8 bytes x tracks x neighbours of memory.
 """

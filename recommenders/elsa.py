@@ -4,7 +4,9 @@
 
 Source: Vancura, Alves, Kasalicky and Kordik, "Scalable Linear Shallow Autoencoder for Collaborative
 Filtering", RecSys 2022: scores x (A A' - I) with rows of A of length 1, trained on the squared distance of
-normalised scores and normalised input. The users' rows stay sparse; only a batch's scores are dense.
+normalised scores (after a ReLU) and normalised input. Lists rank by x A A': the identity concerns what the user has
+played, which is hidden; where nothing is (Yambda's rules) a played item keeps the square of its own vector, as in
+ItemKNN here. The users' rows stay sparse; only a batch's scores are dense.
 Practical limit: training holds 5 float32 matrices of items x factors and about 4 of users per step x items (about 11 GB
 at 1.5 million items with the defaults), and each step multiplies over the whole catalogue; a smaller --factors or
 --batch-size needs less memory.
@@ -119,7 +121,7 @@ def train(matrix, settings, device, writer=None):
                     optimiser.step()
                 progress.update(len(batch), epoch=epoch + 1, loss=f"{total / (start + len(batch)):.4f}")
             if writer is not None:
-                writer.add_scalar("loss/train", total / len(order), epoch)
+                writer.add_scalar("Loss/train", total / len(order), epoch + 1)
     lengths = torch.linalg.vector_norm(factors, dim=-1)
     if not torch.isfinite(lengths).all():     # normalised, an infinite vector would be zeros
         raise WorkError("the factors are NaN or infinite; try a smaller --lr")
@@ -160,7 +162,6 @@ def main(argv=None):
         raise UsageError("--lr must be above 0")
     workdir = cli.workspace(args)
     device = cli.pick_device(args.device)
-    import numpy as np
 
     import dataset
     from ranking import save
@@ -176,8 +177,6 @@ def main(argv=None):
             return
         matrix = split.matrix()
         items = train(matrix, cli.settings(Settings, args), device, run.writer()).cpu().numpy()
-        if not np.isfinite(items).all():
-            raise WorkError("the factors are no longer numbers; try a smaller --lr")
         parts = split.hot_parts
         results = save.write(run, split, args.k, args.seed, parts, items=items, device=device,
                              users=split.by_history(lambda part: split.history(part) @ items, parts))

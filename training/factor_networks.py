@@ -6,7 +6,7 @@
 
     frozen = factor_networks.Frozen(learned, features, device)
     training = Towers(network, split, frozen, cli.settings(network_loop.Settings, args), args)
-    factor_networks.rank(run, training, args)
+    factor_networks.rank(run, training, args, source)
 
 A network has a tower for users, which reads U, and one for items, whose factors V are hidden in a
 random share of the pairs of a step, as those of a cold item are in prediction. The score is the dot

@@ -100,4 +100,4 @@ class Training(network_loop.Training):
                 users, items = val.draw(rows, self.negatives, draw)
                 loss = self.loss_of(users.to(self.device), items.to(self.device), draw)
                 total += loss.item() * len(rows)
-        return total / len(val) if len(val) else None
+        return total / len(val)

@@ -256,7 +256,8 @@ class Reader:
             and {value} = floor({value}) and {value} < 9e15, false) limit 1""").fetchone()
         if bad:
             raise WorkError(f"{self.roles['count']} holds {bad[0]!r}, which is no whole number of plays of at least 1 "
-                            "and below 9e15; if it is a weight or a rating, name it with --rating, or leave it out with --count none")
+                            "and below 9e15; if it is a weight or a rating, name it with --rating, or leave it out "
+                            "with --count none")
         return f"{value}::bigint"
 
     def rating(self):
