@@ -9,6 +9,7 @@ A method is a recommender under its name in the literature (harness/registry.py)
 
 Runs that differ by the seed alone are one row; any other difference makes a row of its own. Of the rows of one method
 and representation the plain one is that whose arguments are the method's usual ones; the others name what differs.
+Where a method's rows differ by the kind of fusion, every row names its own.
 Within a block the row that is best on val, metric by metric, is what all others are compared with over users, each
 once (many-to-one), p values corrected within block and metric. Val decides, as the best of a test is the luckiest, too,
 and in the cold test cold_val; where no run has lists of that part (most protocols have no cold_val), and in all_test,
@@ -29,6 +30,8 @@ from harness.runs import departures
 BLOCKS = ("controls", "without content", "with content", "mixtures")
 CONTROLS = ("chance", "popularity")
 TRUTH = "oracle"                 # the embedding that is the ground truth of a generated world: an upper reference
+FUSING = ("shallow", "bert4rec", "sasrec", "two_tower")
+OF_FUSION = ("fusion", "item_freeze", "delta_norm")    # arguments that the name of a kind of fusion stands for
 LABELS = {"random": "ID embeddings"}
 CHOSEN_ON = {"test": "val", "cold_test": "cold_val"}   # the part that decides which row of a test part is best
 RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
@@ -100,29 +103,45 @@ def rows_of(cells):
         alike = {}
         for cell in plain:
             alike.setdefault(cell.embedding, []).append(cell)
+        fused = len({fusion_of(cell) for cell in plain if cell.runs} - {""}) > 1
         for cells_of_one in alike.values():
-            rows += _rows_of_one(recommender, cells_of_one, usual, controls)
-        rows += [_row(recommender, None, cell, usual, control=cell) for cell in controls]   # those that are left
+            rows += _rows_of_one(recommender, cells_of_one, usual, controls, fused)
+        rows += [_row(recommender, None, cell, usual, fusion_of(cell) if fused else "", control=cell)
+                 for cell in controls]   # those that are left
     return rows
 
 
-def _rows_of_one(recommender, cells, usual, controls):
+def fusion_of(cell):
+    """How content enters a trained model, frozen, start, delta or concat; '' where the method has no such choice."""
+    if representation_of(cell) in ("", *LABELS.values()) or cell.recommender not in FUSING:
+        return ""
+    return cell.request.get("fusion") or {0: "start"}.get(cell.request.get("item_freeze"), "frozen")
+
+
+def _rows_of_one(recommender, cells, usual, controls, fused):
     """Rows of one method and representation, the plain one first; takes their controls out of the list."""
     cells = sorted(cells, key=lambda c: (not c.runs, len(departures(c.request, usual.request)), str(c.request)))
-    rows = []
-    for i, cell in enumerate(cells):
+    rows, kinds = [], set()
+    for cell in cells:
         if not cell.runs:
             continue
+        kind = fusion_of(cell) if fused else ""
         control = control_of(cell, cells, controls)
         if control:
             controls.remove(control)
-        rows.append(_row(recommender, cell, cell, usual, control, plain=i == 0))
+        rows.append(_row(recommender, cell, cell, usual, kind, control, plain=kind not in kinds))
+        kinds.add(kind)
     return rows
 
 
-def _row(recommender, cell, shown, usual, control=None, plain=True):
-    changed = readable(departures(shown.request, usual.request))
-    unusual = ""
+def _row(recommender, cell, shown, usual, kind="", control=None, plain=True):
+    """kind: of fusion where the rows of the method differ by it: then each is named by its own."""
+    differ = departures(shown.request, usual.request)
+    changed, unusual = readable({k: v for k, v in differ.items() if not (kind and k in OF_FUSION)}), ""
+    if kind:
+        changed = f"fusion {kind}" + (f", {changed}" if changed and not plain else "")
+        return Row(block_of(shown), recommender, registry.title(recommender), representation_of(shown), changed, "",
+                   cell, control)
     if not plain:
         changed = changed or "usual arguments"
     elif cell is not None:

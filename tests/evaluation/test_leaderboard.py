@@ -98,6 +98,24 @@ def test_two_models_of_one_method_are_two_rows_by_name(tmp_path):
     assert "lambdarank" in " ".join(numbers.changed)
 
 
+def test_every_row_names_its_kind_of_fusion_where_there_are_several(tmp_path):
+    for n, (kind, lr) in enumerate(((None, 1), ("delta", 2), ("concat", 3), ("concat", 4))):
+        for name in ("mfcc", "mert"):
+            more = {"fusion": kind} if kind else {}
+            make_run(tmp_path, "two_tower", name, [.1 + n / 10, .2, .3, .4], lr=lr, **more)
+    make_run(tmp_path, "shallow", "mfcc", [.1, .2, .3, .4], item_freeze=1, fusion="frozen")
+    make_run(tmp_path, "shallow", "mfcc", [.2, .2, .3, .4], item_freeze=0)
+    make_run(tmp_path, "shallow", "random", [.2, .2, .3, .4], item_freeze=0)
+    make_run(tmp_path, "sasrec", "mfcc", [.2, .2, .3, .4], item_freeze=0)
+    numbers, _ = tables(tmp_path)
+    own = numbers[numbers.representation.isin(["mfcc", "ID embeddings"])]
+    assert sorted(zip(own.method, own.representation, own.changed, strict=True)) == [
+        ("SASRec", "mfcc", ""), ("Shallow Net", "ID embeddings", ""), ("Shallow Net", "mfcc", "fusion frozen"),
+        ("Shallow Net", "mfcc", "fusion start"), ("Two-tower", "mfcc", "fusion concat"),
+        ("Two-tower", "mfcc", "fusion concat, lr 4"), ("Two-tower", "mfcc", "fusion delta"),
+        ("Two-tower", "mfcc", "fusion frozen")]
+
+
 def test_a_segment_of_one_user_is_shown_and_not_tested_against_a_run():
     board = leaderboard.Leaderboard("test", ["Recall@2"], [], {"users": 1, "segment": "one"})
     figure = SimpleNamespace(each=np.array([.5]), mean=.5)
