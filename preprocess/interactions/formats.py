@@ -21,6 +21,7 @@ from preprocess.interactions.columns import plain, role_of
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
 DELIMITERS = ("::", "\t", ";", ",", "|", " ")
 SAMPLE = 256 << 10        # bytes of a text that are looked at to recognise its form
+START = 64 << 10          # bytes of every further text of a log: its first line, and some rows below
 BLANKS = re.compile(rb"[ \t]+")
 
 
@@ -154,7 +155,7 @@ def _name(column):
 # --------------------------------------------------------------------------- text
 
 def _text(con, paths, files, spill, recipe, header, skip_bad):
-    """csv and its kin, all of one form."""
+    """csv and its kin, all of one form; WorkError where a file has another header than the first, or only some do."""
     lines = _first_lines(files[0], paths[0])
     delimiter = recipe.delimiter if recipe and recipe.delimiter else delimiter_of(lines, paths[0])
     if delimiter == " ":        # runs of blanks: one tab each
@@ -174,6 +175,8 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
             raise WorkError(f"{paths[0]}: rows have {width} cells; {recipe.say}")
     else:
         columns = [f"column{i}" for i in range(1, width + 1)]
+    if header is not False:
+        _check_headers(paths, files, delimiter, rows, named, recipe)
     quote = '"' if any('"' in line for line in lines) or delimiter in (",", ";") else ""
     kinds = "{" + ", ".join(f"{quoted(c)}: 'varchar'" for c in columns) + "}"
     names = "[" + ", ".join(map(exact, files)) + "]"
@@ -184,6 +187,51 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
     return Log(relation, columns, f"text, cells separated by {shown}, {'with' if named else 'without'} a header",
                skip_bad, quote and any(_has_quotes(path) for path in files), (*files,), delimiter)
+
+
+def _check_headers(paths, files, delimiter, rows, named, recipe):
+    """WorkError for a file whose header is not that of the first file, or that alone has one, or has none.
+
+    rows: the first rows of the first file as cells; named: whether the first of them is its header.
+    """
+    wanted = list(map(_compared, rows[0]))
+    for path, file in zip(paths[1:], files[1:], strict=True):
+        with open(file, "rb") as f:
+            text = f.read(START).decode("utf-8-sig", "replace")
+        found = [_cells(line, delimiter) for line in text.splitlines() if line.strip()]
+        if not found or list(map(_compared, found[0])) == wanted:
+            continue
+        header, first = _seems_header(found, rows[named:], recipe), found[0]
+        line = f"{path}: its first line, {delimiter.join(first)[:60]!r},"
+        if header and not named:
+            raise WorkError(f"{line} looks like a header, but {paths[0]} has none; give every file of the log the same "
+                            "header or none, or say --header no if it is a row")
+        if named and not header:
+            raise WorkError(f"{line} is no header, but {paths[0]} has one ({delimiter.join(rows[0])[:60]!r}); give "
+                            "every file of the log the same header or none")
+        if named:
+            differs = next((f"column {i} is {a.strip()!r} where {paths[0]} has {b.strip()!r}" for i, (a, b)
+                            in enumerate(zip(first, rows[0], strict=False), 1) if _compared(a) != _compared(b)),
+                           f"it has {len(first)} columns where {paths[0]} has {len(rows[0])}")
+            raise WorkError(f"{path}: its header is not that of the first file: {differs}; give every file of the log "
+                            "the same columns in the same order")
+
+
+def _compared(name):
+    """A column's name in the form in which two headers are compared."""
+    return plain(name) or name.strip()
+
+
+def _seems_header(rows, others, recipe):
+    """Whether the first row names columns: by usual names, or as text above what is a number in all other rows."""
+    first = rows[0]
+    if any(map(_numeric, first)):
+        return False
+    if any(map(role_of, first)) or (recipe and any(plain(c) in map(plain, recipe.names) for c in first)):
+        return True
+    below = [row for row in [*rows[1:], *others] if len(row) == len(first)]
+    return bool(below) and not (recipe and recipe.names) and any(all(map(_numeric, column))
+                                                                 for column in zip(*below, strict=True))
 
 
 def _has_quotes(path):
@@ -238,16 +286,17 @@ def has_header(rows, recipe, path):
         return True
     if recipe and recipe.names:
         return False
-
-    def numeric(cell):
-        return re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", cell.strip()) is not None
     for i, cell in enumerate(first):
-        below = [numeric(row[i]) for row in rows[1:] if len(row) == len(first)]
-        if numeric(cell):
+        below = [_numeric(row[i]) for row in rows[1:] if len(row) == len(first)]
+        if _numeric(cell):
             return False
         if below and all(below):
             return True
     raise UsageError(f"{path}: is its first line, {'  '.join(first)[:60]!r}, a header? say --header yes or --header no")
+
+
+def _numeric(cell):
+    return re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", cell.strip()) is not None
 
 
 # --------------------------------------------------------------------------- rows that do not parse

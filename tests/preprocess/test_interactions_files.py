@@ -1,0 +1,93 @@
+"""A log of several files, and what stands beside it: headers, the request of a finished workspace, ids, --items."""
+
+import gzip
+import importlib
+
+import pandas as pd
+import pytest
+
+from harness import cli
+
+SCRIPT = importlib.import_module("preprocess.0_get_plays_pqt")
+PACKERS = {".gz": gzip.compress}
+
+
+@pytest.fixture
+def folder(tmp_path, capsys):
+    """Write files {name: text} and read them with flags: (exit status, stdout, stderr, workspace)."""
+
+    def run(files, *flags, log=None):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = text.encode() if isinstance(text, str) else text
+            path.write_bytes(PACKERS.get(path.suffix, bytes)(content))
+        logs = [str(tmp_path / name) for name in log or files]
+        argv = ["interactions", "--log", *logs, "--workdir", str(tmp_path / "w"), *map(str, flags)]
+        with pytest.raises(SystemExit) as end:
+            cli.run(SCRIPT.main, argv)
+        printed = capsys.readouterr()
+        return end.value.code, printed.out, printed.err, tmp_path / "w"
+
+    return run
+
+
+def ids(workdir, kind="track"):
+    return pd.read_csv(workdir / f"{kind}id_sorted.csv", dtype=str, keep_default_na=False)[f"{kind}id"].tolist()
+
+
+def plays(workdir):
+    return pd.read_parquet(workdir / "plays.pqt")
+
+
+# --------------------------------------------------------------------------- headers
+
+
+HEADERS = [
+    ({"1.csv": "user_id,item_id\n1,a\n", "2.csv": "item_id,user_id\nb,2\n"}, (),
+     "2.csv: its header is not that of the first file: column 1 is 'item_id' where {0}/1.csv has 'user_id'"),
+    ({"1.csv.gz": "user_id,item_id\n1,a\n", "2.csv.gz": "item_id,user_id\nb,2\n"}, (),
+     "2.csv.gz: its header is not that of the first file: column 1 is 'item_id' where {0}/1.csv.gz has"),
+    ({"1.csv": "user,item\n1,a\n", "2.csv": "user,item,count\n2,b,1\n"}, (),
+     "2.csv: its header is not that of the first file: it has 3 columns where {0}/1.csv has 2"),
+    ({"1.txt": "user item time\n1 a 1550000000\n", "2.txt": "user  time item\n2  1550000000 b\n"}, (),
+     "2.txt: its header is not that of the first file: column 2 is 'time' where {0}/1.txt has 'item'"),
+    ({"1.csv": "user,item\n1,a\n", "2.csv": "2,b\n3,c\n"}, (),
+     "2.csv: its first line, '2,b', is no header, but {0}/1.csv has one ('user,item')"),
+    ({"1.csv": "user,item\nx,a\n", "2.csv": "y,b\nz,c\n"}, (), "2.csv: its first line, 'y,b', is no header"),
+    ({"1.csv": "user,item\n1,a\n", "2.csv": "2,b\n3,c\n"}, ("--header", "yes"), "2.csv: its first line, '2,b', is no"),
+    ({"1.csv": "1,a\n", "2.csv": "user,item\n2,b\n"}, ("--user", "column1", "--item", "column2"),
+     "2.csv: its first line, 'user,item', looks like a header, but {0}/1.csv has none"),
+    ({"1.csv": "1,a\n", "2.csv": "wer,was\n2,b\n"}, ("--user", "column1", "--item", "column2"),
+     "2.csv: its first line, 'wer,was', looks like a header"),
+    ({"1.dat": "1::a::4\n", "2.dat": "user_id::item_id::rating\n2::b::3\n"}, ("--recipe", "movielens"),
+     "2.dat: its first line, 'user_id::item_id::rating', looks like a header"),
+    ({"1.inter": "user_id:token\titem_id:token\n1\ta\n", "2.inter": "item_id:token\tuser_id:token\nb\t2\n"},
+     ("--recipe", "recbole"), "2.inter: its header is not that of the first file: column 1 is 'item_id:token'"),
+]
+
+
+@pytest.mark.parametrize("files, flags, sentence", HEADERS)
+def test_files_of_a_log_with_different_headers_are_refused(folder, tmp_path, files, flags, sentence):
+    status, _, err, w = folder(files, *flags)
+    assert status == 1 and sentence.format(tmp_path) in err and err.count("\n") == 1
+    assert not (w / "plays.pqt").exists()
+
+
+ALIKE = [
+    ({"1.csv": "user_id,item_id\n1,a\n", "2.csv": "\ufeff\"User ID\",ITEM_ID\r\n2,b\r\n"}, (), 2),
+    ({"1.csv": "user,item\n1,a\n", "2.csv.gz": "user,item\n2,b\n", "3.csv": "user,item\n"}, (), 2),
+    ({"1.csv": "1,a\n2,b\n", "2.csv": "3,c\n", "3.csv": "1,a\n"}, ("--user", "column1", "--item", "column2"), 4),
+    ({"1.csv": "1,a\n", "2.csv": "user,item\n2,b\n"},
+     ("--user", "column1", "--item", "column2", "--header", "no"), 3),
+    ({"1.csv": "1,a\n", "2.csv": "2,track\n2,b\n"}, ("--user", "column1", "--item", "column2"), 3),
+    ({"1.csv": "1,a\n", "2.csv": "x,b\ny,c\n"}, ("--user", "column1", "--item", "column2"), 3),
+    ({"1.txt": "user item\n1 a\n", "2.txt": "  user   item\n2   b\n"}, (), 2),
+    ({"1.csv": "a,b\nx,y\n", "2.csv": "a,b\nx,z\n"}, ("--user", "a", "--item", "b", "--header", "yes"), 2),
+]
+
+
+@pytest.mark.parametrize("files, flags, count", ALIKE)
+def test_files_alike_are_read_whole(folder, files, flags, count):
+    status, _, err, w = folder(files, *flags)
+    assert (status, err) == (0, "") and len(plays(w)) == count
