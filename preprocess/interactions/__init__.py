@@ -17,6 +17,8 @@ What is written
 Memory stays within --memory whatever the size of the log; what does not fit goes to disk in the workspace.
 """
 import math
+import os
+from collections import Counter
 from pathlib import Path
 
 from harness import cli, ids
@@ -64,11 +66,14 @@ def get_plays(args, workdir):
     """Write the workspace described above; skip it when nothing changed."""
     from preprocess.interactions import formats
     paths = formats.files_of(args.log)
-    inputs = [hashed(p) for p in [*paths, *(Path(p).expanduser() for p in (args.tracks, args.items) if p)]]
+    log = [hashed(p) for p in paths]
+    beside = {role: hashed(Path(path).expanduser()) for role, path in (("tracks", args.tracks), ("items", args.items))
+              if path}
+    inputs = [*log, *beside.values()]
     flags = {k: getattr(args, k) for k in (*ROLES, "recipe", "header", "timezone", "in_order", "min_rating",
                                            "bad_rows", "multiline", "name", "source", "licence")}
     request = {"dataset": args.name, **{k: v for k, v in flags.items() if v is not None},
-               **{i.path.name: i.digest for i in inputs}}
+               "log": [[i.path.name, i.digest] for i in log], **{role: i.digest for role, i in beside.items()}}
     with stage.atomic_outputs(workdir / "dataset.json", args.name) as new:
         if new.same(request, args.overwrite):
             return
@@ -81,9 +86,22 @@ def get_plays(args, workdir):
             raise WorkError("a file of the log changed while it was read; run this again when it is complete")
         remove = [n for n in ("userid_sorted.csv", "items.pqt") if not new.path(n).exists()]
         new.publish({"name": args.name, "source": args.source or ", ".join(p.name for p in paths),
-                     "licence": args.licence, "checksums": {i.path.name: i.digest for i in inputs},
+                     "licence": args.licence, "checksums": dict(zip(labels(i.path for i in inputs),
+                                                                         (i.digest for i in inputs), strict=True)),
                      **about, "request": request, "versions": versions()}, remove=remove)
     report(about, workdir)
+
+
+def labels(paths) -> list:
+    """A name for each path: its base name, or the shortest end of the path that no other of the paths has."""
+    paths = [Path(os.path.abspath(path)) for path in paths]
+    left, names, length = {*paths}, {}, 1
+    while left:
+        ends = {path: path.parts[-length:] for path in left}
+        seen = Counter(ends.values())
+        names |= {path: str(Path(*end)) for path, end in ends.items() if seen[end] == 1}
+        left, length = left - {*names}, length + 1
+    return [names[path] for path in paths]
 
 
 def engine_memory(memory):

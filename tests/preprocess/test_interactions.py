@@ -563,7 +563,7 @@ def test_finished_work_is_skipped_and_changed_work_made_again(bring):
     status, out, _, w = bring(CSV)
     assert status == 0 and "finished before, skipped" in out
     status, out, _, _ = bring(CSV + "9,c,2019-02-22\n")
-    assert status == 0 and "done again, because log.csv changed" in out and len(plays(w)) == 4
+    assert status == 0 and "done again, because log changed" in out and len(plays(w)) == 4
 
 
 def test_equal_logs_give_equal_bytes_whatever_the_order_of_rows(bring):

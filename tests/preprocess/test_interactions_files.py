@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from harness import cli
+from harness.readers import read_json
+from preprocess.interactions import labels
 
 SCRIPT = importlib.import_module("preprocess.0_get_plays_pqt")
 PACKERS = {".gz": gzip.compress}
@@ -91,3 +93,41 @@ ALIKE = [
 def test_files_alike_are_read_whole(folder, files, flags, count):
     status, _, err, w = folder(files, *flags)
     assert (status, err) == (0, "") and len(plays(w)) == count
+
+
+# --------------------------------------------------------------------------- the request of a finished workspace
+
+SKIPPED, AGAIN = "finished before, skipped", "done again, because {} changed"
+
+
+def test_a_change_in_one_of_two_files_of_a_name_is_seen(folder):
+    files = {"a/plays.csv": "user,item\n1,x\n", "b/plays.csv": "user,item\n2,y\n"}
+    assert folder(files)[0] == 0 and SKIPPED in folder(files)[1]
+    status, out, _, w = folder(files | {"a/plays.csv": "user,item\n1,z\n"})
+    assert status == 0 and AGAIN.format("log") in out and ids(w) == ["y", "z"]
+    about = read_json(w / "dataset.json")
+    assert [name for name, _ in about["request"]["log"]] == ["plays.csv", "plays.csv"]
+    assert set(about["checksums"]) == {"a/plays.csv", "b/plays.csv"} and len(set(about["checksums"].values())) == 2
+    assert about["source"] == "plays.csv, plays.csv"
+
+
+def test_the_same_file_as_another_input_is_another_request(folder, tmp_path):
+    files, beside = {"log.csv": "user,item\n1,x\n2,y\n"}, tmp_path / "only.csv"
+    beside.write_text("idx,trackid\n0,x\n")
+    assert folder(files, "--tracks", beside)[0] == 0 and SKIPPED in folder(files, "--tracks", beside)[1]
+    status, out, _, w = folder(files, "--items", beside)
+    assert status == 0 and AGAIN.format("items, tracks") in out and ids(w) == ["x", "y"]
+    assert set(read_json(w / "dataset.json")["checksums"]) == {"log.csv", "only.csv"}
+
+
+def test_another_order_of_the_files_is_another_request(folder):
+    files = {"a.csv": "user,item\n1,x\n", "b.csv": "user,item\n1,y\n"}
+    folder(files, "--in-order")
+    status, out, _, w = folder(files, "--in-order", log=["b.csv", "a.csv"])
+    assert status == 0 and AGAIN.format("log") in out
+    assert plays(w).sort_values("timestamp").track_id.tolist() == [1, 0]
+
+
+def test_names_that_tell_paths_apart():
+    paths = ["/m/a/x.csv", "/m/b/x.csv", "/n/b/x.csv", "/m/y.csv", "/x.csv", "/m/a/../a/x.csv"]
+    assert labels(paths) == ["a/x.csv", "m/b/x.csv", "n/b/x.csv", "y.csv", "/x.csv", "a/x.csv"]
