@@ -4,7 +4,7 @@
 
 `007`, `07` and `7` are three ids. A column of ids is one of numbers where each is a canonical whole number (as int64
 is printed: no zeros, plus or blanks before it); a single other id makes it a column of texts, `7` included. Every
-reader of ids uses the functions below; in SQL, `WHOLE` says the same of one text.
+reader of ids uses the functions below; in SQL, `WHOLE` and `STRIPPED` say the same of one text.
 """
 import re
 import unicodedata
@@ -23,6 +23,10 @@ ITEMS = ("item itemid iid itemhash track trackid trackuri spotifytrackuri song s
          "recording recordingid recordingmbid artist artistid artistmbid product productid parentasin asin music "
          "musicid traid")
 WHOLE = "coalesce(try_cast({0} as bigint)::varchar = {0}, false)"     # SQL: the text {0} is a canonical whole number
+SPACES = ("\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200b)))
+          + "\u2028\u2029\u202f\u205f\u3000")     # what str.strip takes away
+STRIPPED = (f"case when regexp_matches({{0}}, '^[{SPACES}]|[{SPACES}]$') then trim({{0}}, '{SPACES}') else {{0}} end"
+            )      # SQL: the text {0} as str.strip leaves it; looking first takes a tenth of the time of trimming all
 TYPED = re.compile(r":(token|token_seq|float|float_seq)$", re.IGNORECASE)
 FLOAT = r"^-?\d+\.0*$"      # a whole number as pandas writes it beside a missing one
 SHOWN = 3                   # ids named in a sentence

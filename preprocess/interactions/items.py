@@ -1,7 +1,7 @@
 """items.pqt: what describes an item, from the log itself and from a table beside it."""
 from pathlib import Path
 
-from harness import delimited
+from harness import delimited, ids
 from harness.errors import UsageError, WorkError
 from harness.files import quoted
 from preprocess.interactions import formats
@@ -52,11 +52,11 @@ def _open(con, path, spill):
             known = next((key for key, words in METADATA.items() if plain(column) in words.split()), plain(column))
             names.setdefault(known or "column", column)
     cells = ", ".join('any_value("{}") as "{}"'.format(c.replace('"', '""'), key) for key, c in names.items())
-    key = keys[0].replace('"', '""')
+    stripped = ids.STRIPPED.format('"' + keys[0].replace('"', '""') + '"')
     if log.quoted and len(log.delimiter) == 1:
         delimited.check_quotes(log.files[0], log.delimiter)
     try:
-        con.execute(f"""create temp table given as select nfc_normalize(trim("{key}")) as itemid, {cells}
+        con.execute(f"""create temp table given as select nfc_normalize({stripped}) as itemid, {cells}
             from {log.sql} group by 1""")
     except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
         raise WorkError(formats.sentence(e, path, "mend the row")) from None

@@ -2,11 +2,15 @@
 
 import gzip
 import importlib
+import json
 
+import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness import cli
+from harness import ids as forms
 from harness.readers import read_json
 from preprocess.interactions import labels
 
@@ -131,3 +135,48 @@ def test_another_order_of_the_files_is_another_request(folder):
 def test_names_that_tell_paths_apart():
     paths = ["/m/a/x.csv", "/m/b/x.csv", "/n/b/x.csv", "/m/y.csv", "/x.csv", "/m/a/../a/x.csv"]
     assert labels(paths) == ["a/x.csv", "m/b/x.csv", "n/b/x.csv", "y.csv", "/x.csv", "a/x.csv"]
+
+
+# --------------------------------------------------------------------------- ids
+
+
+def test_sql_strips_what_python_strips():
+    assert set(forms.SPACES) == {c for c in map(chr, range(0x110000)) if c.isspace()}
+    rng, letters = np.random.default_rng(1), [*forms.SPACES, *"ab\u540d\xe9\u200b\ufeff'"]
+    texts = ["".join(rng.choice(letters, size)) for size in rng.integers(0, 6, 5_000)]
+    con = duckdb.connect()
+    con.register("texts", pd.DataFrame({"text": texts}))
+    stripped = con.execute(f"select {forms.STRIPPED.format('text')} from texts").fetchall()
+    assert [row[0] for row in stripped] == [text.strip() for text in texts]
+
+
+@pytest.mark.parametrize("space", ["\t", "\xa0", "\u3000", " \x1f"])
+def test_white_space_around_an_id_is_no_part_of_it(folder, tmp_path, space):
+    rows = [("u", f"x{space}"), (f"{space}u", "x"), ("v", f"{space}y")]
+    (tmp_path / "items.csv").write_text(f"item,title\ny{space},Y\n", encoding="utf-8")
+    text = "".join(json.dumps({"user": u, "item": i}) + "\n" for u, i in rows)
+    status, out, _, w = folder({"log.json": text}, "--items", tmp_path / "items.csv")
+    assert status == 0 and ids(w) == ["x", "y"] and ids(w, "user") == ["u", "v"]
+    assert "items: 2 ids are compared in another form" in out and "1 items of the log are described" in out
+
+
+def test_a_blank_part_of_a_joined_id_is_left_out(folder):
+    text = "user\tartist_name\ttrack_name\n1\tA\tB\n1\t \tC\n"
+    status, _, _, w = folder({"log.tsv": text}, "--item", "artist_name + track_name")
+    assert status == 0 and ids(w) == ["A - B", "C"]
+
+
+@pytest.mark.parametrize("rows, sentence", [
+    ([("u", "a\nb"), ("v", "c")], r"the item 'a\nb' has a line end inside"),
+    ([("u", "a"), ("v\rw", "c\n")], r"the user 'v\rw' has a line end inside")])
+def test_an_id_with_a_line_end_inside_is_refused(folder, rows, sentence):
+    texts = {"log.json": "".join(json.dumps({"user": u, "item": i}) + "\n" for u, i in rows),
+             "log.csv": "user,item\n" + "".join(f'"{u}","{i}"\n' for u, i in rows)}
+    for name, flags in (("log.json", ()), ("log.csv", ("--multiline",))):
+        status, _, err, w = folder({name: texts[name]}, *flags)
+        assert status == 1 and sentence in err and err.count("\n") == 1 and not (w / "plays.pqt").exists()
+
+
+def test_a_line_end_around_an_id_is_no_part_of_it(folder):
+    status, _, _, w = folder({"log.csv": 'user,item\nu,"a\n"\nv,a\n'}, "--multiline")
+    assert status == 0 and ids(w) == ["a"]
