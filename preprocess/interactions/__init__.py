@@ -363,7 +363,7 @@ class Reader:
         columns = [f'mode("about {key}") as "{key}"' for key in self.describing]
         if columns:
             self.con.execute(f"create temp table described as select itemid, {', '.join(columns)} from rows group by 1")
-        items.write(self.con, self.path("items.pqt"), list(self.describing), self.args.items)
+        items.write(self.con, self.path("items.pqt"), list(self.describing), self.args.items, self.roles["item"])
 
 
 def report(about, workdir):

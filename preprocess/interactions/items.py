@@ -8,21 +8,23 @@ from preprocess.interactions import formats
 from preprocess.interactions.columns import METADATA, plain, role_of
 
 SEVERAL = ("artists", "genres")      # columns of lists in items.pqt
+KEY = '"the id"'                     # column of ids in `given`: no name that `plain` writes has a blank
 SPLIT = r"\s*[|;]\s*"                # between several values in a cell
 
 
-def write(con, path, described, table=None):
+def write(con, path, described, table=None, item=""):
     """Write items.pqt, a row for each item of the session's table `items`; nothing where nothing describes them.
 
-    described: columns of the session's table `described`; table: a file of items by id, or None.
+    described: columns of the session's table `described`; table: a file of items by id, or None; item: the log's
+    column of items. UsageError where it is open which column of the table has the ids, WorkError for a damaged one.
     """
     columns, joins = {key: f'described."{key}"' for key in described}, ""
     if described:
         joins += " left join described using (itemid)"
     if table:
-        given = _open(con, Path(table).expanduser(), path.parent / "spill")
+        given = _open(con, Path(table).expanduser(), path.parent / "spill", item)
         columns |= {key: f'given."{key}"' for key in given}
-        joins += " left join given using (itemid)"
+        joins += f" left join given on items.itemid = given.{KEY}"
     if not columns:
         return
     cells = ", ".join(f"{_value(key, sql)} as \"{key}\"" for key, sql in columns.items())
@@ -37,31 +39,41 @@ def _value(key, sql):
     return f"nullif(trim({sql}), '')"
 
 
-def _open(con, path, spill):
-    """The table `given` (itemid and a text column for each that is known or new); returns those columns."""
+def _id_column(path, columns, item):
+    """The column of ids: the only one that may be it, or the one called as in the log; UsageError for several."""
+    keys = [c for c in columns if role_of(c) == "item" or plain(c) == plain(item)] or columns[:1]
+    if len(keys) > 1:       # names of an item beside its id are no second candidate
+        keys = [c for c in keys if plain(c) not in " ".join(METADATA.values()).split()] or keys
+    if len(keys) > 1:
+        keys = [c for c in keys if plain(c) == plain(item)] or keys
+    if len(keys) > 1:
+        raise UsageError(f"--items {path} has {len(keys)} columns that may be the item: {', '.join(keys)}; call "
+                         f"the one with the log's ids {item!r} as the log does, or leave the others out")
+    return keys[0]
+
+
+def _open(con, path, spill, item):
+    """The table `given` (KEY and a text column for each that is known or new); returns those columns."""
     if not path.is_file():
         raise UsageError(f"--items {path} is no file")
     import duckdb
     log = formats.open_log(con, [path], spill, header=True)
-    keys = [c for c in log.columns if role_of(c) == "item"] or log.columns[:1]
-    if len(keys) > 1:
-        keys = [c for c in keys if plain(c) not in " ".join(METADATA.values()).split()] or keys
-    names = {}
+    key, names = _id_column(path, log.columns, item), {}
     for column in log.columns:
-        if column != keys[0]:
+        if column != key:
             known = next((key for key, words in METADATA.items() if plain(column) in words.split()), plain(column))
             names.setdefault(known or "column", column)
-    cells = ", ".join('any_value("{}") as "{}"'.format(c.replace('"', '""'), key) for key, c in names.items())
-    stripped = ids.STRIPPED.format('"' + keys[0].replace('"', '""') + '"')
+    cells = "".join(', any_value("{}") as "{}"'.format(c.replace('"', '""'), name) for name, c in names.items())
+    stripped = ids.STRIPPED.format('"' + key.replace('"', '""') + '"')
     if log.quoted and len(log.delimiter) == 1:
         delimited.check_quotes(log.files[0], log.delimiter)
     try:
-        con.execute(f"""create temp table given as select nfc_normalize({stripped}) as itemid, {cells}
+        con.execute(f"""create temp table given as select nfc_normalize({stripped}) as {KEY}{cells}
             from {log.sql} group by 1""")
     except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
         raise WorkError(formats.sentence(e, path, "mend the row")) from None
-    matched = con.execute("select count(*) from items semi join given using (itemid)").fetchone()[0]
+    matched = con.execute(f"select count(*) from items semi join given on items.itemid = given.{KEY}").fetchone()[0]
     if not matched:
-        raise WorkError(f"{path}: none of its ids (column {keys[0]}) is an item of the log")
+        raise WorkError(f"{path}: none of its ids (column {key}) is an item of the log")
     print(f"items: {matched} items of the log are described in {path.name}")
     return list(names)

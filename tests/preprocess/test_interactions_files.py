@@ -180,3 +180,39 @@ def test_an_id_with_a_line_end_inside_is_refused(folder, rows, sentence):
 def test_a_line_end_around_an_id_is_no_part_of_it(folder):
     status, _, _, w = folder({"log.csv": 'user,item\nu,"a\n"\nv,a\n'}, "--multiline")
     assert status == 0 and ids(w) == ["a"]
+
+
+# --------------------------------------------------------------------------- --items
+
+
+@pytest.mark.parametrize("column, header, found", [
+    ("item", "track_id,item_id,year", None), ("item_id", "track_id,item_id,year", "y"),
+    ("track_id", "artist_id,track_id,year", "y"), ("item", "artist_id,song_id,year", None),
+    ("item", "song,artist,year", None), ("foo", "artist_id,foo,year", "y"), ("song", "artist,song_id,year", "y"),
+    ("track", "track,item_id,year", "x")])
+def test_the_ids_of_items_are_never_guessed(folder, tmp_path, column, header, found):
+    """Each column holds ids of the log; found: the one that describes x=1999, None where it is refused."""
+    (tmp_path / "items.csv").write_text(f"{header}\nx,y,1999\n")
+    status, _, err, w = folder({"log.csv": f"user,{column}\n1,x\n2,y\n"}, "--item", column, "--items",
+                               tmp_path / "items.csv")
+    if found is None:
+        assert status == 2 and "columns that may be the item: " in err and err.count("\n") == 1
+        assert f"call the one with the log's ids {column!r} as the log does" in err and not (w / "plays.pqt").exists()
+        return
+    frame = pd.read_parquet(w / "items.pqt")
+    assert status == 0 and frame.track_id.tolist() == [0, 1] and frame.shape == (2, 3)
+    assert frame.year.fillna("").tolist() == ["1999" * (found == "x"), "1999" * (found == "y")]
+
+
+def test_columns_of_items_keep_their_names_whatever_these_are(folder, tmp_path):
+    (tmp_path / "items.csv").write_text("track,item_id,number,the id\nx,i7,5,q\n")
+    status, _, _, w = folder({"log.csv": "user,track,artist_name\n1,x,A\n2,y,B\n"}, "--items", tmp_path / "items.csv")
+    frame = pd.read_parquet(w / "items.pqt")
+    assert status == 0 and frame.columns.tolist() == ["track_id", "artists", "itemid", "number", "theid"]
+    assert frame.loc[0, ["itemid", "number", "theid"]].tolist() == ["i7", "5", "q"]
+
+
+def test_an_items_table_with_ids_alone(folder, tmp_path):
+    pd.DataFrame({"item_id": ["x"]}).to_parquet(tmp_path / "items.parquet")
+    status, _, _, w = folder({"log.csv": "user,item\n1,x\n2,y\n"}, "--items", tmp_path / "items.parquet")
+    assert status == 0 and not (w / "items.pqt").exists()
