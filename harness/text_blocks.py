@@ -209,6 +209,9 @@ class Parser:
         if missing := [c for c in COLUMNS if c not in self.names]:
             raise WorkError(f"the log {log} has no column {', '.join(missing)}; its first line must name "
                             f"{', '.join(COLUMNS)} (separated by tabs or commas), but is {line[:80]!r}")
+        if twice := [c for c in COLUMNS if self.names.count(c) > 1]:
+            raise WorkError(f"the log {log} has two columns of the name {twice[0]}; rename the one that is not to be "
+                            "read")
         self.read = text.ReadOptions(column_names=self.names, use_threads=False, block_size=1 << 30)
         self.parse = text.ParseOptions(delimiter=self.delimiter, quote_char='"' if self.quoted else False)
         self.convert = text.ConvertOptions(
