@@ -319,28 +319,31 @@ def yambda(log, final):
     """
     if "pairs" not in log.made:
         period_pairs(log, final)
-    log.note("in the gaps", log.one("select sum(count) from plays") - log.one("select sum(count) from pairs"))
     log.divide()
     for table, what in (("train", "train"), ("(from held where part = 'test')", "test")):
         if not log.one(f"select count(*) from {table}"):
             first, last = log.run("select min(timestamp), max(timestamp) from plays").fetchone()
             raise WorkError(f"no {what} pair: Yambda's test day begins {TEST_START} seconds after its log, and these "
-                            f"plays run from {first} to {last}; --protocol yambda is for preprocess/yambda.py")
+                            f"plays run from {first} to {last}; --protocol yambda is for the data set of "
+                            "preprocess/0_get_plays_pqt.py yambda")
     log.keep_trained("keep")
 
 
 def period_pairs(log, final):
-    """The pairs of `yambda` and their parts."""
+    """The pairs of `yambda` and their parts; pairs that are played in the gaps alone are noted as left out."""
     val_end = TEST_START - GAP
     train, val, end, test = (int(us) for us in (yambda_train_end(final), (val_end - DAY) * 1e6, val_end * 1e6,
                                                 TEST_START * 1e6))
-    log.run(f"""create temp table pairs as
-        select user_id, track_id, min(timestamp) as timestamp, sum(count)::bigint as count, part from (
-            select *, (case when epoch_us(timestamp) < {train} then 'train'
-                            when epoch_us(timestamp) >= {test} then 'test'
-                            when epoch_us(timestamp) between {val} and {end - 1} then 'val' end)::part as part
-            from plays)
-        where part is not null group by user_id, track_id, part""")
+    log.run(f"""create temp view periods as
+        select *, (case when epoch_us(timestamp) < {train} then 'train'
+                        when epoch_us(timestamp) >= {test} then 'test'
+                        when epoch_us(timestamp) between {val} and {end - 1} then 'val' end)::part as part
+        from plays""")
+    log.run("""create temp table pairs as
+        select user_id, track_id, min(timestamp) as timestamp, sum(count)::bigint as count, part
+        from periods where part is not null group by user_id, track_id, part""")
+    log.note("in the gaps", log.one("""select count(*) from (select distinct user_id, track_id from periods
+        where part is null) anti join pairs using (user_id, track_id)"""))
 
 
 def given(log, split):

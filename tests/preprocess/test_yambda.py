@@ -15,6 +15,7 @@ from evaluation.lists import read_lists, read_truth
 from evaluation.repeats import plays_of, repeats
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.files import write_json
 from preprocess import protocols
 from preprocess.yambda import generate
 from ranking import decay, plays
@@ -99,6 +100,22 @@ def test_without_mappings_and_vectors(raw, tmp_path):
 # --------------------------------------------------------------------------- the split
 
 @pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("pieces", [(), ("--partitions", "2")])
+def test_pairs_that_are_played_in_the_gaps_alone_are_counted(tmp_path, capsys, final, pieces):
+    train_end, test = TEST - GAP - (0 if final else DAY + GAP), TEST + 5
+    plays = [(u, 0, s) for u in (1, 2) for s in (5, train_end + 1, train_end + 2, test)]      # also outside of the gap
+    plays += [(1, 1, train_end + s) for s in (3, 4, 5)] + [(2, 1, 7)]                         # in the gap alone
+    frame = pd.DataFrame(plays, columns=["user_id", "track_id", "timestamp"])
+    frame["timestamp"] = frame.timestamp.astype("datetime64[s]").astype("datetime64[us]")
+    frame.to_parquet(tmp_path / "plays.pqt", index=False)
+    (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n0,a\n1,b\n")
+    write_json(tmp_path / "dataset.json", {"name": "yambda", "time": "real"})
+    split_stage.main(["--protocol", "yambda", "--workdir", str(tmp_path), *["--final"] * final, *pieces])
+    assert json.loads((tmp_path / "data" / "split.json").read_text())["dropped"] == {"in the gaps": 1}
+    assert "left out: 1 pairs, in the gaps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("final", [False, True])
 def test_the_split_is_the_official_one(raw, tmp_path, final):
     work = make(raw, tmp_path / "w")
     split_stage.main(["--protocol", "yambda", "--workdir", str(work), *(["--final"] if final else [])])
@@ -134,7 +151,7 @@ def test_a_split_without_the_test_day_is_refused(raw, tmp_path):
     work = make(raw, tmp_path / "w")
     frame = pd.read_parquet(work / "plays.pqt")
     frame[frame.timestamp < pd.Timestamp(TEST, unit="s")].to_parquet(work / "plays.pqt", index=False)
-    with pytest.raises(WorkError, match="Yambda's test day begins 25913600 seconds"):
+    with pytest.raises(WorkError, match="Yambda's test day begins 25913600 seconds.*0_get_plays_pqt.py yambda$"):
         split_stage.main(["--protocol", "yambda", "--workdir", str(work)])
     with pytest.raises(UsageError, match="--final does not apply"):
         split_stage.main(["--protocol", "random", "--final", "--workdir", str(work)])
