@@ -4,7 +4,7 @@ Every stage publishes by renaming, so a file is never written in place: while it
 it had when it was hashed, whatever was read from it since is what the hash is of.
 """
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,12 @@ def hashed(path: Path) -> Input:
         found = Input(path, checksum(path), state)
         if not found.replaced():
             return found
+
+
+def check_unchanged(inputs: Iterable[Input]) -> None:
+    """WorkError that names the first of these files that by now is gone or holds other bytes than those hashed."""
+    if changed := next((i.path for i in inputs if i.changed()), None):
+        raise WorkError(f"{changed} changed while it was read; run this again when nothing writes there")
 
 
 def read_whole(paths: Callable[[], list[Path]], read: Callable[[list[Input]], Any],

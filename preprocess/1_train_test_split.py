@@ -34,7 +34,6 @@ from pathlib import Path
 
 from harness import cli
 from harness.errors import UsageError, WorkError
-from harness.files import checksum
 from harness.machine import versions
 from harness.readers import read_json
 from harness.run_files import FILE_PARTS
@@ -239,9 +238,13 @@ def _kept_tracks(workdir, names, n_tracks, track_checksum):
 
 # --------------------------------------------------------------------------- the request's files
 
-def _request(args, settings, workdir):
-    """Everything that determines the result as a flat dictionary, files by their checksum."""
+def _inputs(args, settings, workdir):
+    """{name in the request: Input} of the files that determine the result; UsageError or WorkError for an absent one.
+    """
+    from harness.inputs import Input, hashed
     files = {name: workdir / name for name in ("plays.pqt", "trackid_sorted.csv")}
+    if absent := next((path for path in files.values() if not path.exists()), None):
+        raise WorkError(f"{absent} is missing: run preprocess/0_get_plays_pqt.py first")
     if args.tracks_with:
         import dataset
         files |= {f"embedding {name}": dataset.embedding_inputs(workdir, name)[0] for name in args.tracks_with}
@@ -252,11 +255,16 @@ def _request(args, settings, workdir):
             raise UsageError(f"there is no published split at {settings['split']}; name one with --split")
     if args.protocol == "cold-items" and (workdir / "items.pqt").exists():
         files["items.pqt"] = workdir / "items.pqt"   # which tracks are one recording
+    return {name: file if isinstance(file, Input) else hashed(file) for name, file in files.items()}
+
+
+def _request(args, settings, files):
+    """Everything that determines the result as a flat dictionary, files by their checksum."""
     core = {"k_core": args.k_core} if args.k_core else {}
     seeded = {} if args.protocol == "given" and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
             "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **core, **seeded,
-            **{name: checksum(path) for name, path in files.items()}}
+            **{name: file.digest for name, file in files.items()}}
 
 
 def _inspected(args, plays, settings):
@@ -285,21 +293,20 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     workdir, settings, memory = cli.workspace(args), _settings(args), stage.memory_bytes(args.memory)
     plays = workdir / "plays.pqt"
-    if not plays.exists():
-        raise WorkError(f"{plays} is missing: run preprocess/0_get_plays_pqt.py first")
     from harness import inputs, text_blocks
     from preprocess import partitions, parts, protocols
     partitions.check_flags(args)
+    files = _inputs(args, settings, workdir)
     columns, time, settings = _inspected(args, plays, settings)
     n_tracks = len(text_blocks.read_track_list(workdir / "trackid_sorted.csv"))
     expected = parts.read_stats(args.expect) if args.expect else None
-    state = inputs.state_of(plays)
-    request = _request(args, settings, workdir)
+    request = _request(args, settings, files)
     kept = functools.cache(lambda: _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"]))
     pieces, room = None, max(memory - splitting.LIBRARIES, 128 << 20)
     if args.partitions:
         words = partitions.typed_words(sys.argv[1:] if argv is None else argv)
-        pieces = partitions.Partitions(args, settings, request, workdir, columns, kept, room, state, words)
+        pieces = partitions.Partitions(args, settings, request, workdir, columns, kept, room,
+                                       files["plays.pqt"].state, words)
         _make_partitions(args, pieces, not args.overwrite and partitions.is_published(workdir, request))
         if args.partition is not None:
             return
@@ -314,6 +321,7 @@ def main(argv=None):
             written = splitting.write_parts(args, settings, log, new, n_tracks, expected)
             if pieces:
                 pieces.unchanged()
+            inputs.check_unchanged(files.values())
             new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
                          **written, "request": request, "versions": versions()},
                         remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),

@@ -17,8 +17,9 @@ Practical limit: the whole file is read into memory, about 120 bytes per line.
 from pathlib import Path
 
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, write_csv, write_parquet
+from harness.files import write_csv, write_parquet
 from harness.ids import Forms, normalised
+from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
 
@@ -36,11 +37,13 @@ def get_plays(args, workdir):
     raw = args.raw.expanduser()
     if not raw.is_file():
         raise UsageError(f"--raw {raw} is not a file; name a text file with `user item` on each line")
-    request = {"dataset": "pairs", raw.name: checksum(raw)}
+    seen = hashed(raw)
+    request = {"dataset": "pairs", raw.name: seen.digest}
     with stage.atomic_outputs(workdir / "dataset.json", "pairs") as new:
         if new.same(request, args.overwrite):
             return
         counts = write_tables(new.path, read(raw))
+        check_unchanged([seen])
         for path in stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite):
             path.unlink()
         new.publish({"name": "pairs", "source": raw.name, "licence": "that of the file", "time": "ordinal",

@@ -31,6 +31,7 @@ from harness.delimited import read_texts
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_csv, write_json, write_npy, write_parquet
 from harness.ids import Forms, normalised
+from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
 
@@ -53,7 +54,8 @@ def get_plays(args, workdir):
     raw = args.raw.expanduser()
     if not raw.is_file():
         raise UsageError(f"--raw {raw} is not a file; name the csv of playlist songs (spotify_songs.csv)")
-    request = {"dataset": "spotify", raw.name: checksum(raw)}
+    seen = hashed(raw)
+    request = {"dataset": "spotify", raw.name: seen.digest}
     with stage.atomic_outputs(workdir / "dataset.json", "spotify") as new:
         if new.same(request, args.overwrite) and all((workdir / "embeddings" / f"spotify.{s}").exists()
                                                      for s in ("npy", "json")):
@@ -64,6 +66,7 @@ def get_plays(args, workdir):
             write_csv(new.path(f"{name}id_sorted.csv"), _numbered(header, ids), index=False)
         stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
         counts = write_tables(new.path, frame, tracks, playlists)
+        check_unchanged([seen])
         embeddings = write_embedding(workdir, frame, tracks, checksum(new.path("trackid_sorted.csv")))
         for path in stale:
             path.unlink()

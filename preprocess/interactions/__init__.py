@@ -24,7 +24,7 @@ from pathlib import Path
 from harness import cli, ids
 from harness.errors import WorkError
 from harness.files import parquet_rows, quoted
-from harness.inputs import hashed
+from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
 from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
@@ -80,10 +80,9 @@ def get_plays(args, workdir):
         spill = new.path("spill")
         spill.mkdir()
         about = Reader(args, paths, spill, new.path).write()
+        check_unchanged(inputs)
         for path in stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite):
             path.unlink()
-        if any(i.changed() for i in inputs):
-            raise WorkError("a file of the log changed while it was read; run this again when it is complete")
         remove = [n for n in ("userid_sorted.csv", "items.pqt") if not new.path(n).exists()]
         new.publish({"name": args.name, "source": args.source or ", ".join(p.name for p in paths),
                      "licence": args.licence, "checksums": dict(zip(labels(i.path for i in inputs),

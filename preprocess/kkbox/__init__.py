@@ -50,8 +50,9 @@ is an error instead. If test.csv exists, its plays are in plays.pqt in any case.
 from pathlib import Path
 
 from harness import cli
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_parquet
+from harness.inputs import state_of
 from harness.machine import versions
 from harness.readers import read_json
 from preprocess import stage
@@ -137,6 +138,7 @@ def get_plays(args, workdir):
     sources = kkbox_archives.find(args.raw, FILES, optional=() if args.test == "csv" else ("test",))
     if "test" not in sources and args.test == "auto":
         print(f"{args.raw} contains no test.csv: the last tenth of each playlist is test")
+    states = {path: state_of(path) for path in sources.values()}
     request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
     with stage.atomic_outputs(workdir / "dataset.json", "kkbox") as new, ThreadPoolExecutor(2) as pool:
         sums = pool.submit(kkbox_archives.checksums, sources)
@@ -148,6 +150,8 @@ def get_plays(args, workdir):
         with kkbox_raw.Raw(files, args.memory // 2, new.path("spill")) as raw:
             about = _write(args, raw, new, workdir, pool)
         request["raw"] = sums.result()
+        if changed := [path for path, state in states.items() if state_of(path) != state]:
+            raise WorkError(f"{changed[0]} changed while it was read; run this again when nothing writes there")
         new.publish({"name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
                      "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
                      "versions": versions()})

@@ -25,6 +25,7 @@ from harness import cli, download
 from harness.delimited import read_table
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
+from harness.inputs import check_unchanged, hashed
 from preprocess import stage
 
 HELP = "Last.fm 2k (HetRec 2011): play counts of artists, tags, friends; audio, text and Spotify features"
@@ -69,9 +70,9 @@ def get_plays(args, workdir):
     raw = Path(args.raw).expanduser() if args.raw else _download_raw(args, workdir)
     audio = _audio_source(args, workdir)
     spotify = Path(args.spotify).expanduser() if args.spotify else None
-    files = _inputs(raw, audio, spotify)
+    files = [hashed(path) for path in _inputs(raw, audio, spotify)]
     name = "lastfm-tags" if args.events == "tags" else "lastfm-audio" if args.audio_only else "lastfm"
-    request = {"dataset": name, "tag_dim": tables.TAG_DIM, "seed": args.seed, **{p.name: checksum(p) for p in files}}
+    request = {"dataset": name, "tag_dim": tables.TAG_DIM, "seed": args.seed, **{i.path.name: i.digest for i in files}}
     time = {"time": "real", "resolution": "month"} if args.events == "tags" else {"time": "none"}
     with stage.atomic_outputs(workdir / "dataset.json", name) as new:
         if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
@@ -86,12 +87,13 @@ def get_plays(args, workdir):
         track_checksum = checksum(new.path("trackid_sorted.csv"))
         embeddings = tables.write_embeddings(workdir, track_checksum, data, artists, features, spotify,
                                              args.seed)
+        check_unchanged(files)
         for path in stale:
             path.unlink()
         about = new.publish({
             "name": name, "source": tables.SOURCE, "licence": tables.LICENCE, **time,
             "track_ids": "artist ids, as text",
-            "request": request, "checksums": {p.name: request[p.name] for p in files}, "dropped": data.dropped,
+            "request": request, "checksums": {i.path.name: i.digest for i in files}, "dropped": data.dropped,
             "counts": counts, "embeddings": embeddings})
     _report(about, features)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, parquet_rows, quoted, write_json
+from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from harness.progress import Progress
 from preprocess import stage
@@ -52,8 +53,9 @@ def get_plays(args, workdir):
     """Write the workspace described above; skip it if the files are unchanged."""
     import duckdb
     files = find(args)
+    seen = [hashed(path) for path in files.values()]
     request = {"dataset": "yambda", "size": args.size, "events": args.events, "form": args.form,
-               "vectors": args.vectors, **{path.name: checksum(path) for path in files.values()}}
+               "vectors": args.vectors, **{i.path.name: i.digest for i in seen}}
     with stage.atomic_outputs(workdir / "dataset.json", "yambda") as new:
         if new.same(request, args.overwrite) and all(path.exists() for path in vector_paths(workdir, args, files)):
             return
@@ -70,6 +72,7 @@ def get_plays(args, workdir):
                 vectors = write_vectors(con, files["embeddings.parquet"], args.vectors, workdir,
                                         checksum(new.path("trackid_sorted.csv")), request["embeddings.parquet"])
             bar.update(1)
+        check_unchanged(seen)
         for path in stale:
             path.unlink()
         new.publish({"name": "yambda", "source": f"https://huggingface.co/datasets/{REPO}", "revision": REVISION,
