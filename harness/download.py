@@ -11,7 +11,6 @@ a killed download's file under a random name, and does not keep two processes fr
 """
 import contextlib
 import errno
-import fcntl
 import hashlib
 import http.client
 import lzma
@@ -29,6 +28,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from harness import locks
 from harness.errors import UsageError, WorkError
 from harness.files import atomic
 from harness.progress import Progress
@@ -113,9 +113,9 @@ def _locked(part):
     """Hold the partial file, so that two processes never write into it at once."""
     with open(part, "ab") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(handle)
             os.stat(part)  # gone when the other process finished between our opening and our locking
-        except OSError:
+        except (BlockingIOError, FileNotFoundError):
             raise WorkError(f"{part} is being filled by another process right now; wait for it") from None
         try:
             yield

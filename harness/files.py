@@ -1,7 +1,6 @@
 """Files that appear only when complete. What opens and checks them is in harness/readers.py."""
 import contextlib
 import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import locks
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ def _lock(path):
     while True:
         file = open(path, "ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = locks.take(file)
         except BlockingIOError:
             file.close()
             return None
-        except OSError:   # ENOLCK, ENOSYS, EOPNOTSUPP
+        if not locked:
             file.close()
-            raise NotImplementedError from None
+            raise NotImplementedError
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 file.truncate(0)

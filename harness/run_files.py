@@ -4,12 +4,12 @@ A run's name begins the names of its files, and one name may begin another: x_co
 unless there is a run x_cold. So all functions look at the names of all runs, and never touch a file of another one.
 """
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from harness import locks
 from harness.errors import RunInProgress
 from harness.files import write_json
 
@@ -49,8 +49,8 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder; RunInProgress where another process works on it."""
     with open(folder / ".lock", "a", encoding="ascii") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            locks.take(lock)
+        except BlockingIOError:
             raise RunInProgress(f"run {folder.name} is being made by another process right now; wait for it") from None
         yield
 

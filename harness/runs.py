@@ -6,7 +6,6 @@ torchrun starts for one command, the main one decides and writes (harness/proces
 
 Layout and naming: README, "The workspace".
 """
-import fcntl
 import functools
 import hashlib
 import json
@@ -17,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import processes, registry, run_files
+from harness import locks, processes, registry, run_files
 from harness.errors import RunInProgress, WorkError
 from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
@@ -131,8 +130,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".lock", "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            locks.take(self._lock)
+        except BlockingIOError:
             self._lock.close()
             raise RunInProgress(f"run {self.name} is being made by another process right now; "
                                 "wait for it, or change the request") from None

@@ -10,7 +10,6 @@ written last. REQUEST is a hash of the request, the number of partitions and Duc
 of an id), so that two requests never share a file. The folder is removed when the parts are published.
 """
 import contextlib
-import fcntl
 import json
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import duckdb
 
-from harness import runs
+from harness import locks, runs
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, parquet_rows, quoted, write_json
 from harness.inputs import state_of
@@ -110,12 +109,10 @@ class Partitions:
         """Hold the lock of a partition; WorkError where another process has it."""
         with open(self.path(number, ".lock"), "w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locks.take(lock)
             except BlockingIOError:
                 raise WorkError(f"another process is making partition {number} of {self.n} of this request; wait "
                                 "until it has finished") from None
-            except OSError:     # a file system without locks
-                pass
             yield
 
     def _try(self, number):

@@ -12,12 +12,12 @@ the old files, or a manifest that readers refuse; running the stage again repair
 """
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
 from pathlib import Path
 
+from harness import locks
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_json
 from harness.readers import read_json
@@ -106,8 +106,8 @@ def atomic_outputs(manifest, name=None):
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with open(manifest.parent / f".{manifest.stem}.lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            locks.take(lock)
+        except BlockingIOError:
             raise WorkError(f"another process is writing {manifest}; wait until it has finished") from None
         new = AtomicOutputs(manifest)
         if name and (new.old or {}).get("name", name) != name:

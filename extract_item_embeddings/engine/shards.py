@@ -9,7 +9,6 @@ Until all is done a shard lives in `embeddings/.<name>.partial/shard-<i>-of-<n>/
 only after the rows are on the disk) and `header.json` (what is being made). A line cut by a crash, or
 rows that do not match the checksum in their line, are batches to be done again.
 """
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import zlib
 
 import numpy as np
 
+from harness import locks
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, write_json
 from harness.machine import git_state
@@ -64,8 +64,8 @@ class Shard:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.folder / ".lock", "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            locks.take(self._lock)
+        except BlockingIOError:
             raise WorkError(f"{self.folder} is being written by another process right now; wait for it, "
                                  "or choose another --name") from None
         path = self.folder / "header.json"

@@ -13,14 +13,13 @@ RAW has the files of a real collection (formats of Music4All and Music4All-Onion
 """
 import contextlib
 import csv
-import fcntl
 import hashlib
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from harness import cli
+from harness import cli, locks
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, write_json, write_npy, write_parquet, write_text
 from harness.machine import versions
@@ -76,8 +75,8 @@ def _locked(raw):
     raw.mkdir(parents=True, exist_ok=True)
     with open(raw / ".lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            locks.take(lock)
+        except BlockingIOError:
             raise WorkError(f"another process is writing the demo world in {raw}; wait until it has "
                             "finished") from None
         yield
