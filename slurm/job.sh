@@ -27,7 +27,9 @@ prepare() {
   set +u  # other people's shell code may read what nobody has set
   # shellcheck disable=SC1090  # named by the user
   if [ -f "$facts" ]; then
+    set -a  # as slurm/submit.py reads it: JUKEMIR_PYTHON and the like are for Python
     . "$facts"
+    set +a
   elif [ -n "${CLUSTER_ENV:-}" ]; then
     say "CLUSTER_ENV=$CLUSTER_ENV is no file"
     exit 2

@@ -82,6 +82,24 @@ def test_printed_lines_are_understood_and_never_run(tmp_path, echo):
     assert not mark.exists()
 
 
+def test_the_clusters_facts_reach_the_command(tmp_path, echo, monkeypatch):
+    """cluster.env.example offers interpreters of two backends, which Python reads from its environment."""
+    for name in ("JUKEMIR_PYTHON", "MULE_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    example = (ROOT / "slurm" / "cluster.env.example").read_text().replace('VENV=".venv"', 'VENV=""')
+    (tmp_path / "venv.env").write_text(example + 'JUKEMIR_PYTHON="/opt/a b/python"\n')
+    (tmp_path / "echo.py").write_text("import json, os\nprint(json.dumps({k: os.environ.get(k) for k in "
+                                      "('JUKEMIR_PYTHON', 'MULE_PYTHON', 'LATER')}))\n")
+    job_list.write(tmp_path / "jobs.txt", [echo])
+    done = run_task([str(tmp_path / "jobs.txt")], 0, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"JUKEMIR_PYTHON": "/opt/a b/python", "MULE_PYTHON": "", "LATER": None}
+    shell = 'LATER=1; . slurm/job.sh; prepare; LATER=2; env'
+    told = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "CLUSTER_ENV": str(tmp_path / "venv.env")})
+    assert "JUKEMIR_PYTHON=/opt/a b/python\n" in told.stdout and "LATER=" not in told.stdout
+
+
 @pytest.mark.parametrize("text", ["", "[]\n", '["python"]\n', '["bash", "-c"]\n', "touch x\n", "[1, 2]\n",
                                   '["python"\n', "python 'x\n", "[" * 5000 + "\n", '["python", "a\\u0000b"]\n',
                                   '{"a": 1}\n'])
