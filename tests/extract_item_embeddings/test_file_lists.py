@@ -54,6 +54,33 @@ def test_ids_of_a_list_need_not_be_the_names_of_files(sounds, tmp_path):
     np.testing.assert_array_equal(matrix[0], walked[ids.index("2,t0") - 1])
 
 
+@pytest.mark.parametrize("text", [
+    "trackid,path\nsong a,deep/t0.wav\nsong b,deep/t1.wav\n", "track_id,path\nsong a,deep/t0.wav\nsong b,deep/t1.wav\n",
+    '"trackid","path"\n"song a","deep/t0.wav"\n"song b","deep/t1.wav"\n', "\n id , Path \nsong a , deep/t0.wav\n \n"
+    " song b,  deep/t1.wav  \n", "trackid\tpath\nsong a\tdeep/t0.wav\nsong b\tdeep/t1.wav\n",
+    "\ufeffpath\tseconds\tTrackID\r\ndeep/t0.wav\t3\tsong a\r\ndeep/t1.wav\t3\tsong b\r\n"])
+def test_headers_and_cells_of_a_list_in_any_usual_writing(sounds, tmp_path, text):
+    path = listed(sounds, tmp_path, text)
+    assert file_lists.read(path) == {f"song {x}": sounds / f"deep/t{i}.wav" for i, x in enumerate("ab")}
+
+
+@pytest.mark.parametrize("text", ['path\ndeep/t0.wav\n"deep/t1, live.wav"\n',
+                                  '"path"\ndeep/t0.wav\n"deep/t1, live.wav"',
+                                  "deep/t0.wav\ndeep/t1, live.wav\n", "deep/t1, live.wav\ndeep/t0.wav\n"])
+def test_paths_alone_with_and_without_a_header(sounds, tmp_path, text):
+    assert file_lists.read(listed(sounds, tmp_path, text)) == {
+        "t0": sounds / "deep" / "t0.wav", "t1, live": sounds / "deep" / "t1, live.wav"}
+
+
+@pytest.mark.parametrize("header", ["track,path", "trackid;path", "trackid,filename", "id\tfile", "idx,trackid",
+                                    '"file name","seconds"', "song|audio_path"])
+def test_a_header_of_another_table_is_refused(sounds, tmp_path, header):
+    """Each of its rows would be a track of a name that nobody has."""
+    with pytest.raises(WorkError, match="is no header that is read here; write trackid,path") as refused:
+        file_lists.read(listed(sounds, tmp_path, f"{header}\na,deep/t0.wav\n"))
+    assert "\n" not in str(refused.value)
+
+
 def test_tracks_that_a_list_lacks_fail_with_a_reason(sounds, tmp_path):
     extract(tmp_path / "w", "--audio", sounds)
     (tmp_path / "w" / "embeddings" / "mfcc.npy").unlink()
@@ -63,7 +90,8 @@ def test_tracks_that_a_list_lacks_fail_with_a_reason(sounds, tmp_path):
 
 @pytest.mark.parametrize(("text", "says"), [
     ("", "names no file"), ("a.wav\nb/a.wav\n", "more than one file"),
-    ("trackid,path\na,b,c\n", "line 2: the row has 3"),
+    ("trackid,path\na,b,c\n", "line 2: the row has 3"), ("track_id,path\n ,t0.wav\n", "line 2: the row has no trackid"),
+    ("trackid,path\na, \n", "line 2: the row has no path"),
     ("x.wav\ny.wav\n", "none of the 8 tracks"), (b"\xff\xfe.wav", "not text in UTF-8")])
 def test_lists_that_are_none_are_refused(sounds, tmp_path, text, says):
     extract(tmp_path / "w", "--audio", sounds)
