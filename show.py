@@ -11,7 +11,8 @@ user      the latest plays of train, and the first places of runs side by side; 
           best run on val of each method
 listener  what somebody who played these tracks gets: by each representation, or by one run (knn, content_knn, elsa,
           ials)
-audio     tags and neighbours of a sound file that is not in the workspace, by its embeddings of sound
+audio     tags and neighbours of a sound file that is not in the workspace, by its embeddings of sound; one
+          whose weights or packages are not on this machine is named with the reason
 
 Tracks are named by id or by name, users by their id in the log; a name that is not there is answered with near ones.
 --json prints the same as json.
@@ -97,14 +98,17 @@ def audio(catalogue, args):
     path = Path(args.name).expanduser()
     if not path.is_file():
         raise UsageError(f"{path} is no file; name a sound file")
-    near, left_out = {}, []
+    near, left_out = {}, {}
     for name in catalogue.embeddings(args.embedding):
-        vector = sound.vector_for(path, dataset.embedding_info(catalogue.workdir, name))
-        if vector is None:
-            left_out.append(name)
+        vector, reason = sound.vector_for(path, dataset.embedding_info(catalogue.workdir, name))
+        if reason:
+            left_out[name] = reason
         else:
             near[name] = places(catalogue, catalogue.near(name, vector, args.n))
-    return {"sound": path.name, "tags": {"musicnn": sound.tags_of(path)}, "near by representation": near,
+    tags, reason = sound.tags_of(path)
+    if reason:
+        left_out["tags of musicnn"] = reason
+    return {"sound": path.name, "tags": {} if reason else {"musicnn": tags}, "near by representation": near,
             **({"not made from sound here": left_out} if left_out else {})}
 
 

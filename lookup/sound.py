@@ -1,24 +1,58 @@
-"""A sound that is not in the workspace: its vectors by the backends of the workspace's embeddings, and its tags."""
+"""A sound that is not in the workspace: its vectors by the backends of the workspace's embeddings, and its tags.
+
+Each function answers (what was asked for, ""), or (None, why this machine cannot make it). No weights are fetched. A
+file that is no sound is a WorkError.
+"""
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tempfile
 from pathlib import Path
 
 import dataset
+from harness.environment import absent_package
 from harness.errors import UsageError, WorkError
 
 OWN = {"name", "track_checksum", "n_tracks", "batch", "versions", "audio_checksum", "git", "failed", "incomplete",
-       "matrix_checksum", "quality"}   # of a json: what may differ between two extractions with equal settings
-FLAGS = {"musicnn": ("variant", "layer", "precision"),    # of a json: what a backend's flags of that name set
-         "vgg": ("variant", "layer")}
+       "matrix_checksum", "quality", "frames"}   # of a json: what may differ between extractions with equal settings
+OPTIONS = {"seconds": "seconds", "offset": "offset", "dtype": "dtype", "layer": "layer", "precision": "precision",
+           "as_published": "as_published", "variant": "variant", "size": "variant", "trained_on": "variant"}
+FILE = "first reason: sound: "   # what a WorkError says before its sentence about the file itself
 
 
-def extracted(path: Path, backend: str, *flags: str) -> tuple:
-    """(vector (D,), json) of one file by a backend's own command line; WorkError with its sentence where it fails."""
-    import importlib
-    module = importlib.import_module(f"extract_item_embeddings.{backend}")
+def backend_of(name: str):
+    """(script, Backend class, flags) of the backend that a json calls `name`, None where there is none."""
+    from extract_item_embeddings.__main__ import backends
+    from extract_item_embeddings.engine import extraction
+    for script, kind in backends().items():
+        for flags in kind.VARIANTS:
+            if kind(extraction.parser(kind, "").parse_args([*flags, "--audio", "."])).NAME == name:
+                return script, kind, flags if kind.NAME != name else ()
+    return None
+
+
+def flags_for(kind, info: dict) -> list[str]:
+    """The words that set a backend's options to what the json of an embedding says."""
+    from extract_item_embeddings.engine import extraction
+    words = []
+    for option, usual in vars(extraction.parser(kind, "").parse_args([])).items():
+        value = info.get(OPTIONS.get(option, ""))
+        if isinstance(usual, bool):
+            words += [f"--{option.replace('_', '-')}"] * bool(value)
+        elif value is not None:
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    revision = info.get("weights", {}).get("revision") if isinstance(info.get("weights"), dict) else None
+    return words + (["--revision", revision] if revision and hasattr(kind, "source") else [])
+
+
+def extracted(path: Path, kind, flags, output: str = "") -> tuple:
+    """(vector (D,), json) of one file by a backend's own command line, of the output with that suffix.
+
+    WorkError with its sentence where it fails, which names the file where that is the reason.
+    """
+    from extract_item_embeddings.engine import extraction
     with tempfile.TemporaryDirectory() as folder:
         audio = Path(folder) / "audio"
         audio.mkdir()
@@ -26,33 +60,60 @@ def extracted(path: Path, backend: str, *flags: str) -> tuple:
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                module.main(["--audio", str(audio), "--workdir", f"{folder}/w", "--name", "sound", *flags])
-        except WorkError as e:   # it speaks of a file in a folder that is gone
-            reason = str(e).rpartition("first reason: sound: ")[-1].replace(str(audio), str(path.parent))
-            raise WorkError(f"{path} cannot be used: {reason}") from None
-        info = dataset.embedding_info(Path(folder) / "w", "sound")
-        return dataset.open_embedding(Path(folder) / "w", "sound")[0].copy(), info
+                extraction.main(kind, "", ["--audio", str(audio), "--workdir", f"{folder}/w", "--name", "sound",
+                                           *flags])
+        except WorkError as e:
+            if FILE not in str(e):
+                raise
+            reason = str(e).rpartition(FILE)[-1].replace(str(audio), str(path.parent))   # a folder that is gone
+            raise WorkError(f"{FILE}{path} cannot be used: {reason}") from None
+        info = dataset.embedding_info(Path(folder) / "w", f"sound{output}")
+        return dataset.open_embedding(Path(folder) / "w", f"sound{output}")[0].copy(), info
 
 
-def vector_for(path: Path, info: dict):
-    """The file's vector by the settings of an embedding's json, or None where this machine cannot make an equal one."""
-    backend = info.get("backend", "")
-    if not (Path(__file__).resolve().parents[1] / "extract_item_embeddings" / f"{backend}.py").is_file():
-        return None
-    flags = [word for name in FLAGS.get(backend, ()) if name in info for word in (f"--{name}", str(info[name]))]
-    flags += [word for name in ("seconds", "offset") if name in info for word in (f"--{name}", str(info[name]))]
-    if info.get("as_published"):
-        flags.append("--as-published")
+def made(path: Path, script: str, kind, flags, output: str = "") -> tuple:
+    """(vector (D,), json, "") of one file, or (None, None, why it cannot be made); WorkError where the file is why."""
+    from extract_item_embeddings.engine import extraction
+    said = io.StringIO()
     try:
-        vector, made = extracted(path, backend, *flags)
-    except (UsageError, SystemExit):
-        return None
-    same = all(made.get(k) == v for k, v in info.items() if k not in OWN)
-    return vector if same else None
+        with contextlib.redirect_stderr(said):
+            args = extraction.parser(kind, "").parse_args(["--audio", ".", *flags])
+    except SystemExit:
+        return None, None, " ".join(said.getvalue().partition(": ")[2].split())
+    try:
+        if missing := kind(args).missing():
+            return None, None, f"missing: {missing}; see python extract_item_embeddings/{script}.py --help"
+        return *extracted(path, kind, flags, output), ""
+    except (UsageError, WorkError) as e:
+        if str(e).startswith(FILE):
+            raise WorkError(str(e).removeprefix(FILE)) from None
+        return None, None, str(e)
+    except ModuleNotFoundError as e:
+        if not (package := absent_package(e)):
+            raise
+        return None, None, f"missing: package {package}"
 
 
-def tags_of(path: Path):
-    """MusiCNN's strongest tags of a file."""
+def vector_for(path: Path, info: dict) -> tuple:
+    """The file's vector (D,) by the settings of an embedding's json, and ""; or None and why there is no equal one."""
+    if (found := backend_of(str(info.get("backend")))) is None:
+        return None, f"its backend, {info.get('backend') or 'unknown'}, reads no sound"
+    weights = info.get("weights")
+    if isinstance(weights, dict) and weights.get("revision") == "given by --weights":
+        return None, "its weights were given by --weights, and the place is not recorded"
+    script, kind, flags = found
+    suffix = re.search(r"-layer\d+$", str(info.get("name"))) if info.get("layer") == "all" else None
+    vector, about, reason = made(path, script, kind, [*flags, *flags_for(kind, info)], suffix[0] if suffix else "")
+    if reason:
+        return None, reason
+    if other := sorted(k for k, v in info.items() if k not in OWN and about.get(k) != v):
+        return None, f"it was made with other settings than this version's ({', '.join(other)})"
+    return vector, ""
+
+
+def tags_of(path: Path) -> tuple:
+    """MusiCNN's strongest tags of a file, and ""; or None and why there are none."""
+    from extract_item_embeddings.musicnn import MusiCNN
     from lookup.catalogue import strongest
-    vector, info = extracted(path, "musicnn", "--layer", "taggram")
-    return strongest(vector, info["features"])
+    vector, info, reason = made(path, "musicnn", MusiCNN, ["--layer", "taggram"])
+    return (None, reason) if reason else (strongest(vector, info["features"]), "")

@@ -14,7 +14,7 @@ import show
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
-from lookup import catalogue, listeners
+from lookup import catalogue, listeners, sound
 from tests.worlds.world import tiny_workspace, write_embedding
 
 N = 80   # tracks of the tiny workspace
@@ -247,10 +247,104 @@ def test_a_sound_that_is_not_in_the_workspace(tmp_path, capsys):
     copy.write_bytes((audio / "t2.wav").read_bytes())
     found = told(capsys, tmp_path / "w", "audio", str(copy))
     assert found["near by representation"]["mfcc"][0] == {"id": "t2", "score": 1.0}
-    assert len(found["tags"]["musicnn"]) == 5 and found["not made from sound here"] == ["mine"]
+    assert len(found["tags"]["musicnn"]) == 5
+    assert found["not made from sound here"] == {"mine": "its backend, mine, reads no sound"}
     info = dataset.embedding_info(tmp_path / "w", "mfcc")
     write_json(tmp_path / "w" / "embeddings" / "mfcc.json", {**info, "seconds": 2.0, "n_mfcc": "other"})
-    assert "mfcc" in told(capsys, tmp_path / "w", "audio", str(copy))["not made from sound here"]
+    told_of = told(capsys, tmp_path / "w", "audio", str(copy))["not made from sound here"]
+    assert told_of["mfcc"] == "it was made with other settings than this version's (n_mfcc)"
     (tmp_path / "no sound.mp3").write_text("no sound")
     with pytest.raises(WorkError, match="no sound.mp3"):
         show.main(["audio", str(tmp_path / "no sound.mp3"), "--workdir", str(tmp_path / "w")])
+
+
+SOUNDS = {   # what a json says of its backend: the words that make the same vector
+    "mert-95m": ({"backend": "mert", "variant": "95M", "layer": "3", "precision": "fp32"},
+                 "mert --size 95M --layer 3 --precision fp32"),
+    "mert2-fs": ({"backend": "mert2", "variant": "fs"}, "mert2 --variant fs"),
+    "music2vec": ({"backend": "music2vec", "variant": None, "as_published": True}, "m2v --as-published"),
+    "musicfm-msd": ({"backend": "musicfm", "variant": "MSD", "as_published": False}, "mfm --trained-on MSD"),
+    "encodecmae": ({"backend": "encodecmae", "layer": "mean", "dtype": "float16"}, "emae --dtype float16 --layer mean"),
+    "jukemir": ({"backend": "jukemir", "layer": 40, "precision": "fp32"}, "jb --layer 40 --precision fp32"),
+    "muq_msd": ({"backend": "muq_msd", "variant": "MuQ", "offset": "middle", "seconds": 5.0},
+                "muq --seconds 5.0 --offset middle"),
+    "muq_mulan": ({"backend": "muq_mulan", "variant": "MuLan", "weights": {"revision": "abc"}},
+                  "muq --mulan --revision abc"),
+    "maest": ({"backend": "maest", "variant": "10s-pw-129e", "layer": "7"}, "maest --variant 10s-pw-129e --layer 7"),
+    "musicnn-mtt": ({"backend": "musicnn", "variant": "MTT_musicnn", "layer": "taggram", "precision": "bf16"},
+                    "musicnn --variant MTT_musicnn --layer taggram --precision bf16")}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_the_json_of_an_embedding_says_how_a_sound_is_heard(name, monkeypatch, tmp_path):
+    info, words = SOUNDS[name]
+    asked = []
+    monkeypatch.setattr(sound, "made", lambda path, script, kind, flags, output: (
+        asked.append(" ".join([script, *flags])), info, ""))
+    assert sound.vector_for(tmp_path / "x.wav", info)[1] == "" and asked == [words]
+
+
+@pytest.fixture
+def heard(tmp_path, monkeypatch):
+    """A workspace with MFCC and MERT 95M of one sound, the latter by tiny weights in the model hub's cache."""
+    from extract_item_embeddings import mert, mfcc
+    from extract_item_embeddings.engine import weights
+    from tests.worlds.checkpoints import mert_checkpoint, single_thread, sounds
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "check_size", lambda *_: None)
+    source = mert.SOURCES["95M"]
+    place = tmp_path / "cache" / f"models--{source.repo.replace('/', '--')}" / "snapshots" / source.revision
+    place.mkdir(parents=True)
+    mert_checkpoint(place)
+    sounds(tmp_path / "audio", 24000, a=1.0, b=0.7, c=0.9)
+    words = ["--audio", str(tmp_path / "audio"), "--workdir", str(tmp_path / "w")]
+    mfcc.main(words)
+    with single_thread():
+        mert.main([*words, "--size", "95M", "--device", "cpu", "--layer", "all"])
+        yield tmp_path
+
+
+def test_a_sound_by_the_variant_and_layer_of_an_embedding(heard, capsys, monkeypatch):
+    monkeypatch.setattr(sound, "tags_of", lambda path: (None, "no"))
+    found = told(capsys, heard / "w", "audio", str(heard / "audio" / "b.wav"))
+    assert set(found["near by representation"]) == {"mfcc", *(f"mert-95m-layer{i}" for i in range(4))}
+    assert {near[0]["id"] for near in found["near by representation"].values()} == {"b"}
+
+
+def test_weights_and_packages_that_are_not_here_cost_one_embedding(heard, capsys, monkeypatch):
+    """And not the others, nor is the sound blamed."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(heard / "empty"))
+    monkeypatch.setattr("extract_item_embeddings.networks.musicnn_package.checkpoint", absent)
+    info = dataset.embedding_info(heard / "w", "mert-95m-layer3")
+    write_json(heard / "w" / "embeddings" / "mert-95m-layer2.json",
+               {**info, "weights": {**info["weights"], "revision": "given by --weights"}})
+    write_json(heard / "w" / "embeddings" / "mert-95m-layer1.json", {**info, "layer": "no\nlayer"})
+    path = str(heard / "audio" / "b.wav")
+    found = told(capsys, heard / "w", "audio", path)
+    assert set(found["near by representation"]) == {"mfcc"} and found["tags"] == {}
+    reasons = found["not made from sound here"]
+    assert reasons["mert-95m-layer3"] == ("missing: weights of m-a-p/MERT-v1-95M; see python "
+                                          "extract_item_embeddings/mert.py --help")
+    assert "given by --weights" in reasons["mert-95m-layer2"] and "\n" not in reasons["mert-95m-layer1"]
+    assert reasons["tags of musicnn"].startswith("missing: package musicnn")
+    show.main(["audio", path, "--workdir", str(heard / "w")])
+    assert "mert-95m-layer3: missing: weights of m-a-p/MERT-v1-95M" in capsys.readouterr().out
+
+
+def absent(*_):
+    raise WorkError("the package musicnn is not installed")
+
+
+def test_a_failure_of_a_backend_is_its_own(heard, capsys, monkeypatch):
+    """Weights that are damaged, and a package that is found by its name only."""
+    from extract_item_embeddings import mert
+    monkeypatch.setattr("extract_item_embeddings.networks.musicnn_package.checkpoint", absent)
+    for error, says in ((WorkError("model.bin is damaged"), "model.bin is damaged"),
+                        (ModuleNotFoundError("x", name="transformers"), "missing: package transformers")):
+        def build(self, error=error):
+            raise error
+        monkeypatch.setattr(mert.MERT, "build", build)
+        found = told(capsys, heard / "w", "audio", str(heard / "audio" / "b.wav"))
+        assert found["not made from sound here"]["mert-95m-layer0"] == says
+        assert set(found["near by representation"]) == {"mfcc"}
