@@ -17,6 +17,9 @@ What is written
 Memory stays within --memory whatever the size (DuckDB; temporary files beside the workspace's). Source: Ploshkin et
 al., RecSys 2025 (arXiv 2505.22238), yandex/yambda on the Hugging Face hub, Apache 2.0.
 """
+import functools
+import re
+import sys
 from pathlib import Path
 
 from harness.errors import UsageError, WorkError
@@ -108,25 +111,60 @@ def find(args):
 def fetched(name):
     """A file of the pinned revision out of the hub's cache, downloaded where it is absent; its sha256 is checked.
 
-    WorkError without a network, and for a file that is not the published one.
+    The cache keeps a file under its sha256, so that no network is needed; a cache of plain copies has to ask the hub,
+    and where that cannot be reached, the file is used with a warning. WorkError without a network for a file that is
+    absent, and for one that is not the published one.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, logging, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, logging, try_to_load_from_cache
     logging.set_verbosity_error()
     cached = try_to_load_from_cache(REPO, name, revision=REVISION, repo_type="dataset")
     if isinstance(cached, str):
+        kept = Path(cached).resolve()
+        wanted = kept.name if re.fullmatch("[0-9a-f]{64}", kept.name) else _published(name)
+        if wanted is None:
+            print(f"warning: {cached} is used without a check of its sha256, as the hub cannot be reached",
+                  file=sys.stderr)
+        elif wanted and _digest(kept) != wanted:
+            raise WorkError(f"{kept}, which is {name} of {REPO} in the cache of the hub, is damaged (its sha256 should "
+                            f"be {wanted}); delete it and run this again, which fetches it")
         return Path(cached)
     print(f"fetching {name} of {REPO}")
     try:
         path = Path(hf_hub_download(REPO, name, revision=REVISION, repo_type="dataset"))
-        wanted = get_hf_file_metadata(hf_hub_url(REPO, name, revision=REVISION, repo_type="dataset")).etag
+        wanted = _published(name)
     except (OSError, ValueError):   # no network, or no such file
+        path = wanted = None
+    if wanted is None:
         raise WorkError(f"{name} of {REPO} is not in the cache of the hub and could not be fetched; where there is a "
                         f"network, `hf download {REPO} {name} --repo-type dataset --revision {REVISION} --local-dir "
-                        "DIR` gets it, and --raw DIR uses it") from None
-    if wanted and len(wanted) == 64 and checksum(path) != wanted:
-        path.unlink()
+                        "DIR` gets it, and --raw DIR uses it")
+    if wanted and _digest(path) != wanted:
+        path.resolve().unlink()     # a link alone would be made again, to the same bytes
+        path.unlink(missing_ok=True)
         raise WorkError(f"{name} of {REPO} arrived damaged (its sha256 should be {wanted}); run this again")
     return path
+
+
+def _published(name):
+    """sha256 of a file by the hub, "" where the hub keeps none of it (small files), None where it cannot be reached."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    try:
+        etag = get_hf_file_metadata(hf_hub_url(REPO, name, revision=REVISION, repo_type="dataset")).etag
+    except (OSError, ValueError):
+        return None
+    return etag if etag and len(etag) == 64 else ""
+
+
+def _digest(path):
+    """sha256 of a file, read once in this process while its size and time stay."""
+    path = Path(path).resolve()
+    about = path.stat()
+    return _digest_of(path, about.st_size, about.st_mtime_ns)
+
+
+@functools.cache
+def _digest_of(path, size, mtime):
+    return checksum(path)
 
 
 # --------------------------------------------------------------------------- plays

@@ -1,6 +1,8 @@
 """Yambda: its files to a workspace, its split, its metrics, decayed popularity and ItemKNN; what is refused."""
+import hashlib
 import importlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +18,7 @@ from evaluation.repeats import plays_of, repeats
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json
-from preprocess import protocols
+from preprocess import protocols, yambda
 from preprocess.yambda import generate
 from ranking import decay, plays
 from recommenders import itemknn, popularity
@@ -331,6 +333,60 @@ def test_without_a_network_one_sentence_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WorkError, match="--raw DIR uses it"):
         plays_stage.main(["yambda", "--workdir", str(tmp_path / "w")])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A function that puts bytes into the hub's cache as a file of the data set; links=False as on a disk without."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "cache" / f"datasets--{yambda.REPO.replace('/', '--')}"
+
+    def put(name, data, as_if=None, links=True):
+        blob = root / "blobs" / hashlib.sha256(data if as_if is None else as_if).hexdigest()
+        path = root / "snapshots" / yambda.REVISION / name
+        for folder in (blob.parent, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        (blob if links else path).write_bytes(data)
+        if links:
+            path.symlink_to(blob)
+        return path
+    return put
+
+
+def test_a_file_in_the_cache_is_checked(hub, capsys):
+    good = hub("flat/50m/listens.parquet", b"whole")
+    assert yambda.fetched("flat/50m/listens.parquet") == good
+    bad = hub("flat/50m/likes.parquet", b"cut", as_if=b"cut off")
+    with pytest.raises(WorkError, match="is damaged .its sha256 should be [0-9a-f]{64}.; delete it and run this again"):
+        yambda.fetched("flat/50m/likes.parquet")
+    assert bad.resolve().exists() and "warning" not in capsys.readouterr().err
+
+
+def test_a_cache_without_links_asks_the_hub(hub, monkeypatch, capsys):
+    path = hub("embeddings.parquet", b"whole", links=False)
+    assert yambda.fetched("embeddings.parquet") == path
+    assert "is used without a check of its sha256" in capsys.readouterr().err
+    for etag, damaged in (("0" * 40, False), (hashlib.sha256(b"whole").hexdigest(), False), ("0" * 64, True)):
+        monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _, etag=etag: SimpleNamespace(etag=etag))
+        if damaged:
+            with pytest.raises(WorkError, match="is damaged"):
+                yambda.fetched("embeddings.parquet")
+        else:
+            assert yambda.fetched("embeddings.parquet") == path
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_what_arrives_damaged_is_fetched_again(hub, monkeypatch):
+    """Link and bytes go: of a link alone the hub's client makes the same one again."""
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(
+        hub("embeddings.parquet", b"cut", as_if=b"whole")))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _: SimpleNamespace(
+        etag=hashlib.sha256(b"whole").hexdigest()))
+    for _ in range(2):
+        with pytest.raises(WorkError, match="arrived damaged"):
+            yambda.fetched("embeddings.parquet")
+    assert not [p for p in Path(hub("x", b"x")).parents[2].rglob("*") if p.is_file() and p.read_bytes() == b"cut"]
 
 
 def test_unknown_rules_are_refused(world):
