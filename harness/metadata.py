@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError, WorkError
+from harness.ids import normal
 from harness.readers import read_parquet
 
 if TYPE_CHECKING:
@@ -99,18 +100,27 @@ def read_artists(workdir: Path, n_tracks: int) -> "csr_matrix | None":
 
 
 def find_track(track: str, ids: list[str], names: "pd.DataFrame") -> int:
-    """Row of the track of that id, or of that name (whatever its case); UsageError when there is none or several."""
+    """Row of the track of that id, or of that name (whatever its case); UsageError when there is none or several.
+
+    Both are compared in Unicode NFC, without blanks around them.
+    """
     import difflib
     if track in ids:
         return ids.index(track)
-    wanted = track.strip().casefold()
+    if normal(track) in (forms := [normal(i) for i in ids]):
+        return forms.index(normal(track))
+    wanted = _caseless(track)
     for column in names:
-        rows = [i for i, name in enumerate(names[column]) if wanted and name.casefold() == wanted]
+        rows = [i for i, name in enumerate(names[column]) if wanted and _caseless(name) == wanted]
         if len(rows) > 1:
             some = ", ".join(ids[i] for i in rows[:5]) + (", ..." if len(rows) > 5 else "")
             raise UsageError(f"{len(rows)} tracks have the {column} {track!r}; name one by its id: {some}")
         if rows:
             return rows[0]
-    available = dict.fromkeys([*(n for c in names for n in names[c] if n), *ids])
-    near = difflib.get_close_matches(track, available, n=3, cutoff=0.6)
+    available = dict.fromkeys([*(normal(n) for c in names for n in names[c] if n), *ids])
+    near = difflib.get_close_matches(normal(track), available, n=3, cutoff=0.6)
     raise UsageError(f"no track has the id or name {track!r}" + (f"; near it: {', '.join(near)}" if near else ""))
+
+
+def _caseless(text):
+    return normal(normal(text).casefold())      # some capitals fold into more than one character

@@ -7,6 +7,7 @@ from evaluation.files import read_rows
 from evaluation.lists import read_frame
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.ids import normal
 from harness.readers import reading
 
 BY_CONTENT = ("knn", "content_knn")      # answered by the mean vector of what was played
@@ -21,9 +22,10 @@ def user_of(catalogue, word: str) -> int:
         import pandas as pd
         with reading(path, "the list of users", "run preprocess/0_get_plays_pqt.py again"):
             known = pd.read_csv(path, dtype=str, keep_default_na=False)
-            found = known["idx"][known["userid"] == word].astype(np.int64)
+            found = known["idx"][known["userid"].map(normal) == normal(word)].astype(np.int64)
         if len(found) and int(found.iloc[0]) in users:
             return int(found.iloc[0])
+    word = normal(word)
     if word.isdecimal() and len(word) < 19 and int(word) in users:
         return int(word)
     some = ", ".join(map(str, users[:3]))

@@ -1,7 +1,9 @@
 """show.py: one track, one user, a newcomer, a sound; and names that are not there."""
 import datetime
+import functools
 import importlib
 import json
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import pytest
 
 import dataset
 import show
-from harness import runs
+from harness import metadata, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
 from lookup import catalogue, listeners, sound
@@ -90,6 +92,24 @@ def test_users_by_their_text_ids(world, tmp_path):
     for word in ("999999", "nobody", "-1", "9" * 40):
         with pytest.raises(UsageError, match="no user"):
             listeners.user_of(other, word)
+
+
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_ids_and_names_in_another_form_of_unicode(tmp_path, typed, written):
+    """A name is typed composed and copied from a Mac's folder decomposed; both are the same."""
+    form = functools.partial(unicodedata.normalize, written)
+    ids, names = [form("Bj\u00f6rk-1"), "b"], pd.DataFrame({"title": [form("J\u00f3ga"), form("\u00c5ngstr\u00f6m")]})
+    for word, row in (("Bj\u00f6rk-1", 0), (" j\u00d3GA ", 0), ("\u00e5ngstr\u00f6m", 1)):
+        assert metadata.find_track(unicodedata.normalize(typed, word), ids, names) == row
+    with pytest.raises(UsageError, match="near it: J\u00f3ga"):
+        metadata.find_track(unicodedata.normalize(typed, "J\u00f3gu"), ids, names)
+    workdir = tiny_workspace(tmp_path / "w")
+    user = int(dataset.load(workdir).users[3])
+    users = pd.DataFrame({"idx": [0, user], "userid": ["0", form("J\u00f6rg")]})
+    users.to_csv(workdir / "userid_sorted.csv", index=False)
+    word = unicodedata.normalize(typed, "J\u00f6rg ")
+    assert listeners.user_of(catalogue.opened(workdir), word) == user
 
 
 @pytest.mark.parametrize("method", ["knn", "elsa", "ials"])
