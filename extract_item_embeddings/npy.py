@@ -60,11 +60,20 @@ class Matrix:
 
 
 def as_ids(array, path):
-    """Track ids from an array of strings or integers, list of str."""
+    """Track ids from an array of strings, bytes of UTF-8 or integers, list of str; WorkError for others."""
     if array.ndim != 1 or array.dtype.kind not in "USiu":
         raise WorkError(f"{path}: the track ids must be one string or integer per row, not {array.dtype} "
                         f"{array.shape}")
-    return [i.decode() if isinstance(i, bytes) else str(i) for i in array.tolist()]
+    if array.dtype.kind != "S":
+        return [str(i) for i in array.tolist()]
+    ids = []
+    for row, text in enumerate(array.tolist()):
+        try:
+            ids.append(text.decode())
+        except UnicodeDecodeError as e:
+            raise WorkError(f"{path}: the track id of row {row}, {text[:40]!r}, is not text in UTF-8 ({e.reason}); "
+                            "write the ids as text (numpy's str)") from None
+    return ids
 
 
 def read_ids(path):

@@ -276,6 +276,18 @@ def test_matrices_that_are_refused(work, tmp_path):
     refused(work, "must be one string or integer per row", "--file", m, "--ids", tmp_path / "ids.npy")
 
 
+def test_ids_as_bytes_are_text_in_utf8(work, tmp_path):
+    ids = tmp_path / "ids.npy"
+    words = ["--file", *_saved(tmp_path / "m.npy", VALUES), "--ids", ids]
+    np.save(ids, np.array([*KEYS[:3], "bj\u00f6rk".encode("latin-1")], dtype="S"))
+    refused(work, r"ids.npy: the track id of row 3, b'bj\\xf6rk', is not text in UTF-8 .*; write the ids", *words)
+    np.savez(tmp_path / "m.npz", ids=np.load(ids), vectors=VALUES)
+    refused(work, "m.npz: the track id of row 3", "--file", tmp_path / "m.npz")
+    np.save(ids, np.array(KEYS, dtype="S"))
+    run(work, *words)
+    check(work)
+
+
 def _saved(path, array):
     np.save(path, array)
     return [path]
