@@ -1,6 +1,7 @@
 """MusiCNN's graph in plain torch convolutions, layer by layer as musicnn 0.1.0 builds it.
 
-The straightforward port: the baseline of bench/musicnn.py and the reference of tests/test_musicnn.py.
+The straightforward port: the baseline of bench/musicnn.py and the reference of
+tests/extract_item_embeddings/test_musicnn.py.
 """
 import torch
 from torch.nn import functional

@@ -32,7 +32,7 @@ SIZES = {"genres": 130, "artists": 4050, "composers": 4950, "language": 10}
 
 
 def write_world(workdir, n_users, n_songs=12000, seed=0):
-    """A workspace as preprocess/kkbox.py leaves it, with random metadata and playlists."""
+    """A workspace as preprocess/kkbox/ leaves it, with random metadata and playlists."""
     import pandas as pd
     rng = np.random.default_rng(seed)
     write_csv(workdir / "trackid_sorted.csv",
@@ -134,7 +134,7 @@ class Plain:
 
 
 def ours(training, batches, part="step"):
-    """The same by dtnmr_training.Training, as the recommender runs it, on batches of point rows.
+    """The same by Training of recommenders/dtnmr/training.py, as the recommender runs it, on batches of point rows.
 
     part: the whole step, or 'encoding' or 'playlists' alone, forward and backward
     """

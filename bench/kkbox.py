@@ -1,6 +1,6 @@
-"""Preprocessing WSDM-KKBOX: preprocess/kkbox.py against a row-by-row reader. python -m bench.kkbox [--quick]
+"""Preprocessing WSDM-KKBOX: preprocess/kkbox/ against a row-by-row reader. python -m bench.kkbox [--quick]
 
-Both read the same five generated files (preprocess/kkbox_generate.py; full: the challenge's own size, 7.4 M train
+Both read the same five generated files (preprocess/kkbox/generate.py; full: the challenge's own size, 7.4 M train
 rows, 2.5 M test rows, 2.3 M songs; --quick: a twentieth) and write plays, items, users, points and split of the same
 content, which is compared before any figure is given. The row-by-row reader (`rows` below) is a loop over
 csv.DictReader with dictionaries, the way the DTNMR source works, but it numbers ids as they come and keeps

@@ -6,8 +6,9 @@
 |-------------------------|---------|-----------|----------------------|---------------------|---------|-----------|
 | lpepino/encodecmae-base | MIT     | 24,000 Hz | 4 s, one after other | output of 10 layers | mean    | 768       |
 
-The EnCodec encoder is that of transformers, the ten layers are in networks/encodecmae.py. All frames have equal
-weight, including a partly filled last one. States 0 to 9 of --layer are the first branch; the last is the output.
+The EnCodec encoder is that of transformers, the ten layers are in extract_item_embeddings/networks/encodecmae.py.
+All frames have equal weight, including a partly filled last one. States 0 to 9 of --layer are the first branch; the
+last is the output.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys

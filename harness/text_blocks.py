@@ -1,4 +1,5 @@
-"""A listening log as bytes, blocks and tables, and the list of its tracks. Used by log.py.
+"""A listening log as bytes, blocks and tables, and the list of its tracks. Used by preprocess/log.py, for logs, and
+by harness/delimited.py and the readers of vectors, for their blocks of text.
 
 The log is a table in text, plain or packed (bz2, gz), tab or comma between the cells, its first line the
 header; the columns user_id, track_id and timestamp (2019-02-20 13:45:10, taken as UTC) are used, others

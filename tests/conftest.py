@@ -21,6 +21,6 @@ def shared():
 
 @pytest.fixture
 def tiny(tmp_path):
-    """Path of a fresh tiny workspace (see tests/world.py)."""
+    """Path of a fresh tiny workspace (see tests/worlds/world.py)."""
     from tests.worlds.world import tiny_workspace
     return tiny_workspace(tmp_path / "tiny")

@@ -3,8 +3,10 @@
 Plain English and the terms of the field (docs/glossary.md). A refused phrase stands beside a better one.
 """
 import ast
+import io
 import re
 import subprocess
+import tokenize
 
 import pytest
 
@@ -85,3 +87,35 @@ def test_every_option_has_a_help_that_reads_by_itself():
             if not words.strip() or re.match(r"(of|for|at|in|where|how|what|whose|which)\b", words.strip()):
                 bad.append(f"{path}:{line}: {flag}: {words[:60]!r}")
     assert not bad, "\n".join(bad)
+
+
+# --------------------------------------------------------------------------- paths
+
+PATH = re.compile(r"(?<![\w./~$}>-])((?:[\w.-]+/)+[\w-]+\.py)\b")
+NO_FILES = {"preprocess/x.py", "extract_item_embeddings/NAME.py"}   # names that stand for any
+
+
+def paths_named(path):
+    """(line, path of a Python file) of every one that a file's comments, docstrings and messages name.
+
+    The strings of tests and benches are left out, docstrings not: files are made there under any name.
+    """
+    text = (ROOT / path).read_text(encoding="utf-8")
+    tree, made_up = ast.parse(text), path.startswith(("tests/", "bench/"))
+    found = [(token.start[0], token.string) for token in tokenize.generate_tokens(io.StringIO(text).readline)
+             if token.type == tokenize.COMMENT]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) \
+                and (words := ast.get_docstring(node, clean=False)):
+            found.append((node.body[0].lineno, words))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not made_up:
+            found.append((node.lineno, node.value))
+    return {(line, name) for line, words in found for name in PATH.findall(words)}
+
+
+def test_a_file_that_is_named_exists():
+    named = {path: paths_named(path) for path in files(".py")}
+    assert len({name for found in named.values() for _, name in found}) > 50
+    lost = sorted(f"{path}:{line}: {name}" for path, found in named.items() for line, name in found
+                  if name not in NO_FILES and not (ROOT / name).is_file())
+    assert not lost, "name the file from the project's folder:\n" + "\n".join(lost)

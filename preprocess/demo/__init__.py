@@ -8,7 +8,7 @@ RAW has the files of a real collection (formats of Music4All and Music4All-Onion
     userid_trackid_timestamp.tsv.bz2     listening log: user_id track_id timestamp, newest first within a user
     trackid_sorted.csv                   idx,trackid
     id_information.csv, id_genres.csv, id_metadata.csv, users.tsv      tab separated; several values by comma
-    oracle.npy                           ground truth: float32 (tracks, 7) latent traits, see demo/world.py
+    oracle.npy                           ground truth: float32 (tracks, 7) latent traits, see preprocess/demo/world.py
     demo.json                            the request, versions of code and libraries, the size of every file
 """
 import contextlib
@@ -171,8 +171,8 @@ def add_arguments(parser):
 def get_plays(args, workdir):
     """Write the workspace from the raw files, which are generated first if they are missing.
 
-    plays.pqt, trackid_sorted.csv and dataset.json are written by log.py; items.pqt, users.pqt and the oracle after
-    them by every run (this is fast, and repairs an interrupted run).
+    plays.pqt, trackid_sorted.csv and dataset.json are written by preprocess/log.py; items.pqt, users.pqt and the oracle
+    after them by every run (this is fast, and repairs an interrupted run).
     """
     from preprocess import log
     raw = Path(args.raw).expanduser() if args.raw else Path(workdir) / "raw"

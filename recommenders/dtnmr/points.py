@@ -2,9 +2,9 @@
 
 Nothing here is dense. A multi-hot vector is the list of its columns (`Bags`); the union of a playlist is
 the list of columns that each of its rows adds, so a whole playlist costs as much as its rows have columns,
-and the union before any row is a prefix. Equality with dense vectors: tests/test_dtnmr.py.
+and the union before any row is a prefix. Equality with dense vectors: tests/recommenders/test_dtnmr.py.
 
-Two sources of playlists: points.pqt (preprocess/kkbox.py: plays in order, with the part of the app they came
+Two sources of playlists: points.pqt (preprocess/kkbox/: plays in order, with the part of the app they came
 from) and, where there is none, the time-ordered pairs of any split.
 """
 from dataclasses import dataclass

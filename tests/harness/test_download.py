@@ -1,4 +1,4 @@
-"""preprocess/download.py against a real server on this machine: resume, refusals, one sentence each."""
+"""harness/download.py against a real server on this machine: resume, refusals, one sentence each."""
 import fcntl
 import hashlib
 import http.server

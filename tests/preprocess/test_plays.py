@@ -1,6 +1,6 @@
 """Stage 2, first half: logs of every form become plays.pqt, bad ones one sentence, and killed runs nothing.
 
-    python -m pytest tests/test_plays.py
+    python -m pytest tests/preprocess/test_plays.py
 """
 import bz2
 import gzip

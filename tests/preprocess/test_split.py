@@ -1,6 +1,6 @@
 """Stage 2, second half: every protocol, by hand-made plays and by the published code's results.
 
-    python -m pytest tests/test_split.py
+    python -m pytest tests/preprocess/test_split.py
 """
 import math
 import os

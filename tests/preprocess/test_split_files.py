@@ -1,6 +1,6 @@
 """Stage 2, second half: counts, leaks, bad input, and files that survive a kill or a full disk.
 
-    python -m pytest tests/test_split_files.py
+    python -m pytest tests/preprocess/test_split_files.py
 """
 import os
 import subprocess
