@@ -95,7 +95,9 @@ class Server:
         *lines, self.answers = (self.answers + data).split(b"\n")
         started = None
         for fields in map(json.loads, lines):
-            started = fields.get("started", started)
+            if "started" in fields:
+                started = fields["started"]
+                self.ended.pop(started, None)   # of an earlier process of that number, which is free again
             if "ended" in fields:
                 self.ended[fields["ended"]] = fields["status"]
         return started

@@ -2,10 +2,12 @@
 import fcntl
 import os
 import re
+import selectors
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -103,6 +105,16 @@ def test_a_crash_takes_no_other_run_along(tmp_path, monkeypatch, capsys, forked)
         for job, why in failed:
             pattern = list(CRASHES.values())[int(job.script[6:-3])]
             assert re.match(pattern, local.one_line(why)), (job, why)
+
+
+def test_a_run_with_the_number_of_an_earlier_process_is_not_over():
+    """Numbers of processes come again, after 32,768 of them on some systems."""
+    with selectors.DefaultSelector() as selector, local.Server((), None, selector) as server:
+        real, answers = server.control, iter([b'{"started": 77}\n{"ended": 77, "status": 0}\n', b'{"started": 77}\n'])
+        server.control = SimpleNamespace(recv=lambda _: next(answers))
+        assert server.forward() == 77 and server.ended == {77: 0}
+        assert server.forward() == 77 and 77 not in server.ended
+        server.control = real
 
 
 def test_lines_of_runs_side_by_side_are_not_mixed(tmp_path, monkeypatch, capfd):
