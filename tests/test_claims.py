@@ -106,7 +106,7 @@ def test_one_seed_is_undecided_and_planned(tmp_path, capsys):
     add_run(one, "shallow", np.linspace(.8, .9, 50), "a")
     add_seeds(one, "shallow", .3, "random", users=50)
     row = judged(one, ledger(tmp_path, EACH))["each", "one", "a"]
-    assert row["verdict"] == "undecided" and row["takes"] == "at least 3 seeds" and row["p_bh"] is None
+    assert row["verdict"] == "undecided" and row["takes"] == "at least 2 seeds" and row["p_bh"] is None
     capsys.readouterr()
     claims.main(["--workdir", str(one), "--ledger", str(ledger(tmp_path, EACH)), "--plan"])
     assert "model: a}" in capsys.readouterr().out

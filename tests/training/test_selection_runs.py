@@ -187,9 +187,9 @@ def test_the_two_tower_loss_is_that_of_val_pairs_among_the_items_of_their_batch(
     users, items = state.towers.vectors(data)
     losses = []
     for user, item in zip(val.user, val.item, strict=True):
-        columns = [(other, i) for other, i in zip(val.user, val.item, strict=True)
-                   if other != user and not played[user, i]]
-        scores = [float(users[user] @ items[i] / 0.05 - data.log_q[i]) for i in (item, *(i for _, i in columns))]
+        own = {*val.item[val.user == user]}   # also where they are in the batch by another user
+        columns = [i for i in val.item if i not in own and not played[user, i]]
+        scores = [float(users[user] @ items[i] / 0.05 - data.log_q[i]) for i in (item, *columns)]
         losses.append(np.log(np.exp(np.array(scores)).sum()) - scores[0])
     assert state.validation_loss(split) == pytest.approx(np.mean(losses), rel=1e-5)
 
