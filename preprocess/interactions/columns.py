@@ -62,6 +62,11 @@ RECIPES = {
 }
 
 
+def compared(name):
+    """A column's name as two headers are compared; in other scripts, which `plain` drops, as it is."""
+    return plain(name) or name.strip()
+
+
 def role_of(name: str) -> str | None:
     """The role that a column's name says, None for none."""
     return next((role for role, names in NAMES.items() if plain(name) in names.split()), None)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import UsageError, WorkError
 from harness.files import exact, quoted
-from preprocess.interactions.columns import plain, role_of
+from preprocess.interactions.columns import compared, plain, role_of
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
 DELIMITERS = ("::", "\t", ";", ",", "|", " ")
@@ -166,8 +166,8 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     named = header if header is not None else has_header(rows, recipe, paths[0])
     if named:
         columns = [cell.strip().strip('"') for cell in rows[0]]
-        if len({plain(c) for c in columns}) < width:
-            twice = next(c for c, n in Counter(map(plain, columns)).items() if n > 1)
+        if len({compared(c) for c in columns}) < width:
+            twice = next(c for c, n in Counter(map(compared, columns)).items() if n > 1)
             raise WorkError(f"{paths[0]}: two columns of its header are called {twice!r}")
     elif recipe and recipe.names:
         columns = list(recipe.names[:width])
@@ -194,12 +194,12 @@ def _check_headers(paths, files, delimiter, rows, named, recipe):
 
     rows: the first rows of the first file as cells; named: whether the first of them is its header.
     """
-    wanted = list(map(_compared, rows[0]))
+    wanted = list(map(compared, rows[0]))
     for path, file in zip(paths[1:], files[1:], strict=True):
         with open(file, "rb") as f:
             text = f.read(START).decode("utf-8-sig", "replace")
         found = [_cells(line, delimiter) for line in text.splitlines() if line.strip()]
-        if not found or list(map(_compared, found[0])) == wanted:
+        if not found or list(map(compared, found[0])) == wanted:
             continue
         header, first = _seems_header(found, rows[named:], recipe), found[0]
         line = f"{path}: its first line, {delimiter.join(first)[:60]!r},"
@@ -211,15 +211,10 @@ def _check_headers(paths, files, delimiter, rows, named, recipe):
                             "every file of the log the same header or none")
         if named:
             differs = next((f"column {i} is {a.strip()!r} where {paths[0]} has {b.strip()!r}" for i, (a, b)
-                            in enumerate(zip(first, rows[0], strict=False), 1) if _compared(a) != _compared(b)),
+                            in enumerate(zip(first, rows[0], strict=False), 1) if compared(a) != compared(b)),
                            f"it has {len(first)} columns where {paths[0]} has {len(rows[0])}")
             raise WorkError(f"{path}: its header is not that of the first file: {differs}; give every file of the log "
                             "the same columns in the same order")
-
-
-def _compared(name):
-    """A column's name in the form in which two headers are compared."""
-    return plain(name) or name.strip()
 
 
 def _seems_header(rows, others, recipe):

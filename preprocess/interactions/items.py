@@ -5,7 +5,7 @@ from harness import delimited, ids
 from harness.errors import UsageError, WorkError
 from harness.files import quoted
 from preprocess.interactions import formats
-from preprocess.interactions.columns import METADATA, plain, role_of
+from preprocess.interactions.columns import METADATA, compared, plain, role_of
 
 SEVERAL = ("artists", "genres")      # columns of lists in items.pqt
 KEY = '"the id"'                     # column of ids in `given`: no name that `plain` writes has a blank
@@ -41,11 +41,11 @@ def _value(key, sql):
 
 def _id_column(path, columns, item):
     """The column of ids: the only one that may be it, or the one called as in the log; UsageError for several."""
-    keys = [c for c in columns if role_of(c) == "item" or plain(c) == plain(item)] or columns[:1]
+    keys = [c for c in columns if role_of(c) == "item" or compared(c) == compared(item)] or columns[:1]
     if len(keys) > 1:       # names of an item beside its id are no second candidate
         keys = [c for c in keys if plain(c) not in " ".join(METADATA.values()).split()] or keys
     if len(keys) > 1:
-        keys = [c for c in keys if plain(c) == plain(item)] or keys
+        keys = [c for c in keys if compared(c) == compared(item)] or keys
     if len(keys) > 1:
         raise UsageError(f"--items {path} has {len(keys)} columns that may be the item: {', '.join(keys)}; call "
                          f"the one with the log's ids {item!r} as the log does, or leave the others out")
@@ -61,7 +61,8 @@ def _open(con, path, spill, item):
     key, names = _id_column(path, log.columns, item), {}
     for column in log.columns:
         if column != key:
-            known = next((key for key, words in METADATA.items() if plain(column) in words.split()), plain(column))
+            known = next((key for key, words in METADATA.items() if plain(column) in words.split()),
+                         compared(column).replace('"', "'"))
             names.setdefault(known or "column", column)
     cells = "".join(', any_value("{}") as "{}"'.format(c.replace('"', '""'), name) for name, c in names.items())
     stripped = ids.STRIPPED.format('"' + key.replace('"', '""') + '"')

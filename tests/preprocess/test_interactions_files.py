@@ -212,6 +212,16 @@ def test_columns_of_items_keep_their_names_whatever_these_are(folder, tmp_path):
     assert frame.loc[0, ["itemid", "number", "theid"]].tolist() == ["i7", "5", "q"]
 
 
+def test_columns_in_another_script_are_distinguished(folder, tmp_path):
+    (tmp_path / "items.csv").write_text("曲,年,言語\nx,1999,ja\n", encoding="utf-8")
+    status, _, err, w = folder({"log.csv": "人,曲\na,x\nb,y\n"}, "--user", "人", "--item", "曲", "--header", "yes",
+                               "--items", tmp_path / "items.csv")
+    assert status == 0, err
+    frame = pd.read_parquet(w / "items.pqt")
+    assert frame.columns.tolist() == ["track_id", "年", "言語"]
+    assert frame.loc[0, ["年", "言語"]].tolist() == ["1999", "ja"]
+
+
 def test_an_items_table_with_ids_alone(folder, tmp_path):
     pd.DataFrame({"item_id": ["x"]}).to_parquet(tmp_path / "items.parquet")
     status, _, _, w = folder({"log.csv": "user,item\n1,x\n2,y\n"}, "--items", tmp_path / "items.parquet")
