@@ -17,7 +17,6 @@ What is written
 Memory stays within --memory whatever the size (DuckDB; temporary files beside the workspace's). Source: Ploshkin et
 al., RecSys 2025 (arXiv 2505.22238), yandex/yambda on the Hugging Face hub, Apache 2.0.
 """
-import functools
 import re
 import sys
 from pathlib import Path
@@ -124,7 +123,7 @@ def fetched(name):
         if wanted is None:
             print(f"warning: {cached} is used without a check of its sha256, as the hub cannot be reached",
                   file=sys.stderr)
-        elif wanted and _digest(kept) != wanted:
+        elif wanted and checksum(kept) != wanted:
             raise WorkError(f"{kept}, which is {name} of {REPO} in the cache of the hub, is damaged (its sha256 should "
                             f"be {wanted}); delete it and run this again, which fetches it")
         return Path(cached)
@@ -138,7 +137,7 @@ def fetched(name):
         raise WorkError(f"{name} of {REPO} is not in the cache of the hub and could not be fetched; where there is a "
                         f"network, `hf download {REPO} {name} --repo-type dataset --revision {REVISION} --local-dir "
                         "DIR` gets it, and --raw DIR uses it")
-    if wanted and _digest(path) != wanted:
+    if wanted and checksum(path) != wanted:
         path.resolve().unlink()     # a link alone would be made again, to the same bytes
         path.unlink(missing_ok=True)
         raise WorkError(f"{name} of {REPO} arrived damaged (its sha256 should be {wanted}); run this again")
@@ -153,18 +152,6 @@ def _published(name):
     except (OSError, ValueError):
         return None
     return etag if etag and len(etag) == 64 else ""
-
-
-def _digest(path):
-    """sha256 of a file, read once in this process while its size and time stay."""
-    path = Path(path).resolve()
-    about = path.stat()
-    return _digest_of(path, about.st_size, about.st_mtime_ns)
-
-
-@functools.cache
-def _digest_of(path, size, mtime):
-    return checksum(path)
 
 
 # --------------------------------------------------------------------------- plays
