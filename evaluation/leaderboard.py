@@ -5,7 +5,8 @@ A method is a recommender under its name in the literature (harness/registry.py)
     controls          chance and popularity
     without content   methods of the plays alone, and those that can do without content (ID embeddings)
     with content      an embedding, or metadata; each beside its control, the same vectors on the wrong tracks
-    mixtures          runs built on the lists of others, without an embedding of their own
+    mixtures          runs built on the lists of others, without an embedding of their own; what they mix is named as
+                      their representation
 
 Runs that differ by the seed alone are one row; any other difference makes a row of its own. Of the rows of one method
 and representation the plain one is that whose arguments are the method's usual ones; the others name what differs.
@@ -15,6 +16,7 @@ once (many-to-one), p values corrected within block and metric. Val decides, as 
 and in the cold test cold_val; where no run has lists of that part (most protocols have no cold_val), and in all_test,
 which has no val of its own, the part itself decides.
 """
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +35,8 @@ TRUTH = "oracle"                 # the embedding that is the ground truth of a g
 FUSING = ("shallow", "bert4rec", "sasrec", "two_tower")
 OF_FUSION = ("fusion", "item_freeze", "delta_norm")    # arguments that the name of a kind of fusion stands for
 LABELS = {"random": "ID embeddings"}
+TITLES = {("random_forest", "lambdarank"): "LambdaMART"}
+NAMED_RUN = re.compile(r"_s(?:eed-)?\d+(?:_.*)?$")    # of a run's name: its seed and what follows
 CHOSEN_ON = {"test": "val", "cold_test": "cold_val"}   # the part that decides which row of a test part is best
 RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
           "SubsetAccuracy", "PointAccuracy", "RatioNDCG", "RepeatRecall")
@@ -95,14 +99,14 @@ def rows_of(cells):
     """A Row without figures for each plain cell and for each control without one, unsorted."""
     own, rows = {}, []
     for cell in cells:
-        own.setdefault(cell.recommender, []).append(cell)
-    for recommender, several in own.items():
+        own.setdefault((cell.recommender, title_of(cell)), []).append(cell)
+    for (recommender, _), several in own.items():
         usual = usual_cell(several)
         plain = [cell for cell in several if not cell.shuffled]
         controls = [cell for cell in several if cell.shuffled and cell.runs]
         alike = {}
         for cell in plain:
-            alike.setdefault(cell.embedding, []).append(cell)
+            alike.setdefault((cell.embedding, mixture_of(cell)), []).append(cell)
         fused = len({fusion_of(cell) for cell in plain if cell.runs} - {""}) > 1
         for cells_of_one in alike.values():
             rows += _rows_of_one(recommender, cells_of_one, usual, controls, fused)
@@ -137,17 +141,17 @@ def _rows_of_one(recommender, cells, usual, controls, fused):
 def _row(recommender, cell, shown, usual, kind="", control=None, plain=True):
     """kind: of fusion where the rows of the method differ by it: then each is named by its own."""
     differ = departures(shown.request, usual.request)
-    changed, unusual = readable({k: v for k, v in differ.items() if not (kind and k in OF_FUSION)}), ""
+    named = (*(OF_FUSION if kind else ()), *(("sources",) if mixture_of(shown) else ()))
+    changed, unusual = readable({k: v for k, v in differ.items() if k not in named}), ""
     if kind:
         changed = f"fusion {kind}" + (f", {changed}" if changed and not plain else "")
-        return Row(block_of(shown), recommender, registry.title(recommender), representation_of(shown), changed, "",
+        return Row(block_of(shown), recommender, title_of(shown), representation_of(shown), changed, "",
                    cell, control)
     if not plain:
-        changed = changed or "usual arguments"
+        changed = changed or readable(differ) or "usual arguments"
     elif cell is not None:
         changed, unusual = "", changed
-    return Row(block_of(shown), recommender, registry.title(recommender), representation_of(shown), changed, unusual,
-               cell, control)
+    return Row(block_of(shown), recommender, title_of(shown), representation_of(shown), changed, unusual, cell, control)
 
 
 def control_of(cell, siblings, controls):
@@ -167,14 +171,31 @@ def block_of(cell):
     """The block of a cell."""
     if cell.recommender in CONTROLS:
         return BLOCKS[0]
-    if any(config.get("sources") for _, config in cell.runs) and \
-            "embedding" not in registry.capability(cell.recommender)[0]:   # else it maps content onto their factors
+    if mixture_of(cell):
         return BLOCKS[3]
     return BLOCKS[2] if representation_of(cell) not in ("", *LABELS.values()) else BLOCKS[1]
 
 
+def title_of(cell):
+    """What the literature calls the method: that of the recommender, or of the model within it."""
+    return TITLES.get((cell.recommender, cell.request.get("model")), registry.title(cell.recommender))
+
+
+def mixture_of(cell):
+    """What a run that is built on the lists of others mixes: 'popularity + content-knn tags + elsa'; '' of others.
+
+    The sources of a method that maps content onto their factors are no mixture.
+    """
+    sources = next((config["sources"] for _, config in cell.runs if config.get("sources")), None)
+    if not sources or "embedding" in registry.capability(cell.recommender)[0]:
+        return ""
+    return " + ".join(NAMED_RUN.sub("", name).replace("_", " ") for name in sources.values())
+
+
 def representation_of(cell):
-    """How a table calls what a method knows of the tracks: an embedding's name, metadata, or ''."""
+    """How a table calls what a method knows of the tracks: an embedding's name, metadata, what it mixes, or ''."""
+    if mixture := mixture_of(cell):
+        return mixture
     name = LABELS.get(cell.embedding, cell.embedding or "")
     if "features" in registry.capability(cell.recommender)[0] or cell.request.get("fields"):
         return f"{name}+metadata" if name else "metadata"

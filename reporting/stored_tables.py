@@ -1,6 +1,8 @@
 """Tables of the manual from stored csv files: as table.py prints them, or with methods as lines or as columns.
 
-    kind=board    blocks with control and worth beside the first metric, as in table.py's Markdown; columns=METRIC@K,..
+    kind=board    blocks with control and worth beside the first metric, as in table.py's Markdown; columns=METRIC@K,..;
+                  blocks=TITLE,.. leaves the others out (with-content for `with content`), and worth where none has it;
+                  over=TITLE adds the paired difference of the first metric to the run of table.py's --against
     kind=methods  a line for each method; rows=METHOD or METHOD:REPRESENTATION,..; columns=METRIC@K,..; the last has
                   intervals
     kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
@@ -112,10 +114,14 @@ def _values_by(frame, column, cell, named):
 
 def _board(options, frame, before):
     columns, header, rows = _listed(options, "columns"), ["method", "representation"], []
-    for column in columns:
-        header += [column, *(["control", "worth"] if column == columns[0] else [])]
     first = _cut(frame, columns[0])
     first = first[~first["shuffled"]]
+    if wanted := options.get("blocks", "").replace("-", " "):
+        first = _of_blocks(first, wanted.split(","))
+    content = "with content" in set(first["block"])
+    for column in columns:
+        header += [column, *(["control", "worth"] if content and column == columns[0] else [])]
+    header += [f"over {options['over']}"] if "over" in options else []
     alone = first.groupby(["method", first["representation"].fillna("")]).size()
     for block in dict.fromkeys(first["block"]):
         rows.append([f"*{block}*", *[""] * (len(header) - 1)])
@@ -125,9 +131,22 @@ def _board(options, frame, before):
                 same = _cut(frame, column)
                 same = same[~same["shuffled"] & (same["runs"] == line["runs"])]
                 cells.append(_value(same.iloc[0]) if len(same) else "")
-                cells += _worth(line) if column == columns[0] else []
-            rows.append(cells)
+                cells += _worth(line) if content and column == columns[0] else []
+            rows.append(cells + ([_over(line)] if "over" in options else []))
     return _lines(header, rows)
+
+
+def _of_blocks(first, wanted):
+    if lacking := set(wanted) - set(first["block"]):
+        raise WorkError(f"the file has no block {' or '.join(sorted(lacking))}; "
+                        f"it has {', '.join(first['block'].unique())}")
+    return first[first["block"].isin(wanted)]
+
+
+def _over(line):
+    """The difference to the run of --against with its interval; '' in that run's own line."""
+    difference, half = line["against_difference"], (line["against_high"] - line["against_low"]) / 2
+    return f"{difference:+.4f} ±{number(half)}" if math.isfinite(difference) else ""
 
 
 def _label(line, alone):

@@ -29,7 +29,7 @@ def test_rows_stand_in_blocks_sorted_by_the_first_metric(tmp_path):
         ("Shallow Net", "ID embeddings"),
         ("*with content*", ""), ("Shallow Net", "a_b"), ("Shallow Net", "mfcc"), ("Shallow Net", "oracle"),
         ("KNN", "mfcc"), ("KNN", "a_b"), ("Two-tower", "a_b+mfcc"), ("DTNMR", "metadata"),
-        ("*mixtures*", ""), ("Hybrid", "")]
+        ("*mixtures*", ""), ("Hybrid", "x")]
 
 
 def test_the_best_is_bold_and_controls_are_no_candidates(tmp_path):
@@ -91,11 +91,29 @@ def test_a_block_without_val_says_that_its_best_was_chosen_on_test(tmp_path):
     assert "bold: best of its block on val (mixtures, Recall@2: on test, as no run has val)" in text
 
 
-def test_two_models_of_one_method_are_two_rows_by_name(tmp_path):
+def test_two_models_of_one_method_are_two_methods_by_name(tmp_path):
     for model, values in (("forest", [.1, .2, .3, .4]), ("lambdarank", [.2, .3, .4, .6])):
-        make_run(tmp_path, "random_forest", None, values, model=model)
+        make_run(tmp_path, "random_forest", None, values, model=model, manifest={"sources": {"ease": "ease_s1_0a"}})
     numbers, _ = tables(tmp_path)
-    assert "lambdarank" in " ".join(numbers.changed)
+    assert numbers.method.tolist() == ["LambdaMART", "Random forest"] and not numbers.changed.any()
+
+
+def test_a_mixture_is_named_by_what_it_mixes(tmp_path):
+    """The same components are one representation, whatever named them; what else differs is said."""
+    tags, knn = "content-knn_tags_s1_4b82f86432", "vggish_cosine_center_seed-3_unit"
+    runs_of = {"default": {"popularity": "popularity_s42_ad3381bb03", "content_knn": tags},
+               "named": {tags: tags, "elsa": "elsa_s3_576ed40843"}, "raw": {"knn": knn, "elsa": "elsa_s3_576ed40843"}}
+    for i, sources in enumerate(runs_of.values()):
+        make_run(tmp_path, "hybrid", None, [.1 + i / 10, .2, .3, .4], sources=list(sources), steps=10,
+                 manifest={"sources": sources})
+    make_run(tmp_path, "hybrid", None, [.05, .2, .3, .4], sources=list(runs_of["raw"]), steps=20,
+             manifest={"sources": runs_of["raw"]})
+    make_run(tmp_path, "content_factors", "mfcc", [.05, .2, .3, .4], manifest={"sources": {"ials": "ials_s1_0a"}})
+    numbers, _ = tables(tmp_path)
+    assert [(r.block, r.representation, r.changed) for r in numbers.itertuples()] == [
+        ("with content", "mfcc", ""), ("mixtures", "vggish cosine center + elsa", ""),
+        ("mixtures", "content-knn tags + elsa", ""), ("mixtures", "popularity + content-knn tags", ""),
+        ("mixtures", "vggish cosine center + elsa", "steps 20")]
 
 
 def test_every_row_names_its_kind_of_fusion_where_there_are_several(tmp_path):

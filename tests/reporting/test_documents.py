@@ -24,7 +24,8 @@ def project(tmp_path):
     frame = pd.DataFrame(LINES, columns=NAMES).assign(
         metric="NDCG", k=10, changed="", control=None, permutations=0, worth=None, half_worth=None,
         runs=lambda f: f["recommender"] + "_" + f["representation"], against="ease_ (mean of 2)",
-        against_difference=-.1)
+        against_difference=-.1, against_low=-.125, against_high=-.075)
+    frame.loc[1, "against_difference"] = None
     frame["p_bootstrap"], frame["against_p_bootstrap"] = frame["p_t"], frame["against_p_t"]
     frame.loc[2, ["control", "permutations", "worth", "half_worth"]] = [.0123, 10, .0877, .005]
     frame.loc[2, "changed"] = "center"
@@ -55,6 +56,15 @@ def test_a_board_has_blocks_control_worth_and_marks(project):
         "| *without content* | | | | |", "| EASE | | **0.2000** ±0.0200 | | |",
         "| *with content* | | | | |", "| KNN | a† | **0.1000** ±0.0200 | 0.0123 (10) | +0.0877 ±0.0050 |",
         "| KNN | b_c | 0.0963 ±0.0200° | no control | |"]
+
+
+def test_a_board_of_some_blocks_has_differences_to_the_run_of_against(project):
+    path = page(project, f"{FILE} kind=board columns=NDCG@10 blocks=controls,without-content over=ELSA")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
+        "| method | representation | NDCG@10 | over ELSA |", "| --- | --- | --- | --- |",
+        "| *controls* | | | |", "| Popularity | | 0.0500 ±0.0100 | -0.1000 ±0.0250 |",
+        "| *without content* | | | |", "| EASE | | **0.2000** ±0.0200 | |"], "no worth without content"
 
 
 def test_segments_and_curves_are_tables(project):
@@ -220,6 +230,7 @@ def test_a_file_that_is_not_the_stored_one_is_refused(project, damage, sentence)
 
 @pytest.mark.parametrize(("options", "sentence"), [
     (f"{FILE} kind=pie columns=NDCG@10", "kind=pie is none of board, methods, pivot, overall, claims"),
+    (f"{FILE} kind=board columns=NDCG@10 blocks=mixtures", "the file has no block mixtures; it has controls, "),
     (f"{FILE} kind=board columns=Recall@5", "the file has no Recall@5"), (f"{FILE} kind=board", "needs columns=.."),
     (f"{FILE} kind=claims", "does not fit its file (KeyError: 'kind')"),
     (f"{FILE} kind=segments", "does not fit its file ("), (f"{FILE} kind=curve", "does not fit its file ("),
