@@ -1,8 +1,8 @@
 """What each hand-optimised piece of code gains over its plain form. python -m bench.tricks [--quick]
 
-Each row is one trick against the same computation written down directly in torch or numpy; results are compared before
-anything is timed. Processor seconds on one thread, called in turn; the gain is the median ratio. The softmax in blocks
-has a module of its own, bench/softmax.py.
+Each row is one trick against the same computation written down directly in torch, numpy or SQL; results are compared
+before anything is timed. Processor seconds on one thread, called in turn; the gain is the median ratio. The softmax in
+blocks has a module of its own, bench/softmax.py.
 
 Published sizes: Music4All-Onion has 21,018 users and 55,262 items, Last.fm-2k 1,892 users and 17,632 items. --quick
 takes a part of them.
@@ -159,8 +159,27 @@ def top_k(quick):
                2 if quick else 5, lambda a, b: close(a, b, 0))
 
 
+# --------------------------------------------------------------------------- reading
+
+def trimmed_ids(quick):
+    """harness/ids.py: white space around ids of text is looked for before it is trimmed."""
+    import duckdb
+
+    from harness import ids
+    count = 300_000 if quick else 4_000_000
+    with duckdb.connect(config={"threads": 1}) as con:
+        con.execute(f"create table texts as select 'user_' || range || if(range % 1000 = 0, ' ', '') as text "
+                    f"from range({count})")
+
+        def summed(expression):
+            return con.execute(f"select sum(hash({expression})) from texts").fetchone()
+        yield gain(f"ids without white space around them, {count:,} texts, one in 1,000 with it",
+                   lambda: summed(ids.STRIPPED.format("text")), lambda: summed(f"trim(text, '{ids.SPACES}')"),
+                   "plain SQL form (trim)", 3 if quick else 5, lambda a, b: a == b)
+
+
 def run(quick):
-    parts = fused_cosines, elsa_gradient, wanted_positions, ease_inverse, itemknn_compiled, top_k
+    parts = fused_cosines, elsa_gradient, wanted_positions, ease_inverse, itemknn_compiled, top_k, trimmed_ids
     with one_thread():
         return [row for part in parts for row in part(quick)]
 

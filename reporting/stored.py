@@ -5,6 +5,7 @@
     results/<data set>/results_<part>_by_<cut>.csv, worth_<part>_by_<cut>.csv   values, and what content is worth, in
                                              each segment, of table.py --by
     results/<data set>/data_curve.csv        of exploration.data_curve --out WORKDIR/tables/data_curve
+    results/<data set>/plays.csv             of a run of recommenders.random_forest, copied into WORKDIR/tables
     results/<data set>/runs/                 values of every user of every run, of reporting.archive
     results/<data set>/made.json             which command wrote them, when, on what
     results/checksums.txt                    sha256 and name of every file; a file that differs from it is refused
@@ -62,12 +63,12 @@ def checked(name, root=ROOT):
 
 
 def add(workdir, name, root=ROOT):
-    """Store a workspace's tables/results_*.csv and worth_*.csv, its data_curve.csv and the verdicts of claims/ where it
-    has them; returns their names."""
+    """Store a workspace's tables/results_*.csv and worth_*.csv, data_curve.csv and plays.csv, and the verdicts of
+    claims/, where it has them; returns their names."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--name {name} should be small letters, digits and hyphens: it is a folder of results/")
     files = [path for path in sorted((workdir / "tables").glob("*.csv"))
-             if re.fullmatch(r"results_.*|worth_.*_by_.*|data_curve", path.stem)]
+             if re.fullmatch(r"results_.*|worth_.*_by_.*|data_curve|plays", path.stem)]
     files += sorted((workdir / "claims").glob("claims.csv"))
     if not files:
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")

@@ -9,6 +9,7 @@
     kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
     kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p; of
                   a results_<part>_by_<cut>.csv: the value of its first metric in each segment
+    kind=plays    a line for each target of the plays.csv of recommenders.random_forest: the forest (the user's mean)
     kind=curve    a line for each method and representation of a data_curve.csv: the value at each share of train
     kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric.
                   The column `alone` is for methods without content, which are rows, too; intervals=users leaves those
@@ -24,7 +25,7 @@ from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
 from harness.errors import WorkError
 from harness.registry import title
 
-KINDS = ("board", "methods", "pivot", "overall", "claims", "segments", "curve")
+KINDS = ("board", "methods", "pivot", "overall", "claims", "segments", "curve", "plays")
 UNTESTABLE = "not testable here"     # the verdict of a claim without a test
 
 
@@ -34,7 +35,7 @@ def lines_of(options, frame, before):
     if kind not in KINDS:
         raise WorkError(f"kind={kind} is none of {', '.join(KINDS)}")
     make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims,
-            "segments": _segments, "curve": _curve}
+            "segments": _segments, "curve": _curve, "plays": _plays}
     return make[kind](options, frame, before)
 
 
@@ -99,6 +100,19 @@ def _curve(options, frame, before):
     def cell(line):
         return f"{line['value']:.4f} ±{line['half']:.4f} {_text(line['mark'])}".strip()
     return _values_by(frame, "share", cell, lambda share: f"{float(share):.0%}".replace("%", " %"))
+
+
+def _plays(options, frame, before):
+    rows = []
+    for target, own in frame.groupby("target", sort=False):
+        models = own.set_index("model")
+        rows.append([target, *(f"{_figure(models.loc['forest', name])} ({_figure(models.loc['user', name])})"
+                               for name in ("correlation", "rmse", "mae"))])
+    return _lines(["target", "correlation (user's mean)", "RMSE (user's mean)", "MAE (user's mean)"], rows)
+
+
+def _figure(value):
+    return f"{value:,.0f}" if abs(value) >= 100 else leading_zero_off(f"{value:.3f}")
 
 
 def _values_by(frame, column, cell, named):
@@ -217,14 +231,16 @@ def _pivot(options, frame, before):
 
 
 def _line(frame, column, method, representation, shuffled):
-    """The line of a method and representation, None without.
+    """The line of a method (by the name of its recommender or its title) and representation, None without; spaces in a
+    representation do not count, so that a mixture can be named in one word.
 
     Of several settings that which has a control, as the one that was selected does, else that which departs least from
     the others: nothing here goes by the values.
     """
     own = _cut(frame, column)
-    own = own[(own["recommender"] == method) & (own["representation"].fillna("") == representation)
-              & (own["shuffled"] == shuffled)]
+    named = own["representation"].fillna("").astype(str).str.replace(" ", "")
+    own = own[((own["recommender"] == method) | (own["method"] == method)) & (own["shuffled"] == shuffled)
+              & (named == representation.replace(" ", ""))]
     if not len(own):
         return None
     departures = own["changed"].fillna("").map(lambda text: len(text.split(", ")) if text else 0)

@@ -4,6 +4,7 @@ import shutil
 import pandas as pd
 import pytest
 
+import claims
 import knn
 import metrics
 import table
@@ -164,3 +165,17 @@ def test_the_stored_tables_are_those_of_the_kept_runs(name, tmp_path):
                    "worth", "half_worth", "best", "difference", "p_t", "runs"]
         pd.testing.assert_frame_equal(given[columns], expected[columns].reset_index(drop=True), rtol=1e-9,
                                       check_dtype=False)
+
+
+def test_the_stored_verdicts_are_those_of_the_kept_runs(tmp_path):
+    """claims.csv again from the values of users alone: the same verdicts, and numbers within the last digits."""
+    about = stored.read("results/claims/claims.csv")
+    of = {"kkbox": "kkbox-generated", "demo": "demo-full", "spotify": "spotify-cold"}
+    names = [of.get(name, name) for name in dict.fromkeys(about["dataset"])]
+    for name in names:
+        archive.restore(name, tmp_path / name)
+    claims.main(["--workdir", *(str(tmp_path / name) for name in names), "--out", str(tmp_path / "claims")])
+    given = pd.read_csv(tmp_path / "claims" / "claims.csv", keep_default_na=False, na_values=[""])
+    numbers = ["effect", "low", "high", "users", "seeds", "p", "p_bh", "p_holm"]
+    columns = ["claim", "dataset", "kind", "variant", "verdict", "overall", "compares", "runs", *numbers]
+    pd.testing.assert_frame_equal(given[columns], about[columns], rtol=1e-6, check_dtype=False)

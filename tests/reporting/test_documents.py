@@ -67,6 +67,26 @@ def test_a_board_of_some_blocks_has_differences_to_the_run_of_against(project):
         "| *without content* | | | |", "| EASE | | **0.2000** ±0.0200 | |"], "no worth without content"
 
 
+def test_predicted_plays_are_a_table_and_a_mixture_has_a_name_of_one_word(project):
+    folder = project / "work" / "w" / "tables"
+    (folder / "plays.csv").write_text(
+        "target,model,pairs,rmse,mae,correlation\nplays,forest,7,4736.7,809.5,.1633\nplays,user,7,4873.4,877.6,.1027\n"
+        "plays,constant,7,4779.5,977.3,\nlog,forest,7,.8928,.6515,-.0954\nlog,user,7,1.4692,.66,.78\n")
+    frame = pd.read_csv(folder / "results_test.csv")
+    frame.loc[1, ["method", "recommender", "representation"]] = "LambdaMART", "random_forest", "popularity + knn a_b"
+    frame.to_csv(folder / "results_test.csv", index=False)
+    stored.add(project / "work" / "w", "w", project)
+    path = page(project, "file=results/w/plays.csv kind=plays")
+    path.write_text(path.read_text() + f"<!-- value: {FILE} method=LambdaMART representation=popularity+knna_b -->"
+                    "?<!-- /value -->\n")
+    documents.main([], project)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[3:7] == [
+        "| target | correlation (user's mean) | RMSE (user's mean) | MAE (user's mean) |", "| --- | --- | --- | --- |",
+        "| plays | .163 (.103) | 4,737 (4,873) | 810 (878) |", "| log | -.095 (.780) | .893 (1.469) | .651 (.660) |"]
+    assert ">.2000<" in lines[-1]
+
+
 def test_segments_and_curves_are_tables(project):
     folder = project / "work" / "w" / "tables"
     rows = [("user-activity", name, "KNN", "a_b", worth, .01, p) for name, worth, p in (
