@@ -26,7 +26,7 @@ WHOLE = "coalesce(try_cast({0} as bigint)::varchar = {0}, false)"     # SQL: the
 SPACES = ("\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200b)))
           + "\u2028\u2029\u202f\u205f\u3000")     # what str.strip takes away
 STRIPPED = (f"case when regexp_matches({{0}}, '^[{SPACES}]|[{SPACES}]$') then trim({{0}}, '{SPACES}') else {{0}} end"
-            )      # SQL: the text {0} as str.strip leaves it; looking first takes an eighth of the time (bench/tricks.py)
+            )      # SQL: the text {0} as str.strip leaves it; looking first takes an eighth of the time
 TYPED = re.compile(r":(token|token_seq|float|float_seq)$", re.IGNORECASE)
 FLOAT = r"^-?\d+\.0*$"      # a whole number as pandas writes it beside a missing one
 SHOWN = 3                   # ids named in a sentence

@@ -231,16 +231,17 @@ def _pivot(options, frame, before):
 
 
 def _line(frame, column, method, representation, shuffled):
-    """The line of a method (by the name of its recommender or its title) and representation, None without; spaces in a
-    representation do not count, so that a mixture can be named in one word.
+    """The line of a method (by the name of its recommender or its title) and representation, None without; spaces do
+    not count, so that a mixture can be named in one word.
 
     Of several settings that which has a control, as the one that was selected does, else that which departs least from
     the others: nothing here goes by the values.
     """
     own = _cut(frame, column)
-    named = own["representation"].fillna("").astype(str).str.replace(" ", "")
-    own = own[((own["recommender"] == method) | (own["method"] == method)) & (own["shuffled"] == shuffled)
-              & (named == representation.replace(" ", ""))]
+    def named(column, name):
+        return own[column].fillna("").astype(str).str.replace(" ", "") == name.replace(" ", "")
+    own = own[(named("recommender", method) | named("method", method)) & named("representation", representation)
+              & (own["shuffled"] == shuffled)]
     if not len(own):
         return None
     departures = own["changed"].fillna("").map(lambda text: len(text.split(", ")) if text else 0)
