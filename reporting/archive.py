@@ -79,7 +79,7 @@ def keep(workdir, name, metrics=(), root=stored.ROOT):
     for columns in frames.values():
         _check_users(columns)
     for stem, columns in frames.items():
-        write_parquet(folder / f"{stem}.pqt", pd.concat(columns, axis=1).reset_index())
+        write_parquet(folder / f"{stem}.pqt", pd.concat(columns, axis=1).copy().reset_index())
     write_parquet(folder / "runs.pqt", pd.DataFrame(lines))
     write_json(folder / "workspace.json", {path: json.loads((workdir / path).read_text(encoding="utf-8"))
                                            for path in SMALL if (workdir / path).exists()})
