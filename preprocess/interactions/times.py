@@ -72,5 +72,8 @@ def _ways(cell, zoned, timezone):
     yield (f"ISO, with and without a zone ({timezone})",
            f"case when {zoned} then timezone('UTC', try_cast({cell} as timestamptz)) else {local} end")
     for form in FORMATS:
-        yield (f"{form}, {timezone}",
-               f"timezone('UTC', timezone({zone}, try_strptime({cell}, {quoted(form)})::timestamp))")
+        moment = f"try_strptime({cell}, {quoted(form)})"
+        if "%z" in form:     # with its zone in it, whatever --timezone says
+            yield f"{form}, with a zone", f"timezone('UTC', {moment})"
+        else:
+            yield f"{form}, {timezone}", f"timezone('UTC', timezone({zone}, {moment}::timestamp))"

@@ -61,6 +61,15 @@ def test_times_without_a_zone_are_of_the_zone_asked_for(bring):
 
 
 @pytest.mark.parametrize(
+    "value", ["Mon Jul 01 12:00:00 +0000 2019", "Mon Jul 01 14:00:00 +0200 2019", "2019-07-01T14:00:00+02:00"]
+)
+@pytest.mark.parametrize("flags", [(), ("--timezone", "America/New_York")])
+def test_times_with_a_zone_keep_it_whatever_zone_is_asked_for(bring, value, flags):
+    _, out, _, w = bring(f"user,item,time\n1,a,{value}\n", *flags)
+    assert str(plays(w).timestamp[0]) == "2019-07-01 12:00:00" and "with a zone" in out
+
+
+@pytest.mark.parametrize(
     "low, high, unit",
     [
         (1.5e9, 1.5e9, "seconds"),
