@@ -359,9 +359,12 @@ class Reader:
     def write_items(self):
         """items.pqt from the names beside the ids, and from --items."""
         from preprocess.interactions import items
-        columns = [f'mode("about {key}") as "{key}"' for key in self.describing]
-        if columns:
-            self.con.execute(f"create temp table described as select itemid, {', '.join(columns)} from rows group by 1")
+        commonest = [f"""left join (select itemid, arg_min(value, (-n, value)) as "{key}" from (
+            select itemid, "about {key}" as value, count(*) as n from rows where value is not null group by 1, 2)
+            group by 1) using (itemid)""" for key in self.describing]      # of equally common ones the least
+        if commonest:
+            self.con.execute("create temp table described as from (select distinct itemid from rows) "
+                             + " ".join(commonest))
         items.write(self.con, self.path("items.pqt"), list(self.describing), self.args.items, self.roles["item"])
 
 

@@ -64,7 +64,8 @@ def _open(con, path, spill, item):
             known = next((key for key, words in METADATA.items() if plain(column) in words.split()),
                          compared(column).replace('"', "'"))
             names.setdefault(known or "column", column)
-    cells = "".join(', any_value("{}") as "{}"'.format(c.replace('"', '""'), name) for name, c in names.items())
+    cells = "".join(', min(nullif(trim("{}"), \'\')) as "{}"'.format(c.replace('"', '""'), name)
+                    for name, c in names.items())       # of an id's rows, whatever their order
     stripped = ids.STRIPPED.format('"' + key.replace('"', '""') + '"')
     if log.quoted and len(log.delimiter) == 1:
         delimited.check_quotes(log.files[0], log.delimiter)

@@ -226,3 +226,19 @@ def test_an_items_table_with_ids_alone(folder, tmp_path):
     pd.DataFrame({"item_id": ["x"]}).to_parquet(tmp_path / "items.parquet")
     status, _, _, w = folder({"log.csv": "user,item\n1,x\n2,y\n"}, "--items", tmp_path / "items.parquet")
     assert status == 0 and not (w / "items.pqt").exists()
+
+
+def test_descriptions_do_not_depend_on_the_order_of_rows(folder, tmp_path):
+    """Of an item's names the commonest is kept, of equally common ones the least; of its rows in --items likewise."""
+    log = ["1,a,Song", "2,a,song (live)", "3,b,Other", "4,b,An other", "5,b,Other"]
+    beside = ["a,1999,", "a,1998,rock", "b,,pop"]
+    found = []
+    for order in (1, -1):
+        (tmp_path / "items.csv").write_text("\n".join(["item,year,genre", *beside[::order]]) + "\n")
+        text = "\n".join(["user,item,title", *log[::order]]) + "\n"
+        status, _, err, w = folder({"log.csv": text}, "--items", tmp_path / "items.csv", "--overwrite")
+        assert status == 0, err
+        found.append((w / "items.pqt").read_bytes())
+    frame = pd.read_parquet(w / "items.pqt")
+    assert frame.title.tolist() == ["Song", "Other"] and frame.year.fillna("").tolist() == ["1998", ""]
+    assert list(map(list, frame.genres)) == [["rock"], ["pop"]] and found[0] == found[1]
