@@ -2,7 +2,7 @@
 
 The plays of the history at a part are those of its pairs before `events_before` of data/rules.json, or before the test
 date of the split, or, where each user's last tracks are held out (leave-one-out), up to the user's first play of those;
-of a random split all plays of its pairs.
+of a random split all plays of its pairs. A split by dates has the plays from the start of its train period on.
 """
 from __future__ import annotations
 
@@ -42,11 +42,21 @@ def end_of(split: Split, part: str = "val") -> int | None:
         end = split.rules["events_before"]
         later = [split.part(name).time for name in split.history_parts(part) if name != "train"]
         return max([end, *(int(time.max()) + 1 for time in later if time is not None)])
-    date = _request(split).get("test_date")
+    return _date(split, "test_date")
+
+
+def start_of(split: Split) -> int | None:
+    """Microseconds since the epoch from which on plays are of train; None: from the first on."""
+    return None if split.rules["events_before"] is not None else _date(split, "train_start")
+
+
+def _date(split, name):
+    """A date of the split's request in microseconds since the epoch, None where it has none."""
+    date = _request(split).get(name)
     try:
         return None if date is None else int(np.datetime64(date, "us").astype(np.int64))
     except (ValueError, TypeError):
-        raise WorkError(f"{split.workdir / 'data' / 'split.json'}: test_date {date!r} is no date; split "
+        raise WorkError(f"{split.workdir / 'data' / 'split.json'}: {name} {date!r} is no date; split "
                         "again") from None
 
 
@@ -79,9 +89,9 @@ def read(con: DuckDBPyConnection, split: Split, part: str = "val") -> None:
     pairs = {"user_id": split.users[history.row], "track_id": split.tracks[history.col],
              "row": history.row.astype(np.int64), "col": history.col.astype(np.int64)}
     con.register("pairs", pa.table(pairs if ends is None else pairs | {"until": ends[history.row]}))
-    end, path = end_of(split, part), split.workdir / "plays.pqt"
-    limits = ([] if end is None else [f"epoch_us(timestamp) < {end}"]) + (
-        [] if ends is None else ["epoch_us(timestamp) <= until"])
+    start, end, path = start_of(split), end_of(split, part), split.workdir / "plays.pqt"
+    limits = [f"epoch_us(timestamp) {sign} {limit}" for sign, limit in
+              ((">=", start), ("<", end), ("<=", None if ends is None else "until")) if limit is not None]
     try:
         con.execute(f"""create temp table played as
             select "row", col, epoch_us(timestamp) as moment from {parquet_rows(path)} as plays

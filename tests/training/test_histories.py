@@ -10,7 +10,7 @@ import train_bert
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json
-from ranking import plays
+from ranking import decay, plays
 from tests.worlds.world import write_tracks
 from training import histories
 
@@ -69,6 +69,18 @@ def test_every_play_before_the_test_date_with_its_repeats(tmp_path, latest):
     once = split.sequences("time")
     assert latest or len(found[1]) > len(once[1]) == len(split.train)      # repeats
     assert all(np.array_equal(a, b) for a, b in zip(histories.of(split, "time"), once, strict=True))
+
+
+def test_plays_before_the_train_period_are_not_in_the_history(tmp_path):
+    """Of a split by dates, so that the plays of a pair are as many as train counts."""
+    log = log_of()
+    start, date = (str(log.timestamp.sort_values().iloc[n]) for n in (PLAYS // 2, PLAYS * 9 // 10))
+    workdir = made(tmp_path / "w", "recsys24", "--train-start", start, "--test-date", date, log=log)
+    split = dataset.load(workdir)
+    check(histories.of(split, "plays"), expected(
+        split, log, lambda f: (f.timestamp >= start) & (f.timestamp < date)), log)
+    assert len(histories.of(split, "plays")[1]) == split.train.count.sum()
+    assert np.allclose(decay.weights(split, 1e15).toarray(), split.matrix("count").toarray())
 
 
 def test_plays_after_the_held_out_track_are_not_in_the_history(tmp_path):
