@@ -4,18 +4,19 @@
     python -m recommenders.cease --embedding tags --combine additive --beta 0.8
 
 Source: Jeunen, Van Balen and Goethals, "Closed-Form Models for Collaborative Filtering with Side-Information", RecSys
-2020. With X (U, I) binary, the standardised content F (I, C) of the hot items and ease(G, l) = I - P / diag(P),
-P = (G + l I)^-1, the scores are X B with
+2020. With X (U, I) binary, the standardised content F (I, C) of the items played in train and
+ease(G, l) = I - P / diag(P), P = (G + l I)^-1, the scores are X B with
 
     collective (CEASE)    B = ease(X'X + alpha F F', l2): sqrt(alpha) F' stacked below X, its rows are further users
     additive (AddEASE)    B = beta ease(X'X, l2) + (1 - beta) ease(F F', l2_side)
 
-The column of a cold item c is fitted to the side information alone: B_c = (F F' + l I)^-1 F f_c with l = l2 / alpha, or
-l2_side. Its column of X is not zero but unknown: put into X'X as zeros it would read "nobody plays it", and the fit
-would push its scores to zero wherever the history is long (on Last.fm with tags that halves the cold NDCG@10). In
-all_test hot columns are fitted to more than cold ones, and nothing calibrates their scales.
+The column of any other item c, cold or kept by the split although nobody played it in train, is fitted to the side
+information alone: B_c = (F F' + l I)^-1 F f_c with l = l2 / alpha, or l2_side. Its column of X is not zero but unknown:
+put into X'X as zeros it would read "nobody plays it", and the fit would push its scores to zero wherever the history is
+long (on Last.fm with tags that halves the cold NDCG@10). Where both are ranked together the columns of played items
+are fitted to more than the others, and nothing calibrates their scales.
 
-Practical limit: one dense I x I matrix over the hot items, inverted in place, in float64 up to 12,000 (1.2 GB) and
+Practical limit: one dense I x I matrix over these items, inverted in place, in float64 up to 12,000 (1.2 GB) and
 float32 beyond (56,512 tracks: 12.8 GB); time grows with the cube of I. What concerns F needs C x C systems only.
 """
 from harness import cli, runs
@@ -80,61 +81,69 @@ def weights(gram, l2):
 
 
 class Side:
-    """EASE of the content alone: hot items by F (I, C) in the closed form of rank C, cold ones by regression."""
+    """EASE of the content alone: items played in train by F in the closed form of rank C, all others by regression."""
 
-    def __init__(self, features, n_hot, l2):
-        """features: float64 (n_items, C), hot items first; l2: penalty relative to F F'."""
+    def __init__(self, features, known, l2):
+        """features: float64 (n_items, C); known: bool (n_items,), items played in train; l2: relative to F F'."""
         import numpy as np
-        self.hot, self.every, self.l2 = features[:n_hot], features, l2
-        self.solved = np.linalg.inv(self.hot.T @ self.hot + l2 * np.eye(features.shape[1]))       # (C, C)
+        fitted = features[known]
+        self.features, self.known = features, known
+        self.solved = np.linalg.inv(fitted.T @ fitted + l2 * np.eye(features.shape[1]))            # (C, C)
 
-    def scores(self, rows, ranked, n_hot):
-        """Scores (b, n) of histories csr (b, n_hot) for the items of a slice; hot ones as EASE, cold ones by f_c."""
+    def mapped(self, rows):
+        """Histories csr (b, n_hot) in terms of the content, (b, C)."""
         import numpy as np
-        mapped = np.asarray(rows @ self.hot) @ self.solved                                         # (b, C)
-        hot, cold = hot_and_cold(ranked, n_hot)
-        products = mapped @ self.hot[hot].T
+        return np.asarray(rows @ self.features[:rows.shape[1]]) @ self.solved
+
+    def by_regression(self, rows, codes):
+        """Scores (b, n) of histories csr (b, n_hot) for codes (n,) of other items than the known ones."""
+        return self.mapped(rows) @ self.features[codes].T
+
+    def by_ease(self, rows, codes):
+        """Scores (b, n) of histories csr (b, n_hot) for codes (n,) of known items."""
+        import numpy as np
+        own = self.features[codes]
+        products = self.mapped(rows) @ own.T
         # h P = (h - h F (F'F + l2)^-1 F') / l2 by Woodbury, and P_jj likewise; the score is h_j - (h P)_j / P_jj
-        own = 1 - np.einsum("ic,ic->i", self.hot[hot] @ self.solved, self.hot[hot])
-        played = rows[:, hot].toarray()
-        return np.hstack([played - (played - products) / own, mapped @ self.every[cold].T])
+        left = 1 - np.einsum("ic,ic->i", own @ self.solved, own)
+        played = rows[:, codes].toarray()
+        return played - (played - products) / left
 
 
-def hot_and_cold(ranked, n_hot):
-    """The slices of the hot and the cold items in a slice of items."""
-    return (slice(min(ranked.start, n_hot), min(ranked.stop, n_hot)),
-            slice(max(ranked.start, n_hot), max(ranked.stop, n_hot)))
-
-
-def fitted(matrix, features, args):
-    """B of the plays, or of plays and content, over the hot items, and the Side that scores by content alone."""
+def fitted(split, features, args):
+    """B of the plays, or of plays and content, over the items played in train, and the Side that scores by content
+    alone."""
     import numpy as np
-    n_hot = matrix.shape[1]
-    dtype = np.float64 if n_hot <= FLOAT64_ROWS else np.float32
+    known = np.append(~split.unseen, np.zeros(split.n_items - split.n_hot, bool))
+    matrix = split.matrix()[:, np.flatnonzero(known)]
+    dtype = np.float64 if matrix.shape[1] <= FLOAT64_ROWS else np.float32
     gram = gram_of(matrix.T.tocsr().astype(dtype), dtype)
     if args.combine == "additive":
-        return weights(gram, args.l2), Side(features, n_hot, args.l2_side)
-    hot = features[:n_hot].astype(dtype)
-    for start in range(0, n_hot, 1024):   # in blocks, so that no second matrix is needed
-        gram[start:start + 1024] += args.alpha * (hot[start:start + 1024] @ hot.T)
-    return weights(gram, args.l2), Side(features, n_hot, args.l2 / args.alpha)
+        return weights(gram, args.l2), Side(features, known, args.l2_side)
+    content_of = features[known].astype(dtype)
+    for start in range(0, len(gram), 1024):   # in blocks, so that no second matrix is needed
+        gram[start:start + 1024] += args.alpha * (content_of[start:start + 1024] @ content_of.T)
+    return weights(gram, args.l2), Side(features, known, args.l2 / args.alpha)
 
 
 def scorer(history, split, part, own, side, args):
     """Function of user codes (b,) giving float32 scores (b, n) of the candidates of a part."""
     import numpy as np
-    ranked = split.candidates(part)
-    hot, cold = hot_and_cold(ranked, split.n_hot)
+    ranked = np.arange(split.n_items)[split.candidates(part)]
+    known = side.known[ranked]
+    played, others = ranked[known], ranked[~known]     # all items played in train, or none of them
 
     def scores(codes):
         rows = history[codes].astype(own.dtype)
-        if args.combine == "additive":
-            result = side.scores(rows, ranked, split.n_hot)
-            result[:, :hot.stop - hot.start] *= 1 - args.beta
-            result[:, :hot.stop - hot.start] += args.beta * (rows @ own[:, hot])
-            return result.astype(np.float32)
-        by_content = side.scores(rows, cold, split.n_hot)
-        return np.hstack([rows @ own[:, hot], by_content]).astype(np.float32)
+        result = np.empty((len(codes), len(ranked)), np.float32)
+        if len(others):
+            result[:, ~known] = side.by_regression(rows, others)
+        if len(played):
+            values = rows[:, played] @ own
+            if args.combine == "additive":
+                values = (1 - args.beta) * side.by_ease(rows, played) + args.beta * values
+            result[:, known] = values
+        return result
     return scores
 
 
@@ -159,8 +168,8 @@ def main(argv=None):
                   args=args) as run:
         if run.finished:
             return
-        check_memory(split.n_hot, args.memory)
-        own, side = fitted(split.matrix(), content.features(split, args), args)
+        check_memory(int((~split.unseen).sum()), args.memory)
+        own, side = fitted(split, content.features(split, args), args)
         history = split.by_history(split.history)
         results = save.write(run, split, args.k, args.seed,
                              scores={part: scorer(history[part], split, part, own, side, args) for part in split.parts})

@@ -8,10 +8,11 @@ import pytest
 import dataset
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.files import write_json
 from recommenders import cease, ease
 from tests.worlds.factors import factor_world, value
 from tests.worlds.factors import made as made_by
-from tests.worlds.world import write_embedding
+from tests.worlds.world import write_embedding, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,28 @@ def test_scores_are_those_of_regressions_column_by_column(world, combine):
         preds = pd.read_parquet(world / "preds" / f"{name}_{part}.pqt")
         wanted = scores[[user[u] for u in preds.user_id], [item[t] for t in preds.track_id]]
         assert np.abs(preds.score - wanted).max() < 1e-5    # solved in float64, saved in float32
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("combine", ["collective", "additive"])
+def test_tracks_that_nobody_played_in_train_are_scored_as_cold_ones(tmp_path, combine):
+    """Those of cold_test, put into test by a split that keeps tracks absent from train, and all others as before."""
+    workdir = factor_world(tmp_path / "w", n_users=60, n_tracks=80, n_cold=20)
+    args = cease.build_parser().parse_args(["--combine", combine, "--l2", "20", "--alpha", "5", "--l2-side", "2"])
+    before, content = dataset.load(workdir), np.random.default_rng(0).normal(size=(80, 7))
+    test, cold = (pd.read_parquet(workdir / "data" / f"{part}.pqt") for part in ("test", "cold_test"))
+    write_pairs(workdir, "test", *(np.append(test[c], cold[c]) for c in ("user_id", "track_id")))
+    (workdir / "data" / "cold_test.pqt").unlink()
+    write_json(workdir / "data" / "rules.json", {"history": {}, "unseen": "keep"})
+    after, users = dataset.load(workdir), np.arange(60)
+    assert after.unseen.sum() == cold.track_id.nunique() and not before.unseen.any()
+
+    def scores(split, parts):
+        own, side = cease.fitted(split, content[split.tracks], args)
+        return pd.concat([pd.DataFrame(
+            cease.scorer(split.history(part), split, part, own, side, args)(users),
+            columns=split.tracks[split.candidates(part)]) for part in parts], axis=1).sort_index(axis=1)
+    pd.testing.assert_frame_equal(scores(after, ["test"]), scores(before, ["test", "cold_test"]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("combine", ["collective", "additive"])
