@@ -160,8 +160,8 @@ def fit(run, training, cold, split, args, device, origin=None):
     val = shallow.pairs_of("val", split, settings, device) if "val" in split.parts else None
     checkpoints = Checkpoints(run, training, args.checkpoint_seconds or math.inf, args.checkpoint_seconds)
     begin(checkpoints, training, origin)
-    note_missing_val(run.name, split, args.epochs)
     validation = Validation.of(split, args, selection.HOT if cold is None else selection.BOTH)
+    note_missing_val(run.name, validation, args.epochs)
     initial = training.epoch * len(pairs) + training.step * args.batch_size
     with Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:
         log = EpochLog(run, progress, training.epoch, args.epochs)

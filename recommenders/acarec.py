@@ -154,6 +154,7 @@ class Training(network_loop.Training):
     features: float64 (n_items, C); artists: csr (n_items, A); learned: ranking.factors.Factors;
     options: has OWN
     """
+    OWN_LOSS = True
 
     def __init__(self, features, artists, learned, settings, options, device):
         import numpy as np

@@ -157,6 +157,7 @@ class Training(network_loop.Training):
     features, frozen: float32 (n_items, C) and (n_items, K) on the networks' device; played: int64 (I,) codes;
     options: has those of OWN
     """
+    OWN_LOSS = True
 
     def __init__(self, network, settings, features, frozen, played, options):
         super().__init__(network, len(played), settings)

@@ -106,8 +106,11 @@ def check_device(state, device, precision=None):
                          f"use --device {begun[0]}, or --overwrite to start again")
 
 
-def note_missing_val(name, split, epochs):
-    """Print that there is no early stopping, where the split has no val part."""
-    if "val" not in split.parts:
+def note_missing_val(name, validation, epochs, own_loss=False):
+    """Print that there is no early stopping, where the split has no part to select an epoch on.
+
+    validation: a Validation; own_loss: whether the loss of --stop-on loss is known without a val part
+    """
+    if not validation.selects(own_loss):
         print(f"{name}: this split has no val part, so all {epochs} epochs are trained and the last one counts",
               file=sys.stderr)

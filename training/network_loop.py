@@ -76,6 +76,7 @@ class Training:
     network: nn.Module on its device; examples: how many an epoch has; settings: a Settings
     """
     COUNTERS = ("epoch", "step", "total")
+    OWN_LOSS = False   # whether the loss that --stop-on loss follows needs no val part
 
     def __init__(self, network, examples, settings):
         import torch
@@ -105,7 +106,7 @@ class Training:
         return self.loss_with(*(batch if own is None else (x[own.rows] for x in batch)))
 
     def validation_loss(self, split):
-        """The loss on val, for --stop-on loss; None where the method has none."""
+        """The loss on val, or on what the method holds out by itself, for --stop-on loss; None where it has none."""
         return None
 
     def selection_loss(self, losses):
@@ -179,8 +180,8 @@ def fit(run, training, split, args, ranker, serves):
     epochs = training.settings.epochs
     checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
     checkpoints.resume(training.device)
-    note_missing_val(run.name, split, epochs)
     validation = Validation.of(split, args, serves)
+    note_missing_val(run.name, validation, epochs, training.OWN_LOSS)
 
     def ranked(part):
         training.network.eval()
@@ -196,7 +197,8 @@ def fit(run, training, split, args, ranker, serves):
                 check_loss(training.epoch + 1, training.total)
                 checkpoints.after_step()
             losses = {"train": training.close_epoch()}
-            held_out = processes.from_main(lambda: training.validation_loss(split)) if "val" in split.parts else None
+            known = training.OWN_LOSS or "val" in split.parts
+            held_out = processes.from_main(lambda: training.validation_loss(split)) if known else None
             if held_out is not None:
                 losses["val"] = held_out
             result = validation.evaluate(training, ranked, training.selection_loss(losses))

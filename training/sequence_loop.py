@@ -240,7 +240,7 @@ def fit(run, training, sequences, encoder, batch_size, args):
     validation = Validation.of(split, args, selection.HOT if encoder.cold is None else selection.BOTH)
     checkpoints = Checkpoints(run, training, epoch_seconds=args.checkpoint_seconds)
     checkpoints.resume()
-    note_missing_val(run.name, split, epochs)
+    note_missing_val(run.name, validation, epochs)
     users = len(sequences.lengths)
     with Progress(epochs * users, run.name, "sequences", initial=training.epoch * users) as progress:
         log = EpochLog(run, progress, training.epoch, epochs)

@@ -81,6 +81,10 @@ class Validation:
         """That of a command line."""
         return cls(split, args.stop_on, args.eval_every, args.val_users, serves, args.seed)
 
+    def selects(self, own_loss: bool = False) -> bool:
+        """Whether anything says which epoch is best; own_loss: whether a loss does that needs no val part."""
+        return own_loss or "val" in self.split.parts if self.stop_on == selection.LOSS else bool(self.parts)
+
     def evaluate(self, training: Any, ranker: Callable[[str], dict], loss: float | None = None) -> Evaluation:
         """Evaluate a training after an epoch where it is due, and take note of the value in its early stopping.
 

@@ -242,8 +242,8 @@ def fit(run, training, args):
     playlists, epochs = training.playlists, training.settings.epochs
     checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
     checkpoints.resume()
-    note_missing_val(run.name, playlists.split, epochs)
     validation = Validation.of(playlists.split, args)
+    note_missing_val(run.name, validation, epochs)
     points = len(playlists.rows["train"])
     with Progress(epochs * points, run.name, "points", initial=training.epoch * points) as progress:
         log = EpochLog(run, progress, training.epoch, epochs)

@@ -136,8 +136,8 @@ def fit(run, training, split, args):
     epochs, device, pairs = training.settings.epochs, training.data.device, len(training.data.user)
     checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
     checkpoints.resume(device)
-    note_missing_val(run.name, split, epochs)
     validation = Validation.of(split, args)
+    note_missing_val(run.name, validation, epochs)
 
     def ranker(part):
         users, items = training.towers.vectors(training.data)

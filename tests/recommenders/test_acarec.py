@@ -194,6 +194,22 @@ def test_by_the_loss_a_tenth_of_the_tracks_is_no_target_but_still_a_neighbour(wo
     assert held & {*np.unique(training.chosen(training.targets.numpy())).tolist()}
 
 
+@pytest.mark.trains
+def test_by_the_loss_it_stops_without_a_val_part(tmp_path, monkeypatch, capsys):
+    """The tenth that is held out is no val part: it selects the epoch where the split has none, too."""
+    workdir = with_factors(tmp_path / "w", n_users=60, n_tracks=80, n_cold=20)
+    (factors_run, _), = runs.find_runs(workdir)
+    for part in ("val", "test"):
+        (workdir / "data" / f"{part}.pqt").unlink()
+    ials.main([*FACTORS, "--workdir", str(workdir)])
+    losses = iter([0.5, 0.3, 0.4, 0.6, 0.2])
+    monkeypatch.setattr(acarec.Training, "validation_loss", lambda self, _: next(losses) if len(self.held) else None)
+    capsys.readouterr()
+    _, config = made(workdir, "--factors", factors_run, "--stop-on", "loss", "--epochs", "5", "--patience", "2")
+    assert (config["best_epoch"], config["epochs"], config["best_value"]) == (2, 4, 0.3)
+    assert "epochs are trained and the last one counts" not in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------- what is learned and ranked
 
 def test_cold_tracks_are_found_and_the_wrong_content_finds_fewer(world, run):

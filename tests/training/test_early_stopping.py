@@ -5,13 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import dataset
 from harness.errors import UsageError, WorkError
 from harness.files import save_checkpoint
 from harness.progress import EXIT_RESUMABLE
 from harness.readers import load_checkpoint
+from tests.worlds.world import tiny_workspace, with_cold_val
 from training import checkpoints as checkpoints_module
 from training.checkpoints import Checkpoints, check_device, check_loss, note_missing_val
 from training.early_stopping import EarlyStopping, check_release
+from training.validation import Validation
 
 
 def adam(lr=0.1):
@@ -271,8 +274,17 @@ def test_a_checkpoint_of_another_device_or_precision_is_refused():
             check_device(state, cpu, precision)
 
 
-def test_a_missing_val_part_is_said(capsys):
-    note_missing_val("a run", SimpleNamespace(parts=["val", "test"]), 7)
-    assert capsys.readouterr().err == ""
-    note_missing_val("a run", SimpleNamespace(parts=["test"]), 7)
-    assert "this split has no val part, so all 7 epochs are trained and the last one counts" in capsys.readouterr().err
+@pytest.mark.parametrize("parts, serves, stop_on, own_loss, selects", [
+    ("val test", "both", "NDCG@10", False, True), ("test cold_test", "both", "NDCG@10", False, False),
+    ("test cold_test cold_val", "both", "NDCG@10", False, True), ("cold_val", "cold", "NDCG@10", False, True),
+    ("test cold_val", "hot", "NDCG@10", False, False), ("val", "hot", "loss", False, True),
+    ("test cold_val", "both", "loss", False, False), ("test", "both", "loss", True, True)])
+def test_it_is_said_where_nothing_selects_an_epoch(parts, serves, stop_on, own_loss, selects, tmp_path, capsys):
+    workdir = with_cold_val(tiny_workspace(tmp_path / "w"))
+    for part in ("val", "test", "cold_test", "cold_val"):
+        if part not in parts.split():
+            (workdir / "data" / f"{part}.pqt").unlink()
+    rule = Validation(dataset.load(workdir), stop_on, serves=serves)
+    note_missing_val("a run", rule, 7, own_loss)
+    said = "this split has no val part, so all 7 epochs are trained and the last one counts"
+    assert (said in capsys.readouterr().err) != selects
