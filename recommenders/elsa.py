@@ -10,8 +10,8 @@ ItemKNN here. The users' rows stay sparse; only a batch's scores are dense.
 Practical limit: training holds 5 float32 matrices of items x factors and about 4 of users per step x items (about 11 GB
 at 1.5 million items with the defaults), and each step multiplies over the whole catalogue; a smaller --factors or
 --batch-size needs less memory.
-The item factors A are written to model_embeddings/ (and with --embedding NAME into embeddings/, rows of
-tracks outside train NaN) for other recommenders.
+The item factors A, 0 for a track that nobody played in train, are written to model_embeddings/ (and with --embedding
+NAME into embeddings/, rows of tracks outside train NaN) for other recommenders.
 """
 from dataclasses import dataclass
 
@@ -177,6 +177,7 @@ def main(argv=None):
             return
         matrix = split.matrix()
         items = train(matrix, cli.settings(Settings, args), device, run.writer()).cpu().numpy()
+        items[split.unseen] = 0      # of these training knows nothing but that nobody played them
         parts = split.hot_parts
         results = save.write(run, split, args.k, args.seed, parts, items=items, device=device,
                              users=split.by_history(lambda part: split.history(part) @ items, parts))

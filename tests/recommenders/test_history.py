@@ -159,3 +159,19 @@ def test_elsa_writes_no_factors_for_tracks_without_plays(tmp_path):
     matrix = np.load(workdir / "embeddings" / "factors.npy")
     split = dataset.load(workdir)
     assert np.flatnonzero(np.isfinite(matrix).all(axis=1)).tolist() == sorted(split.tracks[:split.n_hot][~split.unseen])
+
+
+def test_elsa_takes_nothing_from_a_track_of_the_history_that_train_lacks(tmp_path):
+    """Its factor is what the start and the negatives made of it: it would turn the user's vector at random."""
+    lists_of = []
+    for name, unseen in (("with", [UNSEEN[0]]), ("without", [])):
+        workdir = world(tmp_path / name, ["train", "val"])
+        user = pd.read_parquet(workdir / "data" / "test.pqt").user_id.iloc[0]
+        write_pairs(workdir, "test", [user] * 2, UNSEEN)          # so that both worlds rank the same tracks
+        write_pairs(workdir, "val", [user] * len(unseen), unseen)
+        run_name, _ = run("recommenders.elsa", workdir, "--epochs", "2", "--factors", "8")
+        lists_of.append(lists(workdir, run_name, "test"))
+        split = dataset.load(workdir)
+        factors = np.load(workdir / "model_embeddings" / f"{run_name}_items.npy")
+        assert not factors[split.unseen].any() and np.allclose(np.linalg.norm(factors[~split.unseen], axis=1), 1)
+    assert lists_of[0].equals(lists_of[1])
