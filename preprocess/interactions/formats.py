@@ -68,8 +68,7 @@ def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False) -> Log
     if kind == "parquet":
         return _as_text(con, f"read_parquet({names}, union_by_name=true, hive_partitioning=false)", "parquet", paths[0])
     if kind == "json":
-        return _as_text(con, f"read_json({names}, union_by_name=true, hive_partitioning=false, "
-                             "maximum_object_size=67108864)", "json", paths[0])
+        return _json(con, names, paths[0])
     return _text(con, paths, plain_files, spill, recipe, header, skip_bad)
 
 
@@ -138,6 +137,21 @@ def _as_text(con, relation, form, path):
         kinds |= {name: kinds[name].removesuffix("[]") for name in lists}
     cells = ", ".join(_cell(name, kinds[name]) for name in names)
     return Log(f"(select {cells} from {relation})", names, form)
+
+
+def _json(con, names, path):
+    """As _as_text, of fields that are read as they are written: typed ones would lose digits of large numbers, the
+    capitals of a UUID and more, and a field of numbers and texts its texts."""
+    import duckdb
+    options = "hive_partitioning=false, maximum_object_size=67108864"
+    try:
+        described = con.execute(f"""describe select * from read_json({names}, union_by_name=true, sample_size=-1,
+            {options})""").fetchall()      # of all rows, as a field may be first named anywhere
+    except duckdb.Error as e:
+        raise WorkError(f"{path} cannot be read as json ({str(e).splitlines()[0]})") from None
+    kinds = ", ".join(f"{quoted(row[0])}: {quoted('varchar[]' if row[1].endswith('[]') else 'varchar')}"
+                      for row in described)
+    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path)
 
 
 def _cell(name, kind):

@@ -228,6 +228,27 @@ def test_an_items_table_with_ids_alone(folder, tmp_path):
     assert status == 0 and not (w / "items.pqt").exists()
 
 
+@pytest.mark.parametrize("users, found", [
+    (["12345678901234567890123", "12345678901234567890124"], None),       # more digits than a float has
+    (["1", '"x"'], ["1", "x"]),
+    (['"9D5ED678-FE57-BCCA-6104-08D5B10BC9C7"', '"0D5ED678-FE57-BCCA-6104-08D5B10BC9C7"'], None),
+    (['"12:30"', '"08:15"'], None), (['"2019-2-3"', '"2019-2-4"'], None), (['"007"', '"7"'], None)])
+def test_ids_in_json_are_the_texts_that_are_written(folder, users, found):
+    lines = [f'{{"user": {user}, "item": {user}, "time": 155000000{n}}}' for n, user in enumerate(users)]
+    for text in ("\n".join(lines), f"[{', '.join(lines)}]"):
+        status, _, err, w = folder({"log.json": text + "\n"}, "--overwrite")
+        assert status == 0, err
+        assert ids(w, "user") == ids(w) == sorted(found or [user.strip('"') for user in users])
+        assert sorted(plays(w).timestamp.astype("int64")) == [1550000000 * 10**6, 1550000001 * 10**6]
+
+
+def test_a_field_of_json_is_read_wherever_it_is_first_named(folder):
+    lines = [f'{{"user": {n % 9}, "item": "i{n % 7}"}}' for n in range(30_000)]
+    status, _, err, w = folder({"log.json": "\n".join([*lines, '{"user": 1, "item": "late", "title": "Last"}\n'])})
+    assert status == 0, err
+    assert pd.read_parquet(w / "items.pqt").title[ids(w).index("late")] == "Last"
+
+
 def test_descriptions_do_not_depend_on_the_order_of_rows(folder, tmp_path):
     """Of an item's names the commonest is kept, of equally common ones the least; of its rows in --items likewise."""
     log = ["1,a,Song", "2,a,song (live)", "3,b,Other", "4,b,An other", "5,b,Other"]
