@@ -123,7 +123,7 @@ class Reader:
         self.con.execute("set enable_progress_bar=false")
         recipe = RECIPES.get(args.recipe)
         header = None if args.header is None else args.header == "yes"
-        self.log = formats.open_log(self.con, paths, spill, recipe, header, args.bad_rows == "skip")
+        self.log = formats.open_log(self.con, paths, spill, recipe, header, args.bad_rows == "skip", args.item)
         asked = {role: getattr(args, role) for role in ROLES if getattr(args, role)}
         self.roles = assign(self.log.columns, asked, recipe)
         self.describing = describing(self.log.columns, self.roles, recipe)

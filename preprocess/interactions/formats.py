@@ -53,11 +53,12 @@ def files_of(paths) -> list:
     return files
 
 
-def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False) -> Log:
+def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False, item=None) -> Log:
     """Recognise the form of the files (all alike) and make them a relation of `con`.
 
     con: a DuckDB connection; spill: folder for unpacked copies; header: True or False where the caller knows;
-    skip_bad: leave out rows that do not parse (`rejected` counts them). WorkError for files that are no table.
+    skip_bad: leave out rows that do not parse (`rejected` counts them); item: the column of items, None where its name
+    says so. WorkError for files that are no table.
     """
     plain_files = [unpacked(path, spill / f"{n}{_inner_suffix(path)}") for n, path in enumerate(paths)]
     kinds = {_kind(path) for path in plain_files}
@@ -66,9 +67,10 @@ def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False) -> Log
                          "at a time")
     kind, names = kinds.pop(), "[" + ", ".join(map(exact, plain_files)) + "]"
     if kind == "parquet":
-        return _as_text(con, f"read_parquet({names}, union_by_name=true, hive_partitioning=false)", "parquet", paths[0])
+        return _as_text(con, f"read_parquet({names}, union_by_name=true, hive_partitioning=false)", "parquet", paths[0],
+                        item)
     if kind == "json":
-        return _json(con, names, paths[0])
+        return _json(con, names, paths[0], item)
     return _text(con, paths, plain_files, spill, recipe, header, skip_bad)
 
 
@@ -119,8 +121,11 @@ def _kind(path):
 
 # --------------------------------------------------------------------------- parquet and json
 
-def _as_text(con, relation, form, path):
-    """Columns of a typed file as text; one row per user with lists becomes one row per element."""
+def _as_text(con, relation, form, path, item):
+    """Columns of a typed file as text; one row per user with lists, of items too, becomes one row per element.
+
+    Where a row has one item, its lists, such as genres, are several values in a cell.
+    """
     import duckdb
     try:
         described = con.execute(f"describe select * from {relation}").fetchall()
@@ -128,7 +133,7 @@ def _as_text(con, relation, form, path):
         raise WorkError(f"{path} cannot be read as {form} ({str(e).splitlines()[0]})") from None
     names, kinds = [row[0] for row in described], {row[0]: row[1] for row in described}
     lists = [name for name in names if kinds[name].endswith("[]")]
-    if lists and len(lists) < len(names):
+    if len(lists) < len(names) and any(n in item.split(" + ") if item else role_of(n) == "item" for n in lists):
         lengths = " or ".join(f"len({_name(lists[0])}) <> len({_name(n)})" for n in lists[1:])
         if lengths and (bad := con.execute(f"select count(*) from {relation} where {lengths}").fetchone()[0]):
             raise WorkError(f"{path}: {bad} rows have lists of different lengths in {', '.join(lists)}")
@@ -139,7 +144,7 @@ def _as_text(con, relation, form, path):
     return Log(f"(select {cells} from {relation})", names, form)
 
 
-def _json(con, names, path):
+def _json(con, names, path, item):
     """As _as_text, of fields that are read as they are written: typed ones would lose digits of large numbers, the
     capitals of a UUID and more, and a field of numbers and texts its texts."""
     import duckdb
@@ -151,11 +156,13 @@ def _json(con, names, path):
         raise WorkError(f"{path} cannot be read as json ({str(e).splitlines()[0]})") from None
     kinds = ", ".join(f"{quoted(row[0])}: {quoted('varchar[]' if row[1].endswith('[]') else 'varchar')}"
                       for row in described)
-    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path)
+    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path, item)
 
 
 def _cell(name, kind):
     """A typed column as text; times with their offset from UTC, so that no zone is lost."""
+    if kind.endswith("[]"):
+        return f"array_to_string({_name(name)}::varchar[], '|') as {_name(name)}"
     if kind == "TIMESTAMP WITH TIME ZONE":
         return f"strftime({_name(name)} at time zone 'UTC', '%Y-%m-%d %H:%M:%S.%f') || '+00' as {_name(name)}"
     return f"{_name(name)}::varchar as {_name(name)}"

@@ -57,7 +57,7 @@ def _open(con, path, spill, item):
     if not path.is_file():
         raise UsageError(f"--items {path} is no file")
     import duckdb
-    log = formats.open_log(con, [path], spill, header=True)
+    log = formats.open_log(con, [path], spill, header=True, item=item)
     key, names = _id_column(path, log.columns, item), {}
     for column in log.columns:
         if column != key:

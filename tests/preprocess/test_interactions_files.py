@@ -3,6 +3,7 @@
 import gzip
 import importlib
 import json
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -240,6 +241,22 @@ def test_ids_in_json_are_the_texts_that_are_written(folder, users, found):
         assert status == 0, err
         assert ids(w, "user") == ids(w) == sorted(found or [user.strip('"') for user in users])
         assert sorted(plays(w).timestamp.astype("int64")) == [1550000000 * 10**6, 1550000001 * 10**6]
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.parquet"])
+def test_a_list_that_describes_an_item_makes_no_plays(folder, tmp_path, name):
+    """Neither more of them, where it has several values, nor none, where it is empty; in --items likewise."""
+    frame = pd.DataFrame({"user": [1, 2, 3], "item": ["a", "b", "c"], "genres": [["rock", "pop"], [], None]})
+    about = frame[["item"]].assign(styles=[["x", "y", "z"], ["w"], []], artists=[["A", "B"], ["C"], []])
+    for path, table in ((tmp_path / name, frame), (tmp_path / f"items{Path(name).suffix}", about)):
+        table.to_json(path, orient="records") if path.suffix == ".json" else table.to_parquet(path)
+    status, _, err, w = folder({}, "--items", tmp_path / f"items{Path(name).suffix}", log=[name])
+    assert status == 0, err
+    assert plays(w)[["user_id", "track_id"]].to_numpy().tolist() == [[1, 0], [2, 1], [3, 2]]
+    items = pd.read_parquet(w / "items.pqt")
+    assert list(map(list, items.genres)) == [["rock", "pop"], [], []]
+    assert list(map(list, items.artists)) == [["A", "B"], ["C"], []]
+    assert items.styles.fillna("").tolist() == ["x|y|z", "w", ""]
 
 
 def test_a_field_of_json_is_read_wherever_it_is_first_named(folder):
