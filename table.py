@@ -207,8 +207,9 @@ def write_cuts(workdir, cells, parts, args, reference):
         for name, truth in segments(split, part, args.by).items():
             values = SegmentValues(workdir, part, columns_of(args), truth)
             tested = reference if reference and part in reference.runs[0][1].get("parts", []) else None
-            board = leaderboard(workdir, cells, part, values, columns_of(args), args.correction, tested)
-            board.head |= {"users": len(truth.users), "segment": f"{name} ({len(truth.track):,} pairs)"}
+            board = leaderboard(workdir, cells, part, values, columns_of(args), args.correction, tested,
+                                f"{name} ({len(truth.track):,} pairs)")
+            board.head["users"] = len(truth.users)
             board.against = args.against if tested else ""
             texts.append(render.markdown(board, args.worth == "all"))
             frames.append(render.frame(board).assign(cut=args.by, segment=name, pairs=len(truth.track)))

@@ -45,7 +45,8 @@ def segments(split: Split, part: str, cut: str) -> dict[str, Truth]:
     the part's users; user-age, user-country: of users.pqt, users without a value in no segment; artist: whether a
     track of the artist is in train, and whether the user has played one there; a track of several artists counts by
     the one that is known best. Pairs without an artist are in no segment of the last.
-    UsageError where tracks have no artists, or each an artist of its own, and where users have no such value.
+    UsageError where tracks have no artists, or each an artist of its own, where no held-out track has one, and where
+    users have no such value.
     """
     truth = read_truth(split.truth(part))
     if cut.startswith("user-"):
@@ -61,6 +62,8 @@ def segments(split: Split, part: str, cut: str) -> dict[str, Truth]:
         return _named(truth, names, of_track[truth.track][:, None] == np.arange(len(names)))
     known, played = _artists_known(split, truth)
     has = known >= 0
+    if not has.any():
+        raise UsageError(f"--by artist: no held-out track of {part} has an artist in items.pqt")
     masks = np.stack([known == 1, known == 0, has & played, has & ~played], axis=1)
     return _named(truth, ARTIST, masks)
 

@@ -227,9 +227,10 @@ def readable(arguments):
 
 # --------------------------------------------------------------------------- figures, worth, tests
 
-def leaderboard(workdir, cells, part, values, columns, correction="holm", reference=None):
+def leaderboard(workdir, cells, part, values, columns, correction="holm", reference=None, segment=""):
     """The Leaderboard of one part; values: results.Values; reference: a Cell that all rows are tested against, too.
 
+    segment: what the head calls the pairs of a cut, '' for the whole part
     Rows without a figure are left out: those of runs that have no lists of the part.
     """
     rows, cannot = [], set()
@@ -247,6 +248,7 @@ def leaderboard(workdir, cells, part, values, columns, correction="holm", refere
     board = Leaderboard(part, list(columns), in_order(rows, columns[0]), {}, sorted(cannot), correction)
     shown = [config for row in rows for cell in (row.cell, row.control) if cell for _, config in cell.runs]
     board.head = provenance.head(workdir, part, shown, 0 if values.users is None else len(values.users))
+    board.head |= {"segment": segment} if segment else {}
     choose_best(workdir, board)
     compare_rows(board, values.of(reference) if reference else None)
     return board

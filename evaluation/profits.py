@@ -13,7 +13,7 @@ from evaluation import paired_tests
 from evaluation.cuts import ARTIST
 from evaluation.interaction import interaction
 from evaluation.leaderboard import repeats_paired
-from evaluation.render import escape_markdown
+from evaluation.render import escape_markdown, with_half
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +77,7 @@ def markdown(results: list[dict], cut: str, column: str, correction: str) -> str
         lines = [header, ["---"] * len(header)]
         for row, p in zip(rows, corrected(rows, correction), strict=True):
             lines.append([row["method"], row["representation"],
-                          *(f"{worth.difference:+.4f} ±{worth.half:.4f}" for worth in row["worth"].values()),
+                          *(with_half(f"{worth.difference:+.4f}", worth.half) for worth in row["worth"].values()),
                           "" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"])
         texts += [f"#### What content is worth by {cut.replace('-', ' ')}, {column}", "",
                   *("| " + " | ".join(map(escape_markdown, line)) + " |" for line in lines), "",

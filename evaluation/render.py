@@ -40,6 +40,11 @@ def number(value):
     return f"{value:.4f}"
 
 
+def with_half(text, half):
+    """A figure's text with the half-width of its interval, without where there is none."""
+    return f"{text} ±{number(half)}" if np.isfinite(half) else text
+
+
 def control_text(row, column):
     """(mean, number of permutations) of a row's control as texts; (no control, '') where content has none."""
     if row.block != "with content":

@@ -21,7 +21,7 @@ a line in the csv is empty.
 import math
 import re
 
-from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
+from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number, with_half
 from harness.errors import WorkError
 from harness.registry import title
 
@@ -84,21 +84,21 @@ def _claims(options, frame, before):
 def _segments(options, frame, before):
     if "worth_over" in frame:      # values, not what content is worth
         return _values_by(frame[(frame["metric"] == frame["metric"].iloc[0]) & ~frame["shuffled"]], "segment",
-                          lambda line: f"{line['mean']:.4f} ±{line['half_users']:.4f}", str)
+                          lambda line: with_half(number(line["mean"]), line["half_users"]), str)
     names, rows = list(dict.fromkeys(frame["segment"])), []
     for (method, representation), own in frame.groupby(["method", frame["representation"].fillna("")], sort=False):
         worth = own.set_index("segment")
         p = float(own["p_corrected"].iloc[0])
         rows.append([escape_markdown(method), escape_markdown(representation),
-                     *(f"{worth.loc[name, 'worth']:+.4f} ±{worth.loc[name, 'half_worth']:.4f}" if name in worth.index
-                       else "" for name in names),
+                     *(with_half(f"{worth.loc[name, 'worth']:+.4f}", worth.loc[name, "half_worth"])
+                       if name in worth.index else "" for name in names),
                      "" if math.isnan(p) else "< .001" if p < .001 else leading_zero_off(f"{p:.3f}")])
     return _lines(["method", "representation", *map(escape_markdown, names), "p of equal worth"], rows)
 
 
 def _curve(options, frame, before):
     def cell(line):
-        return f"{line['value']:.4f} ±{line['half']:.4f} {_text(line['mark'])}".strip()
+        return f"{with_half(number(line['value']), line['half'])} {_text(line['mark'])}".strip()
     return _values_by(frame, "share", cell, lambda share: f"{float(share):.0%}".replace("%", " %"))
 
 
@@ -178,9 +178,8 @@ def _text(value):
 
 def _value(line):
     value = f"**{number(line['mean'])}**" if line["best"] else number(line["mean"])
-    half = f" ±{number(line['half_users'])}" if math.isfinite(line["half_users"]) else ""
     undecided = math.isfinite(line["p_t"]) and not max(line["p_t"], line["p_bootstrap"]) < .05
-    return value + half + (NEAR if undecided else "")
+    return with_half(value, line["half_users"]) + (NEAR if undecided else "")
 
 
 def _worth(line):
@@ -188,8 +187,8 @@ def _worth(line):
         return ["", ""]
     if not math.isfinite(line["control"]):
         return [NO_CONTROL, ""]
-    half = f" ±{number(line['half_worth'])}" if math.isfinite(line["half_worth"]) else ""
-    return [f"{number(line['control'])} ({int(line['permutations'])})", f"{line['worth']:+.4f}{half}"]
+    return [f"{number(line['control'])} ({int(line['permutations'])})",
+            with_half(f"{line['worth']:+.4f}", line["half_worth"])]
 
 
 # --------------------------------------------------------------------------- lines of methods, lines of representations

@@ -1,5 +1,6 @@
 """table.py --by: each segment's figures against an independent computation, and cuts that say nothing."""
 import importlib
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,6 @@ def test_pairs_of_a_segment_are_those_its_name_says(world):
 
 
 def test_cuts_that_say_nothing_are_one_sentence(world, tmp_path):
-    import shutil
     workdir = tmp_path / "w"
     shutil.copytree(world, workdir)
     with pytest.raises(UsageError, match="Coverage@10 is none of a segment"):
@@ -163,3 +163,28 @@ def test_artists_make_two_families_of_segments(world, capsys):
     table.main(["--workdir", str(world), "--metrics", "NDCG@10", "--by", "artist", "--parts", "cold_test"])
     shown = pd.read_csv(world / "tables" / "worth_cold_test_by_artist.csv")
     assert set(shown.groupby("p").segment.agg(len)) <= {2} or shown["p"].isna().any()
+
+
+def test_a_segment_of_one_user_has_no_interval_and_is_not_tested_against_a_run(world, tmp_path, capsys):
+    workdir = tmp_path / "w"
+    shutil.copytree(world, workdir)
+    split = dataset.load(workdir)
+    age = np.where(split.users == split.truth("test")["user_id"].min(), 55, 25)
+    write_parquet(workdir / "users.pqt", pd.DataFrame({"user_id": split.users, "age": age}))
+    table.main(["--workdir", str(workdir), "--metrics", "NDCG@10", "--by", "user-age", "--parts", "test",
+                "--against", "popularity"])
+    printed = capsys.readouterr().out
+    assert "40 and over" in printed and "nan" not in printed
+    shown = pd.read_csv(workdir / "tables" / "results_test_by_user_age.csv")
+    own = shown[~shown.shuffled & (shown.recommender == "knn")].set_index("segment")
+    assert np.isnan(own.loc["40 and over", "against_p_t"]) and own.loc["20 to 29", "against_p_t"] < .05
+
+
+def test_held_out_tracks_without_an_artist_are_one_sentence(world, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(world, workdir)
+    held_out = set(dataset.load(workdir).truth("test")["track_id"])
+    write_parquet(workdir / "items.pqt", pd.DataFrame({
+        "track_id": np.arange(80), "artists": [None if t in held_out else [f"artist {t // 3}"] for t in range(80)]}))
+    with pytest.raises(UsageError, match="no held-out track of test has an artist in items.pqt"):
+        table.main(["--workdir", str(workdir), "--k", "10", "--by", "artist", "--parts", "test"])

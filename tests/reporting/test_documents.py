@@ -91,7 +91,8 @@ def test_segments_and_curves_are_tables(project):
     folder = project / "work" / "w" / "tables"
     rows = [("user-activity", name, "KNN", "a_b", worth, .01, p) for name, worth, p in (
         ("light", .02, .0004), ("heavy", -.005, .0004))]
-    rows += [("user-activity", name, "KNN", "c", .02, .01, .25) for name in ("light", "heavy")]
+    rows += [("user-activity", name, "KNN", "c", .02, half, .25) for name, half in (
+        ("light", .01), ("heavy", None))]    # of a segment of one user
     pd.DataFrame(rows, columns=["cut", "segment", "method", "representation", "worth", "half_worth", "p_corrected"]
                  ).to_csv(folder / "worth_test_by_user_activity.csv", index=False)
     values = [("NDCG", "light", False, .25, .01), ("NDCG", "light", True, .9, 0), ("NDCG", "heavy", False, .5, .02),
@@ -110,7 +111,7 @@ def test_segments_and_curves_are_tables(project):
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
         "| method | representation | light | heavy | p of equal worth |", "| --- | --- | --- | --- | --- |",
         "| KNN | a_b | +0.0200 ±0.0100 | -0.0050 ±0.0100 | < .001 |",
-        "| KNN | c | +0.0200 ±0.0100 | +0.0200 ±0.0100 | .250 |"]
+        "| KNN | c | +0.0200 ±0.0100 | +0.0200 | .250 |"]
     path = page(project, "file=results/w/results_test_by_user_activity.csv kind=segments")
     documents.main([], project)
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
