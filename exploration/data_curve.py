@@ -131,18 +131,27 @@ def points(workdir, share, pairs, part, metric):
 
 def caught_up(curve):
     """A sentence on where the plays alone catch up with a content row; curve: its Points by share."""
-    above, below = [p for p in curve if p.mark == "↑"], [p for p in curve if p.mark == "↓"]
+    above = [place for place, p in enumerate(curve) if p.mark == "↑"]
     if not above:
-        return f"{curve[0].label}: never above the best method without content" + (
-            f", below it from {below[0].pairs:,} pairs" if below else "")
-    later = [p for p in curve if p.pairs > above[-1].pairs]
+        return f"{curve[0].label}: never above the best method without content" + _below(curve, ", {} it")
+    until, later = above[-1], curve[above[-1] + 1:]
+    gaps = [f"{p.pairs:,}" for p in curve[:until] if p.mark != "↑"]
+    but = f", but not with {', '.join(gaps)}" if gaps else ""
+    head, pairs = f"{curve[0].label}: above the best method without content", f"{curve[until].pairs:,} pairs"
     if not later:
-        level = [p.pairs for p in curve if p.mark != "↑"]
-        return f"{curve[0].label}: above the best method without content with all {above[-1].pairs:,} pairs" + (
-            f", but not with {', '.join(f'{pairs:,}' for pairs in level)}" if level else "")
-    end = f"below from {below[0].pairs:,}" if below else "not distinguishable beyond"
-    return (f"{curve[0].label}: above the best method without content up to {above[-1].pairs:,} pairs, caught up with "
-            f"before {later[0].pairs:,}, {end}")
+        return f"{head} with all {pairs}{but}"
+    end = _below(later, ", {}", "") or ", not distinguishable beyond"
+    return f"{head} up to {pairs}{but}, caught up with before {later[0].pairs:,}{end}"
+
+
+def _below(curve, words, unit=" pairs"):
+    """Where a row is below: `from` a share on, or `with` some of them; '' where it nowhere is. words: with {}"""
+    below = [p for p in curve if p.mark == "↓"]
+    if not below:
+        return ""
+    onwards = below == curve[-len(below):]
+    some = f"{below[0].pairs:,}" if onwards else ", ".join(f"{p.pairs:,}" for p in below)
+    return f"{words.format('below')} {'from' if onwards else 'with'} {some}{unit}"
 
 
 def by_row(made):
@@ -155,6 +164,7 @@ def by_row(made):
 
 def markdown(made, metric, part):
     """The values of each row at each share, with ↑ and ↓ against the best without content, and the sentences."""
+    from evaluation.render import escape_markdown
     shares = sorted({(p.share, p.pairs) for p in made})
     curves = by_row(made)
     lines = [["", *(f"{share:g} ({pairs:,} pairs)" for share, pairs in shares)], ["---"] * (len(shares) + 1)]
@@ -163,15 +173,16 @@ def markdown(made, metric, part):
         for (kind, label), curve in curves.items():
             if kind == block:
                 known = {p.share: p for p in curve}
-                lines.append([label, *(cell(known.get(share)) for share, _ in shares)])
+                lines.append([escape_markdown(label), *(cell(known.get(share)) for share, _ in shares)])
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    sentences = [f"- {caught_up(curve)}" for (kind, _), curve in curves.items() if kind == WITH]
+    sentences = [f"- {escape_markdown(caught_up(curve))}" for (kind, _), curve in curves.items() if kind == WITH]
     foot = f"±: 95 % over users. ↑ ↓: above, below the method {PLAYS} that is best on val at that share."
     return "\n".join([f"### {metric} of {part} by the share of train", "", *table, "", foot, "", *sentences, ""])
 
 
 def cell(point):
-    return "" if point is None else f"{point.value:.4f} ±{point.half:.4f} {point.mark}".rstrip()
+    from evaluation.render import with_half
+    return "" if point is None else f"{with_half(f'{point.value:.4f}', point.half)} {point.mark}".rstrip()
 
 
 def draw(made, metric, path):

@@ -1,4 +1,5 @@
 """How much data: the same rows in workspaces of growing shares, where plays alone catch up, and what is refused."""
+import dataclasses
 import re
 
 import numpy as np
@@ -69,6 +70,21 @@ def test_content_that_is_always_or_never_above(tmp_path, plays, says):
     worlds = [workspace(tmp_path / f"w{share}", share, pairs, mean, 0.3)
               for (share, pairs), mean in zip(SHARES, plays, strict=True)]
     assert f"KNN mfcc: {says}" in run(tmp_path, *worlds)[1]
+
+
+@pytest.mark.parametrize(("marks", "says"), [
+    ("↓↑ ", "up to 20 pairs, but not with 10, caught up with before 30, not distinguishable beyond"),
+    ("↑ ↑↓", "up to 30 pairs, but not with 20, caught up with before 40, below from 40"),
+    ("↑↓ ", "up to 10 pairs, caught up with before 20, below with 20"),
+    ("↓ ↓ ", "never above the best method without content, below it with 10, 30 pairs"),
+    (" ↑", "with all 20 pairs, but not with 10")])
+def test_the_sentence_of_a_curve_says_no_more_than_its_marks(marks, says):
+    curve = [data_curve.Point(n / 10, 10 * n, 9, "with content", "KNN", "a_", .1, .01, 0, 0, "", 0, mark.strip())
+             for n, mark in enumerate(marks, 1)]
+    assert data_curve.caught_up(curve).endswith(says)
+    assert r"| KNN a\_ |" in data_curve.markdown(curve, "NDCG@10", "test")
+    assert data_curve.cell(dataclasses.replace(curve[0], half=np.nan)).startswith("0.1000") \
+        and "nan" not in data_curve.cell(dataclasses.replace(curve[0], half=np.nan))
 
 
 def test_a_row_that_is_absent_at_one_share_leaves_a_gap(worlds, tmp_path):
