@@ -12,7 +12,8 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titlelocation": "left",
     "axes.titleweight": "bold", "axes.titlepad": 9, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#ececec",
     "grid.linewidth": 0.8, "xtick.color": "#b5b5b5", "ytick.color": "#b5b5b5", "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK, "lines.linewidth": 1.8, "legend.frameon": False, "savefig.facecolor": "white"}
+    "ytick.labelcolor": INK, "lines.linewidth": 1.8, "legend.frameon": False, "savefig.facecolor": "white",
+    "text.parse_math": False}   # a name with two $ is no formula
 
 
 @contextlib.contextmanager

@@ -55,6 +55,15 @@ def test_a_workspace_with_everything(tmp_path):
         assert picture.shape[1] == pytest.approx(1350, abs=5) and picture.std() > 5, path.name
 
 
+def test_signs_of_money_in_names_are_no_formula(tmp_path):
+    workdir = world(tmp_path / "w")
+    items = pq.read_table(workdir / "items.pqt")
+    tags = pa.array([["x"], None, [], ["$_$", "rock"], ["$_$"]], pa.list_(pa.string()))
+    write_parquet(workdir / "items.pqt", items.set_column(items.column_names.index("tags"), "tags", tags))
+    made("--workdir", workdir)
+    assert (workdir / "explore" / "labels.png").exists()
+
+
 def test_the_same_bytes_in_another_place_and_skipped_the_second_time(tmp_path):
     first, second = world(tmp_path / "a"), world(tmp_path / "b")
     made(first)
