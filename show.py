@@ -77,7 +77,7 @@ def listener(catalogue, args):
 
     from lookup import listeners
     played = list(dict.fromkeys(catalogue.row(name) for name in args.name))
-    answers = {}
+    answers, without = {}, []
     if args.run:
         if args.embedding:
             raise UsageError("--run has a representation of its own; give --run or --embedding")
@@ -87,7 +87,10 @@ def listener(catalogue, args):
             vectors = catalogue.vectors(name)[played]
             if np.isfinite(vectors).all():
                 answers[name] = places(catalogue, catalogue.near(name, vectors.mean(axis=0), args.n, played))
-    return {"played": [catalogue.called(row) for row in played], "recommended by": answers}
+            else:
+                without.append(name)
+    return {"played": [catalogue.called(row) for row in played], "recommended by": answers,
+            **({"without a vector of all these in": without} if without else {})}
 
 
 def audio(catalogue, args):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import dataset
 from evaluation.files import read_rows
 from evaluation.lists import read_frame
 from harness import runs
@@ -10,12 +11,13 @@ from harness.errors import UsageError, WorkError
 from harness.ids import normal
 from harness.readers import reading
 
-BY_CONTENT = ("knn", "content_knn")      # answered by the mean vector of what was played
+BY_CONTENT = ("knn", "content_knn")      # answered by the vectors of what was played
 BY_FACTORS = ("elsa", "ials")            # answered by the factors of what was played
 
 
 def user_of(catalogue, word: str) -> int:
-    """user_id of a user by the id of the log (userid_sorted.csv), or by the number itself; UsageError for others."""
+    """user_id of a user by the id of the log (userid_sorted.csv), or by the number itself where no user of the log has
+    it as an id; UsageError for others."""
     path = catalogue.workdir / "userid_sorted.csv"
     users = catalogue.split.users
     if path.exists():
@@ -25,6 +27,8 @@ def user_of(catalogue, word: str) -> int:
             found = known["idx"][known["userid"].map(normal) == normal(word)].astype(np.int64)
         if len(found) and int(found.iloc[0]) in users:
             return int(found.iloc[0])
+        if len(found):      # else a number would be taken for another user's
+            raise UsageError(f"user {word!r} of the log has no plays in train")
     word = normal(word)
     if word.isdecimal() and len(word) < 19 and int(word) in users:
         return int(word)
@@ -102,18 +106,16 @@ def history(catalogue, user: int, n: int) -> list[int]:
 def newcomer(catalogue, played: list[int], name: str, n: int) -> list[tuple[int, float]]:
     """What a finished run recommends to somebody who played these rows: [(row, score)], n of them, without the played.
 
-    KNN and content KNN answer by the mean vector, ELSA by the sum of the factors, iALS by one solve of its normal
-    equations. UsageError for a run of another method.
+    By the run's own arguments, each track played once, and among the tracks of train as in its lists of val: KNN by the
+    mean vector, content KNN by the neighbours of what was played, ELSA by the sum of the factors, iALS by one solve of
+    its normal equations. UsageError for a run of another method, WorkError for tracks that the run does not know.
     """
     config = finished(catalogue, [name])[name]
     method = config.get("recommender", "")
     if method in BY_CONTENT and runs.is_shuffled(config.get("request", {})):
         raise UsageError(f"run {name} is a control, whose vectors are those of other tracks; name a run that is none")
     if method in BY_CONTENT:
-        matrix = catalogue.vectors(config["embedding"])[played]
-        if not np.isfinite(matrix).all():
-            raise WorkError(f"embedding {config['embedding']!r} has no vector for one of these tracks; name others")
-        return catalogue.near(config["embedding"], matrix.mean(axis=0), n, played)
+        return by_content(catalogue, played, name, config, n)
     if method in BY_FACTORS:
         return by_factors(catalogue, played, name, config, n)
     if method == "two_tower":
@@ -121,6 +123,46 @@ def newcomer(catalogue, played: list[int], name: str, n: int) -> list[tuple[int,
                          f"{' '.join(str(config.get('embedding')).split('+'))} --listener NAME ...")
     raise UsageError(f"a run of {method} cannot be asked for somebody new here; runs of {', '.join(BY_CONTENT)}, "
                      f"{' and '.join(BY_FACTORS)} can, and without --run each embedding answers")
+
+
+def by_content(catalogue, played, name, config, n):
+    split, request = catalogue.split, config["request"]
+    if request.get("as_published"):
+        raise UsageError(f"run {name} has the means of wrong rows as its users (--as-published), which nobody new has; "
+                         "name a run without")
+    place = {int(row): code for code, row in enumerate(split.tracks)}
+    if unknown := [row for row in played if row not in place]:
+        raise WorkError(f"run {name} cannot answer: {catalogue.ids[unknown[0]]} is not a track of the split")
+    codes = [place[row] for row in played]
+    vectors = dataset.load_embedding(split, config["embedding"], request.get("missing", "fail"))
+    if config["recommender"] == "knn":
+        score = _by_mean(vectors, codes, split.n_hot, request)
+    else:
+        score = _by_neighbours(vectors, codes, split, request)
+    score[[code for code in codes if code < split.n_hot]] = -np.inf
+    order = np.argsort(-score, kind="stable")[:n]
+    return [(int(split.tracks[i]), float(score[i])) for i in order if np.isfinite(score[i])]
+
+
+def _by_mean(vectors, codes, n_hot, request):
+    """Cosine of each track of train, float64 (n_hot,), with the mean of the vectors (n_items, D) of what was played."""
+    import knn
+    if request.get("center"):
+        vectors = vectors - vectors[:n_hot].mean(axis=0)
+    if request.get("unit"):
+        vectors = knn.unit(vectors)
+    return np.float64(knn.unit(vectors[:n_hot]) @ knn.unit(vectors[codes].mean(axis=0, keepdims=True))[0])
+
+
+def _by_neighbours(vectors, codes, split, request):
+    """Content KNN's score of each track of train, float64 (n_hot,); -inf of what is no neighbour of any played."""
+    from recommenders import content_knn
+    unit, hot = content_knn.directions(vectors, request["scale"]), slice(0, split.n_hot)
+    near = content_knn.neighbours(unit[codes], unit[hot], request["neighbours"], split.tracks[codes],
+                                  split.tracks[hot], request["seed"])
+    weight = np.log(2) if request.get("values") == "log" else 1.0      # a play each
+    score = weight * np.asarray(near.sum(axis=0), np.float64).ravel()
+    return np.where(score > 0, score, -np.inf)
 
 
 def by_factors(catalogue, played, name, config, n):

@@ -36,7 +36,7 @@ BELOW = {   # room: the rooms whose modules it may import
     "claims": {"harness", "ledger"},
     "ledger": {"harness", "metrics", "evaluation", "experiments"},
     "reporting": {"harness", "dataset", "metrics", "evaluation", "exploration", "lookup", "extract_item_embeddings"},
-    "lookup": {"harness", "dataset", "evaluation", "extract_item_embeddings"},
+    "lookup": {"harness", "dataset", "evaluation", "extract_item_embeddings", "knn", "recommenders"},
     "exploration": {"harness", "dataset", "preprocess", "evaluation"},
     "experiments": {"harness"},
     "tune": {"harness", "dataset", "experiments", "metrics", "evaluation", "training"},

@@ -114,7 +114,7 @@ def test_ids_and_names_in_another_form_of_unicode(tmp_path, typed, written):
 
 @pytest.mark.parametrize("method", ["knn", "elsa", "ials"])
 def test_somebody_new_gets_what_a_user_of_the_same_plays_gets(world, method, capsys):
-    """ELSA and KNN know a user by the plays alone: a newcomer with a user's history gets that user's list."""
+    """ELSA knows a user by the plays alone: a newcomer with a user's history gets that user's list."""
     split, names = dataset.load(world), names_of(world)
     user = int(split.users[split.eval_users("val")[0]])
     played = split.tracks[split.train.item[split.train.user == split.eval_users("val")[0]]].tolist()
@@ -126,6 +126,33 @@ def test_somebody_new_gets_what_a_user_of_the_same_plays_gets(world, method, cap
         preds = pd.read_parquet(world / "preds" / f"{names['elsa']}_val.pqt")
         expected = preds[preds.user_id == user].sort_values("rank").track_id.head(5)
         assert [e["title"] for e in got] == [f"Song {t}" for t in expected]
+
+
+@pytest.mark.parametrize(("module", "flags"), [
+    ("knn", []), ("knn", ["--center", "--unit"]), ("recommenders.content_knn", []),
+    ("recommenders.content_knn", ["--scale", "none", "--neighbours", "9"])])
+def test_a_run_by_content_answers_somebody_new_as_it_answers_its_users(tmp_path, capsys, module, flags):
+    workdir = tiny_workspace(tmp_path / "w", n_users=20)
+    importlib.import_module(module).main(["content", *flags, "--workdir", str(workdir)])
+    (name, _), = runs.find_runs(workdir)
+    split, lists = dataset.load(workdir), pd.read_parquet(workdir / "preds" / f"{name}_val.pqt")
+    for code in split.eval_users("val"):
+        played = split.tracks[split.train.item[split.train.user == code]].tolist()
+        found = listeners.newcomer(catalogue.opened(workdir), played, name, 5)
+        expected = lists[lists.user_id == split.users[code]].sort_values("rank").head(len(found))
+        assert [row for row, _ in found] == expected["track_id"].tolist() and found
+        assert [score for _, score in found] == pytest.approx(expected["score"].tolist(), abs=1e-5)
+    unplayed = catalogue.opened(workdir).ids[0]      # of no part
+    with pytest.raises(WorkError, match=f"run {name} cannot answer: {unplayed} is not a track of the split"):
+        show.main(["listener", unplayed, "--run", name, "--workdir", str(workdir)])
+
+
+def test_a_run_as_published_does_not_answer_somebody_new(tmp_path):
+    workdir = tiny_workspace(tmp_path / "w", n_users=20)
+    importlib.import_module("knn").main(["content", "--as-published", "--workdir", str(workdir)])
+    (name, _), = runs.find_runs(workdir)
+    with pytest.raises(UsageError, match="has the means of wrong rows as its users"):
+        listeners.newcomer(catalogue.opened(workdir), [5], name, 3)
 
 
 def test_a_control_does_not_answer_by_vectors_of_its_own_tracks(world):
@@ -174,6 +201,16 @@ def test_with_logarithmic_values_a_play_of_a_newcomer_weighs_log_two(tmp_path):
     assert [score for _, score in found] == pytest.approx(sorted(np.delete(y @ user, [2, 5]))[:-4:-1])
 
 
+def test_a_user_of_the_log_without_plays_in_train_is_nobody_else(tmp_path):
+    """Ids of the log and user_id are two numberings where an id is no number; 13 of the log is not user_id 13."""
+    workdir = tiny_workspace(tmp_path / "w")
+    pd.DataFrame({"idx": [0, 13, 23], "userid": ["13", "ann", "x"]}).to_csv(workdir / "userid_sorted.csv", index=False)
+    with pytest.raises(UsageError, match="user '13' of the log has no plays in train"):
+        listeners.user_of(catalogue.opened(workdir), "13")
+    assert listeners.user_of(catalogue.opened(workdir), "ann") == 13
+    assert listeners.user_of(catalogue.opened(workdir), "23") == 23
+
+
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "", "idx,userid\nx,3\n"])
 def test_a_damaged_list_of_users_is_named(tmp_path, text):
     workdir = tiny_workspace(tmp_path / "w")
@@ -185,6 +222,9 @@ def test_a_damaged_list_of_users_is_named(tmp_path, text):
 def test_a_newcomer_by_every_representation(world, capsys):
     found = told(capsys, world, "listener", "Song 3", "Song 4")
     assert set(found["recommended by"]) == {"content", "noise", "tags"}
+    found = told(capsys, world, "listener", "Song 3", "Song 8")
+    assert set(found["recommended by"]) == {"content", "noise"}
+    assert found["without a vector of all these in"] == ["tags"]
 
 
 @pytest.mark.parametrize("words, sentence", [
