@@ -1,4 +1,6 @@
 """What claims.py said of the data set of a page."""
+from pathlib import Path
+
 import dataset
 from harness.readers import checked_fields, read_json
 
@@ -11,13 +13,17 @@ UNTESTABLE, MADE = "not testable here", "by construction"
 def of_data_set(workdir):
     """{"claims": [row as texts] of claims/claims.json, "untested": how many more, "made": whether it is generated}.
 
-    Empty where claims.py has not run here; WorkError where the file is damaged.
+    The rows are those of the name under which the file lists this folder: the entry of another split of the same plays
+    has a name of its own. Empty where claims.py has not run here; WorkError where the file is damaged.
     """
     path = workdir / "claims" / "claims.json"
     if not path.exists():
         return {"claims": [], "untested": 0, "made": False}
-    name = dataset.about(workdir).get("name", workdir.name)
-    rows = [checked_fields(row, path, FIELDS) for row in read_json(path, {"verdicts": list}).get("verdicts", [])]
+    document = read_json(path, {"verdicts": list, "workspaces": dict})
+    rows = [checked_fields(row, path, FIELDS) for row in document.get("verdicts", [])]
+    listed = [name for name, folder in document.get("workspaces", {}).items()
+              if Path(str(folder)).resolve() == Path(workdir).resolve()]
+    name = listed[0] if listed else dataset.about(workdir).get("name", workdir.name)     # the folder may have moved
     own = [row for row in rows if row.get("dataset") == name]
     tested = [row for row in own if row.get("verdict") != UNTESTABLE and row.get("effect") is not None]
     return {"claims": [_texts(row) for row in tested], "untested": len(own) - len(tested),

@@ -29,6 +29,14 @@ def test_rows_are_those_of_this_data_set(tiny):
     assert "1 more are not testable here" in text
 
 
+def test_another_split_of_the_same_plays_has_its_own_verdicts(tiny):
+    """dataset.json says tiny, the ledger calls this split of it tiny-cold; the file is of both workspaces."""
+    write_json(tiny / "claims" / "claims.json", {
+        "workspaces": {"tiny-cold": str(tiny), "tiny": str(tiny.with_name("other"))},
+        "verdicts": [ROW, {**ROW, "dataset": "tiny-cold", "verdict": "fails"}]})
+    assert [row["verdict"] for row in of_data_set(tiny)["claims"]] == ["fails"]
+
+
 @pytest.mark.parametrize("verdicts", ["none", [3], [{**ROW, "effect": "much"}]])
 def test_a_damaged_file_is_named(tiny, verdicts):
     write_json(tiny / "claims" / "claims.json", {"verdicts": verdicts})
