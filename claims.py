@@ -26,7 +26,8 @@ def build_parser():
     parser.add_argument("--ledger", metavar="FILE", default=str(LEDGER),
                         help="YAML file of claims (default: claims.yaml of the project)")
     parser.add_argument("--claims", nargs="+", metavar="ID", default=[],
-                        help="show only these claims; the correction counts all claims of the ledger (default: all)")
+                        help="show these claims only, or with --plan plan for them; the correction counts all claims "
+                             "of the ledger (default: all)")
     parser.add_argument("--out", metavar="DIR", help="folder for the files (default: claims/ in the first workspace)")
     parser.add_argument("--plan", action="store_true", help="print the grid of the missing runs instead")
     parser.add_argument("--dataset", metavar="NAME",
@@ -38,6 +39,8 @@ def parse(argv=None):
     args = build_parser().parse_args(argv)
     if args.dataset and not args.plan:
         raise UsageError("--dataset is for --plan; a verdict needs the workspace's runs, named by --workdir")
+    if args.plan and args.out:
+        raise UsageError("--out is for verdicts; a plan is printed, so send it to a file: --plan > FILE")
     if args.dataset and args.workdir:
         raise UsageError("give --dataset or --workdir, not both: a workspace says which data set it is")
     return args
@@ -63,7 +66,7 @@ def main(argv=None):
         if name not in {claim.id for claim in ledger.claims}:
             raise UsageError(f"--claims {name} is no claim of {ledger.path.name}")
     if args.dataset:
-        grid, comments = plan.whole_document(ledger, args.dataset)
+        grid, comments = plan.whole_document(ledger, args.dataset, args.claims)
         print(plan.text(grid, comments, head_of_plan(args.dataset, "$WORKDIR")), end="")
         return
     found = workspaces(args, ledger)

@@ -391,5 +391,8 @@ def _correlate(line, chosen, workspace):
         means.append(_figure(values, cells["term"], claim).mean)
         line.runs += [run for run, _ in cells["term"].runs]
     if not line.reason:
-        rho = float(spearmanr([claim.scores[name] for name in here], means).statistic)
+        scores = [claim.scores[name] for name in here]
+        if min(len(set(scores)), len(set(means))) < 2:
+            raise WorkError("all encoders have the same value, or the same published score: no order to compare")
+        rho = float(spearmanr(scores, means).statistic)
         line.estimates, line.labels, line.baselines = [Correlation(rho, len(here))], ["rank correlation"], [np.nan]

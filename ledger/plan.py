@@ -132,14 +132,18 @@ def _is_on(value):
 
 # --------------------------------------------------------------------------- a data set without a workspace
 
-def whole_document(ledger, name):
-    """The grid that tests every claim on a data set that is not here: extraction, split and all runs; [comments]."""
+def whole_document(ledger, name, only=()):
+    """The grid that tests every claim on a data set that is not here: extraction, split and all runs; [comments].
+
+    only: ids of the claims that are planned for (empty: all)
+    """
     from ledger.evidence import Need
     if name not in ledger.datasets:
         raise UsageError(f"--dataset {name} is not in {ledger.path.name}; it has {', '.join(ledger.datasets)}")
     dataset, needs = ledger.datasets[name], []
     for claim in ledger.claims:
-        if claim.untestable or (claim.datasets is not None and name not in claim.datasets):
+        if claim.untestable or only and claim.id not in only or (
+                claim.datasets is not None and name not in claim.datasets):
             continue
         for term in terms_of(claim, dataset):
             needs.append(Need(term.method, term.representation, term.control, tuple(sorted(term.with_.items()))))

@@ -150,6 +150,7 @@ def test_a_metric_that_no_run_has_names_the_command(tmp_path):
 @pytest.mark.parametrize(("argv", "sentence"), [
     (["--claims", "nobody"], "--claims nobody is no claim of claims.yaml"),
     (["--dataset", "one"], "--dataset is for --plan"),
+    (["--plan", "--workdir", "W/one", "--out", "x"], "--out is for verdicts; a plan is printed"),
     (["--plan", "--dataset", "nowhere"], "--dataset nowhere is not in claims.yaml; it has one, two, made"),
     (["--workdir", "W/absent"], "is not a folder"),
     (["--workdir", "W/other"], "is the data set 'unheard', which claims.yaml does not describe; it has one, two, made"),
@@ -175,6 +176,16 @@ def test_a_claim_without_a_test_says_why_and_some_can_be_shown_alone(tmp_path):
     assert rows["elsewhere", "one", ""]["notes"] == "a claim about two"
     assert rows["overall"] == dict.fromkeys(("first", "later", "elsewhere"), "not testable here")
     assert set(judged(one, path, "--claims", "later")) == {("later", "one", ""), "overall"}
+
+
+def test_encoders_of_one_value_have_no_rank_correlation(tmp_path):
+    one, names = workspace(tmp_path / "w"), "abcdef"
+    for name in names:
+        add_run(one, "knn", np.arange(5.0), name)
+    scores = "{" + ", ".join(f"{name}: {place}" for place, name in enumerate(names)) + "}"
+    one_term = claim(scores=scores, terms="{x: {method: knn}}", effect=None)
+    row = judged(one, ledger(tmp_path, one_term))["first", "one", ""]
+    assert row["verdict"] == "not testable here" and "no order to compare" in row["notes"] and not row["takes"]
 
 
 def test_another_split_of_the_same_plays_is_an_entry_of_its_own(tmp_path):
@@ -210,6 +221,14 @@ def test_the_plan_for_music4all_is_a_grid_with_every_encoder(tmp_path, capsys):
         for script in ("knn.py", "train.py", "train_bert.py"):
             assert any(script in line and encoder in line.split() for line in lines), (script, encoder)
     assert any("1_train_test_split.py" in line for line in lines) and len(lines) == len(set(lines))
+
+
+def test_a_plan_for_some_claims_has_their_runs_alone(tmp_path, capsys):
+    path = ledger(tmp_path, PAIR, claim("other", terms="{x: {method: itemknn}, y: {method: chance}}"))
+    for more, scripts in (([], 4), (["--claims", "first"], 2)):
+        claims.main(["--plan", "--dataset", "one", "--ledger", str(path), *more])
+        printed = capsys.readouterr().out
+        assert printed.count("- script") == scripts and "recommenders.ease" in printed
 
 
 SLOW = pytest.mark.trains   # every run of some hundred is checked by its script
