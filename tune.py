@@ -29,7 +29,7 @@ from pathlib import Path
 from experiments.spaces import Method, read_methods, settings
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
-from harness.files import checksum, expanded, write_report_csv, write_text
+from harness.files import checksum, expanded, harmless, write_report_csv, write_text
 from harness.readers import read_json, reading
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
@@ -37,6 +37,7 @@ LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt"
           "data/rules.json")   # and embeddings/; plays.pqt and points.pqt hold test
 DEFAULTS = Path(__file__).with_name("tune.yaml")
 LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)
+TEXTS = ("method", "representation", "metric", "setting", "run", "reason")    # columns of tuning/trials.csv
 UNRELATED = {"workdir", "device", "overwrite"}  # arguments that are no part of a request
 
 
@@ -264,8 +265,11 @@ def write_trials(path, trials, args):
     key = ["method", "representation", "metric", "seed", "trial"]
     if path.exists() and path.stat().st_size > 1:
         with reading(path, "the table of trials", "remove it; finished trials are read again from their runs"):
-            old = pd.read_csv(path, dtype={"representation": str, "reason": str}, keep_default_na=True)
-            old[["representation", "reason"]] = old[["representation", "reason"]].fillna("")
+            old = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str), keep_default_na=False,   # names such as None
+                              na_values={number: [""] for number in ("value", "conf", "seconds")})
+            if lacking := [column for column in key if column not in old]:
+                raise ValueError(f"it has no column {lacking[0]}")
+            rows[[*TEXTS]] = rows[[*TEXTS]].map(harmless)      # as they stand in the file
             both = pd.concat([old.reindex(columns=rows.columns), rows])
             rows = both.drop_duplicates(key, keep="last").sort_values(key, kind="stable")
     write_report_csv(path, rows)

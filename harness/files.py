@@ -134,19 +134,21 @@ def write_csv(path: str | Path, frame: "pd.DataFrame", index: bool = True, **kwa
         frame.to_csv(temporary, index=index, **kwargs)
 
 
-def write_report_csv(path: str | Path, frame: "pd.DataFrame") -> None:
-    """Write a table that people open: the frame without its index, text of foreign names made harmless.
+def harmless(value: Any) -> Any:
+    """A cell of a table that people open: texts of foreign names made harmless, numbers as they are.
 
-    A spreadsheet runs a cell that begins with = + - @ as a formula, blanks before it left out; such a text, a header
-    included, gets an apostrophe before it, as spreadsheets themselves mark text. Numbers stay as they are. Line ends
-    and tabs within a text become spaces.
+    A spreadsheet runs a cell that begins with = + - @ as a formula, blanks before it left out; such a text gets an
+    apostrophe before it, as spreadsheets themselves mark text. Line ends and tabs within a text become spaces.
     """
-    def harmless(value):
-        if not isinstance(value, str):
-            return value
-        text = re.sub(r"[\r\n\t]", " ", value)
-        number = re.fullmatch(r"[-+][0-9.]+(e[-+]?[0-9]+)?( ?[±%].*)?", text)
-        return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not number else text
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"[\r\n\t]", " ", value)
+    number = re.fullmatch(r"[-+][0-9.]+(e[-+]?[0-9]+)?( ?[±%].*)?", text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) and not number else text
+
+
+def write_report_csv(path: str | Path, frame: "pd.DataFrame") -> None:
+    """Write a table that people open: the frame without its index, its texts, the headers included, as `harmless`."""
     texts = [i for i, kind in enumerate(frame.dtypes) if kind.kind not in "iufbmM"]
     frame = frame.copy()
     for i in texts:
