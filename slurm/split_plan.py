@@ -32,7 +32,7 @@ def stages(words, workdir, after):
     The merge follows however the partitions ended: it names those that failed, and keeps the others.
     """
     n, words = partitions_of(words), (*words, "--workdir", str(workdir))
-    if n is None or "--merge" in words or "--partition" in words:
+    if n is None or "--merge" in words or any(word.partition("=")[0] == "--partition" for word in words):
         return [submit.Stage("split", [Job(SCRIPT, words)], after=after)]
     tasks = [Job(SCRIPT, (*words, "--partition", str(i))) for i in range(n)]
     return [submit.Stage("split-partitions", tasks, after=after),

@@ -43,7 +43,7 @@ def facts():
             raise UsageError(f"CLUSTER_ENV={named} is no file; slurm/cluster.env.example is one to begin with")
         return {}
     done = subprocess.run(["bash", "-c", 'set -ea; . "$1" >&2; env -0', "bash", str(path)],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, errors="surrogateescape")   # as os.environ has any bytes
     if done.returncode:
         raise UsageError(f"bash cannot read {path}: {done.stderr.strip()}")
     variables = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if "=" in pair)
@@ -125,10 +125,13 @@ def submit(stages, workdir, wait=False):
             before = [n for name in stage.after for n in numbers[name]]
             chain = [f"--dependency={stage.how}:{':'.join(before)}"] if before else []
             environment["RUN_STATUS"] = str(folder / f"{stage.name}.status")
-            numbers[stage.name] = [sbatch([*common, *chain, f"--job-name={stage.name}", f"--array={array}{throttle}",
-                                           *words_for(kind, about), *words], environment)
-                                   for array, words in arrays(stage, folder, most)]
-            planned.append({"stage": stage.name, "jobs": numbers[stage.name], "lines": [j.line for j in stage.jobs]})
+            lists = arrays(stage, folder, most)
+            planned.append({"stage": stage.name, "jobs": numbers.setdefault(stage.name, []),
+                            "lines": [j.line for j in stage.jobs]})
+            for array, words in lists:      # one by one: where Slurm refuses the second, the first is in the plan
+                numbers[stage.name].append(sbatch([*common, *chain, f"--job-name={stage.name}",
+                                                   f"--array={array}{throttle}", *words_for(kind, about), *words],
+                                                  environment))
             print(f"{stage.name}: {len(stage.jobs)} runs, job {' '.join(numbers[stage.name])}",
                   *([stage.how, *before] if before else []), flush=True)
     finally:

@@ -274,6 +274,8 @@ def test_facts_come_from_the_file_that_is_named(tmp_path, monkeypatch):
     about = submit.facts()
     assert about["AUDIO"] == "x" and submit.words_for("TRAIN", about) == ["--account=a", "b", "--gres=gpu:1"]
     assert submit.words_for("SMALL", about) == ["--account=a", "b"]
+    monkeypatch.setitem(os.environ, "OTHER", os.fsdecode(b"\xff"))      # bytes that are no UTF-8
+    assert submit.facts()["OTHER"] == os.environ["OTHER"]
     path.write_text("exit 3\n")
     with pytest.raises(UsageError, match="bash cannot read"):
         submit.facts()

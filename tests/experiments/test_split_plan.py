@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from slurm import grid, split_plan, submit
 from tests.worlds.listening import crowd, files, split_command  # noqa: F401
 
@@ -52,6 +52,17 @@ def test_the_array_and_the_merge_are_submitted(tmp_path, sbatch, monkeypatch):
     assert json.loads((workdir / "slurm" / "001" / "split.txt").read_text())[-1] == "--merge"
 
 
+def test_what_was_submitted_before_slurm_refused_is_in_the_plan(tmp_path, sbatch, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "largest_array", lambda: 2)
+    script = tmp_path / "bin" / "sbatch"
+    script.write_text(script.read_text() + f"[ $(wc -l < {tmp_path / 'submitted'}) = 1 ] || exit 1\n")
+    workdir = crowd(tmp_path / "w", n=300)
+    with pytest.raises(WorkError, match="sbatch refuses"):
+        grid.main([*SPLIT, "--workdir", str(workdir), "--submit"])
+    assert grid.main(["--report", str(workdir / "slurm" / "001")]) == 1
+    assert "split-partitions: 0 of 3 runs done, 0 failed, 3 unfinished (job 101)" in capsys.readouterr().out
+
+
 def test_the_stages_run_here_make_the_split(tmp_path, split):
     workdir = crowd(tmp_path / "w")
     assert split(workdir, "--protocol", "random")[0] == 0
@@ -62,7 +73,8 @@ def test_the_stages_run_here_make_the_split(tmp_path, split):
 
 
 def test_a_split_in_one_piece_or_one_task_is_one_job():
-    for words in (["--protocol", "random"], ["--partitions", "4", "--merge"], ["--partitions=4", "--partition", "1"]):
+    for words in (["--protocol", "random"], ["--partitions", "4", "--merge"], ["--partitions=4", "--partition", "1"],
+                  ["--partitions", "4", "--partition=1"]):
         stage, = split_plan.stages(words, "W", ["mfcc-merge"])
         assert stage.name == "split" and stage.after == ["mfcc-merge"] and len(stage.jobs) == 1
 
