@@ -16,13 +16,15 @@ def count(value):
 
 
 def share(value):
-    """.1234 as '12 %'; small values with up to two significant digits."""
+    """.1234 as '12 %'; small values with up to two significant digits, and as 100 % only what is all of it."""
     if value is None:
         return "-"
     percent = 100 * value
     if percent == 0 or 10 <= percent <= 99 or percent == 100:
         return f"{percent:.0f} %"
-    return f"{percent:.1f} %" if percent > 99 or percent >= 1 else f"{percent:.2g} %"
+    if 99 < percent < 100:
+        return next(text for digits in range(1, 20) if float(text := f"{percent:.{digits}f}") < 100) + " %"
+    return f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
 
 
 def name(text):

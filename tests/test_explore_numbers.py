@@ -221,5 +221,5 @@ def test_flat_numbers():
 def test_plain_numbers_and_shares():
     assert plain({"a": np.int64(3), "b": np.float32(0.1), "c": [np.nan, np.inf, True], "d": np.arange(2), 1: None}) == {
         "a": 3, "b": 0.1, "c": [None, None, True], "d": [0, 1], "1": None}
-    assert [share(v) for v in (0, 0.00012, 0.034, 0.5, 0.9994, 1, None)] == [
-        "0 %", "0.012 %", "3.4 %", "50 %", "99.9 %", "100 %", "-"]
+    assert [share(v) for v in (0, 0.00012, 0.034, 0.5, 0.9994, 0.99974, 0.999997, 1, None)] == [
+        "0 %", "0.012 %", "3.4 %", "50 %", "99.9 %", "99.97 %", "99.9997 %", "100 %", "-"]
