@@ -308,7 +308,10 @@ def evaluate_files(args: argparse.Namespace) -> None:
     pairs, ks = read_truth(truth), check_ks(args.k)
     if not len(pairs.users):
         raise WorkError(f"{args.truth} has no rows, so no user to evaluate")
-    lists = read_lists(preds, pairs.users)
+    try:
+        lists = read_lists(preds, pairs.users, users)
+    except WorkError as e:
+        raise WorkError(f"{args.preds}: {e}") from None
     values = values_of(lists, pairs, ks)
     if args.scorer:
         cross_check(values, by_rs_metrics(lists, pairs, ks), Path(args.preds).name)

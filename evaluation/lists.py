@@ -55,9 +55,10 @@ class Lists:
         return np.where((track < self.tracks) & (place >= 0) & (place < self.places), place, -1)
 
 
-def read_lists(preds: pd.DataFrame, users: np.ndarray) -> Lists:
+def read_lists(preds: pd.DataFrame, users: np.ndarray, names: Sequence[str] | None = None) -> Lists:
     """Lists of `users` (int64 (U,), ascending) from a frame; lists of other users are left out.
 
+    names: what an error calls user i, by its id (default: the id)
     Rows may be in any order. A track that a list contains twice keeps its first rank, and what follows
     moves up. WorkError unless the ranks of each user count 0, 1, 2, ... and track ids are at least 0.
     """
@@ -73,8 +74,9 @@ def read_lists(preds: pd.DataFrame, users: np.ndarray) -> Lists:
         wrong = rank != due
         if wrong.any():
             at = int(wrong.argmax())
+            who = users[user[at]] if names is None else names[users[user[at]]]
             raise WorkError(f"the ranks of each user must count 0, 1, 2, ... without gaps, "
-                            f"but user_id {users[user[at]]} has {rank[at]} where {due[at]} is due")
+                            f"but user_id {who} has {rank[at]} where {due[at]} is due")
     tracks, places = int(track.max(initial=0)) + 1, int(rank.max(initial=0)) + 1
     if track.min(initial=0) < 0 or len(users) * tracks * places >= 2**62:
         raise WorkError(f"track_id of the lists must be rows of trackid_sorted.csv, "

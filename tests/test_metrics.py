@@ -384,6 +384,13 @@ def test_a_pair_of_files_may_have_any_whole_numbers_as_tracks(tmp_path, capsys):
     assert "0.5000" in capsys.readouterr().out  # MRR of the second place
 
 
+def test_a_wrong_list_is_named_by_its_file_and_its_users_own_id(tmp_path):
+    (tmp_path / "t.csv").write_text("user_id,track_id\nzoe,2\nann,2\n")
+    (tmp_path / "p.csv").write_text("user_id,track_id,rank\nann,2,0\nzoe,2,1\n")
+    with pytest.raises(WorkError, match=r"p.csv: the ranks of each user .* but user_id zoe has 1 where 0 is due"):
+        metrics.main(["--preds", str(tmp_path / "p.csv"), "--truth", str(tmp_path / "t.csv")])
+
+
 @pytest.mark.parametrize("out", ["p.csv", "t.csv"])
 def test_out_does_not_overwrite_what_is_read(tmp_path, out):
     pd.DataFrame({"user_id": [1], "track_id": [3], "rank": [0]}).to_parquet(tmp_path / "p.pqt")
