@@ -65,8 +65,9 @@ def finished(catalogue, names=()) -> dict[str, dict]:
 
 
 def on_val(catalogue, name: str) -> float:
-    """NDCG on val of a run by its metrics file, 0 where there is none."""
-    path = catalogue.workdir / "metrics" / f"{name}_val.csv"
+    """NDCG of a run on val, of one that ranks cold items alone on cold_val, by its metrics; 0 where there are none."""
+    paths = [catalogue.workdir / "metrics" / f"{name}_{part}.csv" for part in ("val", "cold_val")]
+    path = next((path for path in paths if path.exists()), paths[0])
     means = read_rows(path, f"python metrics.py {name} makes it again")[0] if path.exists() else {}
     return next((means[c] for c in ("NDCG@10", *means) if c in means and c.startswith("NDCG@")), 0.0)
 

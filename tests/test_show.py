@@ -13,6 +13,7 @@ import pytest
 
 import dataset
 import show
+from evaluation.files import write_metrics
 from harness import metadata, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
@@ -199,6 +200,17 @@ def test_with_logarithmic_values_a_play_of_a_newcomer_weighs_log_two(tmp_path):
     user = np.linalg.solve(system, y[[2, 5]].T @ w[[2, 5]])
     found = listeners.newcomer(catalogue.opened(workdir), split.tracks[[2, 5]].tolist(), name, 3)
     assert [score for _, score in found] == pytest.approx(sorted(np.delete(y @ user, [2, 5]))[:-4:-1])
+
+
+def test_of_runs_that_rank_cold_items_alone_the_best_on_cold_val_is_shown(tmp_path):
+    workdir = tiny_workspace(tmp_path / "w")
+    names = [f"clcrec_{end}" for end in "abc"]
+    for name, value in zip(names, (.1, .3, .2), strict=True):
+        write_json(workdir / "runs" / name / "config.json",
+                   {"status": "finished", "recommender": "clcrec", "parts": ["cold_test", "cold_val"]})
+        write_metrics(workdir / "metrics" / f"{name}_cold_val.csv",
+                      pd.DataFrame({"NDCG@10": [value, value]}, index=pd.Index([3, 13], name="user_id")))
+    assert list(listeners.finished(catalogue.opened(workdir))) == [names[1]]
 
 
 def test_a_user_of_the_log_without_plays_in_train_is_nobody_else(tmp_path):
