@@ -131,6 +131,8 @@ def extraction(args, document, flags, workdir):
     """Stages that make the embeddings: per backend its shards, then their merge."""
     about = document.get("extract") or {}
     backends = args.extract or list(about.get("backends") or [])
+    if args.shards and not backends:
+        raise UsageError("--shards divides an extraction; add --extract BACKEND")
     shards = args.shards or about.get("shards") or 1
     extra = {**(about.get("flags") or {}), **{k: v if len(v) > 1 else v[0] for k, v in flags.items()}}
     if backends and not args.audio:
@@ -196,6 +198,8 @@ def stages_of(args, script, places, flags):
     stages = extraction(args, document, {} if script else flags, workdir)
     merged = [s.name for s in stages if s.name.endswith("-merge")]
     split = args.split or document.get("split")
+    if args.plan and not split:
+        raise UsageError("--plan goes with --split FLAGS, whose tasks it plans; add it")
     if split:
         words = grid_file.words_of_split(split, "--split")
         stages += split_plan.stages(words, workdir, merged)
@@ -225,8 +229,6 @@ def main(argv=None):
         raise UsageError("--jobs is for --local; Slurm runs as many as it has room for")
     if args.processes > 1 and args.mode == "local":
         raise UsageError("--processes is for --print and --submit; on this machine start each run with torchrun")
-    if args.plan and not args.split and not args.file:
-        raise UsageError("--plan goes with --split FLAGS, whose tasks it plans; add it")
     if args.report:
         return submit.report(expanded(args.report))
     workdir, stages = stages_of(args, script, places, flags)

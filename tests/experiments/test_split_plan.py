@@ -91,7 +91,10 @@ def test_the_plan(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "sentence"), [
-    (["--plan", "5"], "--plan goes with --split"), (["--split", "--protocol random", "--plan", "5"], "--partitions N"),
+    (["--plan", "5"], "--plan goes with --split"),
+    (["--file", "slurm/grids/lastfm.yaml", "--plan", "5"], "--plan goes with --split"),
+    (["knn.py", "--names", "x", "--shards", "4"], "--shards divides an extraction"),
+    (["--split", "--protocol random", "--plan", "5"], "--partitions N"),
     (["--split", "--protocol random --partitions x"], "not 'x'"),
     (["--split", "--protocol random --partitions"], "not ''"),
     (["--split", "--protocol random --partitions 0"], "not '0'")])
