@@ -5,8 +5,8 @@
 
 Workspaces of one data set whose splits differ by --train-share alone (a smaller share is a subset of a larger one) are
 laid side by side. Every row with content is compared, within each workspace, with the method without content that is
-best on val there: a paired t test and bootstrap over users, corrected by Holm over the rows
-(evaluation/paired_tests.py). Where a content row is above at a small share and no longer at a larger one, the plays
+best on val there (in other parts as in tables, evaluation/leaderboard.py): a paired t test and bootstrap over users,
+corrected by Holm over the rows (evaluation/paired_tests.py). Where a content row is above at a small share and no longer at a larger one, the plays
 alone have caught up between the two. Held-out pairs of tracks that a small share leaves without a play are not in its
 test; the csv has the users of each.
 
@@ -37,7 +37,10 @@ def build_parser():
 
 @dataclass
 class Point:
-    """A row of a table at one share. difference, mark: to the best method without content, None and '' for those."""
+    """A row of a table at one share. difference, mark: to the best method without content, None and '' for those.
+
+    best_on: the part on which that one was chosen
+    """
     share: float
     pairs: int
     users: int
@@ -51,6 +54,7 @@ class Point:
     best: str
     difference: float | None
     mark: str
+    best_on: str = "val"
 
     @property
     def label(self):
@@ -123,7 +127,8 @@ def points(workdir, share, pairs, part, metric):
         figure, worth, test = row.figures[metric], row.worth.get(metric), tests.get(id(row))
         made.append(Point(share, pairs, len(own), row.block, row.method, row.label, figure.mean, figure.users,
                           worth.difference if worth else np.nan, worth.half if worth else np.nan,
-                          f"{best.method} {best.label}".strip(), test and test.difference, test.mark if test else ""))
+                          f"{best.method} {best.label}".strip(), test and test.difference, test.mark if test else "",
+                          board.best_on(PLAYS, metric)))
     return made
 
 
@@ -176,7 +181,8 @@ def markdown(made, metric, part):
                 lines.append([escape_markdown(label), *(cell(known.get(share)) for share, _ in shares)])
     table = ["| " + " | ".join(line) + " |" for line in lines]
     sentences = [f"- {escape_markdown(caught_up(curve))}" for (kind, _), curve in curves.items() if kind == WITH]
-    foot = f"±: 95 % over users. ↑ ↓: above, below the method {PLAYS} that is best on val at that share."
+    chosen = " or ".join(dict.fromkeys(p.best_on for p in made))
+    foot = f"±: 95 % over users. ↑ ↓: above, below the method {PLAYS} that is best on {chosen} at that share."
     return "\n".join([f"### {metric} of {part} by the share of train", "", *table, "", foot, "", *sentences, ""])
 
 

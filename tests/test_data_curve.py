@@ -130,6 +130,18 @@ def test_the_whole_of_a_published_split_has_no_seed_and_belongs_to_its_shares(tm
     assert "above the best method without content" in capsys.readouterr().out
 
 
+def test_where_the_best_without_content_is_not_chosen_on_val_the_table_says_so(tmp_path):
+    made = []
+    for share, pairs in SHARES[:2]:
+        folder = tmp_path / f"w{share}"
+        made.append(workspace(folder, share, pairs, 0.1, 0.3))
+        make_run(folder, "itemknn", None, np.full(len(USERS), 0.2), USERS)      # none of these has val
+        for config in (folder / "runs").glob("*/config.json"):
+            write_json(config, {**read_json(config), "parts": ["test"]})
+    frame, text = run(tmp_path, *made)
+    assert set(frame["best"]) == {"ItemKNN"} and "best on test at that share" in text
+
+
 def test_a_workspace_without_runs_of_both_kinds_is_refused(worlds, tmp_path):
     for config in (tmp_path / "w0.3" / "runs").glob("*mfcc*/config.json"):
         config.unlink()
