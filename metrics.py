@@ -42,7 +42,7 @@ import harness.environment  # noqa: F401 (a missing package ends in one sentence
 import numpy as np
 
 from evaluation.beyond_accuracy import beyond, catalogue_of
-from evaluation.files import columns_from_before, read_rows, write_metrics
+from evaluation.files import columns_from_before, read_rows, seeds_of, write_metrics
 from evaluation.lists import (
     Lists,
     Truth,
@@ -170,7 +170,9 @@ def report(workdir: str | Path, run_name: str, part: str, preds: pd.DataFrame, t
     digest = digest_of(lists, pairs, [i.digest for i in split.inputs] if split else ())
     more, more_whole = columns_from_before(path, values, digest, MADE,
                                            lambda lengths: figures(lists, pairs, lengths, split, part))
-    return write_metrics(path, values.join(more), whole | more_whole, digest)
+    seeds = {column: seed for column, seed in seeds_of(path).items() if column in more} if len(more.columns) else {}
+    return write_metrics(path, values.join(more), whole | more_whole, digest,
+                         seeds | ({drawn.column: drawn.seed} if drawn is not None else {}))
 
 
 def figures(lists: Lists, truth: Truth, ks: Sequence[int], split: Split | None,

@@ -5,9 +5,10 @@ writes in the same form into metrics/{run}_{part}_points.pqt and .csv, which tab
 """
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY = b"lists"   # of the parquet file's metadata: a digest of the lists and the truth that its values are of
+SEEDS = b"seeds"  # and {column: seed} as json
 ROUNDING = 1e-9  # of figures between two machines: sums of at most a thousand values of at most 1
 
 
 def write_metrics(path: Path, values: pd.DataFrame, whole: dict[str, float] | None = None,
-                  digest: str = "") -> dict[str, float]:
+                  digest: str = "", seeds: Mapping[str, int] | None = None) -> dict[str, float]:
     """Write values of users as parquet beside `path`, their means and half-widths as csv; return {column: mean}.
 
     values: index user_id, a column for each metric; NaN has no share in a mean
     whole:  {column: value} of all users together, without an interval
     digest: of what the values were computed from, kept in the parquet file's metadata
+    seeds: of the columns that rest on a draw (SubsetAccuracy), {column: seed}, kept there, too
     """
     import pandas as pd
     import pyarrow as pa
@@ -40,10 +43,20 @@ def write_metrics(path: Path, values: pd.DataFrame, whole: dict[str, float] | No
         frame[name] = [value, np.nan]
     table = pa.Table.from_pandas(values.reset_index(), preserve_index=False)
     if digest:
-        table = table.replace_schema_metadata({**table.schema.metadata, KEY: digest.encode()})
+        table = table.replace_schema_metadata({**table.schema.metadata, KEY: digest.encode(),
+                                               SEEDS: json.dumps(dict(seeds or {})).encode()})
     write_parquet(path.with_suffix(".pqt"), table)
     write_csv(path, frame)
     return dict(zip(map(str, frame.columns), frame.to_numpy()[0].tolist(), strict=True))
+
+
+def seeds_of(path: Path) -> dict[str, int]:
+    """{column: seed} of the columns of a metrics csv that rest on a draw; {} of files that do not say."""
+    values = path.with_suffix(".pqt")
+    if not values.exists():
+        return {}
+    with reading(values, "metrics"):
+        return dict(json.loads((parquet_schema(values).metadata or {}).get(SEEDS, b"{}")))
 
 
 def read_metrics(path: Path, remedy: str) -> tuple[pd.DataFrame, pd.Series]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.files import read_means, read_metrics
+from evaluation.files import read_means, read_metrics, seeds_of
 from evaluation.intervals import mean_and_half_width
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
@@ -136,16 +136,29 @@ class Values:
     def __init__(self, workdir, part, columns):
         self.folder, self.part, self.columns = Path(workdir) / "metrics", part, list(columns)
         self.users = self.first = None
-        self.known, self.lengths = {}, set()
+        self.known, self.lengths, self.seeds = {}, set(), {}
 
     def of(self, cell):
         """{column: Figure} of a cell in this part, without the columns that not all of its runs have.
 
-        Raises WorkError when its users are not those of the cells before, or a file is gone.
+        Raises WorkError when its users, or the subsets of a column, are not those of the cells before, or a file is
+        gone.
         """
         if id(cell) not in self.known:
-            self.known[id(cell)] = self._figures([self._read(name, config) for name, config in cell.runs])
+            repeats = [self._read(name, config) for name, config in cell.runs]
+            for (name, _), (frame, _) in zip(cell.runs, repeats, strict=True):
+                self._check_seeds(name, frame.attrs.get("seeds", {}))
+            self.known[id(cell)] = self._figures(repeats)
         return self.known[id(cell)]
+
+    def _check_seeds(self, name, seeds):
+        """WorkError where a column of this run rests on another draw than that of the runs before."""
+        for column in (c for c in self.columns if c in seeds):
+            first, seed = self.seeds.setdefault(column, (name, seeds[column]))
+            if seed != seeds[column]:
+                raise WorkError(f"{column} of {name} is of subsets drawn with seed {seeds[column]}, that of {first} "
+                                f"with seed {seed}; a table needs the same in every row, so evaluate all runs again "
+                                f"with python metrics.py --subset-size {column.split('@')[1]}")
 
     def _figures(self, repeats):
         figures = {}
@@ -181,5 +194,6 @@ class Values:
             raise WorkError(f"{self.part}: {name} was evaluated on {len(users)} users and {self.first} on "
                             f"{len(self.users)}, {len(np.intersect1d(users, self.users))} of them the same; a table "
                             "needs the same users in every row, so evaluate all runs again with python metrics.py")
+        frame.attrs["seeds"] = seeds_of(self.folder / f"{name}_{self.part}.csv")
         self.lengths.update(int(match[1]) for column in frame if (match := re.fullmatch(r"\w+@([0-9]+)", column)))
         return frame, means

@@ -4,9 +4,10 @@
     python table.py --k 5 --metrics SubsetAccuracy PointAccuracy
 
 SubsetAccuracy@N, N being --subset-size, is the share of a user's held-out pairs whose song is ranked in the user's list
-above N - 1 songs of the part's catalogue, drawn uniformly among those the user knows from no part. The subsets are
-the same for every run. A list is whole where its run was asked for --k of the catalogue's size; in a shorter one the
-songs beyond its end tie, a tie of n counts 1 / n, and the share of subsets decided so is printed.
+above N - 1 songs of the part's catalogue, drawn uniformly among those the user knows from no part. The subsets of one
+--seed are the same for every run, and a table refuses runs of different ones. A list is whole where its run was asked
+for --k of the catalogue's size; in a shorter one the songs beyond its end tie, a tie of n counts 1 / n, and the share
+of subsets decided so is printed.
 
 PointAccuracy@N, which recommenders.dtnmr measures itself (metrics/{run}_{part}_points.csv), asks the same of each
 point: from the playlist right before it, plays of known songs included, which is what the source counts. A user whose
@@ -90,10 +91,12 @@ class Subsets:
     """Subsets of a part's pairs, the same for every recommender.
 
     user_id, track: int64 (n,) and (n, size): the user of each pair and its songs, the pair's own first
+    seed: of the draw
     """
     size: int
     user_id: np.ndarray
     track: np.ndarray
+    seed: int = 0
 
     @property
     def column(self) -> str:
@@ -113,7 +116,7 @@ def subsets(split: Split, part: str, size: int, seed: int) -> Subsets:
     rows = np.flatnonzero(negatives.enough(pairs.user, size, f"{part} pairs"))
     draw = np.random.default_rng([seed, 4, runs.PART_ORDER.index(part)])
     songs = np.concatenate([pairs.item[rows, None], negatives.draw(pairs.user[rows], size - 1, draw)], 1)
-    return Subsets(size, split.users[pairs.user[rows]], split.tracks[songs])
+    return Subsets(size, split.users[pairs.user[rows]], split.tracks[songs], seed)
 
 
 def accuracy(lists: Lists, drawn: Subsets) -> tuple[np.ndarray, float]:

@@ -6,9 +6,9 @@
 Workspaces of one data set whose splits differ by --train-share alone (a smaller share is a subset of a larger one) are
 laid side by side. Every row with content is compared, within each workspace, with the method without content that is
 best on val there (in other parts as in tables, evaluation/leaderboard.py): a paired t test and bootstrap over users,
-corrected by Holm over the rows (evaluation/paired_tests.py). Where a content row is above at a small share and no longer at a larger one, the plays
-alone have caught up between the two. Held-out pairs of tracks that a small share leaves without a play are not in its
-test; the csv has the users of each.
+corrected by Holm over the rows (evaluation/paired_tests.py). Where a content row is above at a small share and no
+longer at a larger one, the plays alone have caught up between the two. Held-out pairs of tracks that a small share
+leaves without a play are not in its test; the csv has the users of each.
 
 Writes OUT.csv, OUT.md and OUT.png.
 """

@@ -7,9 +7,11 @@ import pytest
 
 import dataset
 import metrics
+import table
 from evaluation import subset_accuracy
 from evaluation.lists import read_lists
 from harness import cli, runs
+from harness.errors import WorkError
 from harness.files import write_parquet
 from recommenders import chance, popularity
 from tests.worlds.world import tiny_workspace
@@ -155,3 +157,20 @@ def test_metrics_that_are_gone_are_made_again(tiny):
     path.unlink()
     metrics.main(["--workdir", str(tiny), "--subset-size", "5"])
     assert "SubsetAccuracy@5" in pd.read_csv(path, index_col=0)
+
+
+def test_runs_on_subsets_of_different_seeds_are_not_compared(tmp_path, capsys):
+    workdir = tiny_workspace(tmp_path / "w")
+    for module in (chance, popularity):
+        module.main(["--workdir", str(workdir), "--k", "20"])
+    (one, _), (other, _) = runs.find_runs(workdir)
+    asked = ["--workdir", str(workdir), "--metrics", "SubsetAccuracy@5", "--parts", "test"]
+    for name, seed in ((one, "1"), (other, "2")):
+        metrics.main([name, "--subset-size", "5", "--seed", seed, "--workdir", str(workdir)])
+    metrics.main(["--workdir", str(workdir)])       # keeps the columns, and what they rest on
+    with pytest.raises(WorkError, match=f"SubsetAccuracy@5 of {other} is of subsets drawn with seed 2, that of {one} "
+                                        "with seed 1; .* python metrics.py --subset-size 5"):
+        table.main(asked)
+    table.main([*asked[:3], "NDCG@10", *asked[4:]])
+    metrics.main([other, "--subset-size", "5", "--seed", "1", "--workdir", str(workdir)])
+    table.main(asked)
