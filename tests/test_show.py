@@ -214,7 +214,7 @@ def test_of_runs_that_rank_cold_items_alone_the_best_on_cold_val_is_shown(tmp_pa
 
 
 def test_a_user_of_the_log_without_plays_in_train_is_nobody_else(tmp_path):
-    """Ids of the log and user_id are two numberings where an id is no number; 13 of the log is not user_id 13."""
+    """With an id of text in the log, user_id numbers the users: 13 of the log is not user_id 13."""
     workdir = tiny_workspace(tmp_path / "w")
     pd.DataFrame({"idx": [0, 13, 23], "userid": ["13", "ann", "x"]}).to_csv(workdir / "userid_sorted.csv", index=False)
     with pytest.raises(UsageError, match="user '13' of the log has no plays in train"):
