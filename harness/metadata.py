@@ -1,4 +1,5 @@
 """Track and user metadata: read and check items.pqt and users.pqt, put their rows in order, look up a track by name."""
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 NAMES = ("name", "title", "song", "artist", "artists")  # columns of items.pqt that name a track, most specific first
+NAMELESS = ("", "na", "n/a", "unknown", "[unknown]", "<unknown>", "untitled", "unknown artist", "various artists")
 
 
 def read_table(path: Path, key: str, n: int | None = None, required: str = "",
@@ -76,11 +78,18 @@ def read_names(workdir: Path, n_tracks: int) -> "pd.DataFrame":
     return names.map(text)
 
 
+def name_key(name: str) -> str:
+    """The form in which names of artists and titles are compared: NFKC, without regard to case and blanks; '' for one
+    that says nothing."""
+    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return "" if text in NAMELESS else text
+
+
 def read_artists(workdir: Path, n_tracks: int) -> "csr_matrix | None":
     """Artists of the tracks as a matrix of ones, csr float32 (n_tracks, artists), None where items.pqt has none.
 
-    From the column `artists` or `artist`; names are compared without regard to case and outer blanks, empty ones and
-    nulls are no artist.
+    From the column `artists` or `artist`; names are compared as by `name_key`, and those that say nothing, such as
+    "Various Artists", are no artist, nor are nulls.
     """
     import numpy as np
     import pandas as pd
@@ -90,7 +99,8 @@ def read_artists(workdir: Path, n_tracks: int) -> "csr_matrix | None":
     if items is None or column is None:
         return None
     names = items[column].to_pandas().explode()
-    names = names[names.notna()].astype(str).str.strip().str.casefold()
+    names = names[names.notna()].astype(str)
+    names = names.map({name: name_key(name) for name in names.unique()})
     names = names[names != ""].reset_index().drop_duplicates()
     if names.empty:
         return None

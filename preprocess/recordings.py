@@ -9,11 +9,10 @@ import hashlib
 import re
 import unicodedata
 
-from harness.metadata import read_table
+from harness.metadata import NAMELESS, name_key, read_table
 
 TITLES, ARTISTS = ("title", "name", "song", "track"), ("artists", "artist")
 BLOCK = 1 << 16    # rows of items.pqt that are texts at once
-UNKNOWN = ("", "na", "n/a", "unknown", "[unknown]", "<unknown>", "untitled", "unknown artist", "various artists")
 _RELEASE = r"""(?:
     (?:digital(?:ly)?\s+)?re-?master(?:ed)?(?:\s+(?:version|edition))?(?:\s+(?:in\s+)?(?:19|20)\d\d)? |
     (?:19|20)\d\d\s+(?:digital\s+)?re-?master(?:ed)?(?:\s+version)? |
@@ -29,13 +28,7 @@ def title_key(title):
     text = " ".join(unicodedata.normalize("NFKC", title).casefold().split())
     while (shorter := _ENDS.sub("", text)) and shorter != text:
         text = shorter
-    return "" if text in UNKNOWN else text
-
-
-def artist_key(artist):
-    """The normal form of an artist's name; '' for one that says nothing."""
-    text = " ".join(unicodedata.normalize("NFKC", artist).casefold().split())
-    return "" if text in UNKNOWN else text
+    return "" if text in NAMELESS else text
 
 
 def columns_of(workdir):
@@ -63,7 +56,7 @@ def read(workdir, n_tracks):
         for row, (title, artist) in enumerate(zip(*(some[c].to_pylist() for c in columns), strict=True), start):
             artist = artist[0] if isinstance(artist, list) and artist else artist
             if isinstance(title, str) and isinstance(artist, str):
-                keys[row] = number_of(title_key(title), artist_key(artist)) or keys[row]
+                keys[row] = number_of(title_key(title), name_key(artist)) or keys[row]
     _, first, of = np.unique(keys, return_index=True, return_inverse=True)
     return first[of]
 
