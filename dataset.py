@@ -205,8 +205,9 @@ def read_tracks(workdir: str | Path) -> tuple[list[str], str]:
     about(workdir)
     path = Path(workdir) / "trackid_sorted.csv"
     if not path.exists():
-        raise WorkError(f"{path} is missing: {workdir} is not a workspace yet; name another one with --workdir, or run "
-                        "preprocess/0_get_plays_pqt.py first")
+        raise WorkError(f"{path} is missing: {workdir} " + (
+            "has runs but no tracks, as restored ones do; prepare the data here" if (Path(workdir) / "runs").is_dir()
+            else "is not a workspace yet; name another one with --workdir, or run preprocess/0_get_plays_pqt.py first"))
     (seen,), ids = read_whole(lambda: [path], lambda _: _track_ids(path))
     return ids, seen.digest
 

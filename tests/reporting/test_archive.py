@@ -54,6 +54,13 @@ def test_restored_into_an_empty_folder_the_tables_are_the_same_bytes(evaluated, 
     assert files(again) == before
 
 
+def test_what_needs_lists_says_what_restored_runs_lack(evaluated, project, tmp_path):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    archive.main(["restore", "small", "--workdir", str(tmp_path / "again")], project)
+    with pytest.raises(WorkError, match="has runs but no tracks, as restored ones do"):
+        table.main(["--metrics", "NDCG@10", "--by", "user-activity", "--workdir", str(tmp_path / "again")])
+
+
 def test_no_path_of_the_machine_is_kept(evaluated, project):
     archive.main(["keep", "small", "--workdir", str(evaluated)], project)
     kept = pd.read_parquet(project / "results" / "small" / "runs" / "runs.pqt")
