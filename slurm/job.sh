@@ -98,6 +98,8 @@ run_once() {
   # 138 = 128 + USR1: the signal met a command that was not yet ready to handle it; torchrun ends with 1 whatever the
   # status of its processes
   [ "${PROCESSES:-1}" = 1 ] || [ -z "$limit" ] || [ "$status" != 1 ] || status=85
+  # 143 = 128 + TERM: Slurm's signal and the one passed on met; the second ends a command while it saves
+  [ -z "$ended" ] || [ "$status" != 143 ] || status=85
   if [ -z "$ended" ] && { [ "$status" = 85 ] || { [ -n "$limit" ] && [ "$status" = 138 ]; }; }; then
     requeue
   fi

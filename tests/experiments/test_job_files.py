@@ -100,6 +100,15 @@ def test_the_clusters_facts_reach_the_command(tmp_path, echo, monkeypatch):
     assert "JUKEMIR_PYTHON=/opt/a b/python\n" in told.stdout and "LATER=" not in told.stdout
 
 
+@pytest.mark.parametrize(("cancelled", "status"), [(True, "85"), (False, "143")])
+def test_a_command_that_the_signal_of_a_cancelled_job_ends_has_not_failed(tmp_path, cancelled, status):
+    """scancel signals the shell and its command, which gets the signal twice; killed by itself alone it has failed."""
+    child = f'{"kill -TERM $PPID; sleep 1; " if cancelled else ""}trap - TERM; kill -TERM $$'
+    done = subprocess.run(["bash", "-c", '. slurm/job.sh; listen; run_once bash -c "$1"', "bash", child], cwd=ROOT,
+                          capture_output=True, text=True, timeout=60, env={**os.environ, "RUN_STATUS": str(tmp_path)})
+    assert (tmp_path / "0").read_text().strip() == status == str(done.returncode)
+
+
 @pytest.mark.parametrize("text", ["", "[]\n", '["python"]\n', '["bash", "-c"]\n', "touch x\n", "[1, 2]\n",
                                   '["python"\n', "python 'x\n", "[" * 5000 + "\n", '["python", "a\\u0000b"]\n',
                                   '{"a": 1}\n'])
