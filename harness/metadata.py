@@ -78,10 +78,14 @@ def read_names(workdir: Path, n_tracks: int) -> "pd.DataFrame":
     return names.map(text)
 
 
+def folded(name: str) -> str:
+    """A name without regard to case, blanks and Unicode form (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
 def name_key(name: str) -> str:
-    """The form in which names of artists and titles are compared: NFKC, without regard to case and blanks; '' for one
-    that says nothing."""
-    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """The form in which names of artists and titles are compared, `folded`; '' for one that says nothing."""
+    text = folded(name)
     return "" if text in NAMELESS else text
 
 

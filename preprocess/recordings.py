@@ -7,9 +7,8 @@ is the first one, since guests are listed or not. A track without title or artis
 """
 import hashlib
 import re
-import unicodedata
 
-from harness.metadata import NAMELESS, name_key, read_table
+from harness.metadata import folded, name_key, read_table
 
 TITLES, ARTISTS = ("title", "name", "song", "track"), ("artists", "artist")
 BLOCK = 1 << 16    # rows of items.pqt that are texts at once
@@ -25,10 +24,10 @@ _ENDS = re.compile(rf"(?: \s+[-–—]\s+{_RELEASE} | \s*\({_RELEASE}\) | \s*\[{
 
 def title_key(title):
     """The normal form of a title; '' for one that says nothing."""
-    text = " ".join(unicodedata.normalize("NFKC", title).casefold().split())
+    text = folded(title)
     while (shorter := _ENDS.sub("", text)) and shorter != text:
         text = shorter
-    return "" if text in NAMELESS else text
+    return name_key(text)
 
 
 def columns_of(workdir):

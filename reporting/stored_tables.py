@@ -160,7 +160,7 @@ def _of_blocks(first, wanted):
 def _over(line):
     """The difference to the run of --against with its interval; '' in that run's own line."""
     difference, half = line["against_difference"], (line["against_high"] - line["against_low"]) / 2
-    return f"{difference:+.4f} ±{number(half)}" if math.isfinite(difference) else ""
+    return with_half(f"{difference:+.4f}", half) if math.isfinite(difference) else ""
 
 
 def _label(line, alone):
