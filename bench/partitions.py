@@ -27,10 +27,12 @@ def command(*words):
 
 
 def timed(words):
-    """(seconds, peak bytes) of a command that must end well."""
+    """(seconds, peak bytes) of a command that must end well; says them, as the whole may take an hour."""
     child = measured(words)
     if child.status:
         raise WorkError(f"{' '.join(words)} ended with status {child.status}: {child.said[-500:]}")
+    print(f"{' '.join(words[1:])}: {child.seconds:.1f} s, {child.processor:.1f} s of processors, "
+          f"{child.peak / 2**30:.2f} GiB", file=sys.stderr, flush=True)
     return child.seconds, child.peak
 
 

@@ -302,7 +302,7 @@ def main(argv=None):
     expected = parts.read_stats(args.expect) if args.expect else None
     request = _request(args, settings, files)
     kept = functools.cache(lambda: _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"]))
-    pieces, room = None, max(memory - splitting.LIBRARIES, 128 << 20)
+    pieces, room = None, stage.engine_memory(memory)
     if args.partitions:
         words = partitions.typed_words(sys.argv[1:] if argv is None else argv)
         pieces = partitions.Partitions(args, settings, request, workdir, columns, kept, room,

@@ -5,7 +5,6 @@ args: the parsed command line; settings: the protocol's settings with its defaul
 from harness.files import checksum, write_json
 from harness.progress import Progress
 
-LIBRARIES = 256 << 20   # resident bytes of Python, DuckDB and its uncounted allocations, in addition to the data
 DATES = ("train_start", "test_date", "test_end")
 SHARES = ("val_share", "test_share", "cold_share", "cold_val_share")
 DATED = ("recsys24", "hotcold")      # always; cold-items where a date is given

@@ -36,7 +36,6 @@ BESIDE = ("embeddings.parquet", "artist_item_mapping.parquet", "album_item_mappi
 VECTORS = {"embed": "embed", "normalized": "normalized_embed"}
 ROWS = 1 << 19           # rows of a row group of plays.pqt
 BATCH = 1 << 16          # vectors read at a time
-LIBRARIES = 256 << 20    # resident bytes beside DuckDB's memory
 
 
 def add_arguments(parser):
@@ -62,7 +61,7 @@ def get_plays(args, workdir):
         if new.same(request, args.overwrite) and all(path.exists() for path in vector_paths(workdir, args, files)):
             return
         with duckdb.connect() as con, Progress(5, "yambda", "steps") as bar:
-            con.execute(f"set memory_limit='{max(args.memory - LIBRARIES, 128 << 20) >> 20}MiB'")
+            con.execute(f"set memory_limit='{stage.engine_memory(args.memory) >> 20}MiB'")
             con.execute(f"set temp_directory={quoted(new.path('spill'))}")
             con.execute("set preserve_insertion_order=false")
             counts = _plays(con, files["events"], args, new, bar)

@@ -389,6 +389,12 @@ def test_amounts_of_memory():
     assert stage.memory_bytes(3 * 2**30) == 3 * 2**30 and stage.memory_bytes("1.5GiB") == 1.5 * 2**30
 
 
+def test_the_engine_leaves_room_for_what_it_does_not_count():
+    assert stage.engine_memory(512 << 20) == 256 << 20 and stage.engine_memory(1 << 30) == 768 << 20
+    assert stage.engine_memory(6 << 30) == pytest.approx(5.4 * 2**30)      # 5.75 GiB took 6.04
+    assert stage.engine_memory(1 << 20) == 128 << 20
+
+
 def test_finished_work_is_skipped_and_changed_work_done_again(world, command):
     folder, expected = world
     run = ("music4all", "--log", folder / "log.tsv", "--tracks", folder / "tracks.csv", "--workdir", folder / "w")
