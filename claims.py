@@ -5,7 +5,7 @@
     python claims.py --plan --dataset music4all                  the grid for a cluster with Music4All
 
 claims.yaml is the ledger: each claim with its source, what is compared, the direction and the smallest effect that
-matters. ledger/verdicts.py has the rules, which are committed with it. Of several settings of a method and
+matters. ledger/verdicts.py has the rules of the verdicts. Of several settings of a method and
 representation the one that is best on val counts. Writes claims.md, claims.csv and claims.json into claims/ of the
 first workspace; nothing is trained.
 """

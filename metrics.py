@@ -1,6 +1,6 @@
 """Stage 4: how good saved recommendations are, for each user and on average.
 
-    python metrics.py                                  every run of the workspace, a line for each and its part
+    python metrics.py                                  every run of the workspace, one line per run and part
     python metrics.py --long                           all metrics of each
     python metrics.py musicnn_cosine --k 10 50         one run
     python metrics.py musicnn_cosine --scorer rs_metrics
@@ -9,8 +9,8 @@
 
 Writes metrics/{run}_{part}.csv (rows `mean` and `conf`, the half-width of the 95 % interval over users) and
 metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth). A column that was not computed this
-time (SubsetAccuracy of an earlier call) stays as long as it is of the same lists. Runs made from another split than
-the one in the workspace are skipped and named.
+time (SubsetAccuracy of an earlier call) stays as long as the lists are unchanged. Runs of another split than the one
+in the workspace are skipped and listed.
 
 Values are those of rs_metrics (github.com/Darel13712/rs_metrics), user by user. With L the first k tracks of a
 user's list, T the user's true tracks and h_j = 1 where the j-th track of L (from 1) is in T:
@@ -21,9 +21,9 @@ user's list, T the user's true tracks and h_j = 1 where the j-th track of L (fro
                                                            hits at the top of the list
 
 Precision divides by the length of the list, not by k: a short list is not punished for what it leaves out.
-Edges, made safe: a track twice in a list counts once, at its first place, and what follows moves up; a pair
+Edge cases: a track twice in a list counts once, at its first place, and what follows moves up; a pair
 twice in the truth counts once; a user of the truth without a list counts zero everywhere; lists of users
-outside the truth are ignored. At a k above the number of candidates a list holds all of them and ends. Coverage, Gini,
+outside the truth are ignored. Where k exceeds the number of candidates a list holds all of them. Coverage, Gini,
 Popularity and ColdShare: evaluation/beyond_accuracy.py; SubsetAccuracy: evaluation/subset_accuracy.py; RatioNDCG and
 RepeatRecall, where nothing seen is hidden: evaluation/repeats.py.
 """

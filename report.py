@@ -1,7 +1,7 @@
 """A page to look at and to listen to: what the runs of a workspace say, in one html file that opens from the disk.
 
     python report.py --workdir work/demo --audio work/demo/raw/audio
-    python report.py --workdir work/mine                         without sound, or with that of the page before
+    python report.py --workdir work/mine                         without sound, or with that of the previous page
 
 Writes report/index.html into the workspace, and beside it report/sound/, excerpts of at most 15 s of the tracks that
 the page names (ffmpeg, mp3). The page needs no server and loads nothing from a network: a sortable leaderboard with
@@ -21,7 +21,7 @@ PARTS = ("test", "cold_test", "all_test")
 def build_parser():
     parser = cli.Parser(prog="report.py", description=__doc__)
     parser.add_argument("--audio", metavar="DIR", help="folder with audio files <track id>.<extension>, for excerpts "
-                                                       "(default: that of the page before, else no sound)")
+                                                       "(default: that of the previous page, else no sound)")
     parser.add_argument("--runs", nargs="+", default=[], metavar="RUN",
                         help="runs whose lists are shown for users (default: the best on val of each method)")
     parser.add_argument("--users", type=cli.whole_number(0), default=12, metavar="N",

@@ -9,12 +9,12 @@ track     metadata, plays in train, MusiCNN's tags where they were extracted (--
           in each representation
 user      the latest plays of train, and the first places of runs side by side; a hit is marked *. Without --runs the
           best run on val of each method
-listener  what somebody who played these tracks gets: by each representation, or by one run (knn, content_knn, elsa,
-          ials)
-audio     tags and neighbours of a sound file that is not in the workspace, by its embeddings of sound; one
-          whose weights or packages are not on this machine is named with the reason
+listener  recommendations for somebody who played these tracks: by each representation, or by one run (knn,
+          content_knn, elsa, ials)
+audio     tags and neighbours of a sound file that is not in the workspace, by the workspace's embeddings of audio;
+          those whose weights or packages are missing on this machine are listed with the reason
 
-Tracks are named by id or by name, users by their id in the log; a name that is not there is answered with near ones.
+Tracks are named by id or by name, users by their id in the log; for a name that does not exist similar ones are shown.
 --json prints the same as json.
 """
 import json

@@ -4,7 +4,7 @@
     python table.py --metrics NDCG@10 Recall@50        the first decides the order and stands beside its control
     python table.py --k 10 50 --metrics HitRate Recall NDCG Coverage --worth all
     python table.py --by item-popularity               also a table of each segment: head, mid, tail
-    python table.py --against popularity               paired tests over users against one run besides
+    python table.py --against popularity               also paired tests over users against one run
     python table.py --remove-stale                     list runs that no table shows; with --yes delete them
 
 Writes into tables/ of the workspace, from runs/*/config.json and metrics/ (no lists or vectors are opened):
@@ -67,8 +67,8 @@ def build_parser():
     parser.add_argument("--worth", choices=("first", "all"), default="first",
                         help="metrics beside which control and worth are shown: the first, or all (default first)")
     parser.add_argument("--against", metavar="RUN",
-                        help="run that all rows are tested against besides, with its repeats and paired by user: its "
-                             "name, or the beginning of its name (default: none)")
+                        help="run that all rows are also tested against, paired by user, its seeds averaged: its name, "
+                             "or the beginning of its name (default: none)")
     parser.add_argument("--correction", choices=tuple(CORRECTIONS), default="holm",
                         help="correction of p values for many tests: holm (family-wise error) or bh (Benjamini and "
                              "Hochberg, false discovery rate; default holm)")

@@ -80,7 +80,8 @@ def build_parser():
     group.add_argument("--patience", type=cli.whole_number(1), default=16, metavar="N",
                        help="evaluations of val without a better value before training stops (default 16)")
     group.add_argument("--plateau", type=cli.whole_number(0), default=5, metavar="N",
-                       help="such evaluations before the learning rate is divided by 10 (ReduceLROnPlateau; default 5)")
+                       help="evaluations of val without a better value before the learning rate is divided by 10 "
+                            "(ReduceLROnPlateau; default 5)")
     selection.flags(group, published=True)
     group.add_argument("--exclude-positives", action="store_true",
                        help="never draw a known positive as a negative (default: draw from all)")

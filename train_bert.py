@@ -3,8 +3,8 @@
     python train_bert.py mert item 100 128 200 1 0 "bert_baseline" 1 0 1024 0 0.0
     python train_bert.py --model musicnn --hidden-dim 64 --order count --shuffle
 
-Every argument of the published call has a default and is a flag, too. The model is in bert4rec.py, settings that
-are no flags in bert4rec.yaml. At inference a user is the last max_seq_len - 1 train items followed by the mask
+Every argument of the published call has a default and is a flag, too. The model is in bert4rec.py; settings without
+a flag are in bert4rec.yaml. At inference a user is the last max_seq_len - 1 train items followed by the mask
 token. The validation loss is the cross-entropy of the val tracks at that mask.
 Source: "Comparative Analysis of Pretrained Audio Representations in Music Recommender Systems"
 (RecSys '24), section 3.2.

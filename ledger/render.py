@@ -52,9 +52,9 @@ def markdown(ledger, verdicts, about):
 
 def _rules(ledger, verdicts, about):
     tests = {kind: sum(1 for v in verdicts if v.kind == kind and math.isfinite(v.p)) for kind in (REAL, MADE)}
-    return (f"{len(ledger.claims)} claims, {tests[REAL]} tests on real data and {tests[MADE]} on generated worlds, "
-            "which test the instrument and enter no overall verdict. Holds (fails): the interval of the effect over "
-            "users and seeds, adjusted by Benjamini and Hochberg's procedure at "
+    return (f"Claims: {len(ledger.claims)}; tests: {tests[REAL]} on real data and {tests[MADE]} on generated worlds, "
+            "which check the method of judging and enter no overall verdict. Holds (fails): the interval of the effect "
+            "over users and seeds, adjusted by Benjamini and Hochberg's procedure at "
             f"{ledger.rules['level']:g} over all these tests, lies wholly where the claim is true (false); else "
             f"undecided. ledger/verdicts.py has the rules. Ledger {about['ledger_sha256'][:12]}"
             + (f", commit {about['commit']}" if about.get("commit") else "") + ".")

@@ -16,9 +16,9 @@ Adjusted is the interval of confidence 1 - a with a = level R / M: M is the numb
 that Benjamini and Hochberg's procedure finds at `level`, 1 where it finds none. An interval of that confidence excludes
 the bound exactly where the procedure finds the test, so that the interval and the procedure are one decision.
 The tests of real data sets are one family, those of generated worlds another: these are labelled `by construction`, as
-they test the instrument, and enter no overall verdict. Holm's p values are shown beside.
+they check the method of judging, and enter no overall verdict. Holm's p values are shown beside.
 
-Overall, over real data sets: holds or fails where all that could be tested agree, else mixed; it is no pooled p value.
+Overall, over real data sets: the common verdict where all that could be tested agree, else mixed; not a pooled p value.
 
 Sources: Benjamini and Hochberg, J. R. Statist. Soc. B 57, 1995; Benjamini and Yekutieli, J. Am. Statist. Ass. 100, 2005
 (intervals of selected parameters, directions); Berger, Technometrics 24, 1982 (intersection-union tests).

@@ -10,7 +10,7 @@ several such products (slurm/grids/demo.yaml explains the form). Finished runs a
 cannot serve are left out with the reason. A failed run is counted and the others go on; the exit status is 1 if any
 failed. Each run is a process of its own; one that another process is making at the same time is not a failed one.
 
-Idea of a grid as a small file in git, and of a dry run that prints it: cleanrl's benchmark, demucs' grids.
+The idea of a grid as a small file in git, and of a dry run that prints it, is from cleanrl and demucs.
 """
 if __package__ in (None, ""):
     import sys
@@ -50,7 +50,8 @@ def build_parser():
     group.add_argument("--wait", action="store_true",
                        help="with --submit: return when every run is over, with status 1 if one failed")
     group.add_argument("--report", metavar="DIR",
-                       help="count the runs of a submitted grid by its folder, such as WORKDIR/slurm/001")
+                       help="say how many runs of a submitted grid finished or failed; DIR is its folder, such as "
+                            "WORKDIR/slurm/001")
     group = parser.add_argument_group("which runs")
     group.add_argument("--file", metavar="YAML", help="grid file: a list of products of flags")
     group.add_argument("--set", nargs="+", action="extend", default=[], metavar="FLAG=VALUE",

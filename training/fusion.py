@@ -40,9 +40,9 @@ ID_SPREAD = 0.02                      # standard deviation of an ID's start, sma
 def flags(group: Any, instead: str = "in place of item_freeze") -> None:
     """Add --fusion and --delta-norm; instead: words on how the flag meets the others of the method."""
     group.add_argument("--fusion", choices=KINDS, default=None,
-                       help="union of content and plays in an item's vector: frozen content; start: the content is "
-                            "the start of what trains; delta: content plus a trained difference of bounded length; "
-                            f"concat: content beside a trained ID vector ({instead})")
+                       help="combination of content and plays in an item's vector: frozen: the content alone; start: "
+                            "a trained vector that starts as the content; delta: content plus a trained difference of "
+                            f"bounded length; concat: content beside a trained ID vector ({instead})")
     group.add_argument("--delta-norm", type=cli.number(0, above=True), default=None, metavar="FLOAT",
                        help=f"largest length of the difference of --fusion delta, whose content has length 1 (default "
                             f"{DELTA_NORM:g})")

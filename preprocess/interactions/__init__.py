@@ -44,7 +44,8 @@ def add_arguments(parser):
     for role in ROLES:
         add(f"--{role}", metavar="COLUMN", help=f"column of the {role} (default: recognised by its name)"
             + ("" if role in ("user", "item") else "; none leaves it out"))
-    add("--header", choices=("yes", "no"), help="whether the first line of a text names the columns (default: seen)")
+    add("--header", choices=("yes", "no"),
+        help="whether the first line of a text names the columns (default: detected)")
     add("--timezone", default="UTC", metavar="NAME", help="zone of times that name none, such as Europe/Vienna "
         "(default UTC)")
     add("--in-order", action="store_true", help="the rows are in the order of listening: the row number is the time "
@@ -54,7 +55,7 @@ def add_arguments(parser):
     add("--bad-rows", choices=("fail", "skip"), default="fail",
         help="rows that do not parse: fail names the first and stops, skip counts them (default fail)")
     add("--multiline", action="store_true", help="quoted cells of a text may hold line ends (default: refused, as a "
-        "stray quote swallows rows)")
+        "stray quote would join rows)")
     add("--tracks", metavar="FILE", help="list of item ids to keep, in this order (default: the items of the log)")
     add("--items", metavar="FILE", help="csv, tsv or parquet of items with title, artist, genres, ... for items.pqt")
     add("--name", default="own data", metavar="TEXT", help="name of the data set (default 'own data')")
