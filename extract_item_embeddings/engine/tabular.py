@@ -1,8 +1,9 @@
 """Tables with one track per row, as text (tsv, csv, optionally compressed) or parquet, read in blocks.
 
 Both have a column with the key of the track, and numeric columns that are the values of the vector in order; a parquet
-file may have one column of lists instead. Other columns are left out and reported. A malformed row, or text in a
-numeric column, is a WorkError that names it: no row is skipped.
+file may have one column of lists instead. Other columns are left out and reported, among them further keys and the row
+numbers that pandas writes as its index. A malformed row, or text in a numeric column, is a WorkError that names it: no
+row is skipped.
 """
 import csv
 import itertools
@@ -18,6 +19,7 @@ from harness.progress import Progress
 from harness.readers import parquet_batches, parquet_schema
 
 KEYS = ("trackid", "track_id", "id", "idx")   # names of the key column, in order of preference
+INDEX = re.compile(r"index|level_0|Unnamed: \d+(\.\d+)?|__index_level_\d+__")  # names of the index of pandas in files
 SAMPLE = 200                                  # rows used to detect the numeric columns
 BLOCK = 16 << 20                              # bytes of text per block
 NOTHING = ("", "nan", "NaN", "NAN", "NA", "N/A", "null", "NULL", "None")
@@ -43,8 +45,9 @@ class Table:
         self.by_row = by_row if by_row is not None else self.key == "idx" or (
             self.key == "track_id" and whole and not self.are_ids(listed()))
         if self.left_out:
-            some = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
-            print(f"{self.name}: {len(self.left_out)} columns that are not numeric are left out: {some}",
+            some = ", ".join(n or "the unnamed first" for n in self.left_out[:5])
+            some += ", ..." if len(self.left_out) > 5 else ""
+            print(f"{self.name}: {len(self.left_out)} columns that hold no values of the vectors are left out: {some}",
                   file=sys.stderr)
 
     def blocks(self):
@@ -102,7 +105,9 @@ class Table:
         self.key = self.pick_key(names, key)
         self.place = names.index(self.key)
         self.width = len(names)
-        numbers = [i for i in range(len(names)) if i != self.place and all(_is_number(r[i]) for r in rows)]
+        first_unnamed = 0 if names[0] == "" else None   # the index of pandas and R
+        numbers = [i for i in range(len(names)) if i not in (self.place, first_unnamed) and not _is_label(names[i])
+                   and all(_is_number(r[i]) for r in rows)]
         self.columns, self.names = numbers, names
         self.left_out = [names[i] for i in range(len(names)) if i != self.place and i not in set(numbers)]
         return bool(rows) and all(_is_row(r[self.place]) for r in rows)
@@ -177,8 +182,8 @@ class Table:
                 or pa.types.is_string_view(kind)):
             raise WorkError(f"{self.path}: the column {self.key} must hold track ids or row numbers, but holds {kind}")
         others = [f for f in schema if f.name != self.key]
-        lists = [f.name for f in others if _is_list(f.type)]
-        numbers = [f.name for f in others if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
+        lists = [f.name for f in others if _is_list(f.type) and _is_numeric(f.type.value_type)]
+        numbers = [f.name for f in others if _is_numeric(f.type) and not _is_label(f.name)]
         if len(lists) > 1:
             raise WorkError(f"{self.path} has {len(lists)} columns of lists ({_some(lists)}); leave the one with the "
                             "vectors")
@@ -232,6 +237,16 @@ def _is_number(cell):
 def _is_row(key):
     """Whether a text is a row number as it is printed."""
     return key.isascii() and key.isdecimal() and (key == "0" or key[0] != "0")
+
+
+def _is_label(name):
+    """Whether a column of this name holds keys or row numbers, so that it is no dimension."""
+    return name in KEYS or INDEX.fullmatch(name) is not None
+
+
+def _is_numeric(kind):
+    import pyarrow as pa
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 def _is_list(kind):

@@ -117,6 +117,36 @@ def test_tables_of_numbers(work, tmp_path):
         assert check(work)["keys"] == "track ids"
 
 
+# what pandas and R write beside the vectors, and further keys: (column, whether it is the index of the frame)
+BESIDE = [(None, True), ("Unnamed: 0", False), ("index", False), ("idx", False), ("track_id", False), ("id", False)]
+
+
+@pytest.mark.parametrize("name, indexed", BESIDE)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_row_numbers_and_further_keys_are_no_dimensions(work, tmp_path, capsys, name, indexed, suffix):
+    table = frame().set_index(pd.Index([7, 8, 9, 10]))
+    if not indexed:
+        table.insert(0, name, table.index)
+    if suffix == "csv":
+        table.to_csv(tmp_path / "mine.csv", index=indexed)
+    else:
+        table.to_parquet(tmp_path / "mine.parquet", index=indexed)
+    run(work, "--file", tmp_path / f"mine.{suffix}")
+    unnamed = "" if suffix == "csv" else "__index_level_0__"
+    assert check(work)["columns_left_out"] == [unnamed if indexed else name]
+    assert "1 columns that hold no values of the vectors are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("values", [[["loud"], ["soft"]], [[[1.0, 2.0]], [[3.0, 4.0]]]])
+def test_lists_that_are_no_vectors_are_left_out(work, tmp_path, values):
+    table = pd.DataFrame({"trackid": KEYS[:2], "words": values})
+    table.to_parquet(tmp_path / "words.parquet")
+    refused(work, "no column of numbers", "--file", tmp_path / "words.parquet")
+    frame().assign(words=values * 2).to_parquet(tmp_path / "both.parquet")
+    run(work, "--file", tmp_path / "both.parquet")
+    assert check(work)["columns_left_out"] == ["words"]
+
+
 @pytest.mark.parametrize("column, keys, flags", [
     ("idx", ORDER, ()), ("track_id", ORDER, ()), ("track_id", KEYS, ()), ("song", KEYS, ("--id-column", "song")),
     ("song", ORDER, ("--id-column", "song", "--keys", "row"))])
