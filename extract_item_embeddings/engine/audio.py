@@ -17,7 +17,6 @@ import struct
 import subprocess
 import sys
 import threading
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ import numpy as np
 from extract_item_embeddings.engine import containers, quality
 from harness.errors import WorkError
 from harness.files import atomic
+from harness.ids import normal
 
 SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf
     m4a m4b mp4 aac ac3 wma wv ape tta mka webm amr dsf mpc""".split())).split())
@@ -78,18 +78,18 @@ def _write_track_list(path, stems):
 def find(folder, ids):
     """The file of each track: list of Path or None, in the order of `ids`.
 
-    Files are matched by stem in Unicode NFC, at any depth, following symbolic links; a track id is never joined to
-    a path, so no id can point outside the folder. Two files with the same stem and two ids of the same form are
-    WorkErrors. Files whose names are not UTF-8 belong to no track; they are named on stderr.
+    Files are matched by stem, compared as every id is (harness/ids.py), at any depth, following symbolic links; a track
+    id is never joined to a path, so no id can point outside the folder. Two files with the same stem and two ids of
+    the same form are WorkErrors. Files whose names can be no id belong to no track; they are named on stderr.
     """
     known, foreign = _scan(folder)
     if foreign:
         print(_named(foreign), file=sys.stderr)
     forms = {}
     for i in ids:
-        if (other := forms.setdefault(unicodedata.normalize("NFC", i), i)) != i:
-            raise WorkError(f"the track ids {ascii(other)} and {ascii(i)} differ only in their Unicode form; leave one "
-                            "of them in trackid_sorted.csv")
+        if (other := forms.setdefault(normal(i), i)) != i:
+            raise WorkError(f"the track ids {ascii(other)} and {ascii(i)} differ only in their Unicode form or in "
+                            "blanks around them; leave one of them in trackid_sorted.csv")
     paths = [known.get(form, []) for form in forms]
     double = [(i, p) for i, p in zip(ids, paths, strict=True) if len(p) > 1]
     if double:
@@ -97,7 +97,8 @@ def find(folder, ids):
         more = f" ({len(double)} tracks have this)" if len(double) > 1 else ""
         a, b = a.relative_to(folder), b.relative_to(folder)
         if a.stem != b.stem:
-            a, b, more = ascii(str(a)), ascii(str(b)), f", whose names differ only in their Unicode form{more}"
+            a, b = ascii(str(a)), ascii(str(b))
+            more = f", whose names differ only in their Unicode form or in blanks around them{more}"
         raise WorkError(f"track {track} has more than one file, {a} and {b}{more}; leave one file per track")
     if not any(paths):
         raise WorkError(f"none of the {len(ids)} tracks of the track list has a file under {folder}; files "
@@ -106,7 +107,7 @@ def find(folder, ids):
 
 
 def _scan(folder):
-    """What has the suffix of an audio file under `folder`: ({stem in NFC: [paths]}, [paths without a UTF-8 name])."""
+    """What has the suffix of an audio file under `folder`: ({id of its stem: [paths]}, [paths that can have no id])."""
     paths, foreign, seen = {}, [], set()
     for here, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -119,19 +120,19 @@ def _scan(folder):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() not in SUFFIXES or name.startswith("."):
                 continue
-            if name.isprintable() or not any("\ud800" <= c <= "\udfff" for c in name):
-                paths.setdefault(unicodedata.normalize("NFC", stem), []).append(Path(here, name))
+            if name.isprintable() or not any("\ud800" <= c <= "\udfff" or c == "\r" for c in stem.strip()):
+                paths.setdefault(normal(stem), []).append(Path(here, name))
             else:
                 foreign.append(Path(here, name).relative_to(folder))
     return paths, foreign
 
 
 def _named(foreign):
-    """The sentence about files whose names are not UTF-8."""
-    names = [os.fsencode(p).decode("utf-8", "backslashreplace") for p in foreign]
+    """The sentence about files whose names can be no track id."""
+    names = [os.fsencode(p).decode("utf-8", "backslashreplace").replace("\r", "\\r") for p in foreign]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (f"skipped, because the name is not UTF-8, as a track id must be: {', '.join(names[:3])}{more}; rename such "
-            "files, for example with convmv")
+    return ("skipped, because the name is not UTF-8 or holds a carriage return, as no track id may: "
+            f"{', '.join(names[:3])}{more}; rename such files, for example with convmv")
 
 
 # --------------------------------------------------------------------------- decoding

@@ -2,11 +2,10 @@
 
 A csv, by comma or tab, with the columns trackid (also track_id, id) and path, or text with one path per line, whose
 track id is the file's stem; `path` alone may be its first line. Paths are relative to the list's folder. No directory
-is read. Blanks around a cell are no part of it.
+is read. Blanks around a cell are no part of it, and ~/ is the home of the user.
 """
 import csv
 import re
-import unicodedata
 from pathlib import Path
 
 from harness import quotes
@@ -15,7 +14,7 @@ from harness.ids import normal, plain
 
 
 def read(path):
-    """{track id in NFC: Path} of a list; WorkError for text that is no list, and for a track that stands twice."""
+    """{track id as compared: Path} of a list; WorkError for text that is no list, and for a track that stands twice."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UsageError(f"--files {path} does not exist")
@@ -23,7 +22,9 @@ def read(path):
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise WorkError(f"--files {path} is not text in UTF-8 ({e})") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "\0" in text:
+        raise WorkError(f"--files {path} is not text, as it has NUL bytes")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]  # a name may hold other ends of a line
     delimiter = "\t" if lines and "\t" in lines[0] else ","
     columns = _columns(path, lines[0], delimiter) if lines else []
     found = _rows(path, text, delimiter, columns) if columns else [(Path(line).stem, line) for line in lines]
@@ -34,7 +35,7 @@ def read(path):
         track = normal(track)
         if track in files:
             raise WorkError(f"--files {path}: track {track} has more than one file; leave one of them")
-        files[track] = path.parent / Path(name).expanduser()
+        files[track] = path.parent / (Path(name).expanduser() if name.startswith("~/") else name)
     return files
 
 
@@ -77,7 +78,7 @@ def _rows(path, text, delimiter, columns):
 
 def paths_of(files, ids, path):
     """The file of each track, list of Path or None, in the order of `ids`; WorkError where the list has none."""
-    found = [files.get(unicodedata.normalize("NFC", i)) for i in ids]
+    found = [files.get(normal(i)) for i in ids]
     if not any(found):
         raise WorkError(f"none of the {len(ids)} tracks of the track list is in --files {path}, whose tracks look like "
                         f"{next(iter(files))}")

@@ -4,8 +4,9 @@ import json
 import numpy as np
 import pytest
 
+import dataset
 from extract_item_embeddings import mfcc
-from extract_item_embeddings.engine import file_lists, shards
+from extract_item_embeddings.engine import audio, file_lists, shards
 from harness.errors import UsageError, WorkError
 from tests.extract_item_embeddings.test_audio import tone, write
 
@@ -72,6 +73,42 @@ def test_paths_alone_with_and_without_a_header(sounds, tmp_path, text):
         "t0": sounds / "deep" / "t0.wav", "t1, live": sounds / "deep" / "t1, live.wav"}
 
 
+def test_names_of_files_are_taken_as_they_are(tmp_path):
+    names = ["~b", "c\u2028d", "e\x85f", "g\x1ch", "i,j"]
+    for name in names:
+        write(tmp_path / f"{name}.wav", tone(1, 22050), 22050)
+    (tmp_path / "list.txt").write_text("".join(f"{name}.wav\r\n" for name in names), encoding="utf-8", newline="")
+    assert file_lists.read(tmp_path / "list.txt") == {name: tmp_path / f"{name}.wav" for name in names}
+    extract(tmp_path / "w", "--files", tmp_path / "list.txt")
+
+
+def test_the_home_of_the_user_in_a_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "list.txt").write_text("~/a.wav\n")
+    assert file_lists.read(tmp_path / "list.txt") == {"a": tmp_path / "home" / "a.wav"}
+
+
+def test_blanks_around_an_id_are_no_part_of_it(tmp_path):
+    write(tmp_path / " a.wav", tone(1, 22050), 22050)
+    files = {"a": tmp_path / " a.wav"}
+    assert file_lists.paths_of(files, [" a"], "list") == list(files.values())
+    assert audio.find(tmp_path, ["a"]) == audio.find(tmp_path, ["a "]) == list(files.values())
+    audio.make_track_list(tmp_path / "trackid_sorted.csv", tmp_path)
+    assert (tmp_path / "trackid_sorted.csv").read_text() == "idx,trackid\n0,a\n"
+    write(tmp_path / "a .flac", tone(1, 22050), 22050)
+    with pytest.raises(WorkError, match="' a.wav' and 'a .flac'|'a .flac' and ' a.wav'"):
+        audio.find(tmp_path, ["a"])
+
+
+def test_a_name_with_a_carriage_return_is_named_and_skipped(tmp_path, capsys):
+    (tmp_path / "sounds").mkdir()
+    for name in ("a\rb.wav", "c\nd.wav"):
+        write(tmp_path / "sounds" / name, tone(1, 22050), 22050)
+    extract(tmp_path / "w", "--audio", tmp_path / "sounds")
+    assert r"holds a carriage return, as no track id may: a\rb.wav; rename" in capsys.readouterr().err
+    assert dataset.read_tracks(tmp_path / "w")[0] == ["c\nd"]
+
+
 @pytest.mark.parametrize("header", ["track,path", "trackid;path", "trackid,filename", "id\tfile", "idx,trackid",
                                     '"file name","seconds"', "song|audio_path"])
 def test_a_header_of_another_table_is_refused(sounds, tmp_path, header):
@@ -92,7 +129,8 @@ def test_tracks_that_a_list_lacks_fail_with_a_reason(sounds, tmp_path):
     ("", "names no file"), ("a.wav\nb/a.wav\n", "more than one file"),
     ("trackid,path\na,b,c\n", "line 2: the row has 3"), ("track_id,path\n ,t0.wav\n", "line 2: the row has no trackid"),
     ("trackid,path\na, \n", "line 2: the row has no path"),
-    ("x.wav\ny.wav\n", "none of the 8 tracks"), (b"\xff\xfe.wav", "not text in UTF-8")])
+    ("x.wav\ny.wav\n", "none of the 8 tracks"), (b"\xff\xfe.wav", "not text in UTF-8"),
+    (b"deep/t0.wav\ndeep/\0.wav\n", "has NUL bytes")])
 def test_lists_that_are_none_are_refused(sounds, tmp_path, text, says):
     extract(tmp_path / "w", "--audio", sounds)
     path = tmp_path / "list.csv"
