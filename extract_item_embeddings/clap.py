@@ -47,8 +47,12 @@ class CLAP(pretrained.Pretrained):
         config = read_json(self.files.beside["config.json"])
         self.config = {k: config[k] for k in ("audio_config", "projection_dim", "projection_hidden_act") if k in config}
         self.mel = read_json(self.files.beside["preprocessor_config.json"])
-        self.dim = config.get("projection_dim", self.DIM)
-        if config.get("audio_config", {}).get("enable_fusion"):
+        (self.dim,) = weights.sizes({"projection_dim": self.DIM, **config}, self.files.beside["config.json"], SOURCE,
+                                    "projection_dim")
+        if not isinstance(audio_config := config.get("audio_config", {}), dict):
+            raise WorkError(f"{self.files.beside['config.json']} gives audio_config {audio_config!r}, no object; use "
+                            f"the file published with the weights of {SOURCE.repo}")
+        if audio_config.get("enable_fusion"):
             raise WorkError(f"{self.files.beside['config.json']} enables the fusion of random crops; use weights "
                             "without it, such as laion/larger_clap_music")
         if self.mel.get("sampling_rate", 48000) != self.SAMPLE_RATE or self.mel.get("max_length_s", 10) != self.WINDOW:

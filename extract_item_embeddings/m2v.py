@@ -54,7 +54,8 @@ class Music2Vec(pretrained.Pretrained):
     def sizes(self):
         config = read_json(self.files.beside["config.json"])
         self.config = {k: v for k, v in config.items() if k not in ("model_type", "architectures")}
-        self.dim, self.depth = config["hidden_size"], config["num_hidden_layers"]
+        self.dim, self.depth = weights.sizes(config, self.files.beside["config.json"], self.source(), "hidden_size",
+                                             "num_hidden_layers")
 
     def build(self):
         from transformers import Data2VecAudioConfig, Data2VecAudioModel

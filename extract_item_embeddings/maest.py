@@ -81,12 +81,9 @@ class MAEST(pretrained.Pretrained):
         self.spectrogram = maest.spectrogram(read_json(sound), sound)
         self.config = {k: config[k] for k in maest.SIZES if k in config}
         frames = self.size // self.spectrogram["hop_length"] + 1
-        try:
-            self.dim, self.depth = 3 * config["hidden_size"], config["num_hidden_layers"]
-            holds = config["max_length"]
-        except KeyError as e:
-            raise WorkError(f"{path} lacks {e}, which a spectrogram transformer needs; use the weights of "
-                            f"{self.source().repo}") from None
+        width, self.depth, holds = weights.sizes(config, path, self.source(), "hidden_size", "num_hidden_layers",
+                                                 "max_length")
+        self.dim = 3 * width
         patch, stride = self.config.get("patch_size", 16), self.config.get("time_stride", 10)
         if (frames - patch) // stride > (holds - patch) // stride:
             raise WorkError(f"{path} is for {holds} frames, fewer than the {frames} of "

@@ -63,7 +63,8 @@ class MERT(pretrained.Pretrained):
             raise WorkError(f"{self.files.beside['config.json']} enables {' and '.join(added)}, which HuBERT does not "
                             "have; use the weights of MERT v1")
         self.config = {k: v for k, v in config.items() if k not in ("model_type", "auto_map", "architectures")}
-        self.dim, self.depth = config["hidden_size"], config["num_hidden_layers"]
+        self.dim, self.depth = weights.sizes(config, self.files.beside["config.json"], self.source(), "hidden_size",
+                                             "num_hidden_layers")
 
     def build(self):
         from transformers import HubertConfig, HubertModel

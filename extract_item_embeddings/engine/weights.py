@@ -123,6 +123,15 @@ def read(path):
     return strip(state, "model.") if all(k.startswith("model.") for k in state) else state
 
 
+def sizes(config, path, source, *names):
+    """The positive whole numbers of these names in a config.json at `path`, in order; WorkError where one is none."""
+    for name in names:
+        if type(value := config.get(name)) is not int or value < 1:
+            said = f"gives {name} {value!r}, no positive whole number" if name in config else f"lacks {name}"
+            raise WorkError(f"{path} {said}; use the file published with the weights of {source.repo}")
+    return tuple(config[name] for name in names)
+
+
 def strip(state, prefix):
     """The part of a state dict under `prefix`, without it."""
     return {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}

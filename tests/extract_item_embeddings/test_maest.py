@@ -186,7 +186,7 @@ def test_safetensors_and_the_names_of_transformers_5_are_the_same_model(tmp_path
 
 @pytest.mark.parametrize("file, key, value, said", [
     ("config.json", "max_length", 626, "is for 626 frames, fewer than the 1876 of 30 s"),
-    ("config.json", "hidden_size", None, "lacks 'hidden_size'"),
+    ("config.json", "hidden_size", None, "lacks hidden_size"),
     ("preprocessor_config.json", "sampling_rate", 32000, "sets sampling_rate to 32000"),
     ("preprocessor_config.json", "log_compression", "log", "sets log_compression to log, which is not MAEST's logC"),
     ("preprocessor_config.json", "std", "none", "must have a number for each of n_fft"),

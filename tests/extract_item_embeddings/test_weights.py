@@ -104,6 +104,10 @@ def damaged(case, folder, good):
         (folder / "config.json").unlink()
     elif case == "another model":
         (folder / "config.json").write_text(json.dumps({**MERT_CONFIG, "deepnorm": True}))
+    elif case == "no size":
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in MERT_CONFIG.items() if k != "hidden_size"}))
+    elif case == "a size in words":
+        (folder / "config.json").write_text(json.dumps({**MERT_CONFIG, "num_hidden_layers": "three"}))
     else:
         torch.save(state, path)
     return folder
@@ -114,7 +118,8 @@ def damaged(case, folder, good):
     ("unexpected key", "has unexpected encoder.layers.9.extra"),
     ("misshapen", "encoder.layer_norm.bias (31,) for (32,)"),
     ("truncated", "cannot be read as weights"), ("text", "not opened"), ("a list", "no table of named tensors"),
-    ("code", "not opened"), ("no config", "has no config.json"), ("another model", "enables deepnorm")])
+    ("code", "not opened"), ("no config", "has no config.json"), ("another model", "enables deepnorm"),
+    ("no size", "lacks hidden_size; use the file"), ("a size in words", "num_hidden_layers 'three', no positive")])
 def test_damaged_weights_are_one_sentence(tmp_path, mert_weights, capsys, case, said):
     sounds(tmp_path / "audio", 24000, a=0.3)
     kept = extract(mert, tmp_path, mert_weights) / "mert.npy"
