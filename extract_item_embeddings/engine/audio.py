@@ -32,8 +32,10 @@ SUFFIXES = frozenset(("." + " .".join("""wav wave w64 rf64 flac ogg oga opus mp3
 SHORTEST = 0.1        # seconds; minimum length of the decoded audio
 REMARKS = re.compile(rb"\[?src/libmpg123|Note: (Illegal|Trying|Hit end|Skipped)|Warning: (Encountered|Real|Xing)")
 MORE = 0.02           # seconds; what another decoder must add to be preferred
-LOST = re.compile(rb"Error while decoding|Error submitting packet|partial file")  # remarks of ffmpeg on damage
+LOST = re.compile(rb"Error while decoding|Error submitting packet|partial file|ended prematurely|Input/output error"
+                  )  # remarks of ffmpeg on damage
 FFMPEG_PATIENCE = 300  # seconds; timeout of a decoder
+FFMPEG_EARLY = 1.0     # seconds by which the times of a file may begin late, so that -t would stop early
 
 
 class AudioError(Exception):
@@ -308,7 +310,7 @@ def _ffmpeg(path, seconds, offset):
     program = shutil.which("ffmpeg")
     if program is None:
         raise AudioError("ffmpeg, which reads more formats, is not installed")
-    limit = ["-t", str(seconds)] if seconds and offset == "start" else []
+    limit = ["-t", str(seconds + FFMPEG_EARLY)] if seconds and offset == "start" else []
     command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}",
                "-map", "0:a:0", *limit, "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
     try:

@@ -1,4 +1,4 @@
-"""How much sound an audio file holds, whatever length its header states: mp3, flac, ogg and wav.
+"""How much sound an audio file holds, whatever length its header states: mp3, flac, ogg, wav and their like.
 
 `measured` counts the frames or pages of the file itself. It is asked only where the length matters: for whole tracks,
 excerpts of the middle, tracks shorter than the excerpt, and files that end earlier than stated.
@@ -36,7 +36,8 @@ def measured(path, kind, rate, total):
     total: samples per channel, as libsndfile reads the header
     """
     held = Held(total, os.fsencode(path), total)
-    method = {"MP3": _mp3, "MPEG": _mp3, "FLAC": _flac, "OGG": _ogg, "WAV": _wav, "WAVEX": _wav}.get(kind)
+    method = {"MP3": _mp3, "MPEG": _mp3, "FLAC": _flac, "OGG": _ogg, "WAV": _wav, "WAVEX": _wav,
+              "AIFF": _sized, "AU": _sized, "W64": _sized, "RF64": _sized}.get(kind)
     if method is None:
         return held
     with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:  # read as looked at
@@ -226,4 +227,18 @@ def _wav(data, rate, held):
         return held._replace(total=_length(whole.getvalue()), source=whole)
     if have < size < STREAMING:
         return held._replace(stated=held.total * size // max(have, 1), damage=END)
+    return held
+
+
+# --------------------------------------------------------------------------- aiff, au, w64, rf64
+
+def _sized(data, rate, held):
+    """Damage if the file is shorter than the size in its header; a size that no file has stands for an unknown one."""
+    def number(begin, end, order="big"):
+        return int.from_bytes(data[begin:end], order)
+    size = {b"FORM": lambda: 8 + number(4, 8), b".snd": lambda: number(4, 8) + number(8, 12),
+            b"riff": lambda: number(16, 24, "little"), b"RF64": lambda: 8 + number(20, 28, "little")
+            }.get(data[:4], lambda: 0)()
+    if len(data) < size < (STREAMING if data[:4] in (b"FORM", b".snd") else 1 << 62):
+        return held._replace(stated=held.total * size // len(data), damage=END)
     return held

@@ -237,9 +237,23 @@ def test_m4a_and_aac(tmp_path):
         assert note or abs(clip.seconds - SECONDS * (1 + name.startswith("joined"))) < 0.2, name
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["a.wma", "a.mka", "a.wv"])
+def test_an_excerpt_by_ffmpeg_is_whole_and_a_missing_end_named(tmp_path, name):
+    """The times of a wma begin late, so that -t alone leaves the excerpt short."""
+    write(tmp_path / "a.wav", SOUND, RATE)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / name], check=True)
+    whole, part = audio.decode(tmp_path / name, 0), audio.decode(tmp_path / name, 2)
+    assert len(part.samples) == 2 * RATE and part.note == whole.note == ""
+    np.testing.assert_array_equal(part.samples, whole.samples[:2 * RATE])
+    path = cut(tmp_path / name, 0.8, tmp_path / f"cut-{name}")
+    assert audio.decode(path, 0).note.startswith("damaged: ffmpeg could not decode all of it")
+
+
 @pytest.mark.parametrize("suffix, note", [
     ("mp3", "damaged: only"), ("flac", "damaged: only"), ("ogg", "damaged: its end is missing"),
-    ("wav", "damaged: only")])
+    ("wav", "damaged: only"), ("aiff", "damaged: only"), ("au", "damaged: only"), ("w64", "damaged: only"),
+    ("rf64", "damaged: only")])
 def test_a_missing_end_is_named_unless_the_excerpt_lies_before_it(tmp_path, suffix, note):
     data = encoded(tmp_path, suffix)
     path = cut(tmp_path / f"whole.{suffix}", 0.6, tmp_path / f"a.{suffix}")
