@@ -106,8 +106,9 @@ class Table:
         self.place = names.index(self.key)
         self.width = len(names)
         first_unnamed = 0 if names[0] == "" else None   # the index of pandas and R
-        numbers = [i for i in range(len(names)) if i not in (self.place, first_unnamed) and not _is_label(names[i])
-                   and all(_is_number(r[i]) for r in rows)]
+        numbers = [i for i in range(len(names)) if i not in (self.place, first_unnamed)
+                   and all(_is_number(r[i]) for r in rows)
+                   and not _is_label(names[i], _counts_rows([r[i] for r in rows]))]
         self.columns, self.names = numbers, names
         self.left_out = [names[i] for i in range(len(names)) if i != self.place and i not in set(numbers)]
         return bool(rows) and all(_is_row(r[self.place]) for r in rows)
@@ -183,7 +184,8 @@ class Table:
             raise WorkError(f"{self.path}: the column {self.key} must hold track ids or row numbers, but holds {kind}")
         others = [f for f in schema if f.name != self.key]
         lists = [f.name for f in others if _is_list(f.type) and _is_numeric(f.type.value_type)]
-        numbers = [f.name for f in others if _is_numeric(f.type) and not _is_label(f.name)]
+        numbers = [f.name for f in others if _is_numeric(f.type)
+                   and not _is_label(f.name, pa.types.is_integer(f.type))]
         if len(lists) > 1:
             raise WorkError(f"{self.path} has {len(lists)} columns of lists ({_some(lists)}); leave the one with the "
                             "vectors")
@@ -239,9 +241,17 @@ def _is_row(key):
     return key.isascii() and key.isdecimal() and (key == "0" or key[0] != "0")
 
 
-def _is_label(name):
-    """Whether a column of this name holds keys or row numbers, so that it is no dimension."""
-    return name in KEYS or INDEX.fullmatch(name) is not None
+def _is_label(name, counts):
+    """Whether a column of this name holds keys or row numbers, so that it is no dimension.
+
+    counts: whether its values may be numbers of rows; a word of a tf-idf may be called index, too
+    """
+    return name in KEYS or counts and INDEX.fullmatch(name) is not None
+
+
+def _counts_rows(cells):
+    """Whether texts may be the numbers of rows: all are whole and none is there twice."""
+    return all(map(_is_row, cells)) and len({*cells}) == len(cells)
 
 
 def _is_numeric(kind):

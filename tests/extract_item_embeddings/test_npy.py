@@ -137,6 +137,13 @@ def test_row_numbers_and_further_keys_are_no_dimensions(work, tmp_path, capsys, 
     assert "1 columns that hold no values of the vectors are left out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("weights", [[.5, 0, 0, .25], [0, 0, 0, 0]])
+def test_a_word_called_index_is_a_dimension(work, tmp_path, weights):
+    pd.DataFrame({"trackid": KEYS, "index": weights, "other": VALUES[:, 0]}).to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv")
+    assert np.array_equal(made(work)[0][ORDER, 0], np.float32(weights)) and made(work)[1]["dim"] == 2
+
+
 @pytest.mark.parametrize("values", [[["loud"], ["soft"]], [[[1.0, 2.0]], [[3.0, 4.0]]]])
 def test_lists_that_are_no_vectors_are_left_out(work, tmp_path, values):
     table = pd.DataFrame({"trackid": KEYS[:2], "words": values})
