@@ -2,7 +2,8 @@
 
     weights = decay.weights(split, hours=12)                 csr float64 (U, n_hot), summed over the plays of each pair
 
-A play weighs 0.9 ** (age / hours); its age is the time to the last play of train, or to the user's last one (by_user).
+A play weighs 0.9 ** (age / hours), a row of several plays as many times that; its age is the time to the last play of
+train, or to the user's last one (by_user).
 The plays are those of ranking/plays.py.
 """
 from __future__ import annotations
@@ -29,7 +30,7 @@ def weights(split: Split, hours: float, part: str = "val", by_user: bool = False
     with duckdb.connect() as con:
         plays.read(con, split, part)
         last = 'max(moment) over (partition by "row")' if by_user else "max(moment) over ()"
-        found = con.execute(f"""select "row", col, sum({RATE} ** ((last - moment) / {3600e6 * hours})) as weight
+        found = con.execute(f"""select "row", col, sum(n * {RATE} ** ((last - moment) / {3600e6 * hours})) as weight
             from (select *, {last} as last from played) group by "row", col""").fetchnumpy()
     if not len(found["row"]):
         raise plays.foreign(split)

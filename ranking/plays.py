@@ -2,7 +2,8 @@
 
 The plays of the history at a part are those of its pairs before `events_before` of data/rules.json, or before the test
 date of the split, or, where each user's last tracks are held out (leave-one-out), up to the user's first play of those;
-of a random split all plays of its pairs. A split by dates has the plays from the start of its train period on.
+of a random split all plays of its pairs, and of a given split as many of a pair, the first ones, as its `count` says.
+A split by dates has the plays from the start of its train period on.
 """
 from __future__ import annotations
 
@@ -78,25 +79,33 @@ def _ends(split, part):
 
 
 def read(con: DuckDBPyConnection, split: Split, part: str = "val") -> None:
-    """Fill the table `played` of a connection: a row for each play of the history at `part`, with the codes of its user
-    ("row") and its item (col), and its time in microseconds (moment).
+    """Fill the table `played` of a connection: a row of plays.pqt for each play of the history at `part`, with the
+    codes of its user ("row") and its item (col), its time in microseconds (moment), and how many plays it stands for
+    (n, 1 where plays.pqt has no column `count`).
 
     WorkError where plays.pqt cannot be read as plays with times.
     """
     import duckdb
     import pyarrow as pa
-    history, ends = split.history(part).tocoo(), _ends(split, part)
+    history, ends = split.history(part, "count").tocoo(), _ends(split, part)
     pairs = {"user_id": split.users[history.row], "track_id": split.tracks[history.col],
-             "row": history.row.astype(np.int64), "col": history.col.astype(np.int64)}
+             "row": history.row.astype(np.int64), "col": history.col.astype(np.int64),
+             "known": history.data.astype(np.int64)}
     con.register("pairs", pa.table(pairs if ends is None else pairs | {"until": ends[history.row]}))
     start, end, path = start_of(split), end_of(split, part), split.workdir / "plays.pqt"
     limits = [f"epoch_us(timestamp) {sign} {limit}" for sign, limit in
               ((">=", start), ("<", end), ("<=", None if ends is None else "until")) if limit is not None]
     try:
+        columns = [row[0] for row in con.execute(f"describe from {parquet_rows(path)}").fetchall()]
+        n = "plays.count::bigint" if "count" in columns else "1::tinyint"
+        if _request(split).get("protocol") == "given":      # its parts have no dates
+            n = f"""(least({n}, known - coalesce(sum({n}) over (partition by "row", col order by timestamp
+                    rows between unbounded preceding and 1 preceding), 0)))::bigint"""
         con.execute(f"""create temp table played as
-            select "row", col, epoch_us(timestamp) as moment from {parquet_rows(path)} as plays
-            join pairs on pairs.user_id = plays.user_id and pairs.track_id = plays.track_id
-            {"where " * bool(limits) + " and ".join(limits)}""")
+            select * from (select "row", col, epoch_us(timestamp) as moment, {n} as n
+                from {parquet_rows(path)} as plays
+                join pairs on pairs.user_id = plays.user_id and pairs.track_id = plays.track_id
+                {"where " * bool(limits) + " and ".join(limits)}) where n > 0""")
     except duckdb.Error as e:
         raise WorkError(f"{path} cannot be read as plays with times ({str(e).splitlines()[0]})") from None
 

@@ -41,7 +41,11 @@ def of(split, order, part="val", latest=None):
                         ((split.users, "row"), (split.tracks, "col")))
         con.register("ties", pa.table({"row": tied["row"], "col": tied["col"],
                                        "tie": tie_key(users, items, seed=0).numpy()}))
-        found = con.execute(f"""select "row", col from played join ties using ("row", col) {last}
+        log = 'played join ties using ("row", col)'
+        if con.execute("select bool_or(n > 1) from played").fetchone()[0]:     # a row is several plays
+            n = "n" if latest is None else f"least(n, {int(latest)})"
+            log = f'(select "row", col, moment, tie, unnest(range({n})) as nth from {log})'
+        found = con.execute(f"""select "row", col from {log} {last}
             order by "row", moment, tie, col""").fetchnumpy()
     if not len(found["row"]):
         raise plays.foreign(split)

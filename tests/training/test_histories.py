@@ -93,6 +93,36 @@ def test_plays_after_the_held_out_track_are_not_in_the_history(tmp_path):
     assert len(histories.of(split, "plays", "test")[1]) > len(histories.of(split, "plays")[1])
 
 
+@pytest.mark.parametrize("latest", [None, 7])
+def test_a_row_of_several_plays_counts_as_so_many(tmp_path, latest):
+    """In the history and in the decayed weights: as where each of them has a row of its own."""
+    log = log_of().drop_duplicates(["user_id", "timestamp"])
+    log = log.assign(count=np.random.default_rng(1).integers(1, 4, len(log)))
+    each = log.loc[log.index.repeat(log["count"])].drop(columns="count")
+    ours, theirs = (dataset.load(made(tmp_path / name, "random", log=rows)) for name, rows in (("a", log), ("b", each)))
+    for found, wanted in zip(*(histories.of(split, "plays", latest=latest) for split in (ours, theirs)), strict=True):
+        assert np.array_equal(found, wanted)
+    for by_user in (False, True):
+        assert np.allclose(*(decay.weights(split, 50, by_user=by_user).toarray() for split in (ours, theirs)))
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_of_a_given_split_a_pair_has_the_plays_of_its_part(tmp_path, counted):
+    """The plays of a pair of train in the weeks of test are the future, which its count leaves out."""
+    log = log_of()
+    date = log.timestamp.sort_values().iloc[PLAYS // 2]
+    dated = dataset.load(made(tmp_path / "dated", "recsys24", "--test-date", str(date), "--train-start", "2020-01-01",
+                              log=log))
+    parts = [pd.read_parquet(path).assign(part=path.stem) for path in (tmp_path / "dated" / "data").glob("*.pqt")]
+    pd.concat(parts).to_parquet(tmp_path / "split.pqt")
+    if counted:
+        log = log.groupby(["user_id", "track_id", "timestamp"]).size().reset_index(name="count")
+    split = dataset.load(made(tmp_path / "w", "given", "--split", str(tmp_path / "split.pqt"), log=log))
+    assert np.allclose(decay.weights(split, 50).toarray(), decay.weights(dated, 50).toarray())
+    assert all(np.array_equal(a, b) for a, b in zip(histories.of(split, "plays"), histories.of(dated, "plays"),
+                                                    strict=True))
+
+
 def test_equal_times_are_broken_for_each_user_otherwise(tmp_path):
     log = pd.DataFrame({"user_id": np.repeat(np.arange(30), 8), "track_id": np.tile(np.arange(8), 30)})
     log["timestamp"] = pd.Timestamp("2020-01-01").as_unit("us")
