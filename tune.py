@@ -121,7 +121,8 @@ def run_trials(trials, where, args):
         reasons |= dict(failed)
     now = runs.split_checksums(where)
     finished = [(name, config) for name, config in runs.find_runs(where)
-                if config.get("status") == "finished" and not runs.changed_since(config, now)]
+                if config.get("status") == "finished" and {"recommender", "arguments", "wall_seconds"} <= config.keys()
+                and not runs.changed_since(config, now)]
     references = references_of(where, args.metric)
     for trial in trials:
         trial.reason = reasons[trial.job]

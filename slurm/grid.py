@@ -230,6 +230,8 @@ def main(argv=None):
         raise UsageError("--jobs is for --local; Slurm runs as many as it has room for")
     if args.processes > 1 and args.mode == "local":
         raise UsageError("--processes is for --print and --submit; on this machine start each run with torchrun")
+    if args.wait and args.mode != "submit":
+        raise UsageError("--wait is for --submit; --local ends when the runs are over, and --print starts none")
     if args.report:
         return submit.report(expanded(args.report))
     workdir, stages = stages_of(args, script, places, flags)

@@ -163,6 +163,7 @@ BAD = {
     (): "nothing to do; name a SCRIPT",
     ("--file", "nosuch.yaml"): "--file nosuch.yaml is no file",
     ("train.py", "--model", "content", "--processes", "2"): "--processes is for --print and --submit",
+    ("knn.py", "--wait"): "--wait is for --submit",
     ("--report", "nosuch"): "nosuch holds no plan.json",
     ("knn.py", "--names", "nosuch"): "no run of 1 can be made in",
 }

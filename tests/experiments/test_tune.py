@@ -246,6 +246,14 @@ def test_a_repeated_search_makes_only_what_is_missing(tiny, tmp_path):
     assert trials(tiny)["run"].tolist()[:3] == first["run"].tolist()
 
 
+def test_a_run_of_somebody_else_among_the_trials_is_passed_over(tiny, tmp_path):
+    other = tiny / "tuning" / "runs" / "a_foreign_run"
+    other.mkdir(parents=True)
+    (other / "config.json").write_text(json.dumps({"status": "finished", "parts": ["val"]}))
+    call(tiny, spaces(tmp_path), "ease", "--trials", "1")
+    assert (trials(tiny)["value"].astype(float) > 0).all()
+
+
 def test_equal_figures_go_to_the_earlier_trial():
     same = [tune.Trial(method({"l2": [1]}), n, {}, {"l2": n}, None, value=0.5) for n in (1, 2, 3)]
     assert tune.chosen_of(same)[0][0].number == 1
