@@ -225,9 +225,11 @@ class Run:
         made = self.embedding or "no embedding"
         what = f"{registry.title(self.recommender)}, {'ID embeddings' if made == 'random' else made}"
         epochs = f"{results['epochs']} epochs, " if results.get("epochs") else ""
+        parts = results.get("parts", [])
+        lists = (f"lists in preds/{self.name}_{{{','.join(parts)}}}.pqt; next: python table.py --workdir "
+                 f"{self.workdir}") if parts else "no lists, as this split has no part that it can rank"
         return (f"{self.name}: {what}: {'val ' + self.reached if self.reached else 'no val part'}; {epochs}"
-                f"{time.time() - self.started:.1f} s; lists in preds/{self.name}_"
-                f"{{{','.join(results.get('parts', []))}}}.pqt; next: python table.py --workdir {self.workdir}")
+                f"{time.time() - self.started:.1f} s; {lists}")
 
     def _check_inputs(self):
         for i in self._inputs:

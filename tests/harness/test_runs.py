@@ -135,6 +135,15 @@ def test_the_manifest_says_how_it_was_made(tmp_path):
         assert len(manifest["git"]["commit"]) == 40 and manifest["git"]["dirty"] in (True, False)
 
 
+@pytest.mark.parametrize("parts, said", [
+    (["test", "val"], r"lists in preds/demo_s42_\w+_\{test,val\}\.pqt; next: python table\.py"),
+    ([], r"no lists, as this split has no part that it can rank$")])
+def test_the_last_line_names_lists_that_are_there(tmp_path, capsys, parts, said):
+    with runs.Run(tmp_path, "demo", {"seed": 42}) as run:
+        run.finish(parts=parts)
+    assert re.search(said, capsys.readouterr().out.strip())
+
+
 def test_two_runs_of_one_request_at_once(tmp_path):
     source = tmp_path / "input"
     source.write_text("1")
