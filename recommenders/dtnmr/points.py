@@ -246,8 +246,12 @@ def running_maximum(level, user):
 def playlists_of_split(split, order=None, history=1):
     """(Playlists, track ids) of a split: train in time's order, then val, then test; no behaviour.
 
-    history: rows of a playlist before its first training point. A song is in a playlist once.
+    history: rows of a playlist before its first training point. A song is in a playlist once. Equal times, or counts,
+    are no order: a hash of user and track breaks them, as in Split.sequences.
     """
+    import torch
+
+    from harness.ties import tie_key
     indptr, items = split.sequences(order)
     user, item = [np.repeat(np.arange(split.n_users), np.diff(indptr))], [items]
     position = np.arange(len(items)) - indptr[user[0]]
@@ -256,7 +260,8 @@ def playlists_of_split(split, order=None, history=1):
         if part in split.parts:
             pairs = split.part(part)
             key = pairs.count if pairs.time is None or order == "count" else pairs.time
-            rows = np.lexsort((pairs.item, key, pairs.user))
+            tie = tie_key(torch.from_numpy(split.users[pairs.user]), torch.from_numpy(split.tracks[pairs.item]), seed=0)
+            rows = np.lexsort((tie.numpy(), key, pairs.user))
             user.append(pairs.user[rows])
             item.append(pairs.item[rows])
             level.append(np.full(len(rows), number, np.int8))

@@ -24,7 +24,7 @@ from recommenders.dtnmr import training as dtnmr_training
 from tests.conftest import ROOT
 from tests.worlds import kkbox
 from tests.worlds.dtnmr_world import SMALL, listening_world, network_of, world_of
-from tests.worlds.world import tiny_workspace
+from tests.worlds.world import tiny_workspace, write_pairs, write_tracks
 
 # --------------------------------------------------------------------------- encoding
 
@@ -216,6 +216,18 @@ def test_a_workspace_without_points_takes_its_split_in_order(tmp_path):
             later += split.tracks[pairs.item[rows[pairs.time[rows].argsort()]]].tolist()
         assert mine[n:].tolist() == later and len(later) > 1
         assert (lists.point[lists.indptr[user]:lists.indptr[user + 1]] == (np.arange(len(mine)) >= 3)).all()
+
+
+def test_equal_times_of_held_out_songs_are_broken_for_each_user_otherwise(tmp_path):
+    """As in train, and not by the songs' numbers, which the songs of an album share with their order."""
+    users, songs = np.repeat(np.arange(40), 6), np.tile(np.arange(6), 40)
+    write_tracks(tmp_path, 12)
+    for part, shift in (("train", 0), ("test", 6)):
+        write_pairs(tmp_path, part, users, (songs + 6 * (users % 2) + shift) % 12, seconds=np.full(240, shift))
+    lists, tracks = dtnmr_points.playlists_of_split(dataset.load(tmp_path))
+    for part in (lists.level == 0, lists.level == 2):
+        orders = {tuple(tracks[part & (lists.user == user)]) for user in range(0, 40, 2)}
+        assert len(orders) > 15
 
 
 def test_batches_hold_every_point_once_in_runs_of_neighbours():
