@@ -8,8 +8,9 @@ on another machine: prepare and split the data there as before, restore the runs
 new. Runs whose split is another one are refused. Lists and weights are not kept, so table.py --by and report.py need
 the runs made again.
 
-    results/<name>/runs/runs.pqt              run, its manifest as json (without paths of the machine), and the means
-                                              and half-widths of all its metrics in each part, as json
+    results/<name>/runs/runs.pqt              run, its manifest as json (without paths of the machine), the means and
+                                              half-widths of all its metrics in each part, and the seeds of those that
+                                              rest on a draw (SubsetAccuracy), as json
     results/<name>/runs/<part>/<recommender>.pqt    user_id, and a column RUN:METRIC for each run
     results/<name>/runs/workspace.json        the small files of the workspace that tables read
 
@@ -67,9 +68,10 @@ def keep(workdir, name, metrics=(), root=stored.ROOT):
     cells, _ = collect(workdir)
     folder, lines, frames = root / "results" / name / "runs", [], {}
     for run, config in sorted((found for cell in cells for found in cell.runs), key=lambda found: found[0]):
-        means, users = _metrics_of(workdir, run, config, metrics)
+        means, users, seeds = _metrics_of(workdir, run, config, metrics)
         manifest = {k: v for k, v in config.items() if k not in OF_THE_MACHINE}
-        lines.append({"run": run, "config": json.dumps(manifest), "means": json.dumps(means)})
+        lines.append({"run": run, "config": json.dumps(manifest), "means": json.dumps(means),
+                      "seeds": json.dumps(seeds)})
         for part, frame in users.items():
             frames.setdefault(f"{part}/{config['recommender']}", []).append(frame)
     if not lines:
@@ -104,19 +106,22 @@ def shown_metrics(workdir):
 
 
 def _metrics_of(workdir, run, config, metrics):
-    """({part: {column: [mean, half-width]}}, {part: values of users by user_id, columns RUN:METRIC}) of a run."""
-    from evaluation.files import read_metrics, read_rows
-    means, users, remedy = {}, {}, f"python metrics.py {run} makes it again"
+    """({part: {column: [mean, half-width]}}, {part: values of users by user_id, columns RUN:METRIC}, {part: {column:
+    seed}}) of a run."""
+    from evaluation.files import read_metrics, read_rows, seeds_of
+    means, users, seeds, remedy = {}, {}, {}, f"python metrics.py {run} makes it again"
     for part in [part + kind for part in config.get("parts", []) for kind in KINDS]:
         path = workdir / "metrics" / f"{run}_{part}.csv"
         if part.endswith(KINDS[1]) and f"metrics/{path.name}" not in config.get("outputs", ()):
             continue
         mean, half = read_rows(path, remedy)
         means[part] = {column: [mean[column], half[column]] for column in mean}
+        if drawn := seeds_of(path):
+            seeds[part] = drawn
         if not part.startswith(SELECTION):
             frame = read_metrics(path, remedy)[0].set_index("user_id")
             users[part] = frame[[c for c in metrics if c in frame]].add_prefix(f"{run}:")
-    return means, users
+    return means, users, seeds
 
 
 def _check_users(frames):
@@ -153,13 +158,15 @@ def restore(name, workdir, root=stored.ROOT):
         if not (workdir / path).exists():
             write_json(workdir / path, value)
     values = {}
-    for run, means in zip(kept["run"], map(json.loads, kept["means"]), strict=True):
+    drawn = map(json.loads, kept["seeds"]) if "seeds" in kept else [{}] * len(kept)   # kept by an earlier version
+    for run, means, seeds in zip(kept["run"], map(json.loads, kept["means"]), drawn, strict=True):
         if not (workdir / "runs" / run / "config.json").exists():
             for part, columns in means.items():
                 stem = f"{part}/{configs[run]['recommender']}"
                 if stem not in values and not part.startswith(SELECTION):
                     values[stem] = _frame(f"{folder}/{stem}.pqt", root)
-                _write_metrics(workdir / "metrics" / f"{run}_{part}.csv", columns, values.get(stem), run)
+                _write_metrics(workdir / "metrics" / f"{run}_{part}.csv", columns, values.get(stem), run,
+                               seeds.get(part, {}))
             write_json(workdir / "runs" / run / "config.json", configs[run])   # last: it makes a run of them
     return len(kept)
 
@@ -170,12 +177,20 @@ def _frame(name, root):
     return read_parquet(root / name, remedy="git has it").to_pandas()
 
 
-def _write_metrics(path, columns, values, run):
-    """Means and half-widths as csv, and beside it the run's columns of values of users (None: there are none)."""
+def _write_metrics(path, columns, values, run, seeds):
+    """Means and half-widths as csv, and beside it the run's columns of values of users (None: there are none).
+
+    seeds: {column: seed} of those that rest on a draw
+    """
     import pandas as pd
+    import pyarrow as pa
+
+    from evaluation.files import SEEDS
     if values is not None:
         mine = {c: c.removeprefix(f"{run}:") for c in values if c.startswith(f"{run}:")}
-        write_parquet(path.with_suffix(".pqt"), values[["user_id", *mine]].rename(columns=mine))
+        table = pa.Table.from_pandas(values[["user_id", *mine]].rename(columns=mine), preserve_index=False)
+        write_parquet(path.with_suffix(".pqt"), table.replace_schema_metadata(
+            {**table.schema.metadata, SEEDS: json.dumps(seeds).encode()}))
     write_csv(path, pd.DataFrame(columns, index=["mean", "conf"]))
 
 

@@ -61,6 +61,23 @@ def test_what_needs_lists_says_what_restored_runs_lack(evaluated, project, tmp_p
         table.main(["--metrics", "NDCG@10", "--by", "user-activity", "--workdir", str(tmp_path / "again")])
 
 
+def test_subsets_of_another_draw_are_refused_beside_restored_ones(evaluated, project, tmp_path):
+    asked, shown = ["--subset-size", "2", "--seed"], ["--metrics", "SubsetAccuracy@2", "--workdir"]
+    metrics.main([*asked, "7", "--workdir", str(evaluated)])
+    archive.main(["keep", "small", *shown, str(evaluated)], project)
+    new = tmp_path / "new"
+    shutil.copytree(evaluated, new)
+    for path in new.glob("runs/[!p]*"):     # of popularity alone lists are there
+        shutil.rmtree(path)
+    archive.main(["restore", "small", "--workdir", str(new)], project)
+    popularity = next(path.name for path in new.glob("runs/popularity*"))
+    metrics.main([popularity, *asked, "7", "--workdir", str(new)])
+    table.main([*shown, str(new)])
+    metrics.main([popularity, *asked, "42", "--workdir", str(new)])
+    with pytest.raises(WorkError, match="of subsets drawn with seed"):
+        table.main([*shown, str(new)])
+
+
 def test_no_path_of_the_machine_is_kept(evaluated, project):
     archive.main(["keep", "small", "--workdir", str(evaluated)], project)
     kept = pd.read_parquet(project / "results" / "small" / "runs" / "runs.pqt")
