@@ -239,9 +239,11 @@ def _items(con, files, new):
 def write_vectors(con, path, which, workdir, track_checksum, digest):
     """Align the audio vectors to the tracks, streaming; their entry of dataset.json.
 
-    WorkError for a table without such a column, and for vectors of unequal length.
+    WorkError for a table without such a column, one that holds no lists of numbers, and for vectors of unequal length.
     """
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
     from harness.files import atomic
     from harness.readers import parquet_batches, parquet_schema
@@ -250,33 +252,39 @@ def write_vectors(con, path, which, workdir, track_checksum, digest):
     column = VECTORS[which]
     if missing := {"item_id", column} - set(parquet_schema(path).names):
         raise WorkError(f"{path} has no column {', '.join(sorted(missing))}")
+    kind, ids_kind = (parquet_schema(path).field(name).type for name in (column, "item_id"))
+    if not pa.types.is_integer(ids_kind):
+        raise WorkError(f"{path}: item_id should be whole numbers, but is {ids_kind}")
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not listed or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise WorkError(f"{path}: {column} should be lists of numbers, but is {kind}")
     ids = con.execute("select id from tracks order by code").fetchnumpy()["id"].astype(np.int64)
-    target, matrix, found = workdir / "embeddings" / "yambda.npy", None, 0
+    target, matrix, found = workdir / "embeddings" / "yambda.npy", None, np.zeros(len(ids), bool)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target) as temporary:
         for batch in parquet_batches(path, ["item_id", column], BATCH):
-            items = batch.column(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            items = batch.column(0).drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
             row = np.searchsorted(ids, items).clip(max=len(ids) - 1)
             known = ids[row] == items
-            values = batch.column(1)
-            width = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else None
-            dim = values.type.list_size if width is None else int(width[0]) if len(width) else 0
-            if width is not None and (values.null_count or (width != dim).any()):
-                raise WorkError(f"{path}: the vectors of {column} have unequal lengths")
+            values = batch.column(1).filter(batch.column(0).is_valid())
+            width = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+            if not len(width):
+                continue
+            dim = int(width[0]) if matrix is None else matrix.shape[1]
+            if not dim or (width != dim).any():
+                raise WorkError(f"{path}: the vectors of {column} have unequal lengths, or none")
             flat = values.flatten().to_numpy(zero_copy_only=False).astype("<f4").reshape(-1, dim)
             if matrix is None:
                 matrix = np.lib.format.open_memmap(temporary, "w+", "<f4", (len(ids), dim))
                 matrix[:] = np.nan
-            elif matrix.shape[1] != dim:
-                raise WorkError(f"{path}: the vectors of {column} have unequal lengths")
             matrix[row[known]] = flat[known]
-            found += int(known.sum())
-        if matrix is None or not found:
+            found[row[known]] = True
+        if matrix is None or not found.any():
             raise WorkError(f"{path} has no vector of a track of this log")
         matrix.flush()
         del matrix
     about = {"backend": "yambda", "name": "yambda", "dim": dim, "column": column, "source_checksum": digest,
-             "track_checksum": track_checksum, "failed": {}, "without": len(ids) - found,
+             "track_checksum": track_checksum, "failed": {}, "without": int((~found).sum()),
              "reason": "tracks that embeddings.parquet lacks"}
     write_json(target.with_suffix(".json"), about)
-    return {"yambda": {"rows": found, "dim": dim}}
+    return {"yambda": {"rows": int(found.sum()), "dim": dim}}

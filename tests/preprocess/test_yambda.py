@@ -317,6 +317,10 @@ def test_files_that_are_absent_damaged_or_of_the_other_form(raw, tmp_path):
 
 @pytest.mark.parametrize(("vectors", "says"), [
     ({"item_id": [5, 6], "embed": [[1.0, 2], [1.0]]}, "unequal lengths"),
+    ({"item_id": [5, 6], "embed": pa.array([[1.0, 2], None], pa.list_(pa.float32(), 2))}, "unequal lengths, or none"),
+    ({"item_id": [5, 6], "embed": pa.array([[], []], pa.list_(pa.float32()))}, "unequal lengths, or none"),
+    ({"item_id": [5, 6], "embed": [1.0, 2.0]}, "embed should be lists of numbers, but is double"),
+    ({"item_id": ["5", "6"], "embed": [[1.0, 2], [1.0, 2]]}, "item_id should be whole numbers, but is string"),
     ({"item_id": [7], "embed": [[1.0, 2]]}, "no vector of a track"),
     ({"item_id": [5]}, "has no column embed"),
 ])
@@ -325,6 +329,14 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path, vectors, says):
     with pytest.raises(WorkError, match=says):
         make(damaged(tmp_path, "embeddings.parquet", vectors), tmp_path / "w")
     assert not (tmp_path / "w" / "embeddings" / "yambda.npy").exists()
+
+
+def test_a_track_with_two_vectors_is_one_track(tmp_path):
+    damaged(tmp_path, "flat/50m/listens.parquet", GOOD)
+    make(damaged(tmp_path, "embeddings.parquet", {"item_id": [5, 5], "embed": [[1.0, 2], [3.0, 4]]}), tmp_path / "w")
+    about = json.loads((tmp_path / "w" / "embeddings" / "yambda.json").read_text())
+    assert about["without"] == 1
+    assert json.loads((tmp_path / "w" / "dataset.json").read_text())["embeddings"]["yambda"]["rows"] == 1
 
 
 def test_without_a_network_one_sentence_says_what_to_do(tmp_path, monkeypatch):
