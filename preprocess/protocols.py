@@ -13,8 +13,8 @@ import math
 import duckdb
 
 from harness.errors import WorkError
-from harness.files import exact, parquet_rows, quoted
-from preprocess import row_groups, typed
+from harness.files import exact, parquet_rows
+from preprocess import row_groups, stage, typed
 from preprocess.parts import HOT
 
 PARTS = ("train", "val", "test", "cold_test", "cold_val")
@@ -63,12 +63,9 @@ class Log:
         """plays: Path; columns: its column names; memory: bytes; spill: folder for temporary files beyond that;
         kept: int64 track_ids to restrict the data set to, or None; partition: (number, how many) of the users, or
         None for all of them."""
-        self.con, self.plays = duckdb.connect(), plays
+        self.con, self.plays = stage.session(memory, spill), plays
         self.made = ()   # names of the tables that are there already, made partition by partition
-        self.run(f"set memory_limit='{memory >> 20}MiB'")
-        self.run(f"set temp_directory={quoted(spill)}")
         self.run("set preserve_insertion_order=false")
-        self.run("set enable_progress_bar=false")
         self.run(f"create type part as enum {PARTS}")
         self.dropped, self.restricted = {}, kept is not None
         self.ties = 0   # held-out pairs whose place among a user's tracks rests on the order of equal times

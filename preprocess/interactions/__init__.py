@@ -117,11 +117,8 @@ class Reader:
 
         from preprocess.interactions import formats
         self.args, self.paths, self.path, self.duckdb = args, paths, path, duckdb
-        self.con = duckdb.connect()
-        for name, value in (("memory_limit", f"{engine_memory(args.memory) >> 20}MiB"),
-                            ("temp_directory", str(spill)), ("TimeZone", "UTC")):
-            self.con.execute(f"set {name}={quoted(value)}")
-        self.con.execute("set enable_progress_bar=false")
+        self.con = stage.session(engine_memory(args.memory), spill)
+        self.con.execute("set TimeZone='UTC'")
         recipe = RECIPES.get(args.recipe)
         header = None if args.header is None else args.header == "yes"
         self.log = formats.open_log(self.con, paths, spill, recipe, header, args.bad_rows == "skip", args.item)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from harness import delimited
 from harness.errors import WorkError
 from harness.files import exact, quoted
+from preprocess import stage
 
 COLUMNS = {"train": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type", "target"),
            "test": ("msno", "song_id", "source_system_tab", "source_screen_name", "source_type"),
@@ -57,13 +58,9 @@ class Raw:
 
     def __init__(self, files, memory, spill):
         """files: {name: Path of a plain csv}; memory: bytes for DuckDB; spill: folder for its temporary files."""
-        import duckdb
         self.files, self.texts = files, {}
         self.pool = ThreadPoolExecutor(2)
-        self.con = duckdb.connect()
-        self.run(f"set memory_limit='{memory >> 20}MiB'")
-        self.run(f"set temp_directory={quoted(spill)}")
-        self.run("set enable_progress_bar=false")
+        self.con = stage.session(memory, spill)
         for name, path in files.items():
             columns = ", ".join(f"{quoted(c)}: 'varchar'" for c in columns_of(path, COLUMNS[name]))
             self.run(f"""create view {name} as from read_csv({exact(path)}, columns={{{columns}}}, header=true,

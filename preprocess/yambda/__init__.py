@@ -52,7 +52,6 @@ def add_arguments(parser):
 
 def get_plays(args, workdir):
     """Write the workspace described above; skip it if the files are unchanged."""
-    import duckdb
     files = find(args)
     seen = [hashed(path) for path in files.values()]
     request = {"dataset": "yambda", "size": args.size, "events": args.events, "form": args.form,
@@ -60,9 +59,8 @@ def get_plays(args, workdir):
     with stage.atomic_outputs(workdir / "dataset.json", "yambda") as new:
         if new.same(request, args.overwrite) and all(path.exists() for path in vector_paths(workdir, args, files)):
             return
-        with duckdb.connect() as con, Progress(5, "yambda", "steps") as bar:
-            con.execute(f"set memory_limit='{stage.engine_memory(args.memory) >> 20}MiB'")
-            con.execute(f"set temp_directory={quoted(new.path('spill'))}")
+        with (stage.session(stage.engine_memory(args.memory), new.path("spill")) as con,
+              Progress(5, "yambda", "steps") as bar):
             con.execute("set preserve_insertion_order=false")
             counts = _plays(con, files["events"], args, new, bar)
             stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
