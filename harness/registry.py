@@ -22,6 +22,7 @@ import importlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -168,19 +169,30 @@ def load(script: str) -> ModuleType:
         raise UsageError(f"{script} needs more: {environment.sentence(e.name or 'a package')}") from None
 
 
-def defaults(name: str) -> dict[str, Any]:
-    """Default arguments of a recommender's script as json has them, {} where it is not one of ours or has none."""
+@functools.cache
+def set_by_published(name: str) -> dict[str, tuple[Any, Any]]:
+    """{argument: (its default, its default with --as-published)} of the arguments whose default that flag changes."""
+    usual, published = defaults(name), defaults(name, ["--as-published"])
+    return {key: (usual[key], value) for key, value in published.items()
+            if key != "as_published" and key in usual and usual[key] != value}
+
+
+def defaults(name: str, flags: Sequence[str] = ()) -> dict[str, Any]:
+    """Default arguments of a recommender's script as json has them, {} where it is not one of ours or has none.
+
+    flags: what is given beside them; {} where the script has defaults of its own, or not these flags
+    """
     known = recommender(name)
     if known is None:
         return {}
     try:
         module = importlib.import_module(known.module)
         if hasattr(module, "defaults"):
-            values = module.defaults()
+            values = {} if flags else module.defaults()
         else:
             parse = getattr(module, "parse", None) or module.build_parser().parse_args
             with contextlib.redirect_stderr(io.StringIO()):
-                values = vars(parse([]))
+                values = vars(parse(list(flags)))
     except (ImportError, AttributeError, SystemExit, UsageError):
         return {}
     return json.loads(json.dumps(values, default=str))

@@ -1,9 +1,8 @@
 """Which runs of a workspace show a claim, and the estimate of its effect from them.
 
 Of several settings of one method and representation the one that is best on val counts, never on the part itself; a
-term that is `like` another has that one's settings but for the arguments that differ by the claim. Runs made with
---as-published or a --fusion that is not published count only where a claim asks for them. Runs of another split or
-embedding are left out, as in tables.
+term `like` another has its settings but for what differs by the claim. Runs made with --as-published or a --fusion that
+is not published count only where a claim asks for them. Runs of another split or embedding are left out, as in tables.
 """
 import itertools
 import json
@@ -22,8 +21,8 @@ from harness.run_files import COLD_PARTS
 from harness.runs import UNSAID
 from ledger.statements import CONSTANT, EACH, FEWEST, VERSUS, Term
 
-CLUSTER = "python claims.py --plan --dataset music4all prints the grid for a cluster with Music4All"
 PLAN = "claims.py --plan prints the grid"
+CLUSTER = "python claims.py --plan --dataset music4all prints the grid for a cluster with Music4All"
 ASKED = ("as_published", "fusion")     # arguments whose runs count only where a claim names them
 BESIDES = {"as_published": ("config", "stop_on", "eval_every", "val_users", "patience", "plateau"),
            "stop_on": ("eval_every", "val_users")}   # what else differs between requests where the key does
@@ -287,7 +286,7 @@ def candidates(workspace, term, claim, like=None, anchor=None):
     if like is not None:
         varied = {*term.with_, *(anchor.with_ if anchor else ())}
         free = {"comment", *varied, *(more for key in varied for more in BESIDES.get(key, ()))}
-        plain = [cell for cell in plain if _bare(cell, free) == _bare(like, free)]
+        plain = [cell for cell in plain if _alike(cell, like, free)]
     if term.control:
         shuffled = [c for c in workspace.cells if c.recommender == term.method and c.shuffled and c.runs]
         plain = [found for cell in plain if (found := control_of(cell, plain, shuffled)) is not None]
@@ -308,8 +307,11 @@ def _asked(workspace, cell, term):
         workspace.value(cell, k) for k in ASKED if k not in term.with_)
 
 
-def _bare(cell, free):
-    return {k: v for k, v in cell.request.items() if k not in free}
+def _alike(cell, other, free):
+    """Whether two cells have the same settings but for the free ones, or both leave one that --as-published changes."""
+    usual, pair = registry.set_by_published(cell.recommender), (cell.request, other.request)
+    return all(k in free or pair[0].get(k, ...) == pair[1].get(k, ...) or k in usual and all(
+        r.get(k) == usual[k][bool(r.get("as_published"))] for r in pair) for k in {*pair[0], *pair[1]})
 
 
 def _followers(workspace, cell, anchor, followers, claim):
