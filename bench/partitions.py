@@ -4,7 +4,7 @@ Generated listens in Yambda's format (preprocess/yambda/generate.py) are read an
 piece and in partitions; each command is a process timed from start to end, its peak memory is the kernel's. The parts
 must have the same bytes. By default 10 million rows in 4 partitions within 1 GB; --quick: a million. --full: a log of
 Yambda-500M's size (466,512,103 rows, 100,000 users, 3,004,578 tracks) in 8 partitions within 6 GB, in partitions only
-(not run yet). --plays N: only the split, of N million plays, made of the default log's users again and again under
+(an hour). --plays N: only the split, of N million plays, made of the default log's users again and again under
 other ids, which saves the generating and the reading.
 """
 import shutil
