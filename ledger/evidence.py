@@ -21,8 +21,8 @@ from harness.run_files import COLD_PARTS
 from harness.runs import UNSAID
 from ledger.statements import CONSTANT, EACH, FEWEST, VERSUS, Term
 
-PLAN = "claims.py --plan prints the grid"
 CLUSTER = "python claims.py --plan --dataset music4all prints the grid for a cluster with Music4All"
+PLAN = "claims.py --plan prints the grid"
 ASKED = ("as_published", "fusion")     # arguments whose runs count only where a claim names them
 BESIDES = {"as_published": ("config", "stop_on", "eval_every", "val_users", "patience", "plateau"),
            "stop_on": ("eval_every", "val_users")}   # what else differs between requests where the key does

@@ -55,7 +55,7 @@ def session(memory, spill):
 
     DuckDB keeps the contents of the files that it reads, and begins to spill a sort when it is too late: 349 million
     pairs could not be sorted within 5.4 GiB, whatever was free on the disk. So its cache is off, as the system has its
-    own, and its operators spill from a quarter of the memory on (two fifths were sorted, a half not).
+    own, and its operators spill from a quarter of the memory on (with a third it was sorted, with a half not).
     """
     import duckdb
     con = duckdb.connect()

@@ -104,8 +104,8 @@ def labels(paths) -> list:
     return [names[path] for path in paths]
 
 
-def engine_memory(memory):
-    """DuckDB's limit in bytes so that the process keeps to `memory`."""
+def parsing_memory(memory):
+    """As stage.engine_memory, for logs of text: beside DuckDB's limit stays more, as it parses outside of it."""
     return max(int(memory * (1 - UNCOUNTED)) - LIBRARIES, 128 << 20)
 
 
@@ -117,7 +117,7 @@ class Reader:
 
         from preprocess.interactions import formats
         self.args, self.paths, self.path, self.duckdb = args, paths, path, duckdb
-        self.con = stage.session(engine_memory(args.memory), spill)
+        self.con = stage.session(parsing_memory(args.memory), spill)
         self.con.execute("set TimeZone='UTC'")
         recipe = RECIPES.get(args.recipe)
         header = None if args.header is None else args.header == "yes"
