@@ -125,6 +125,7 @@ def _join(wanted: Place) -> None:
     global _store
     import torch
     import torch.distributed as dist
+    import torch.distributed.nn  # before there is a group: later, its functions' defaults keep the group
     limit = timedelta(seconds=JOIN_SECONDS)
     try:
         store, *_ = next(dist.rendezvous("env://", timeout=limit))

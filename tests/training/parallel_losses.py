@@ -112,6 +112,10 @@ def main(out, workdir, requests):
         steps |= lists(workdir)
         if processes.is_main():
             Path(out).write_text(json.dumps(steps))
+        rank, several = processes.place().rank, processes.world() > 1
+    if several and sys.platform.startswith("linux"):
+        threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+        Path(f"{out}.threads{rank}").write_text("\n".join(threads))
 
 
 if __name__ == "__main__":

@@ -181,6 +181,17 @@ def test_the_main_process_alone_writes_the_files_of_one(noted):
                                                                   .glob("events.*")))
 
 
+@pytest.mark.trains
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lists threads by /proc")
+@pytest.mark.parametrize("n", (2, 4))
+def test_no_thread_of_gloo_is_left_when_the_interpreter_ends(n, noted):
+    """One that still holds a tensor then aborts the process, and a finished run counts as failed."""
+    workspaces, _ = noted
+    for rank in range(n):
+        threads = (workspaces[n].parent / f"{n}.json.threads{rank}").read_text().splitlines()
+        assert threads and not [name for name in threads if "gloo" in name], threads
+
+
 # --------------------------------------------------------------------------- processes that end
 
 LONG = ["train.py", "--model", "content", "--batch-size", "239", "--epochs", "100", "--patience", "100",
