@@ -35,7 +35,6 @@ TRUTH = "oracle"                 # the embedding that is the ground truth of a g
 FUSING = ("shallow", "bert4rec", "sasrec", "two_tower")
 OF_FUSION = ("fusion", "item_freeze", "delta_norm")    # arguments that the name of a kind of fusion stands for
 LABELS = {"random": "ID embeddings"}
-TITLES = {("random_forest", "lambdarank"): "LambdaMART"}
 NAMED_RUN = re.compile(r"_s(?:eed-)?\d+(?:_.*)?$")    # of a run's name: its seed and what follows
 CHOSEN_ON = {"test": "val", "cold_test": "cold_val"}   # the part that decides which row of a test part is best
 RISING = ("HitRate", "MRR", "Precision", "Recall", "NDCG", "MAP", "Coverage",  # more is better
@@ -178,7 +177,7 @@ def block_of(cell):
 
 def title_of(cell):
     """What the literature calls the method: that of the recommender, or of the model within it."""
-    return TITLES.get((cell.recommender, cell.request.get("model")), registry.title(cell.recommender))
+    return registry.title(cell.recommender, cell.request)
 
 
 def mixture_of(cell):

@@ -22,7 +22,7 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +34,7 @@ from harness.errors import UsageError, WorkError
 ROOT = Path(__file__).resolve().parents[1]
 DECLARED = ("TITLE", "NEEDS", "COLD", "SEARCH_SPACE", "PARALLEL")
 STAGES = ("preprocess/0_get_plays_pqt.py", "preprocess/1_train_test_split.py", "metrics.py", "table.py")
+OF_MODEL = {("random_forest", "lambdarank"): "LambdaMART"}  # a name that belongs to the value of --model
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose script is not named like them
 
 
@@ -126,8 +127,13 @@ def capability(name: str) -> tuple[tuple, bool]:
     return (known.needs, known.cold) if known else ((), True)
 
 
-def title(name: str) -> str:
-    """What a recommender is called in the literature and in tables; its own name where it declares no TITLE."""
+def title(name: str, request: Mapping[str, Any] | None = None) -> str:
+    """What a recommender is called in the literature and in tables; its own name where it declares no TITLE.
+
+    request: of a run, whose model may have a name of its own
+    """
+    if named := OF_MODEL.get((name, str((request or {}).get("model")))):
+        return named
     known = recommender(name)
     return known.title if known and known.title else name
 

@@ -223,7 +223,7 @@ class Run:
     def last_line(self, results: dict[str, Any]) -> str:
         """Method, representation, what was reached on val, time, where the lists are and what to type next."""
         made = self.embedding or "no embedding"
-        what = f"{registry.title(self.recommender)}, {'ID embeddings' if made == 'random' else made}"
+        what = f"{registry.title(self.recommender, self.request)}, {'ID embeddings' if made == 'random' else made}"
         epochs = f"{results['epochs']} epochs, " if results.get("epochs") else ""
         parts = results.get("parts", [])
         lists = (f"lists in preds/{self.name}_{{{','.join(parts)}}}.pqt; next: python table.py --workdir "

@@ -59,7 +59,7 @@ def make(workdir, args, parts):
 def _label(name, config):
     """A run as a list's heading: method and representation."""
     embedding = LABELS.get(config.get("embedding"), config.get("embedding"))
-    return " ".join(filter(None, [registry.title(config.get("recommender", name)), embedding]))
+    return " ".join(filter(None, [registry.title(config.get("recommender", name), config.get("request")), embedding]))
 
 
 def _remembered(folder):

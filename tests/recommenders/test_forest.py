@@ -200,10 +200,11 @@ def test_the_list_is_a_choice_of_the_candidates(world):
 
 # --------------------------------------------------------------------------- reports
 
-def test_importances_and_their_plot_are_made_and_made_again_when_lost(tmp_path):
+def test_importances_and_their_plot_are_made_and_made_again_when_lost(tmp_path, capsys):
     workdir = three_runs(tiny_workspace(tmp_path / "w"))
     forest(workdir, "--model", "lambdarank", "--min-leaf", "5")
     name, _ = made(workdir)
+    assert f"\n{name}: LambdaMART, " in capsys.readouterr().out
     folder = workdir / "runs" / name
     table = pd.read_csv(folder / "importances.csv")
     assert list(table.columns) == ["feature", "importance", "conf", "in_model"] and len(table) == 17

@@ -79,6 +79,8 @@ def test_every_recommender_has_its_name_in_the_literature():
         "KNN", "Shallow Net", "BERT4Rec", "Two-tower", "iALS"}
     assert len(set(titles.values())) == len(titles) and all(r.title for r in registry.recommenders().values())
     assert registry.title("somebody's") == "somebody's"
+    assert [registry.title("random_forest", {"model": m}) for m in ("forest", "lambdarank")] == ["Random forest",
+                                                                                                 "LambdaMART"]
 
 
 def test_tables_read_the_same_declarations():
