@@ -191,6 +191,9 @@ def make(tasks, work, stop):
             kept = frames.Frames(work, task.name, task.backend.outputs()) if task.args.frames else None
             if not args.overwrite and is_finished(work, task, request, files, stop, kept):
                 continue
+            if not kept and (old := frames.Frames(work, task.name, task.backend.outputs()).old()):
+                print(f"{task.name}: {' and '.join(old)} hold frames of an earlier extraction, which stay as they are; "
+                      "--frames makes them again", file=sys.stderr)
             jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, files, stop, kept), ids, files,
                                       kept, args.max_failures)
         todo = [job for job in jobs.values() if job.shard.missing]

@@ -24,6 +24,10 @@ class Frames:
         """Whether the files of all these rows exist."""
         return all(p.exists() for row in rows for p in self.paths(row))
 
+    def old(self):
+        """Folders that hold frames: ["frames/NAME"]."""
+        return [f"frames/{folder.name}" for folder in self.folders if any(folder.glob("*.npy"))]
+
     def add(self, row, frames):
         """Append (T, sum of values) to the files of track `row`; a new row finishes the previous one."""
         if row != self.row:

@@ -147,6 +147,18 @@ def test_requests_that_cannot_be_meant(tmp_path, backend, flags, said):
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_frames_that_an_extraction_without_them_leaves_are_named(tmp_path, weights, capsys):
+    sounds(tmp_path / "audio", 24000, a=1.0)
+    extract(mert, tmp_path, weights("mert"), "--frames")
+    assert "frames of an earlier" not in capsys.readouterr().err
+    sounds(tmp_path / "audio", 24000, a=0.5)
+    extract(mert, tmp_path, weights("mert"))
+    assert capsys.readouterr().err.count("mert: frames/mert hold frames of an earlier extraction, which stay as they "
+                                         "are; --frames makes them again\n") == 1
+    extract(mert, tmp_path, weights("mert"))   # finished before
+    assert "frames of an earlier" not in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------- memory of the device
 
 @pytest.fixture
