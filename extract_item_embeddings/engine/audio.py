@@ -262,6 +262,9 @@ def _read(source, start, count):
     After an error it is read again in small blocks, so that little before the damage is lost.
     """
     import soundfile
+    if isinstance(source, tuple):
+        blocks, clean = zip(*(_read(part, 0, None) for part in source), strict=True)
+        return np.concatenate(blocks)[start:][:count], all(clean)
     if hasattr(source, "seek"):
         source.seek(0)
     with soundfile.SoundFile(source) as f:

@@ -21,7 +21,8 @@ END = "its end is missing"
 class Held(NamedTuple):
     """What a file holds."""
     total: int | None    # samples per channel; None: only decoding can say
-    source: object       # what libsndfile opens: the path as bytes, or a file object whose header is correct
+    source: object       # what libsndfile opens: the path as bytes, or a file object whose header is correct; a tuple
+                         # of such objects where one follows the other
     stated: int          # samples that the header states
     damage: str = ""     # what is missing, in words; "" if nothing is known to be
     doubt: str = ""      # why libsndfile may not reach all of it; "" if it does
@@ -99,8 +100,9 @@ def _flac(data, rate, held):
     total, complete = first + count, True
     if total != stated and _crc(tail[at:-2], 0x8005, 16) != int.from_bytes(tail[-2:], "big"):
         total, complete = first, False
-    if (total != stated or not _in_order(data, block)) and _begins_again(data):
-        return held._replace(total=None, stated=stated, doubt="it is several files in one")
+    if (total != stated or not _in_order(data, block)) and len(starts := _begins(data)) > 1:
+        return _joined([data[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)], rate,
+                       held._replace(total=None, stated=stated))
     if total == stated:
         return held
     head = (int.from_bytes(data[18:26], "big") >> 36 << 36 | total).to_bytes(8, "big")
@@ -120,13 +122,24 @@ def _in_order(data, block):
     return numbers == sorted(numbers)
 
 
-def _begins_again(data):
-    """Whether another flac file begins inside."""
-    at = 0
+def _begins(data):
+    """Offsets at which a flac file begins: 0, and others where several were joined."""
+    at, found = 0, [0]
     while (at := data.find(b"fLaC", at + 1)) > 0:
-        if data[at + 4] & 0x7F == 0 and data[at + 5:at + 8] == b"\x00\x00\x22":
-            return True
-    return False
+        if data[at + 4:at + 5] in (b"\x00", b"\x80") and data[at + 5:at + 8] == b"\x00\x00\x22":
+            found.append(at)
+    return found
+
+
+def _joined(parts, rate, held):
+    """The Held of several flac files in one: a decoder loses the end of each, so each is decoded by itself.
+
+    Only where each is whole and they agree in sample rate and channels.
+    """
+    each = [_flac(part, rate, Held(None, io.BytesIO(part), 0)) for part in parts]
+    if len({int.from_bytes(part[18:21], "big") >> 1 for part in parts}) > 1 or any(h.damage or h.doubt for h in each):
+        return held._replace(doubt="it is several files in one")
+    return held._replace(source=tuple(h.source for h in each))
 
 
 def _last_frame(tail, block):

@@ -152,14 +152,13 @@ def test_a_wrong_length_in_the_header_changes_nothing(tmp_path, name, monkeypatc
 @pytest.mark.parametrize("name, make", [
     ("granule of 2 s.ogg", lambda d: ogg_length(encoded(d, "ogg"), 2 * RATE)),
     ("chained.ogg", lambda d: encoded(d, "ogg") + encoded(d, "ogg")),
-    ("joined.flac", lambda d: encoded(d, "flac") + encoded(d, "flac")),
-    ("joined, unlike.flac", lambda d: encoded(d, "flac", SOUND[:3 * RATE]) + encoded(d, "flac")),
+    ("mono and stereo.flac", lambda d: encoded(d, "flac") + encoded(d, "flac", np.stack([SOUND, SOUND], axis=1))),
     ("two rates.mp3", lambda d: mp3(d) + mp3(d, sweep(rate=44100), 44100)),
     ("mono and stereo.mp3", lambda d: mp3(d) + mp3(d, np.stack([SOUND, SOUND], axis=1))),
 ])
 def test_what_libsndfile_does_not_reach_is_decoded_by_ffmpeg_or_named(tmp_path, name, make, monkeypatch):
     data, seconds = make(tmp_path), 2 * SECONDS
-    seconds = {"granule of 2 s.ogg": SECONDS, "joined, unlike.flac": SECONDS + 3}.get(name, seconds)
+    seconds = SECONDS if name == "granule of 2 s.ogg" else seconds
     clip = decoded(tmp_path, name, data, 0)
     assert abs(clip.seconds - seconds) < 0.5 and clip.note == ""  # ffmpeg drops two frames where files meet
     assert alike(clip.samples[-3 * clip.rate:], sweep(rate=clip.rate)[-3 * clip.rate:]) > 0.9
@@ -170,6 +169,20 @@ def test_what_libsndfile_does_not_reach_is_decoded_by_ffmpeg_or_named(tmp_path, 
     alone = decoded(tmp_path, name, data, 0)
     assert alone.seconds < seconds - 2 and alone.note.startswith(("in part: ", "damaged: "))
     assert f"{alone.seconds:.2f} s decoded" in alone.note
+
+
+@pytest.mark.parametrize("seconds", [(8, 8), (3, 8, 1.5), (8, 0.3)])
+def test_joined_flacs_are_decoded_to_the_sample(tmp_path, seconds):
+    parts = [SOUND[:round(s * RATE)] for s in seconds]
+    files, whole = [encoded(tmp_path, "flac", part) for part in parts], np.concatenate(parts)
+    clip = decoded(tmp_path, "a.flac", b"".join(files), 0)
+    assert len(clip.samples) == len(whole) and clip.note == "" and np.abs(clip.samples - whole).max() < 1e-4   # 16 bits
+    middle = decoded(tmp_path, "a.flac", b"".join(files), 2, "middle").samples
+    begin = (len(whole) - len(middle)) // 2
+    assert np.abs(middle - whole[begin:begin + 2 * RATE]).max() < 1e-4
+    assert len(decoded(tmp_path, "a.flac", b"".join(files), 8.2).samples) == round(8.2 * RATE)
+    short = decoded(tmp_path, "a.flac", b"".join(files)[:-9], 0)
+    assert short.note.startswith("damaged: ") and 0 < len(whole) - len(short.samples) < .5 * RATE
 
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE", "AVERAGE"])
