@@ -6,6 +6,7 @@
                                              each segment, of table.py --by
     results/<data set>/data_curve.csv        of exploration.data_curve --out WORKDIR/tables/data_curve
     results/<data set>/plays.csv             of a run of recommenders.random_forest, copied into WORKDIR/tables
+    results/<data set>/bar.csv               of bench.fused_bar
     results/<data set>/runs/                 values of every user of every run, of reporting.archive
     results/<data set>/made.json             which command wrote them, when, on what
     results/checksums.txt                    sha256 and name of every file; a file that differs from it is refused
@@ -63,12 +64,12 @@ def checked(name, root=ROOT):
 
 
 def add(workdir, name, root=ROOT):
-    """Store a workspace's tables/results_*.csv and worth_*.csv, data_curve.csv and plays.csv, and the verdicts of
+    """Store a workspace's tables/results_*.csv and worth_*.csv, data_curve.csv, plays.csv, bar.csv, and the verdicts of
     claims/, where it has them; returns their names."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
         raise UsageError(f"--name {name} should be small letters, digits and hyphens: it is a folder of results/")
     files = [path for path in sorted((workdir / "tables").glob("*.csv"))
-             if re.fullmatch(r"results_.*|worth_.*_by_.*|data_curve|plays", path.stem)]
+             if re.fullmatch(r"results_.*|worth_.*_by_.*|data_curve|plays|bar", path.stem)]
     files += sorted((workdir / "claims").glob("claims.csv"))
     if not files:
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")

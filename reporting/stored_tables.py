@@ -10,6 +10,7 @@
     kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p; of
                   a results_<part>_by_<cut>.csv: the value of its first metric in each segment
     kind=plays    a line for each target of the plays.csv of recommenders.random_forest: the forest (the user's mean)
+    kind=bar      a line for each model of the bar.csv of bench.fused_bar: values, comparisons, what it passes against
     kind=curve    a line for each method and representation of a data_curve.csv: the value at each share of train
     kind=pivot    lines of representations, columns of methods; rows=NAME,shuffled:NAME,..; columns=METHOD,..; metric.
                   The column `alone` is for methods without content, which are rows, too; intervals=users leaves those
@@ -25,7 +26,7 @@ from evaluation.render import NEAR, NO_CONTROL, UNUSUAL, escape_markdown, number
 from harness.errors import WorkError
 from harness.registry import title
 
-KINDS = ("board", "methods", "pivot", "overall", "claims", "segments", "curve", "plays")
+KINDS = ("board", "methods", "pivot", "overall", "claims", "segments", "curve", "plays", "bar")
 UNTESTABLE = "not testable here"     # the verdict of a claim without a test
 
 
@@ -35,7 +36,7 @@ def lines_of(options, frame, before):
     if kind not in KINDS:
         raise WorkError(f"kind={kind} is none of {', '.join(KINDS)}")
     make = {"board": _board, "methods": _methods, "pivot": _pivot, "overall": _overall, "claims": _claims,
-            "segments": _segments, "curve": _curve, "plays": _plays}
+            "segments": _segments, "curve": _curve, "plays": _plays, "bar": _bar}
     return make[kind](options, frame, before)
 
 
@@ -122,6 +123,44 @@ def _values_by(frame, column, cell, named):
         at = {line[column]: cell(line) for _, line in own.iterrows()}
         rows.append([escape_markdown(method), escape_markdown(representation), *(at.get(name, "") for name in names)])
     return _lines(["method", "representation", *(escape_markdown(named(name)) for name in names)], rows)
+
+
+# --------------------------------------------------------------------------- one model for hot and cold items
+
+def _bar(options, frame, before):
+    hot = list(dict.fromkeys(frame.loc[frame["part"] == "test", "against"].dropna()))
+    header = ["model", "hot", f"lower end against {', '.join(hot)}", "cold", "lower end against content alone",
+              "all_test", "first ten new", f"all_test against {', '.join(hot)}, content alone", "passes against"]
+    rows = []
+    for (_, model), own in frame.groupby(["group", "model"], sort=False):
+        parts = {part: lines for part, lines in own.groupby("part")}
+        cells = [model]
+        for part in ("test", "cold_test"):
+            lines = parts.get(part)
+            cells += ["", ""] if lines is None else [
+                leading_zero_off(f"{lines['value'].iloc[0]:.3f}"),
+                ", ".join(f"{low:+.1%}".replace("%", " %") for low in lines["low"].dropna())]
+        union, compared = parts["all_test"], parts["all_test"].dropna(subset=["against"])
+        cells += [leading_zero_off(f"{union['value'].iloc[0]:.3f}"),
+                  f"{union['cold_share'].iloc[0]:.0%}".replace("%", " %"),
+                  ", ".join(_difference(line) for _, line in compared.iterrows()) if len(compared) > len(hot) else "",
+                  ", ".join(name for name in hot if _passes(parts, name))]
+        rows.append(cells)
+    return _lines(header, rows)
+
+
+def _difference(line):
+    p = f"{line['p']:.3f}"
+    return f"{line['difference']:+.1%}".replace("%", " %") + ("" if line["p"] < .001 else f" (p {leading_zero_off(p)})")
+
+
+def _passes(parts, hot):
+    """Whether a model meets all margins, known items against `hot`; False where a comparison is missing."""
+    def met(part, names):
+        lines = parts[part][parts[part]["against"].isin(names)] if part in parts else []
+        return len(lines) == len(names) and all(lines["met"].astype(bool))
+    cold = list(parts["cold_test"]["against"].dropna()) if "cold_test" in parts else []
+    return bool(cold) and met("test", [hot]) and met("cold_test", cold) and met("all_test", [hot, *cold])
 
 
 # --------------------------------------------------------------------------- as table.py prints it
