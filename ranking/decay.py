@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
     from dataset import Split
 
-RATE = 0.9   # of a play's weight that is left after `hours`
+RATE = 0.9      # of a play's weight that is left after `hours`
+UNIT = 1 << 52  # of the sums: whole numbers add up to the same whatever the order in which threads meet them
 
 
 def weights(split: Split, hours: float, part: str = "val", by_user: bool = False) -> csr_matrix:
-    """Sum of the weights of the plays of each pair in the history at `part`, csr float64 (U, n_hot).
+    """Sum of the weights of the plays of each pair in the history at `part`, csr float64 (U, n_hot), the same for any
+    number of threads.
 
     WorkError where plays.pqt cannot be read or has no play of these pairs.
     """
@@ -30,8 +32,13 @@ def weights(split: Split, hours: float, part: str = "val", by_user: bool = False
     with duckdb.connect() as con:
         plays.read(con, split, part)
         last = 'max(moment) over (partition by "row")' if by_user else "max(moment) over ()"
-        found = con.execute(f"""select "row", col, sum(n * {RATE} ** ((last - moment) / {3600e6 * hours})) as weight
-            from (select *, {last} as last from played) group by "row", col""").fetchnumpy()
+
+        def left(since, until):   # of a weight after the time between two moments
+            return f"{RATE} ** (({until} - {since}) / {3600e6 * hours})"
+        found = con.execute(f"""select "row", col, sum((n * {left("moment", "latest")} * {UNIT})::hugeint)::double
+                / {UNIT} * {left("max(latest)", "max(last)")} as weight
+            from (select *, {last} as last, max(moment) over (partition by "row", col) as latest from played)
+            group by "row", col order by "row", col""").fetchnumpy()
     if not len(found["row"]):
         raise plays.foreign(split)
     return csr_matrix((found["weight"], (found["row"], found["col"])), shape=(split.n_users, split.n_hot))

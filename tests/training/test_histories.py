@@ -163,3 +163,21 @@ def test_without_times_or_plays_it_is_one_sentence(tmp_path):
     with pytest.raises(WorkError, match="no play of the pairs of train"):
         histories.of(split, "plays")
     assert histories.inputs(split, "count") == []
+
+
+def test_decayed_weights_are_the_same_in_every_run(tmp_path):
+    """Threads meet the plays in another order each time, and a sum of floats depends on it."""
+    rng, plays_of_all = np.random.default_rng(0), 400_000      # in several row groups, which threads divide
+    user, track = (rng.integers(n, size=plays_of_all) for n in (20, 10))
+    log = pd.DataFrame({"user_id": user, "track_id": track})
+    seconds = 1_500_000_000 + rng.integers(10_000_000, size=plays_of_all)
+    log["timestamp"] = pd.to_datetime(seconds, unit="s").as_unit("us")
+    split = dataset.load(made(tmp_path / "w", "random", "--val-share", "0", "--test-share", ".2", log=log))
+    for by_user in (False, True):
+        first, *others = (decay.weights(split, 12, by_user=by_user) for _ in range(4))
+        assert all(np.array_equal(getattr(first, name), getattr(other, name))
+                   for other in others for name in ("indptr", "indices", "data"))
+    pairs = log[log.user_id == 3].assign(age=lambda f: (f.timestamp.max() - f.timestamp).dt.total_seconds() / 43_200)
+    pairs = pairs[pairs.track_id.isin(split.tracks[split.history("val")[3].indices])]
+    wanted = (0.9 ** (pairs.age - pairs.age.min())).groupby(pairs.track_id).sum()
+    assert np.allclose(first[3].data, wanted, rtol=1e-12)
