@@ -16,6 +16,7 @@ The cold parts use the weights of the components that have a cold list, scaled t
 0), and are left out if there are none. Source of the normalised sum: Fox and Shaw, TREC-2 1994.
 """
 import itertools
+import re
 
 from harness import cli, runs
 from harness.errors import UsageError
@@ -83,7 +84,7 @@ def check(args):
 
     import metrics
     name, _, k = args.metric.partition("@")
-    if name not in metrics.METRICS or not k.isdecimal() or int(k) < 1:
+    if name not in metrics.METRICS or not re.fullmatch("[1-9][0-9]{0,8}", k):
         raise UsageError(f"--metric must be one of {', '.join(metrics.METRICS)} with a k, like NDCG@10, "
                          f"not {args.metric}")
     if len(args.sources) < 2:

@@ -290,6 +290,8 @@ def test_invalid_components_metrics_and_steps(tiny):
                             (["itemknn"], "a hybrid has at least two components"),
                             (["itemknn", "ease", "--metric", "NDGC@10"], "--metric must be one of HitRate, .*NDGC@10"),
                             (["itemknn", "ease", "--metric", "NDCG@0"], "--metric must be one of"),
+                            (["itemknn", "popularity", "--metric", "NDCG@010"], "--metric must be one of .*NDCG@010"),
+                            (["itemknn", "popularity", "--metric", "NDCG@١"], "--metric must be one of"),
                             (["itemknn", "ease", "popularity", "--steps", "500"], "are 125751 trials, more than")):
         with pytest.raises(UsageError, match=sentence):
             hybrid.main([*words, "--workdir", str(tiny)])
