@@ -12,8 +12,8 @@ tempo in beats per minute does not outweigh energy from 0 to 1) and compared by 
 
 This is the item-based kNN of Sarwar, Karypis, Konstan and Riedl (WWW 2001) with content features instead of ratings;
 w is 1, or the plays with --values count, or log(1 + plays) with --values log. Cold tracks have features and are
-ranked, too. Constant columns are ignored; with --scale standard a track filled in by --missing
-mean has no neighbours.
+ranked, too. With --scale standard or center constant columns are ignored, and a track filled in by --missing mean has
+no neighbours.
 
 Practical limit: two passes of tracks x tracks x dimensions, in blocks, and 8 bytes x tracks x neighbours of memory.
 """
@@ -31,6 +31,7 @@ SEARCH_SPACE = {
     "scale": ["standard", "center", "none"],
     "values": ["binary", "count", "log"],
 }
+OF_LISTS = {"neighbours": 50, "values": "binary", "missing": "fail"}   # defaults of what --like has no use for
 SHOWN = 10   # tracks that --like prints
 FLAT = 1e-6  # relative size below which a deviation is within the rounding of float32
 
@@ -38,15 +39,15 @@ FLAT = 1e-6  # relative size below which a deviation is within the rounding of f
 def build_parser():
     parser = cli.Parser(prog="recommenders.content_knn", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="embeddings of the workspace (default: all)")
-    parser.add_argument("--neighbours", type=cli.whole_number(1), default=50, metavar="N",
+    parser.add_argument("--neighbours", type=cli.whole_number(1), metavar="N",
                         help="neighbours of each track (default 50)")
     parser.add_argument("--scale", choices=("standard", "center", "none"), default="standard",
                         help="scale of the features: mean 0 and deviation 1, mean 0, or as they are (default standard)")
-    parser.add_argument("--values", choices=("binary", "count", "log"), default="binary",
+    parser.add_argument("--values", choices=("binary", "count", "log"),
                         help="weight of a played track: 1, its plays, or log(1 + plays) (default binary)")
     parser.add_argument("--shuffle", action="store_true",
                         help="permute the rows of the embedding by --seed (the shuffled control)")
-    parser.add_argument("--missing", choices=("fail", "mean"), default="fail",
+    parser.add_argument("--missing", choices=("fail", "mean"),
                         help="tracks without an embedding: fail stops with an error, mean fills in the mean embedding "
                              "(default fail)")
     parser.add_argument("--like", metavar="TRACK",
@@ -63,6 +64,11 @@ def parse(argv=None):
         raise UsageError("--show is the number of tracks printed by --like; use both or neither")
     if args.like is not None and args.shuffle:
         raise UsageError("--shuffle does not apply to --like, which uses the embedding unchanged; leave it out")
+    for name, default in OF_LISTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif args.like is not None:
+            raise UsageError(f"--{name} is about recommending, and --like prints similar tracks instead; leave it out")
     args.show = args.show or SHOWN
     return args
 

@@ -168,7 +168,10 @@ def test_a_bad_embedding_does_not_stop_the_others(tiny, capsys):
 
 @pytest.mark.parametrize("flags, sentence", [
     (["--show", "3"], "--show is the number of tracks printed by --like"),
-    (["--like", "a", "--shuffle"], "--shuffle does not apply to --like")])
+    (["--like", "a", "--shuffle"], "--shuffle does not apply to --like"),
+    (["--like", "a", "--neighbours", "50"], "--neighbours is about recommending"),
+    (["--like", "a", "--values", "log"], "--values is about recommending"),
+    (["--like", "a", "--missing", "mean"], "--missing is about recommending")])
 def test_a_flag_that_would_be_ignored_is_refused(tiny, flags, sentence):
     with pytest.raises(UsageError, match=sentence):
         content_knn.main(["content", "--workdir", str(tiny), *flags])
