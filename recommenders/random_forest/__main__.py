@@ -284,7 +284,7 @@ def main(argv=None):
         if run.finished:
             return
         words = [s.word for s in sources]
-        pools = {p: candidates.pool(split, p, sources, args.seed).hot() for p in parts}   # features need plays in train
+        pools = {p: candidates.pool(split, p, sources, args.seed).hot() for p in parts}   # features are of hot items
         names, x = pool_features(pools["val"], words)
         ranker = Ranker(args, names, x, pools["val"])
         values = {p: guess(ranker.final, pool_features(pools[p], words)[1]) for p in parts if p != "val"}

@@ -10,8 +10,9 @@ from ranking import candidates
 def features_of(train, user, item, n_users, n_items):
     """Features of users, items and pairs computed from train: (names, float32 (N, F)).
 
-    train: dataset.Interactions; user, item: int64 (N,) codes, each with at least one pair in train. The pairs
-    (user, item) themselves should not be in train, as their features would then depend on the label.
+    train: dataset.Interactions; user, item: int64 (N,) codes, users with at least one pair in train. The pairs
+    (user, item) themselves should not be in train, as their features would then depend on the label. An item without
+    a pair in train, as rules.json may keep them, has NaN for the means over its pairs: a missing value to the trees.
     Logarithms are log(1 + x): user_popularity is the mean log number of users of the user's tracks, mean_plays the mean
     log plays of a pair, item_listeners_tracks the mean log number of tracks of the item's users.
     """
