@@ -4,12 +4,14 @@ The worth of a segment s is m_s, the mean over its users of d_u, value minus con
 (evaluation/worth.py). A user may be in several segments (cuts by popularity) or in one (cuts by user). The hypothesis
 that all m_s are equal is tested by Wald's statistic
 
-    W = (C m)' (C V C')^-1 (C m) / q,    C the q = S - 1 differences of neighbouring segments,    V = V_users + V_perm,
+    W = (C m)' (C V C')^-1 (C m) / q,    C the q = S - 1 differences of neighbouring segments,
+    V = V_users + V_perm + V_seeds,
 
 where V_users is the covariance of the means over users, who are the clusters (a user's residuals in all its segments
-stay together), and V_perm that over permutations, divided by P. The spread of users within a permutation is in both,
-which makes the test cautious. W is compared with F(q, nu), nu by Satterthwaite's formula from the traces of the two
-parts. With one permutation the test is over users alone.
+stay together), V_perm that over permutations, divided by P, and V_seeds that of the value over seeds of its own,
+divided by their number, where they are not those of the permutations. The spread of users within a permutation or seed
+is in all, which makes the test cautious. W is compared with F(q, nu), nu by Satterthwaite's formula from the traces of
+the parts. With one permutation, or one seed, there is no such part.
 
 Sources: Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference", J. Human Resources 50, 2015; Gelman
 and Stern, "The difference between significant and not significant is not itself statistically significant", The
@@ -33,16 +35,18 @@ class Interaction:
     p: float
 
 
-def interaction(users: list[np.ndarray], differences: list[np.ndarray]) -> Interaction:
+def interaction(users: list[np.ndarray], differences: list[np.ndarray],
+                seeds: list[np.ndarray] | None = None) -> Interaction:
     """The test over segments. users: ids (U_s,) of each of S segments, at least 2; differences: float64 (P, U_s) each.
 
+    seeds: the value under each of its seeds, float64 (seeds, U_s) each, where every difference is of their mean
     A user with a NaN in a segment is left out there.
     """
     from scipy.stats import f
     known = [np.isfinite(d).all(axis=0) for d in differences]
     users = [u[k] for u, k in zip(users, known, strict=True)]
     differences = [d[:, k] for d, k in zip(differences, known, strict=True)]
-    s, permutations = len(users), len(differences[0])
+    s = len(users)
     means = np.array([d.mean() if d.size else np.nan for d in differences])
     nothing = Interaction(means, np.nan, s - 1, np.nan, np.nan)
     if s < 2 or min(map(len, users)) < 2:
@@ -54,9 +58,11 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray]) -> Inter
     contrast = np.diff(np.eye(s), axis=0)                                        # (q, S)
     parts = [(contrast @ residuals.T @ residuals @ contrast.T * len(everybody) / (len(everybody) - 1),
               len(everybody) - 1)]
-    if permutations > 1:
-        each = np.stack([d.mean(axis=1) for d in differences], axis=1) @ contrast.T      # (P, q)
-        parts.append((np.cov(each.T).reshape(s - 1, s - 1) / permutations, permutations - 1))
+    drawn = [differences] if seeds is None else [differences, [v[:, k] for v, k in zip(seeds, known, strict=True)]]
+    for tables in drawn:
+        if (n := len(tables[0])) > 1:
+            each = np.stack([table.mean(axis=1) for table in tables], axis=1) @ contrast.T      # (n, q)
+            parts.append((np.cov(each.T).reshape(s - 1, s - 1) / n, n - 1))
     variance = sum(part for part, _ in parts)
     if np.linalg.matrix_rank(variance) < s - 1:
         return nothing

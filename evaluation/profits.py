@@ -40,8 +40,8 @@ def who_profits(boards: dict[str, tuple[Leaderboard, np.ndarray]], cut: str) -> 
             rows = [_same(boards[name][0], row) for name in family]
             worths = [other.worth.get(first.columns[0]) if other else None for other in rows]
             if None not in worths:
-                test = interaction([boards[name][1] for name in family], [_each(other, first.columns[0])
-                                                                          for other in rows])
+                each, seeds = zip(*(_each(other, first.columns[0]) for other in rows), strict=True)
+                test = interaction([boards[name][1] for name in family], each, None if seeds[0] is None else seeds)
                 results.append({"method": row.method, "representation": row.label, "test": test,
                                 "worth": dict(zip(family, worths, strict=True))})
     return results
@@ -52,10 +52,11 @@ def _same(board, row):
 
 
 def _each(row, column):
-    """Value minus control of each permutation and user, float64 (P, U)."""
+    """(value minus control of each permutation and user, float64 (P, U); the value's own seeds (S, U) where these are
+    not the permutations', else None)."""
     value, control = row.figures[column].table, row.controls[column].table
     paired, order = repeats_paired(row)
-    return (value if paired else value.mean(axis=0)) - control[order]
+    return (value if paired else value.mean(axis=0)) - control[order], None if paired else value
 
 
 # --------------------------------------------------------------------------- texts

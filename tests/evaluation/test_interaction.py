@@ -4,6 +4,9 @@ import pytest
 from scipy import stats
 
 from evaluation.interaction import interaction
+from evaluation.leaderboard import Leaderboard, Row
+from evaluation.profits import who_profits
+from evaluation.results import Cell, Figure
 
 
 def world(rng, worth, users=150, permutations=5, spread=0.1, overlap=False):
@@ -28,6 +31,39 @@ def test_equal_worth_is_called_unequal_no_more_often_than_stated(permutations, s
                  for _ in range(1000))
     assert stats.beta.ppf(0.01, alarms, 1000 - alarms + 1) <= 0.05
     assert alarms > 5     # it is a test, not silence
+
+
+def test_seeds_of_the_value_that_are_not_the_permutations_count_too():
+    """Five seeds whose effect differs from segment to segment, ten permutations: false alarms as often as stated."""
+    rng, alarms = np.random.default_rng(14), 0
+    for _ in range(400):
+        ids, controls = world(rng, (0.0, 0.0), 150, 10, 0.03)
+        values = [rng.normal(0, 0.3, (5, 1)) + rng.normal(0, 0.1, (5, len(one))) for one in ids]
+        each = [value.mean(axis=0) - control for value, control in zip(values, controls, strict=True)]
+        alarms += interaction(ids, each, values).p < 0.05
+    assert 2 < alarms and stats.beta.ppf(0.01, alarms, 400 - alarms + 1) <= 0.05
+
+
+@pytest.mark.parametrize(("permutations", "own"), [((1, 2), False), ((1, 2, 3), True)])
+def test_the_table_hands_over_seeds_that_are_not_the_permutations(permutations, own):
+    rng, boards, each, values = np.random.default_rng(15), {}, [], []
+
+    def cell(seeds):
+        return Cell("shallow", "a", False, {}, [(f"r{seed}", {"request": {"seed": seed}}) for seed in seeds])
+
+    def figure(table):
+        return Figure(table.mean(), 0, 0, len(table), table.mean(axis=0), table, table.mean(axis=1))
+    cells = cell((2, 1)), cell(permutations)
+    for name in ("light", "heavy"):
+        value, control = rng.normal(size=(2, 30)), rng.normal(size=(len(permutations), 30))
+        row = Row("with content", "shallow", "Shallow Net", "a", "", "", cells[0], cells[1],
+                  {"NDCG@10": figure(value)}, {"NDCG@10": figure(control)}, {"NDCG@10": "worth"})
+        boards[name] = Leaderboard("test", ["NDCG@10"], [row], {}), np.arange(30)
+        each.append((value.mean(axis=0) if own else value) - (control if own else control[[1, 0]]))
+        values.append(value)
+    (result,) = who_profits(boards, "user-activity")
+    expected = interaction([np.arange(30)] * 2, each, values if own else None)
+    assert result["test"].p == expected.p and result["test"].freedom == expected.freedom
 
 
 def test_unequal_worth_is_seen():
