@@ -7,8 +7,8 @@
                   intervals
     kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
     kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
-    kind=segments a line for each method and representation of a worth_<part>_by_<cut>.csv: worth in each segment, p; of
-                  a results_<part>_by_<cut>.csv: the value of its first metric in each segment
+    kind=segments a line for each row of a worth_<part>_by_<cut>.csv (by artist two, for its two pairs of segments):
+                  worth in each segment, p; of a results_<part>_by_<cut>.csv: the value of its first metric in each
     kind=plays    a line for each target of the plays.csv of recommenders.random_forest: the forest (the user's mean)
     kind=bar      a line for each model of the bar.csv of bench.fused_bar: values, comparisons, what it passes against
     kind=curve    a line for each method and representation of a data_curve.csv: the value at each share of train
@@ -84,12 +84,17 @@ def _claims(options, frame, before):
 
 def _segments(options, frame, before):
     if "worth_over" in frame:      # values, not what content is worth
-        return _values_by(frame[(frame["metric"] == frame["metric"].iloc[0]) & ~frame["shuffled"]], "segment",
-                          lambda line: with_half(number(line["mean"]), line["half_users"]), str)
+        first = _cut(frame, f"{frame['metric'].iloc[0]}@{frame['k'].iloc[0]}")
+        first = first[~first["shuffled"]]
+        rows = first[["method", "representation", "changed"]].fillna("").drop_duplicates()
+        alone = rows.groupby(["method", "representation"]).size()
+        return _values_by(first.assign(representation=[_named_line(line, alone) for _, line in first.iterrows()]),
+                          "segment", lambda line: with_half(number(line["mean"]), line["half_users"]), str)
     names, rows = list(dict.fromkeys(frame["segment"])), []
-    for (method, representation), own in frame.groupby(["method", frame["representation"].fillna("")], sort=False):
+    # a cut of two families of segments has a p, and so a line, for each
+    keys = ["method", frame["representation"].fillna(""), "p_corrected"]
+    for (method, representation, p), own in frame.groupby(keys, sort=False, dropna=False):
         worth = own.set_index("segment")
-        p = float(own["p_corrected"].iloc[0])
         rows.append([escape_markdown(method), escape_markdown(representation),
                      *(with_half(f"{worth.loc[name, 'worth']:+.4f}", worth.loc[name, "half_worth"])
                        if name in worth.index else "" for name in names),
@@ -203,12 +208,15 @@ def _over(line):
 
 
 def _label(line, alone):
+    return escape_markdown(_named_line(line, alone))
+
+
+def _named_line(line, alone):
+    """A line's representation, and what differs where the method has several of it; alone: how many lines it has."""
     name, changed = _text(line["representation"]), _text(line["changed"])
     if not changed:
-        return escape_markdown(name)
-    if alone[line["method"], name] == 1:
-        return escape_markdown(name) + UNUSUAL
-    return escape_markdown(f"{name} ({changed})".strip())
+        return name
+    return f"{name}{UNUSUAL}" if alone[line["method"], name] == 1 else f"{name} ({changed})".strip()
 
 
 def _text(value):

@@ -95,9 +95,10 @@ def test_segments_and_curves_are_tables(project):
         ("light", .01), ("heavy", None))]    # of a segment of one user
     pd.DataFrame(rows, columns=["cut", "segment", "method", "representation", "worth", "half_worth", "p_corrected"]
                  ).to_csv(folder / "worth_test_by_user_activity.csv", index=False)
-    values = [("NDCG", "light", False, .25, .01), ("NDCG", "light", True, .9, 0), ("NDCG", "heavy", False, .5, .02),
-              ("Recall", "heavy", False, 1, 0)]
-    pd.DataFrame(values, columns=["metric", "segment", "shuffled", "mean", "half_users"]).assign(
+    values = [("NDCG", 5, "light", None, False, .25, .01), ("NDCG", 10, "light", None, False, .8, .02),
+              ("NDCG", 5, "light", None, True, .9, 0), ("NDCG", 5, "heavy", None, False, .5, .02),
+              ("NDCG", 5, "heavy", "center", False, .4, .03), ("Recall", 5, "heavy", None, False, 1, 0)]
+    pd.DataFrame(values, columns=["metric", "k", "segment", "changed", "shuffled", "mean", "half_users"]).assign(
         method="KNN", representation="a_b", worth_over=None
     ).to_csv(folder / "results_test_by_user_activity.csv", index=False)
     curve = [(.05, "ELSA", None, .1, None), (.05, "KNN", "a_b", .2, "↑"), (1, "ELSA", None, .3, None)]
@@ -116,12 +117,25 @@ def test_segments_and_curves_are_tables(project):
     documents.main([], project)
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
         "| method | representation | light | heavy |", "| --- | --- | --- | --- |",
-        "| KNN | a_b | 0.2500 ±0.0100 | 0.5000 ±0.0200 |"]
+        "| KNN | a_b | 0.2500 ±0.0100 | 0.5000 ±0.0200 |", "| KNN | a_b (center) | | 0.4000 ±0.0300 |"]
     path = page(project, "file=results/w/data_curve.csv kind=curve")
     documents.main([], project)
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
         "| method | representation | 5 % | 100 % |", "| --- | --- | --- | --- |",
         "| ELSA | | 0.1000 ±0.0100 | 0.3000 ±0.0100 |", "| KNN | a_b | 0.2000 ±0.0100 ↑ | |"]
+
+
+def test_two_families_of_segments_have_a_p_each(project):
+    folder = project / "work" / "w" / "tables"
+    rows = [("known artist", .1, .04), ("new artist", .3, .04), ("exploit", .2, .5), ("discovery", .1, .5)]
+    pd.DataFrame(rows, columns=["segment", "worth", "p_corrected"]).assign(
+        method="KNN", representation="a_b", half_worth=.01).to_csv(folder / "worth_test_by_artist.csv", index=False)
+    stored.add(project / "work" / "w", "w", project)
+    path = page(project, "file=results/w/worth_test_by_artist.csv kind=segments")
+    documents.main([], project)
+    assert path.read_text(encoding="utf-8").splitlines()[5:-2] == [
+        "| KNN | a_b | +0.1000 ±0.0100 | +0.3000 ±0.0100 | | | .040 |",
+        "| KNN | a_b | | | +0.2000 ±0.0100 | +0.1000 ±0.0100 | .500 |"]
 
 
 def test_a_pivot_keeps_header_and_remarks_and_no_figure(project):
