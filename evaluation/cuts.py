@@ -23,7 +23,7 @@ from evaluation.segments import (
     by_popularity,
     truth_of,
 )
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from harness.metadata import read_artists
 from harness.run_files import COLD_PARTS
 
@@ -105,6 +105,8 @@ class SegmentValues(Values):
         from metrics import METRICS, values_of
         ks = sorted({int(column.split("@")[1]) for column in self.columns if column.split("@")[0] in METRICS})
         path = self.folder.parent / "preds" / f"{name}_{self.part}.pqt"
+        if not path.exists():
+            raise WorkError(f"{path} is gone, and --by reads the lists; the command of that run makes them again")
         frame = read_frame(path, ("user_id", "track_id", "rank"))
         longest = config.get("request", {}).get("k") or int(frame["rank"].max()) + 1
         lists = read_lists(frame, self.truth.users)

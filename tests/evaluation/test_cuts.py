@@ -11,7 +11,7 @@ import metrics
 import table
 from evaluation.cuts import segments
 from harness import runs
-from harness.errors import UsageError
+from harness.errors import UsageError, WorkError
 from harness.files import write_parquet
 from tests.worlds.world import tiny_workspace
 
@@ -86,6 +86,13 @@ def test_cuts_that_say_nothing_are_one_sentence(world, tmp_path):
     write_parquet(workdir / "items.pqt", pd.DataFrame({"track_id": np.arange(80), "artist": [None, " "] * 40}))
     with pytest.raises(UsageError, match="this workspace has none"):
         table.main(["--workdir", str(workdir), "--k", "10", "--by", "artist"])
+
+
+def test_lists_that_are_gone_are_one_sentence_with_the_remedy(world, tmp_path):
+    shutil.copytree(world, tmp_path / "w")
+    shutil.rmtree(tmp_path / "w" / "preds")
+    with pytest.raises(WorkError, match="_test.pqt is gone, and --by reads the lists; the command of that run makes"):
+        table.main(["--workdir", str(tmp_path / "w"), "--metrics", "NDCG@10", "--by", "artist"])
 
 
 def test_users_are_cut_by_how_famous_what_they_play_is(world):
