@@ -70,6 +70,17 @@ def representations(method, embeddings, workdir):
     return [dict(zip(method.each, values, strict=True)) for values in itertools.product(*lists)]
 
 
+def check_names(methods, args, where):
+    """UsageError where --embeddings or --controls names what is no embedding here and what no method is tuned on."""
+    from experiments.expand import embeddings_in
+    tuned = {str(v) for m in methods for which in representations(m, args.embeddings, where) for v in which.values()}
+    known = {*tuned, *embeddings_in(where)}
+    for flag, names in (("embeddings", args.embeddings), ("controls", args.controls)):
+        if unused := [name for name in names if name not in known]:
+            raise UsageError(f"--{flag} {unused[0]}: no embedding of this name is here; there are "
+                             f"{', '.join(sorted(known)) or 'none'}")
+
+
 def trials_of(method, args, where):
     """Every trial of a method, its command line checked by its script; none where nothing is to be tuned."""
     if not method.space:
@@ -317,6 +328,7 @@ def main(argv=None):
     workdir = cli.workspace(args)
     methods = read_methods(args.spaces or DEFAULTS, args.names, declared=args.spaces is None)
     where = link_workspace(workdir)
+    check_names(methods, args, where)
     trials = [trial for method in methods for trial in trials_of(method, args, where)]
     if args.only_print:
         print("\n".join(t.job.line for t in trials))

@@ -212,8 +212,14 @@ def test_the_best_of_val_is_chosen_and_runs_on_test(tiny, tmp_path, capsys):
     assert len(made) == 1 + 2 + 10 + 5 and all("test" in config["parts"] for _, config in made)
 
 
+@pytest.mark.parametrize("words", [("knn", "--controls", "nosuch"), ("ease", "--embeddings", "nosuch")])
+def test_a_name_that_nothing_has_is_refused(tiny, tmp_path, words):
+    with pytest.raises(UsageError, match=f"^{words[1]} nosuch: no embedding of this name is here; there are .*content"):
+        call(tiny, spaces(tmp_path), *words, "--trials", "1", "--print")
+
+
 def test_controls_only_of_the_named(tiny, tmp_path):
-    assert call(tiny, spaces(tmp_path), "knn", "--trials", "1", "--controls", "other") == 0
+    assert call(tiny, spaces(tmp_path), "knn", "--trials", "1", "--controls", "noise") == 0
     assert not any(block["set"].get("shuffle") for block in chosen(tiny))
 
 
