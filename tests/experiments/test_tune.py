@@ -220,7 +220,7 @@ def test_a_name_that_nothing_has_is_refused(tiny, tmp_path, words):
 
 def test_controls_only_of_the_named(tiny, tmp_path):
     assert call(tiny, spaces(tmp_path), "knn", "--trials", "1", "--controls", "noise") == 0
-    assert not any(block["set"].get("shuffle") for block in chosen(tiny))
+    assert [b["set"]["names"] for b in chosen(tiny) if b["set"].get("shuffle")] == ["noise"]
 
 
 @pytest.mark.trains
