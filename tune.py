@@ -106,15 +106,17 @@ def link_workspace(workdir):
     wanted = {name: workdir / name for name in LINKED if (workdir / name).exists()}
     wanted |= {f"embeddings/{p.name}": p for p in (workdir / "embeddings").glob("[!.]*")}
     for old in [*where.glob("*"), *where.glob("data/*"), *where.glob("embeddings/*")]:
-        if old.is_symlink() and str(old.relative_to(where)) not in wanted:
-            old.unlink()
+        if old.is_symlink() and str(old.relative_to(where)) not in wanted and not old.name.startswith("."):
+            old.unlink(missing_ok=True)   # another process may do the same
     for name, path in wanted.items():
         link = where / name
         link.parent.mkdir(parents=True, exist_ok=True)
         target = os.path.relpath(path, link.parent)
         if not link.is_symlink() or os.readlink(link) != target:
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
+            temporary = link.with_name(f".{link.name}.{os.getpid()}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            os.replace(temporary, link)
     return where
 
 

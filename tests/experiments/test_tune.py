@@ -3,6 +3,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -328,6 +329,25 @@ def test_links_follow_the_workspace(tiny, tmp_path):
     assert not (where / "embeddings" / "noise.npy").is_symlink()
     tiny.rename(tmp_path / "moved")
     assert (tmp_path / "moved" / "tuning" / "data" / "train.pqt").exists()
+
+
+def test_another_process_that_links_at_the_same_time_does_no_harm(tiny, monkeypatch):
+    """The other one makes each link just before this one does."""
+    where, plain = tiny / "tuning", Path.symlink_to
+    made = []
+
+    def first(self, target):
+        if not made:
+            made.append(target)
+            monkeypatch.setattr(Path, "symlink_to", plain)
+            tune.link_workspace(tiny)
+            monkeypatch.setattr(Path, "symlink_to", first)
+        plain(self, target)
+    monkeypatch.setattr(Path, "symlink_to", first)
+    assert tune.link_workspace(tiny) == where and made
+    monkeypatch.setattr(Path, "symlink_to", plain)
+    assert (where / "embeddings" / "content.npy").resolve() == (tiny / "embeddings" / "content.npy").resolve()
+    assert not list(where.rglob(".*"))
 
 
 # --------------------------------------------------------------------------- bad requests
