@@ -233,7 +233,7 @@ def _estimate(line, workspace, weights, bound, cells):
     values, terms, subtracted = workspace.values(claim.part, claim.metric), [], []
     for name, weight in weights.items():
         if name == CONSTANT:
-            subtracted += [-weight]
+            subtracted += [-weight] if weight < 0 else []
             continue
         cell = cells[name]
         figure = _figure(values, cell, claim)

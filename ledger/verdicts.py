@@ -46,6 +46,7 @@ class Verdict:
     word: str
     kind: str
     label: str = ""
+    worst: int = 0                    # of the line's estimates, that which is judged
     effect: float = np.nan
     low: float = np.nan
     high: float = np.nan
@@ -93,7 +94,7 @@ def _tested(line):
     outside = [margins.p_outside(e, claim.direction, claim.smallest) for e in line.estimates]
     worst = int(np.argmax(np.array(inside) - np.array(outside)))       # the effect that speaks most against the claim
     result, base = line.estimates[worst], line.baselines[worst]
-    verdict = Verdict(line, UNDECIDED, kind, line.labels[worst], result.effect, users=result.users,
+    verdict = Verdict(line, UNDECIDED, kind, line.labels[worst], worst, result.effect, users=result.users,
                       seeds=int(min(result.seeds, default=0)), p_inside=max(inside),
                       p_outside=min(1.0, several * min(outside)))
     verdict.relative = result.effect / base if base else np.nan
@@ -114,7 +115,7 @@ def _tested(line):
 def _decide(verdict, level, rules):
     """The word of a tested verdict, its adjusted interval, and what would decide where it is undecided."""
     line, claim = verdict.line, verdict.line.claim
-    result = line.estimates[line.labels.index(verdict.label)]
+    result = line.estimates[verdict.worst]
     verdict.low, verdict.high = result.interval(1 - level)
     verdict.word = HOLDS if verdict.p_inside <= level else FAILS if verdict.p_outside <= level else UNDECIDED
     if verdict.word == UNDECIDED and isinstance(result, Estimate):
@@ -129,7 +130,7 @@ def unjudged(verdict, rules):
     line = verdict.line
     if line.estimates and not np.isfinite(verdict.level):
         verdict.level = 1 - rules["level"]
-        verdict.low, verdict.high = line.estimates[line.labels.index(verdict.label)].interval(verdict.level)
+        verdict.low, verdict.high = line.estimates[verdict.worst].interval(verdict.level)
 
 
 def overall(verdicts):

@@ -48,6 +48,16 @@ def test_holds_fails_and_overall_over_two_data_sets(tmp_path, capsys):
     assert list(frame["verdict"]) == ["holds", "fails", "holds"] and (one / "claims" / "claims.md").exists()
 
 
+def test_an_effect_is_relative_to_what_is_subtracted(tmp_path):
+    one = workspace(tmp_path / "w")
+    for name, value in (("ease", .6), ("popularity", .5)):
+        add_run(one, name, value + np.random.default_rng(0).normal(0, .01, 50))
+    for effect, relative in (("x - y", .2), ("x - .4", .5), ("x - y + .1", .4), ("x + .1", None)):
+        terms = "{x: {method: ease}}" if "y" not in effect else "{x: {method: ease}, y: {method: popularity}}"
+        row = judged(one, ledger(tmp_path, claim(effect=effect, terms=terms)))["first", "one", ""]
+        assert row["relative"] == (relative and pytest.approx(relative, rel=.05)), effect
+
+
 def test_the_setting_that_is_best_on_val_counts_and_as_published_only_where_asked(tmp_path):
     one = workspace(tmp_path / "w")
     users = np.random.default_rng(0).normal(0, .01, 50)

@@ -51,6 +51,13 @@ def test_verdict_interval_and_procedure_are_one_decision(seed):
         assert verdict.level == pytest.approx(1 - .05 * expected.sum() / 40) and verdict.p_holm >= verdict.p_bh
 
 
+def test_of_two_effects_in_the_same_words_the_judged_one_is_shown():
+    both = line(known(6), known(-6))
+    both.labels[1] = both.labels[0]
+    verdict, = judge([both], RULES)
+    assert verdict.word == FAILS and verdict.low < verdict.effect == -6 < verdict.high
+
+
 def test_generated_worlds_are_a_family_of_their_own_and_enter_no_overall_verdict():
     real = [line(known(6), name="a"), line(known(-6), name="b")]
     alone = judge(real, RULES)
