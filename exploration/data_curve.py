@@ -12,6 +12,7 @@ leaves without a play are not in its test; the csv has the users of each.
 
 Writes OUT.csv, OUT.md and OUT.png.
 """
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,8 +213,7 @@ def draw(made, metric, path):
 def main(argv=None):
     import pandas as pd
     args = build_parser().parse_args(argv)
-    name, at, k = args.metric.partition("@")
-    if not (at and k.isdecimal() and int(k)):
+    if not re.fullmatch("[^@]+@[1-9][0-9]{0,8}", args.metric):
         raise UsageError(f"--metric {args.metric} is not of the form NAME@K, NDCG@10 for example")
     workdirs = [expanded(workdir) for workdir in args.workdirs]
     made = [point for share, pairs, workdir in checked(workdirs)

@@ -77,8 +77,9 @@ def parse(argv):
                          f"not {args.negatives} and {args.folds}")
     if args.max_features is not None and not 0 < args.max_features <= 1:
         raise UsageError(f"--max-features must be above 0 and at most 1, not {args.max_features:g}")
-    if args.leaves == 1 or args.lr is not None and not args.lr > 0:
-        raise UsageError(f"--leaves must be at least 2 and --lr above 0, not {args.leaves} and {args.lr:g}")
+    if args.leaves == 1 or args.lr is not None and not 0 < args.lr < cli.LARGEST_RATE:
+        raise UsageError(f"--leaves must be at least 2 and --lr above 0 and below {cli.LARGEST_RATE:g}, not "
+                         f"{args.leaves} and {args.lr:g}")
     return args
 
 

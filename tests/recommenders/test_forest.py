@@ -245,7 +245,8 @@ def test_flags_that_do_not_apply_to_the_model_or_are_out_of_range(tiny):
                             (["--model", "lambdarank", "--max-features", "1"], "--max-features does not apply to"),
                             (["--max-features", "0"], "--max-features must be above 0 and at most 1, not 0"),
                             (["--folds", "1"], "--folds at least 2, not 15 and 1"),
-                            (["--model", "lambdarank", "--lr", "0"], "--lr above 0, not 15 and 0"),
+                            (["--model", "lambdarank", "--lr", "0"], "--lr above 0 and below 1e.37, not 15 and 0"),
+                            (["--model", "lambdarank", "--lr", "1e300"], "not 15 and 1e.300"),
                             (["--negatives", "-1"], "--negatives must be at least 0")):
         with pytest.raises(UsageError, match=sentence):
             random_forest.main([*flags, "--workdir", str(tiny)])
