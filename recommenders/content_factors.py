@@ -32,7 +32,6 @@ SEARCH_SPACE = {
     "evidence": {"log": [1.0, 100.0]},
     "length": ["regression", "predicted"],
 }
-OF_MLP = {"lr": 0.001, "epochs": 500, "patience": 15, "batch_size": 256}   # defaults of the flags of --map mlp
 
 
 def build_parser():
@@ -48,29 +47,16 @@ def build_parser():
                              "(default regression)")
     content.l2_flag(parser, "the ridge regressions")
     group = parser.add_argument_group("multilayer perceptron")
-    group.add_argument("--lr", type=cli.learning_rate, metavar="FLOAT",
+    group.add_argument("--lr", type=cli.learning_rate, default=0.001, metavar="FLOAT",
                        help="learning rate of Adam (default 0.001)")
-    group.add_argument("--epochs", type=cli.positive, metavar="N",
+    group.add_argument("--epochs", type=cli.positive, default=500, metavar="N",
                        help="largest number of epochs (default 500)")
-    group.add_argument("--patience", type=cli.positive, metavar="N",
+    group.add_argument("--patience", type=cli.positive, default=15, metavar="N",
                        help="epochs without a smaller error on the held-out items before training stops (default 15)")
-    group.add_argument("--batch-size", type=cli.positive, metavar="N",
+    group.add_argument("--batch-size", type=cli.positive, default=256, metavar="N",
                        help="items per training step (default 256)")
     cli.recommender_flags(parser, device=True)
     return parser
-
-
-def parse(argv=None):
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    for name, default in OF_MLP.items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
-        elif args.map == "ridge":
-            parser.error(f"--{name.replace('_', '-')} is for --map mlp; the ridge regression is solved in closed form")
-    if args.map == "mlp" and args.length == "regression" and args.l2 != "gcv":
-        parser.error("--l2 is of ridge regressions, and --map mlp has one only for --length predicted")
-    return args
 
 
 def request_of(args):
@@ -102,7 +88,7 @@ def predicted_items(run, features, learned, args):
 
 
 def main(argv=None):
-    args = parse(argv)
+    args = build_parser().parse_args(argv)
     content.check(args)
     workdir = cli.workspace(args)
     import dataset

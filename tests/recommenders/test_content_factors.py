@@ -125,14 +125,3 @@ def test_a_map_that_bursts_is_said_to():
     settings = factor_maps.Settings(lr=1e20, epochs=3, patience=2, batch_size=16, seed=1)
     with pytest.raises(WorkError, match="loss is NaN or infinite in epoch"):
         factor_maps.by_mlp(rng.normal(size=(64, 4)), rng.normal(size=(64, 3)), np.ones(64), settings)
-
-
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--lr", "0.001"], "--lr is for --map mlp"),
-    (["--batch-size", "7"], "--batch-size is for --map mlp"),
-    (["--map", "mlp", "--l2", "5"], "--l2 is of ridge regressions")])
-def test_a_flag_that_would_be_ignored_is_refused(flags, sentence, capsys):
-    with pytest.raises(SystemExit):
-        content_factors.parse(["--embedding", "content", *flags])
-    assert sentence in capsys.readouterr().err
-    assert content_factors.parse(["--map", "mlp", "--length", "predicted", "--l2", "5", "--lr", "0.5"]).l2 == 5
