@@ -88,21 +88,22 @@ def world_of(tmp_path, hot, cold, union):
     (0.90, 0.99, 1.3, ["not met", "met", "met", "met"], ""),
     (0.99, 0.90, 1.3, ["met", "not met", "met", "met"], ""),
     (0.99, 0.99, 1.0, ["met", "met", "not met", "not met"], ""),
+    (0.99, 0.99, 0.8, ["met", "met", "not met", "not met"], ""),
 ])
 def test_the_verdicts(tmp_path, capsys, hot, cold, union, verdicts, passes):
     fused_bar.main(world_of(tmp_path, hot, cold, union))
     lines = [line for line in capsys.readouterr().out.splitlines() if "met (" in line and " both " in line]
     assert ["not met" if "not met" in line else "met" for line in lines] == verdicts
     frame = pd.read_csv(tmp_path / "tables" / "bar.csv", keep_default_na=False, na_values=[""])
-    header, _, both, plays = ([c.strip() for c in line.strip("| ").split("|")] for line in
+    header, _, both, plays = ([cell.strip() for cell in line.split("|")[1:-1]] for line in
                               stored_tables.lines_of({"kind": "bar"}, frame, []))
     assert header[:4] == ["model", "hot", "lower end against the plays", "cold"] and header[-1] == "passes against"
     value = frame.loc[(frame.model == "both") & (frame.part == "test"), "value"].item()
-    assert both[:2] == ["both", f"{value:.3f}".lstrip("0")] and (both[-1] if passes else "") == passes
-    assert both[-1] == "the plays" or not passes
+    assert both[:2] == ["both", f"{value:.3f}".lstrip("0")] and both[-1] == passes
     low = frame.loc[(frame.model == "both") & (frame.part == "cold_test"), "low"].item()
     assert both[4] == f"{low:+.1%}".replace("%", " %") and both[6] == "50 %"
-    assert plays[:2] == ["the plays", f"{frame.loc[frame.model == 'the plays', 'value'].iloc[0]:.3f}".lstrip("0")]
+    value = frame.loc[frame.model == "the plays", "value"].iloc[0]
+    assert plays[:2] == ["the plays", f"{value:.3f}".lstrip("0")] and plays[-2:] == ["", ""]
 
 
 @pytest.mark.parametrize("text, sentence", [
