@@ -1,27 +1,39 @@
 """Run every measurement: python -m bench [--quick] [NAME ...]
 
+    python -m bench --quick                        all, small sizes
+    python -m bench tricks softmax                 these two
+    python -m bench --keep tricks softmax          measure nothing: store their rows in results/bench/, for the manual
+
 Each module of this folder with a `run(quick)` measures ours and a baseline side by side in one run and
-returns rows; the ratios are what counts, as machines differ and are shared. Rows go to bench/results/. The rows of
-`tricks` and `softmax` say what each piece of hand-optimised code gains over the plain torch or numpy form.
+returns rows; the ratios are what counts, as machines differ and are shared. Rows go to bench/results/, each with its
+command, date, commit and processor. The rows of `tricks` and `softmax` say what each piece of hand-optimised code gains
+over the plain torch or numpy form. A stored row takes the place of an earlier one of the same name; docs/benchmarks.md
+is rendered from them (`make docs`).
 """
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 
 from harness import cli
-from harness.errors import UsageError
-from harness.files import write_text
+from harness.errors import UsageError, WorkError
+from harness.files import write_json
+
+MEASURED = Path(__file__).parent / "results"
 
 
 def build_parser():
     parser = cli.Parser(prog="bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="measurements (default: all)")
     parser.add_argument("--quick", action="store_true", help="small sizes: minutes in all, ratios less steady")
+    parser.add_argument("--keep", action="store_true", help="measure nothing; store the rows measured last")
     return parser
 
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    if args.keep:
+        return keep(args.names or sorted(p.stem for p in MEASURED.glob("*.json")))
     import bench
     there = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
     unknown = sorted(set(args.names) - set(there))
@@ -42,18 +54,47 @@ def run_one(name, argv=None):
 
 
 def print_rows(name, rows):
-    """Print a measurement's rows as a table and keep them as json."""
-    import json
-    from pathlib import Path
+    """Print a measurement's rows as a table and write them, with how they were measured, to bench/results/."""
     print(f"\n{name}")
     for row in rows:
         figures = "  ".join(f"{k} {row[k]:.4g}" for k in ("ours", "baseline") if row.get(k) is not None)
         name_of_ratio = f"gain over {row['against']}" if "against" in row else "ratio"
         ratio = f"  {name_of_ratio} {row['ratio']:.2f}" if row.get("ratio") is not None else ""
         print(f"  {row['what']}: {figures} {row.get('unit', '')}{ratio}  {row.get('note', '')}".rstrip())
-    out = Path(__file__).parent / "results"
-    write_text(out / f"{name}.json", json.dumps(rows, indent=1) + "\n")
+    write_json(MEASURED / f"{name}.json", {"rows": [row | how() for row in rows]})
     sys.stdout.flush()
+
+
+def how():
+    """What is recorded with each row: command, date, commit (a + where the code differed), cores and instruction set."""
+    import datetime
+
+    import torch
+
+    from harness.machine import cores, git_state
+    script, git = Path(sys.argv[0]).stem, git_state()
+    words = ["python", "-m", "bench" if script == "__main__" else f"bench.{script}", *sys.argv[1:]]
+    return {"command": " ".join(words), "date": datetime.date.today().isoformat(),
+            "commit": (git.get("commit") or "")[:8] + ("+" if git.get("dirty") else ""), "cores": cores(),
+            "processor": torch.backends.cpu.get_cpu_capability()}
+
+
+def keep(names, root=None):
+    """Store the rows of bench/results/NAME.json in results/bench/; a row replaces an earlier one of the same name."""
+    from harness.readers import read_json
+    from reporting import stored
+    root = root or stored.ROOT
+    if not names:
+        raise WorkError(f"{MEASURED} has no rows; python -m bench --quick measures all")
+    for name in names:
+        if not (MEASURED / f"{name}.json").is_file():
+            raise UsageError(f"{MEASURED} has no {name}.json; python -m bench {name} measures it")
+        path = root / "results" / "bench" / f"{name}.json"
+        rows = {row["what"]: row for file in (path, MEASURED / f"{name}.json") if file.is_file()
+                for row in read_json(file)["rows"]}
+        write_json(path, {"rows": list(rows.values())})
+    stored.write_sums(root)
+    print("stored: " + " ".join(f"results/bench/{name}.json" for name in names))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ In a page stands
     <!-- /table -->
 
 and within a sentence <!-- value: file=.. method=knn representation=vggish metric=NDCG@10 -->.0391<!-- /value -->, also
-with shuffled=yes, field=worth or another column, and digits=2. file=A,B names two files of one split, where runs were
+with shuffled=yes, field=worth or another column, and digits=2; of a bench's file (reporting/bench_tables.py) what=..
+names the row, with _ for blanks. file=A,B names two files of one split, where runs were
 made in two batches; tests of each are corrected within it. A file that is missing, or that is not the one stored,
 is refused: nothing is measured again.
 """
@@ -23,7 +24,7 @@ from harness import cli
 from harness.errors import WorkError
 from harness.files import expanded, write_text
 from harness.readers import reason
-from reporting import stored, stored_tables
+from reporting import bench_tables, stored, stored_tables
 
 TABLE = re.compile(r"(<!-- table: (.*?) -->\n)(.*?)(<!-- /table -->)", re.S)
 VALUE = re.compile(r"(<!-- value: (.*?) -->)(.*?)(<!-- /value -->)", re.S)
@@ -48,7 +49,8 @@ def rendered(text, where, root=stored.ROOT):
         before = [_cells(line) for line in match[3].splitlines() if line.startswith("|")]
         options = _options(match[2], where)
         with _in_page(where, match[2]):
-            lines = stored_tables.lines_of(options, _frame(options, root), before)
+            frame = _frame(options, root)
+            lines = (bench_tables if "what" in frame else stored_tables).lines_of(options, frame, before)
         return match[1] + "".join(f"{line}\n" for line in lines) + match[4]
 
     def value(match):
@@ -69,10 +71,14 @@ def _frame(options, root):
     names = options.get("file", "").split(",")
     frames = [stored.read(name, root) for name in names]
     for name, frame in zip(names[1:], frames[1:], strict=True):
+        if name.endswith(".json"):
+            continue    # rows of benches
         if set(frame["split_sha256"]) != set(frames[0]["split_sha256"]):
             raise WorkError(f"{name} and {names[0]} are of different splits; a table needs the same in every line")
     if len(frames) == 1:
         return frames[0]
+    if "what" in frames[0]:
+        return pd.concat(frames, ignore_index=True)
     return pd.concat(frames, ignore_index=True).drop_duplicates(["runs", "metric", "k"], ignore_index=True)
 
 
@@ -100,6 +106,8 @@ def _options(text, where):
 
 
 def _value(options, frame):
+    if "what" in frame:
+        return bench_tables.value(options, frame)
     line = stored_tables._line(frame, options.get("metric", "NDCG@10"), options.get("method", ""),
                               stored_tables._named(options.get("representation", "")), options.get("shuffled") == "yes")
     if line is None or options.get("field", "mean") not in line:

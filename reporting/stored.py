@@ -9,6 +9,7 @@
     results/<data set>/bar.csv               of bench.fused_bar
     results/<data set>/runs/                 values of every user of every run, of reporting.archive
     results/<data set>/made.json             which command wrote them, when, on what
+    results/bench/<measurement>.json         rows of the benches, of python -m bench --keep
     results/checksums.txt                    sha256 and name of every file; a file that differs from it is refused
 """
 import functools
@@ -19,7 +20,7 @@ from pathlib import Path
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, write_json, write_text
 from harness.machine import cores, git_state, versions
-from harness.readers import reading
+from harness.readers import read_json, reading
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMS = "results/checksums.txt"
@@ -37,7 +38,10 @@ def read_sums(root=ROOT):
 
 
 def read(name, root=ROOT):
-    """The csv of that name (from the project's folder) as a frame; WorkError where it is not what was stored."""
+    """The csv of that name (from the project's folder), or the json of a bench, as a frame.
+
+    WorkError where it is not what was stored.
+    """
     import pandas as pd
     digest = checked(name, root)
     return _frame(pd, root / name, digest).copy()
@@ -45,6 +49,8 @@ def read(name, root=ROOT):
 
 @functools.lru_cache(maxsize=64)
 def _frame(pd, path, digest):
+    if path.suffix == ".json":
+        return pd.DataFrame(read_json(path)["rows"])
     with reading(path, "csv"):
         return pd.read_csv(path, keep_default_na=False, na_values=[""], float_precision="round_trip")
 
