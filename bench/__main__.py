@@ -66,7 +66,7 @@ def print_rows(name, rows):
 
 
 def how():
-    """What is recorded with each row: command, date, commit (a + where the code differed), cores and instruction set."""
+    """What is recorded with each row: command, date, commit (a + where the code differed), cores, instructions."""
     import datetime
 
     import torch

@@ -15,7 +15,7 @@ COSTS = [
     {"what": "ease, lastfm", "ours": 1.14, "recommend_s": .784, "peak_gib": .801, "note": "fit: all of it; and so on"},
     {"what": "two_tower, lastfm", "ours": 5.4, "recommend_s": .39, "peak_gib": .72, "note": "fit: one epoch; .."},
     {"what": "ease, music4all", "ours": 84.6, "recommend_s": 26.04, "peak_gib": 2.91, "note": "fit: all of it"},
-    {"what": "dropoutnet, music4all", "ours": None, "peak_gib": 5.5, "note": "no figure: stopped after 300 s (5.50 GiB)"}]
+    {"what": "dropoutnet, music4all", "ours": None, "peak_gib": 5.5, "note": "no figure: stopped after 300 s (5.50)"}]
 GROWTH = [
     {"what": "ease", "expected": [3, 0, 2], "users": 2.969, "items": None, "pairs": None, "note": "exponents: .."},
     {"what": "two_tower", "expected": None, "users": -.074, "items": None, "pairs": 1.2,
@@ -73,9 +73,9 @@ def test_growth_has_expected_exponents_in_brackets(project):
 
 def test_a_sentence_takes_a_figure(project):
     path = project / "docs" / "page.md"
-    path.write_text("<!-- value: file=results/bench/pairs.json what=sampled_by_item digits=1 -->?<!-- /value --> times, "
-                    "<!-- value: file=results/bench/pairs.json what=peak field=ours -->?<!-- /value --> GiB\n",
-                    encoding="utf-8")
+    told = "<!-- value: file=results/bench/pairs.json what="
+    path.write_text(f"{told}sampled_by_item digits=1 -->?<!-- /value --> times, "
+                    f"{told}peak field=ours -->?<!-- /value --> GiB\n", encoding="utf-8")
     documents.main([], project)
     text = path.read_text(encoding="utf-8")
     assert "-->68.7<!--" in text and "-->.0412<!--" in text
