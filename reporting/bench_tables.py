@@ -2,6 +2,7 @@
 
     kind=pairs    a line for each row that has a baseline: ours, the baseline, how many times ours is as fast (or the
                   gain over a plain form); all=yes has the rows without a baseline, too
+    kind=rows     a line for each row, columns=FIELD:HEADER,.. with _ for blanks in the header
     kind=costs    a line for each recommender of bench.recommenders; sizes=lastfm,music4all: fit, rank, peak of each
     kind=growth   a line for each method of bench.growth: the exponents, in brackets the expected ones
 
@@ -17,7 +18,7 @@ EMPTY = ("", "", "")
 
 def lines_of(options, frame, before):
     """The lines of a table. options: {key: text} of its comment; frame: rows of a bench; before: not needed."""
-    make = {"pairs": _pairs, "costs": _costs, "growth": _growth}
+    make = {"pairs": _pairs, "rows": _rows, "costs": _costs, "growth": _growth}
     if (kind := options.get("kind", "pairs")) not in make:
         raise WorkError(f"kind={kind} is none of {', '.join(make)}, those of a bench's rows")
     rows = [{key: value for key, value in row.items() if not _missing(value)} for row in frame.to_dict("records")]
@@ -81,6 +82,18 @@ def _pairs(options, rows):
         lines.append([_plain(row["what"]), ours, *([_plain(row.get("against", ""))] if against else []), baseline,
                       figure(row["ratio"]) if "ratio" in row else "", _plain(row.get("note", ""))])
     return header, lines
+
+
+def _rows(options, rows):
+    columns = [column.partition(":")[::2] for column in options["columns"].split(",")]
+    if lacking := {field for field, _ in columns} - {key for row in rows for key in row}:
+        raise WorkError(f"no row has {', '.join(sorted(lacking))}")
+    lines = [[_cell(row.get(field, "")) for field, _ in columns] for row in rows]
+    return [(header or field).replace("_", " ") for field, header in columns], lines
+
+
+def _cell(value):
+    return _plain(value) if isinstance(value, str) else figure(value)
 
 
 def _plain(text):

@@ -6,7 +6,8 @@
     kind=methods  a line for each method; rows=METHOD or METHOD:REPRESENTATION,..; columns=METRIC@K,..; the last has
                   intervals
     kind=overall  a line for each claim of a claims.csv, with its verdict over real data sets
-    kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction
+    kind=claims   a line for each test of a claims.csv; kinds=real (default) or "by construction" as by-construction;
+                  claims=ID,.. leaves the others out
     kind=segments a line for each row of a worth_<part>_by_<cut>.csv (by artist two, for its two pairs of segments):
                   worth in each segment, p; of a results_<part>_by_<cut>.csv: the value of its first metric in each
     kind=plays    a line for each target of the plays.csv of recommenders.random_forest: the forest (the user's mean)
@@ -73,6 +74,10 @@ def _overall(options, frame, before):
 
 def _claims(options, frame, before):
     own = frame[(frame["kind"] == options.get("kinds", "real").replace("-", " ")) & (frame["verdict"] != UNTESTABLE)]
+    if wanted := options.get("claims"):
+        if lacking := set(wanted.split(",")) - set(own["claim"]):
+            raise WorkError(f"the file has no test of {', '.join(sorted(lacking))}")
+        own = own[own["claim"].isin(wanted.split(","))]
     rows = [[line["claim"] + (f" ({_text(line['variant'])})" if _text(line["variant"]) else ""), line["dataset"],
              escape_markdown(line["compares"]), _strong(line["verdict"]),
              f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f})", _text(line["takes"])]

@@ -90,6 +90,20 @@ def test_embedding_rows_follow_the_items(tiny):
     assert not np.array_equal(shuffled, dataset.load_embedding(split, "content", shuffle=2))
 
 
+def test_a_control_exchanges_rows_of_tracks_that_have_one(tiny):
+    """Which tracks have a row says how famous they are, so a control that moved the gaps would count that as content."""
+    split, rng = dataset.load(tiny), np.random.default_rng(5)
+    raw = rng.normal(size=(split.n_tracks, 3)).astype(np.float32)
+    gaps = rng.random(split.n_items) < .4
+    raw[split.tracks[gaps]] = np.nan
+    np.save(tiny / "embeddings/gaps.npy", raw)
+    plain, control = (dataset.load_embedding(split, "gaps", "mean", shuffle) for shuffle in (None, 7))
+    assert 0 < gaps.sum() < split.n_items
+    assert np.array_equal(control[gaps], plain[gaps])          # the mean, where there is no row
+    assert (control[~gaps] != plain[~gaps]).any(axis=1).mean() > .8
+    assert sorted(map(tuple, control[~gaps])) == sorted(map(tuple, plain[~gaps]))
+
+
 def test_missing_rows_stop_or_are_filled_with_the_mean(tiny):
     split = dataset.load(tiny)
     raw = np.load(tiny / "embeddings/content.npy")

@@ -81,14 +81,13 @@ def network_input(features, n_hot, device="cpu"):
     return torch.as_tensor(features / spread, dtype=torch.float32).to(device)
 
 
-def present(split, name, shuffle=None):
-    """Which items have a row in an embedding, bool (n_items,), permuted like the rows of load_embedding."""
+def present(split, name):
+    """Which items have a row in an embedding, bool (n_items,); a control exchanges rows among these alone."""
     import numpy as np
 
     import dataset
     matrix = dataset.open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
-    has = np.isfinite(matrix[split.tracks]).all(axis=1)
-    return has if shuffle is None else has[np.random.default_rng(shuffle).permutation(len(has))]
+    return np.isfinite(matrix[split.tracks]).all(axis=1)
 
 
 def standardise(vectors, n_hot):

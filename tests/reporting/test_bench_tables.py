@@ -51,6 +51,11 @@ def test_a_pair_has_both_figures_and_their_ratio(project):
                          "| peak of it | .0412 GiB | | | a\\|b\\_c |"]
 
 
+def test_rows_have_the_fields_asked_for(project):
+    assert table(project, "file=results/bench/pairs.json kind=rows columns=what,ours:the_figure,note rows=peak") == [
+        "| what | the figure | note |", "| --- | --- | --- |", "| peak of it | .0412 | a\\|b\\_c |"]
+
+
 def test_a_gain_names_the_plain_form():
     import pandas as pd
     frame = pd.DataFrame([{"what": "a trick", "ours": .1, "baseline": .2, "ratio": 2.0, "against": "autograd"}])
@@ -96,7 +101,8 @@ def test_a_row_measured_again_takes_the_place_of_the_first(project):
 
 @pytest.mark.parametrize("options,message", [
     ("file=results/bench/pairs.json rows=nothing", "no row begins 'nothing'"),
-    ("file=results/bench/pairs.json kind=board columns=NDCG@10", "kind=board is none of pairs, costs, growth"),
+    ("file=results/bench/pairs.json kind=board columns=NDCG@10", "kind=board is none of pairs, rows, costs, growth"),
+    ("file=results/bench/pairs.json kind=rows columns=what,colour", "no row has colour"),
     ("file=results/bench/none.json", "results/bench/none.json is not in results/checksums.txt"),
     ("file=results/bench/pairs.json kind=costs sizes=lastfm", "does not fit its file")])
 def test_what_does_not_fit_is_refused(project, options, message):

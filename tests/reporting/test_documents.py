@@ -224,6 +224,12 @@ def test_verdicts_of_claims(project):
     path = page(project, "file=results/c/claims.csv kind=claims kinds=by-construction")
     documents.main([], project)
     assert "| a | made | KNN a - KNN b | **fails** |" in path.read_text(encoding="utf-8")
+    page(project, "file=results/c/claims.csv kind=claims claims=a,b")
+    with pytest.raises(WorkError, match="the file has no test of b"):
+        documents.main([], project)
+    path = page(project, "file=results/c/claims.csv kind=claims kinds=by-construction claims=a")
+    documents.main([], project)
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 8
     path = page(project, "file=results/c/claims.csv kind=overall")
     documents.main([], project)
     assert path.read_text(encoding="utf-8").splitlines()[3:-2] == [
