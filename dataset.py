@@ -355,8 +355,8 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
     """Embedding of the split's items, float32 (n_items, D), row i = item i.
 
     missing: 'fail' raises WorkError if a track of the split has no finite row; 'mean' fills in the mean of the others.
-    shuffle: None, or the seed of a permutation of the rows (the control: the same vectors for other tracks). Only tracks
-    that have a row exchange theirs: which tracks have one goes with their fame, and is not what the vectors say.
+    shuffle: None, or the seed of a permutation of the rows (the control: the same vectors for other tracks). Only
+    tracks that have a row exchange theirs: which tracks have one goes with their fame, not with what it says.
     scale: 'none', or 'unit' to apply unit_scale.
     WorkError, too, where the square of a vector's length is beyond float32: its cosines would silently be 0.
     """

@@ -91,7 +91,7 @@ def test_embedding_rows_follow_the_items(tiny):
 
 
 def test_a_control_exchanges_rows_of_tracks_that_have_one(tiny):
-    """Which tracks have a row says how famous they are, so a control that moved the gaps would count that as content."""
+    """Which tracks have a row goes with their fame, so a control that moved the gaps would count that as content."""
     split, rng = dataset.load(tiny), np.random.default_rng(5)
     raw = rng.normal(size=(split.n_tracks, 3)).astype(np.float32)
     gaps = rng.random(split.n_items) < .4
