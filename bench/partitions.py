@@ -89,7 +89,8 @@ def split(folder, n, memory, both):
     bytes_ = {"baseline": whole[1] / 2**30, "ratio": whole[1] / peak, "against": "one piece"} if both else {}
     return [{"what": f"split of {plays:,} plays in {n} partitions", "ours": seconds, "unit": "s", **against,
              "note": f"slowest task {slowest:.1f} s, merge {merge[0]:.1f} s; partitions {size / 1e9:.2f} GB"},
-            {"what": f"its peak resident memory, {plays:,} plays in {n} partitions", "ours": peak / 2**30, "unit": "GiB", **bytes_,
+            {"what": f"its peak resident memory, {plays:,} plays in {n} partitions", "ours": peak / 2**30,
+             "unit": "GiB", **bytes_,
              "note": f"limit {memory}; tasks {max(p for _, p in tasks) / 2**30:.2f}, merge {merge[1] / 2**30:.2f}"}]
 
 

@@ -211,7 +211,8 @@ def run(quick):
         {"what": f"log of {plays:,} plays to split, {name}", "ours": total["ours"], "baseline": total[name],
          "unit": "s", "ratio": total[name] / total["ours"], "against": name,
          "note": f"plays + split {stages} s; {os.cpu_count()} cores; same rows"},
-        {"what": f"its peak resident memory, {plays:,} plays, {name}", "ours": size["ours"], "baseline": size[name], "unit": "GiB",
+        {"what": f"its peak resident memory, {plays:,} plays, {name}", "ours": size["ours"],
+         "baseline": size[name], "unit": "GiB",
          "ratio": size[name] / size["ours"], "against": name, "note": "of the larger of the two processes"})]
 
 

@@ -19,8 +19,8 @@ METHODS = {"SASRec": ["-m", "recommenders.sasrec", "--max-seq-len", "20", "--hid
 
 
 def walks(users, seed=0):
-    """(user, item, step) of every play: drawn from the LIKELY successors of the last item (six in ten), of the one before
-    it (three in ten), or from all items."""
+    """(user, item, step) of every play: drawn from the LIKELY successors of the last item (six in ten), of the one
+    before it (three in ten), or from all items."""
     import numpy as np
     rng = np.random.default_rng(seed)
     likely = rng.integers(ITEMS, size=(2, ITEMS, LIKELY))
