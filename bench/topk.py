@@ -61,7 +61,8 @@ def run(quick):
             taken.append(time.perf_counter() - start)
     ours, baseline = (n_users / np.median(times[road]) for road in (by_topk, by_faiss))
     return [{"what": f"top 100 of 55,262 items for {n_users:,} users, D=200", "ours": ours, "baseline": baseline,
-             "unit": "users/s", "ratio": ours / baseline, "note": f"faiss flat index, same lists in {same:.2%} of places"}]
+             "unit": "users/s", "ratio": ours / baseline,
+             "note": f"faiss flat index, same lists in {same:.2%} of places"}]
 
 
 if __name__ == "__main__":
