@@ -83,6 +83,9 @@ def parse(argv=None):
     args = build_parser().parse_args(argv)
     if args.yes and not args.remove_stale:
         raise UsageError("--yes confirms a removal; use it with --remove-stale")
+    flags = ("metrics", "k", "parts", "by", "worth", "against", "correction")
+    if args.remove_stale and (given := [f for f in flags if getattr(args, f) != build_parser().get_default(f)]):
+        raise UsageError(f"--remove-stale lists runs and makes no table; leave out --{given[0]}")
     if args.by and (other := [name for name in args.metrics if name.split("@")[0] not in METRICS]):
         raise UsageError(f"--by shows metrics of users: {', '.join(METRICS)}; {other[0]} is none of a segment")
     return args

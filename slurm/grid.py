@@ -189,13 +189,15 @@ def flag_words(flags):
 
 def stages_of(args, script, places, flags):
     """(workspace, stages in order); the runs of the grid are the stage named `grid`."""
-    facts = submit.facts()
+    facts, audio = submit.facts(), args.audio
     args.workdir = args.workdir or os.environ.get("WORKDIR") or facts.get("WORKDIR")
     args.audio = args.audio or os.environ.get("AUDIO") or facts.get("AUDIO")
     document, extra = grid_file.read(args.file) if args.file else {}, settings(args.set)
     extracts = bool(args.extract or document.get("extract"))
     workdir = cli.workspace(args, create=extracts and args.mode != "print") \
         if args.mode != "print" else expanded(args.workdir or ".").absolute()
+    if audio and not extracts:
+        raise UsageError("--audio is the folder of an extraction; add --extract BACKEND")
     stages = extraction(args, document, {} if script else flags, workdir)
     merged = [s.name for s in stages if s.name.endswith("-merge")]
     split = args.split or document.get("split")
@@ -232,6 +234,10 @@ def main(argv=None):
         raise UsageError("--processes is for --print and --submit; on this machine start each run with torchrun")
     if args.wait and args.mode != "submit":
         raise UsageError("--wait is for --submit; --local ends when the runs are over, and --print starts none")
+    if args.report and (script or args.file or args.extract or args.split or args.set or args.mode != "print"):
+        raise UsageError("--report says how a submitted grid went and starts nothing; give it alone")
+    if args.processes > 1 and not (script or args.file):
+        raise UsageError("--processes is for runs that train; name a SCRIPT or --file")
     if args.report:
         return submit.report(expanded(args.report))
     workdir, stages = stages_of(args, script, places, flags)

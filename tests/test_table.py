@@ -406,6 +406,8 @@ def cli(*words):
     (["--workdir", "{w}", "--metrics", "Recal"], 2, "invalid choice: 'Recal'"),
     (["--workdir", "{w}", "--metrics", "Recall@0"], 2, "whole number of at least 1"),
     (["--workdir", "{w}", "--yes"], 2, "use it with --remove-stale"),
+    (["--workdir", "{w}", "--remove-stale", "--by", "user-age"], 2, "makes no table; leave out --by"),
+    (["--workdir", "{w}", "--remove-stale", "--metrics", "NDCG@10"], 2, "makes no table; leave out --metrics"),
     (["--workdir", "{w}", "--correction", "none"], 2, "invalid choice: 'none'"),
     (["--workdir", "{w}", "stray"], 2, "unrecognized arguments: stray"),
 ])

@@ -164,9 +164,21 @@ BAD = {
     ("--file", "nosuch.yaml"): "--file nosuch.yaml is no file",
     ("train.py", "--model", "content", "--processes", "2"): "--processes is for --print and --submit",
     ("knn.py", "--wait"): "--wait is for --submit",
-    ("--report", "nosuch"): "nosuch holds no plan.json",
+    ("--report", "nosuch"): "--report says how a submitted grid went and starts nothing",
+    ("knn.py", "--names", "content", "--audio", "."): "--audio is the folder of an extraction; add --extract BACKEND",
     ("knn.py", "--names", "nosuch"): "no run of 1 can be made in",
 }
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--report", "nosuch"], "nosuch holds no plan.json"),
+    (["--report", "nosuch", "knn.py"], "starts nothing; give it alone"),
+    (["--report", "nosuch", "--set", "k=5"], "starts nothing; give it alone"),
+    (["--extract", "mfcc", "--audio", ".", "--processes", "2"], "--processes is for runs that train")])
+def test_what_goes_alone_and_what_needs_runs(words, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["grid.py"])
+    with pytest.raises(UsageError, match=message):
+        grid.main(words)
 
 
 @pytest.mark.parametrize("words", BAD, ids=" ".join)

@@ -1,5 +1,7 @@
 """Grid files and files of methods of any shape: read, or refused in one sentence that names the file."""
+import os
 import shlex
+from unittest import mock
 
 import pytest
 import yaml
@@ -53,8 +55,9 @@ def write(path, document):
 def planned(path, folder):
     """All jobs of a grid file, or the sentence that refuses it."""
     try:
-        args, script, places, flags = grid.read(["--file", str(path), "--audio", str(folder), "--workdir", str(folder)])
-        return [job.line for stage in grid.stages_of(args, script, places, flags)[1] for job in stage.jobs]
+        with mock.patch.dict(os.environ, AUDIO=str(folder)):
+            args, script, places, flags = grid.read(["--file", str(path), "--workdir", str(folder)])
+            return [job.line for stage in grid.stages_of(args, script, places, flags)[1] for job in stage.jobs]
     except (UsageError, WorkError) as e:
         return str(e)
 
