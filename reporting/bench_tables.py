@@ -81,6 +81,8 @@ def _pairs(options, rows):
         ours, baseline = (f"{figure(row[key])}{unit}" if key in row else "" for key in ("ours", "baseline"))
         lines.append([_plain(row["what"]), ours, *([_plain(row.get("against", ""))] if against else []), baseline,
                       figure(row["ratio"]) if "ratio" in row else "", _plain(row.get("note", ""))])
+    if not any(line[-1] for line in lines):
+        return header[:-1], [line[:-1] for line in lines]
     return header, lines
 
 

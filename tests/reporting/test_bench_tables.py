@@ -60,8 +60,8 @@ def test_a_gain_names_the_plain_form():
     import pandas as pd
     frame = pd.DataFrame([{"what": "a trick", "ours": .1, "baseline": .2, "ratio": 2.0, "against": "autograd"}])
     assert bench_tables.lines_of({}, frame, []) == [
-        "| what | ours | plain form | its figure | gain | note |", "| --- | --- | --- | --- | --- | --- |",
-        "| a trick | .100 | autograd | .200 | 2.00 | |"]
+        "| what | ours | plain form | its figure | gain |", "| --- | --- | --- | --- | --- |",
+        "| a trick | .100 | autograd | .200 | 2.00 |"]
 
 
 def test_costs_have_epochs_in_brackets_and_what_did_not_end(project):
