@@ -241,8 +241,7 @@ def load(workdir: str | Path) -> Split:
 
 def _files(workdir):
     """The files a split is read from, as far as the workspace has them; data/split.json is no input of a run."""
-    paths = [workdir / name for name in runs.SPLIT_FILES]
-    return [path for path in paths if path.exists()]
+    return [path for name in runs.SPLIT_FILES if (path := workdir / name).exists()]
 
 
 def _read_split(workdir, inputs):
@@ -327,13 +326,9 @@ def _existing(workdir, name):
 
 def open_embedding(workdir: str | Path, name: str, n_tracks: int | None = None,
                    track_checksum: str | None = None) -> np.ndarray:
-    """Memory-map an embedding, float (n_tracks, D), and check its form; NaN rows are allowed here.
-
-    Raises UsageError for an unknown name, and WorkError unless it is a float matrix with one row per track that
-    belongs to this track list.
-    """
-    path = _existing(workdir, name)
-    matrix = read_npy(path)
+    """Memory-map an embedding, float (n_tracks, D), NaN rows allowed; UsageError for an unknown name, WorkError unless
+    it is a float matrix with one row per track that belongs to this track list."""
+    matrix = read_npy(path := _existing(workdir, name))
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise WorkError(f"{path} must be a matrix (tracks, dimensions), but has shape {matrix.shape}")
     if matrix.dtype.kind != "f":
@@ -355,15 +350,14 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
     """Embedding of the split's items, float32 (n_items, D), row i = item i.
 
     missing: 'fail' raises WorkError if a track of the split has no finite row; 'mean' fills in the mean of the others.
-    shuffle: None, or the seed of a permutation of the rows (the control: the same vectors for other tracks). Only
-    tracks that have a row exchange theirs: which tracks have one goes with their fame, not with what it says.
+    shuffle: None, or the seed of a permutation of the rows among the tracks that have one (the control: the same
+    vectors for other tracks; which tracks have one goes with their fame, not with what it says).
     scale: 'none', or 'unit' to apply unit_scale.
     WorkError, too, where the square of a vector's length is beyond float32: its cosines would silently be 0.
     """
     if missing not in ("fail", "mean"):
         raise UsageError(f"--missing must be fail or mean, not {missing!r}")
-    matrix = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
-    given = matrix[split.tracks]
+    given = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)[split.tracks]
     with np.errstate(over="ignore", under="ignore"):
         vectors = given.astype(np.float32, copy=False)
         squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -379,17 +373,21 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
                         f"split; split again with --tracks-with {name}, or fill the gaps with --missing mean")
     vectors[absent] = vectors[~absent].mean(axis=0, dtype=np.float64)
     if shuffle is not None:
-        there = np.flatnonzero(~absent)
-        vectors[there] = vectors[np.random.default_rng(shuffle).permutation(there)]
+        vectors[~absent] = vectors[np.random.default_rng(shuffle).permutation(np.flatnonzero(~absent))]
     return unit_scale(vectors, split.n_hot) if scale == "unit" else vectors
+
+
+def has_embedding(split: Split, name: str) -> np.ndarray:
+    """Which items have a row in an embedding, bool (n_items,); a control exchanges rows among these alone."""
+    rows = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)[split.tracks]
+    return np.isfinite(rows).all(axis=1)
 
 
 def unit_scale(vectors: np.ndarray, n_hot: int) -> np.ndarray:
     """Vectors (n_items, D) centred on the mean of the first n_hot, and scaled so that these have mean square norm 1.
 
-    Ratios of distances are unchanged. Without scaling the units of an embedding determine the temperature of a softmax,
-    dominate mask, position and bias vectors, and slow down training (VGGish has rows of norm 1,500). If all rows are
-    equal, the result is zero.
+    Ratios of distances are unchanged; rows that are all equal give zero. Without it the units of an embedding determine
+    the temperature of a softmax, dominate mask, position and bias vectors, and slow training (VGGish has norm 1,500).
     """
     centred = vectors - vectors[:n_hot].mean(axis=0, dtype=np.float64)
     length = np.sqrt((centred[:n_hot] ** 2).sum(axis=1).mean())

@@ -55,6 +55,19 @@ def unit(vectors):
     return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0, casting="same_kind")
 
 
+def prepared(vectors, present, n_hot, center, normed):
+    """The vectors (n_items, D) that are averaged and compared, float32.
+
+    present: bool (n_items,), the items that have a vector of their own. center takes the mean of the first n_hot out,
+    after which an item without one is 0 and has no direction: what rounding leaves of it is no content. normed scales
+    rows to length 1.
+    """
+    if center:
+        vectors = vectors - vectors[:n_hot].mean(axis=0)
+        vectors[~present] = 0
+    return unit(vectors) if normed else vectors
+
+
 def request_of(args, name):
     """Every argument that can change the result with the embedding `name`."""
     return {"embedding": name, "k": args.k, "center": args.center, "unit": args.unit, "weight": args.weight,
@@ -75,10 +88,7 @@ def recommend_with(name, split, args, workdir):
         if run.finished:
             return
         vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
-        if args.center:
-            vectors = vectors - vectors[:split.n_hot].mean(axis=0)
-        if args.unit:
-            vectors = unit(vectors)
+        vectors = prepared(vectors, dataset.has_embedding(split, name), split.n_hot, args.center, args.unit)
         profile = vectors
         if args.as_published:  # item codes used as row indices of the matrix in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]

@@ -137,7 +137,7 @@ def by_content(catalogue, played, name, config, n):
     codes = [place[row] for row in played]
     vectors = dataset.load_embedding(split, config["embedding"], request.get("missing", "fail"))
     if config["recommender"] == "knn":
-        score = _by_mean(vectors, codes, split.n_hot, request)
+        score = _by_mean(vectors, dataset.has_embedding(split, config["embedding"]), codes, split.n_hot, request)
     else:
         score = _by_neighbours(vectors, codes, split, request)
     score[[code for code in codes if code < split.n_hot]] = -np.inf
@@ -145,13 +145,10 @@ def by_content(catalogue, played, name, config, n):
     return [(int(split.tracks[i]), float(score[i])) for i in order if np.isfinite(score[i])]
 
 
-def _by_mean(vectors, codes, n_hot, request):
+def _by_mean(vectors, present, codes, n_hot, request):
     """Cosine of each track of train, float64 (n_hot,), with the mean of the vectors (n_items, D) of what was played."""
     import knn
-    if request.get("center"):
-        vectors = vectors - vectors[:n_hot].mean(axis=0)
-    if request.get("unit"):
-        vectors = knn.unit(vectors)
+    vectors = knn.prepared(vectors, present, n_hot, request.get("center"), request.get("unit"))
     return np.float64(knn.unit(vectors[:n_hot]) @ knn.unit(vectors[codes].mean(axis=0, keepdims=True))[0])
 
 

@@ -88,6 +88,26 @@ def test_published_names_and_files(tiny):
     assert mean["HitRate@5"] > noise["HitRate@5"] + 0.2        # the planted taste is found through content
 
 
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_track_without_a_vector_has_no_direction_once_centred(tiny, normed):
+    """The mean that fills a gap, less the mean, is 1e-5 here: scaled to length 1 it would be content."""
+    split, rng = dataset.load(tiny), np.random.default_rng(4)
+    raw = (rng.normal(size=(split.n_tracks, 5)) * 30 + 1000).astype(np.float32)
+    gaps = rng.random(split.n_items) < .3
+    raw[split.tracks[gaps]] = np.nan
+    write_embedding(tiny, "gaps", raw)
+    vectors = dataset.load_embedding(split, "gaps", "mean")
+    centred = knn.prepared(vectors, ~gaps, split.n_hot, True, normed)
+    assert not centred[gaps].any() and centred[~gaps].any(axis=1).all()
+    assert np.array_equal(knn.prepared(vectors, ~gaps, split.n_hot, False, False), vectors)
+    with pytest.raises(WorkError, match="has no row for"):
+        dataset.load_embedding(split, "gaps")
+    knn.main(["gaps", "--missing", "mean", "--center", *(["--unit"] if normed else []), "--workdir", str(tiny)])
+    lists = pd.concat([pd.read_parquet(path) for path in (tiny / "preds").glob("gaps*_test.pqt")])
+    of_gaps = lists[lists.track_id.isin(split.tracks[gaps])]
+    assert len(of_gaps) and (of_gaps.score == 0).all()
+
+
 def test_a_constant_embedding_is_chance(tiny):
     write_embedding(tiny, "constant", np.full((80, 8), 0.37, np.float32))
     write_embedding(tiny, "zero", np.zeros((80, 8), np.float32))

@@ -81,15 +81,6 @@ def network_input(features, n_hot, device="cpu"):
     return torch.as_tensor(features / spread, dtype=torch.float32).to(device)
 
 
-def present(split, name):
-    """Which items have a row in an embedding, bool (n_items,); a control exchanges rows among these alone."""
-    import numpy as np
-
-    import dataset
-    matrix = dataset.open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)
-    return np.isfinite(matrix[split.tracks]).all(axis=1)
-
-
 def standardise(vectors, n_hot):
     """One embedding (n_items, D) with the mean and deviation of its first n_hot rows taken out, float64.
 

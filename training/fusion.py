@@ -93,12 +93,14 @@ def unit_content(split: Split, names: list[str], missing: str, shuffle: int | No
 
     import dataset
     from training import content
+    present = np.stack([dataset.has_embedding(split, name) for name in names], 1)  # (n_items, names)
     x = np.hstack([content.standardise(dataset.load_embedding(split, name, missing, shuffle), split.n_hot)
-                   for name in names])
+                   * own[:, None] for name, own in zip(names, present.T, strict=True)])
     if width is not None and x.shape[1] > width:
         from sklearn.decomposition import PCA
         pca = PCA(min(width, split.n_hot), random_state=0).fit(x[:split.n_hot])
         x = np.pad(pca.transform(x), ((0, 0), (0, width - pca.n_components_)))
+    x[~present.any(axis=1)] = 0                    # not the direction of what rounding leaves
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, length, out=np.zeros_like(x), where=length > 1e-9).astype(np.float32)
 

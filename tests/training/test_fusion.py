@@ -82,6 +82,19 @@ def test_more_width_than_items_is_filled_with_zeros(tmp_path):
     assert unit.shape == (split.n_items, 60) and not unit[:, split.n_hot:].any()
 
 
+@pytest.mark.parametrize("width", [None, 3])
+def test_an_item_without_content_is_zero_and_not_the_direction_of_rounding(world, width):
+    """The mean that fills a gap, less the mean, is 1e-8 or so: scaled to length 1 it would be content."""
+    split, rng = dataset.load(world), np.random.default_rng(2)
+    raw = (rng.normal(size=(split.n_tracks, 5)) * 300 + 1000).astype(np.float32)
+    gaps = rng.random(split.n_items) < .3
+    raw[split.tracks[gaps]] = np.nan
+    write_embedding(world, "gaps", raw)
+    unit = fusion.unit_content(split, ["gaps"], "mean", None, width)
+    assert not unit[gaps].any()
+    np.testing.assert_allclose(np.linalg.norm(unit[~gaps], axis=1), 1, atol=1e-6)
+
+
 def test_content_that_is_constant_is_zero(world):
     split = dataset.load(world)
     write_embedding(world, "flat", np.ones((split.n_tracks, 3)))
