@@ -58,13 +58,14 @@ def unit(vectors):
 def prepared(vectors, present, n_hot, center, normed):
     """The vectors (n_items, D) that are averaged and compared, float32.
 
-    present: bool (n_items,), the items that have a vector of their own. center takes the mean of the first n_hot out,
+    present: bool (n_items,), the items that have a vector of their own, or None where all have. center takes the mean of the first n_hot out,
     after which an item without one is 0 and has no direction: what rounding leaves of it is no content. normed scales
     rows to length 1.
     """
     if center:
         vectors = vectors - vectors[:n_hot].mean(axis=0)
-        vectors[~present] = 0
+        if present is not None:
+            vectors[~present] = 0
     return unit(vectors) if normed else vectors
 
 
@@ -88,7 +89,8 @@ def recommend_with(name, split, args, workdir):
         if run.finished:
             return
         vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
-        vectors = prepared(vectors, dataset.has_embedding(split, name), split.n_hot, args.center, args.unit)
+        present = dataset.has_embedding(split, name) if args.missing == "mean" else None
+        vectors = prepared(vectors, present, split.n_hot, args.center, args.unit)
         profile = vectors
         if args.as_published:  # item codes used as row indices of the matrix in track order
             profile = dataset.open_embedding(workdir, name)[:split.n_hot]

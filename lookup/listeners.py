@@ -137,7 +137,8 @@ def by_content(catalogue, played, name, config, n):
     codes = [place[row] for row in played]
     vectors = dataset.load_embedding(split, config["embedding"], request.get("missing", "fail"))
     if config["recommender"] == "knn":
-        score = _by_mean(vectors, dataset.has_embedding(split, config["embedding"]), codes, split.n_hot, request)
+        present = dataset.has_embedding(split, config["embedding"])
+        score = _by_mean(vectors, present, codes, split.n_hot, request)
     else:
         score = _by_neighbours(vectors, codes, split, request)
     score[[code for code in codes if code < split.n_hot]] = -np.inf

@@ -93,7 +93,9 @@ def unit_content(split: Split, names: list[str], missing: str, shuffle: int | No
 
     import dataset
     from training import content
-    present = np.stack([dataset.has_embedding(split, name) for name in names], 1)  # (n_items, names)
+    gaps = missing == "mean"
+    present = np.stack([dataset.has_embedding(split, name) if gaps else np.ones(split.n_items, bool)
+                        for name in names], axis=1)                                                 # (n_items, names)
     x = np.hstack([content.standardise(dataset.load_embedding(split, name, missing, shuffle), split.n_hot)
                    * own[:, None] for name, own in zip(names, present.T, strict=True)])
     if width is not None and x.shape[1] > width:
