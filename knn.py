@@ -58,9 +58,9 @@ def unit(vectors):
 def prepared(vectors, present, n_hot, center, normed):
     """The vectors (n_items, D) that are averaged and compared, float32.
 
-    present: bool (n_items,), the items that have a vector of their own, or None where all have. center takes the mean of the first n_hot out,
-    after which an item without one is 0 and has no direction: what rounding leaves of it is no content. normed scales
-    rows to length 1.
+    present: bool (n_items,), the items that have a vector of their own, or None where all have. center takes the mean
+    of the first n_hot out, after which an item without one is 0 and has no direction: what rounding leaves of it is no
+    content. normed scales rows to length 1.
     """
     if center:
         vectors = vectors - vectors[:n_hot].mean(axis=0)
