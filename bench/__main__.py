@@ -32,6 +32,8 @@ def build_parser():
 
 def main(argv=None):
     args = build_parser().parse_args(argv)
+    if args.keep and args.quick:
+        raise UsageError("--keep measures nothing; leave out --quick")
     if args.keep:
         return keep(args.names or sorted(p.stem for p in MEASURED.glob("*.json")))
     import bench
@@ -61,7 +63,8 @@ def print_rows(name, rows):
         name_of_ratio = f"gain over {row['against']}" if "against" in row else "ratio"
         ratio = f"  {name_of_ratio} {row['ratio']:.2f}" if row.get("ratio") is not None else ""
         print(f"  {row['what']}: {figures} {row.get('unit', '')}{ratio}  {row.get('note', '')}".rstrip())
-    write_json(MEASURED / f"{name}.json", {"rows": [row | how() for row in rows]})
+    made = how()
+    write_json(MEASURED / f"{name}.json", {"rows": [row | made for row in rows]})
     sys.stdout.flush()
 
 

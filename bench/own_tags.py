@@ -12,6 +12,8 @@ from pathlib import Path
 
 from bench.recommenders import say
 from harness import cli
+from harness.errors import UsageError
+from harness.readers import reading
 
 MODES = ("all taggings", "without the user's own", "without as many others")
 
@@ -22,8 +24,12 @@ def taggings(split, raw):
     import pandas as pd
 
     from dataset import read_tracks
-    frame = pd.read_csv(raw / "user_taggedartists.dat", sep="\t", usecols=["userID", "artistID", "tagID"])
+    path = raw / "user_taggedartists.dat"
+    with reading(path, "the taggings of Last.fm-2k"):
+        frame = pd.read_csv(path, sep="\t", usecols=["userID", "artistID", "tagID"])
     names, _ = read_tracks(split.workdir)
+    if not all(name.isdigit() for name in names):
+        raise UsageError(f"{split.workdir} is no workspace of Last.fm-2k, whose tracks are artist ids")
     row = pd.Series(np.arange(len(names)), index=[int(name) for name in names])
     code = np.full(len(names), -1, np.int64)
     code[split.tracks] = np.arange(split.n_items)
@@ -68,7 +74,8 @@ def measure(workdir, raw):
             pairs = split.part(part)
             pairs = pd.DataFrame({"user": pairs.user, "item": pairs.item}).drop_duplicates()
             own = pairs.reset_index(drop=True).reset_index(names="pair").merge(frame, on=["user", "item"])
-            rows += compare(split, part, counts, maker, vectors - centre, centre, own, len(pairs))
+            if len(own):
+                rows += compare(split, part, counts, maker, vectors - centre, centre, own, len(pairs))
     return rows
 
 

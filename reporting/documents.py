@@ -12,9 +12,9 @@ In a page stands
 
 and within a sentence <!-- value: file=.. method=knn representation=vggish metric=NDCG@10 -->.0391<!-- /value -->, also
 with shuffled=yes, field=worth or another column, and digits=2; of a bench's file (reporting/bench_tables.py) what=..
-names the row, with _ for blanks. file=A,B names two files of one split, where runs were
-made in two batches; tests of each are corrected within it. A file that is missing, or that is not the one stored,
-is refused: nothing is measured again.
+names the row, with _ for blanks. file=A,B names two files of one split, where runs were made in two batches; tests of
+each are corrected within it. A file that is missing, or that is not the one stored, is refused: nothing is measured
+again.
 """
 import contextlib
 import re
@@ -70,15 +70,13 @@ def _frame(options, root):
     import pandas as pd
     names = options.get("file", "").split(",")
     frames = [stored.read(name, root) for name in names]
+    if all("what" in frame for frame in frames):    # rows of benches
+        return pd.concat(frames, ignore_index=True)
     for name, frame in zip(names[1:], frames[1:], strict=True):
-        if name.endswith(".json"):
-            continue    # rows of benches
         if set(frame["split_sha256"]) != set(frames[0]["split_sha256"]):
             raise WorkError(f"{name} and {names[0]} are of different splits; a table needs the same in every line")
     if len(frames) == 1:
         return frames[0]
-    if "what" in frames[0]:
-        return pd.concat(frames, ignore_index=True)
     return pd.concat(frames, ignore_index=True).drop_duplicates(["runs", "metric", "k"], ignore_index=True)
 
 

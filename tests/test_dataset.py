@@ -10,7 +10,7 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_json, write_parquet
 from harness.readers import read_json
-from tests.worlds.world import hidden_pairs, tiny_workspace, write_embedding, write_pairs
+from tests.worlds.world import hidden_pairs, tiny_workspace, write_embedding, write_gaps, write_pairs
 
 
 def test_codes_point_back_to_ids(tiny):
@@ -92,11 +92,8 @@ def test_embedding_rows_follow_the_items(tiny):
 
 def test_a_control_exchanges_rows_of_tracks_that_have_one(tiny):
     """Which tracks have a row goes with their fame, so a control that moved the gaps would count that as content."""
-    split, rng = dataset.load(tiny), np.random.default_rng(5)
-    raw = rng.normal(size=(split.n_tracks, 3)).astype(np.float32)
-    gaps = rng.random(split.n_items) < .4
-    raw[split.tracks[gaps]] = np.nan
-    np.save(tiny / "embeddings/gaps.npy", raw)
+    split = dataset.load(tiny)
+    gaps = write_gaps(tiny, split, seed=5)
     plain, control = (dataset.load_embedding(split, "gaps", "mean", shuffle) for shuffle in (None, 7))
     assert 0 < gaps.sum() < split.n_items
     assert np.array_equal(control[gaps], plain[gaps])          # the mean, where there is no row

@@ -8,7 +8,7 @@ import dataset
 import knn
 from harness import runs
 from harness.errors import UsageError, WorkError
-from tests.worlds.world import hidden_pairs, write_embedding, write_pairs, write_tracks
+from tests.worlds.world import hidden_pairs, write_embedding, write_gaps, write_pairs, write_tracks
 
 
 @pytest.mark.numeric
@@ -91,11 +91,8 @@ def test_published_names_and_files(tiny):
 @pytest.mark.parametrize("normed", [False, True])
 def test_a_track_without_a_vector_has_no_direction_once_centred(tiny, normed):
     """The mean that fills a gap, less the mean, is 1e-5 here: scaled to length 1 it would be content."""
-    split, rng = dataset.load(tiny), np.random.default_rng(4)
-    raw = (rng.normal(size=(split.n_tracks, 5)) * 30 + 1000).astype(np.float32)
-    gaps = rng.random(split.n_items) < .3
-    raw[split.tracks[gaps]] = np.nan
-    write_embedding(tiny, "gaps", raw)
+    split = dataset.load(tiny)
+    gaps = write_gaps(tiny, split, seed=4)
     vectors = dataset.load_embedding(split, "gaps", "mean")
     centred = knn.prepared(vectors, ~gaps, split.n_hot, True, normed)
     assert not centred[gaps].any() and centred[~gaps].any(axis=1).all()

@@ -122,3 +122,5 @@ def test_only_what_was_measured_can_be_kept(project):
         bench.keep(["nothing"], project)
     with pytest.raises(WorkError, match="has no rows"):
         bench.keep([], project)
+    with pytest.raises(UsageError, match="--keep measures nothing; leave out --quick"):
+        bench.main(["--keep", "--quick"])

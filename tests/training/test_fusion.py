@@ -12,7 +12,7 @@ from harness.files import write_json
 from recommenders.sasrec import __main__ as sasrec
 from recommenders.two_tower import __main__ as two_tower
 from recommenders.two_tower import model as towers
-from tests.worlds.world import tiny_workspace, write_embedding, write_pairs
+from tests.worlds.world import tiny_workspace, write_embedding, write_gaps, write_pairs
 from training import fusion, shallow
 
 QUICK = {
@@ -84,12 +84,9 @@ def test_more_width_than_items_is_filled_with_zeros(tmp_path):
 
 @pytest.mark.parametrize("width", [None, 3])
 def test_an_item_without_content_is_zero_and_not_the_direction_of_rounding(world, width):
-    """The mean that fills a gap, less the mean, is 1e-8 or so: scaled to length 1 it would be content."""
-    split, rng = dataset.load(world), np.random.default_rng(2)
-    raw = (rng.normal(size=(split.n_tracks, 5)) * 300 + 1000).astype(np.float32)
-    gaps = rng.random(split.n_items) < .3
-    raw[split.tracks[gaps]] = np.nan
-    write_embedding(world, "gaps", raw)
+    """The mean that fills a gap, less the mean, is rounding: scaled to length 1 it would be content."""
+    split = dataset.load(world)
+    gaps = write_gaps(world, split, seed=2)
     unit = fusion.unit_content(split, ["gaps"], "mean", None, width)
     assert not unit[gaps].any()
     np.testing.assert_allclose(np.linalg.norm(unit[~gaps], axis=1), 1, atol=1e-6)

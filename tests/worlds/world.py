@@ -21,6 +21,16 @@ def write_embedding(workdir, name, matrix, **provenance):
                      "track_checksum": checksum(workdir / "trackid_sorted.csv"), **provenance})
 
 
+def write_gaps(workdir, split, seed, dim=5):
+    """An embedding `gaps` with a mean far from 0, in which three items in ten have no row; which, bool (n_items,)."""
+    rng = np.random.default_rng(seed)
+    raw = (rng.normal(size=(split.n_tracks, dim)) * 30 + 1000).astype(np.float32)
+    gaps = rng.random(split.n_items) < .3
+    raw[split.tracks[gaps]] = np.nan
+    write_embedding(workdir, "gaps", raw)
+    return gaps
+
+
 def write_pairs(workdir, part, users, tracks, counts=None, seconds=None):
     """A split part; seconds None counts up, False leaves the timestamps null."""
     frame = pd.DataFrame({"user_id": np.asarray(users, np.int64), "track_id": np.asarray(tracks, np.int64)})
