@@ -9,7 +9,7 @@ and may override the space. Settings are drawn at random by method and seed, so 
 fewer; a finite space smaller than the number of trials is searched whole. Each representation of a method gets the
 same settings and is tuned by itself. The trial with the best mean of --metric on val is selected; ties go to the
 earlier trial. Where the split has cold_val, methods are selected on the items that they can rank: cold-only ones by the
-mean on cold_val, those of both by the mean of the two, each over its reference (training/validation.py).
+mean on cold_val, those of both by the mean of the two, each by its reference (training/references.py).
 
 Trials run in WORKDIR/tuning: a workspace of links to train, val, cold_val, embeddings and metadata without any test
 part, so no figure of test is made, let alone read. A finished trial is skipped like any finished run, which is how
@@ -150,9 +150,9 @@ def reads_other_runs(job):
 
 
 def references_of(where, metric):
-    """What the metric on each part is divided by where a method ranks both, {part: number}; {} without cold_val."""
+    """What the metric on each part is measured by where a method ranks both, {part: Reference}; {} without cold_val."""
     import dataset
-    from training.validation import reference
+    from training.references import reference
     split = dataset.load(where)
     return {part: reference(split, part, metric) for part in ("val", "cold_val") if "cold_val" in split.parts}
 
@@ -174,16 +174,18 @@ def read_figure(trial, finished, where, metric, references):
 
 
 def figure_of(folder, name, parts, metric, references):
-    """Mean and half-width of a run's metric on its part; of two parts the mean over their references."""
+    """Mean and half-width of a run's metric on its part; of two parts the mean of both by their references."""
     import pandas as pd
     rows = []
     for part in parts:
         remedy = f"python metrics.py --k {metric.split('@')[1]} --workdir {folder.parent} {name} makes them again"
         with reading(folder / f"{name}_{part}.csv", f"metrics with {metric}", remedy):
             rows.append(pd.read_csv(folder / f"{name}_{part}.csv", index_col=0)[metric])
-    scale = [references[part] if len(parts) > 1 else 1.0 for part in parts]
-    means, halves = ([float(row[which]) / unit for row, unit in zip(rows, scale, strict=True)]
-                     for which in ("mean", "conf"))
+    if len(parts) == 1:
+        return float(rows[0]["mean"]), float(rows[0]["conf"])
+    own = [references[part] for part in parts]
+    means = [reference.relative(float(row["mean"])) for reference, row in zip(own, rows, strict=True)]
+    halves = [float(row["conf"]) / reference.unit for reference, row in zip(own, rows, strict=True)]
     return sum(means) / len(parts), math.hypot(*halves) / len(parts)   # as if the users of the two were others
 
 

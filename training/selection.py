@@ -12,9 +12,9 @@ What is ranked depends on the items that a method can serve, where the split has
 
     HOT    items of train only           val
     COLD   items without plays only      cold_val
-    BOTH                                 both; the value is the mean of the two, each divided by its reference
+    BOTH                                 both; the value is the mean of the two, each by its reference
 
-The references are fixed numbers of the split (validation.py). Without cold_val every method is selected on val.
+The references are fixed numbers of the split (references.py). Without cold_val every method is selected on val.
 """
 from __future__ import annotations
 

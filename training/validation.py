@@ -1,12 +1,11 @@
-"""What --stop-on reads: the metrics on val after an epoch, of a fixed sample of users, and the references of two parts.
+"""What --stop-on reads: the metrics on val after an epoch, of a fixed sample of users.
 
     validation = Validation(split, "NDCG@10", eval_every=2)
     result = validation.evaluate(training, lambda part: {"users": users, "items": items}, val_loss)
     checkpoints.after_epoch(result.better)
 
 A method that serves hot and cold items is selected on both where the split has cold_val: by the mean of the two values,
-each divided by its reference. On val that is the metric of the ranking by popularity (users in train); on cold_val, of
-whose tracks nothing was played, the expected metric of a uniformly random ranking. Both are numbers of the split.
+each relative to its reference (references.py).
 """
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness import processes
-from training import selection
+from training import references, selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,9 +71,9 @@ class Validation:
         self.split = sampled(split, val_users)
         asked = () if stop_on == selection.LOSS else (int(stop_on.split("@")[1]),)
         self.ks = tuple(sorted({*LENGTHS, *asked}))
-        self.references: dict[str, float] = {}
+        self.references: dict[str, references.Reference] = {}
         if len(self.parts) > 1 and stop_on != selection.LOSS:
-            self.references = {part: reference(self.split, part, stop_on) for part in self.parts}
+            self.references = {part: references.reference(self.split, part, stop_on) for part in self.parts}
 
     @classmethod
     def of(cls, split: Split, args: Any, serves: str = selection.BOTH) -> Validation:
@@ -121,53 +120,8 @@ class Validation:
         return values
 
     def score(self, values: dict[str, float]) -> float:
-        """The value that counts: the metric on the method's part, or the mean of the two over their references."""
-        own = [values[self.stop_on if part == "val" else f"{part}/{self.stop_on}"] for part in self.parts]
-        scale = [self.references.get(part, 1.0) for part in self.parts]
-        return float(np.mean([value / unit for value, unit in zip(own, scale, strict=True)]))
-
-
-# --------------------------------------------------------------------------- the references
-
-def reference(split: Split, part: str, name: str) -> float:
-    """The fixed number that a metric on a part is divided by, above 0: popularity on val, chance on cold_val.
-
-    On val it is never below chance, so that a split whose popular items nobody plays again does not divide by zero.
-    """
-    by_chance = chance(split, part, name)
-    return by_chance if part == "cold_val" else max(popularity(split, part, name), by_chance)
-
-
-def popularity(split: Split, part: str, name: str) -> float:
-    """A metric of the ranking by users in train, ties in the order of seed 0."""
-    import torch
-
-    import metrics
-    from ranking import topk
-    users = torch.as_tensor(np.bincount(split.train.item, minlength=split.n_hot), dtype=torch.float32)
-    k = int(name.split("@")[1])
-    preds = topk.recommend(split, part, k, 0, scores=lambda codes: users.expand(len(codes), -1), last=split.unseen)
-    return float(metrics.evaluate(preds, split.truth(part), (k,))[name].mean())
-
-
-def chance(split: Split, part: str, name: str) -> float:
-    """A metric of a uniformly random ranking of each user's candidates: its expectation, the mean over users.
-
-    With n candidates, t true tracks and lists of k, place j holds a true track with probability t / n.
-    """
-    metric, k = name.split("@")
-    users, true = np.unique(split.part(part).user, return_counts=True)
-    candidates = split.candidates(part)
-    n = candidates.stop - candidates.start - np.diff(split.seen(part).indptr)[users]
-    t, n = true[:, None].astype(np.float64), n[:, None].astype(np.float64)       # (U, 1)
-    place = np.arange(1, int(k) + 1)                                             # (k,)
-    inside = place <= n                                                          # (U, k): of a list that ends early
-    hit = np.where(inside, t / n, 0)
-    another = (t - 1) / np.maximum(n - 1, 1)       # a second place holds a true track, where one does
-    missed = np.where(inside, np.clip((n - t - place + 1) / np.maximum(n - place + 1, 1), 0, 1), 1).cumprod(1)
-    first = np.hstack([np.ones_like(t), missed[:, :-1]]) - missed                # the first hit is at this place
-    gain = 1 / np.log2(place + 1)
-    values = {"HitRate": first.sum(1), "MRR": (first / place).sum(1), "Recall": (hit / t).sum(1),
-              "Precision": hit.sum(1) / inside.sum(1), "MAP": (hit * (1 + (place - 1) * another) / place / t).sum(1),
-              "NDCG": (hit * gain).sum(1) / np.where(place <= t, gain, 0).sum(1)}
-    return float(values[metric].mean())
+        """The value that counts: the metric on the method's part, or the mean of the two by their references."""
+        own = {part: values[self.stop_on if part == "val" else f"{part}/{self.stop_on}"] for part in self.parts}
+        if self.references:
+            own = {part: self.references[part].relative(value) for part, value in own.items()}
+        return float(np.mean(list(own.values())))

@@ -13,7 +13,7 @@ import metrics
 from harness import registry, runs
 from tests.training.test_selection_runs import SMALL
 from tests.worlds.world import with_cold_val
-from training import selection, validation
+from training import references, selection, validation
 from training.early_stopping import EarlyStopping
 from training.selection import BOTH, COLD, HOT
 from training.validation import Validation
@@ -204,16 +204,16 @@ def test_a_method_is_selected_on_the_items_that_it_serves(two_parts):
     assert selection.parts_of(two_parts, BOTH) == ("val", "cold_val")
 
 
-def test_a_method_of_both_counts_the_mean_of_the_two_over_their_references(two_parts):
+def test_a_method_of_both_counts_the_mean_of_the_two_by_their_references(two_parts):
     content = by_content(two_parts)
     both, hot, cold = (Validation(two_parts, "NDCG@10", serves=serves) for serves in (BOTH, HOT, COLD))
     one, other = hot.values(content)["NDCG@10"], cold.values(content)["cold_val/NDCG@10"]
     values = both.values(content)
     assert (values["NDCG@10"], values["cold_val/NDCG@10"]) == (one, other) and one != other
     assert (hot.score(hot.values(content)), cold.score(cold.values(content))) == (one, other)
-    popular, by_chance = (validation.reference(two_parts, part, "NDCG@10") for part in ("val", "cold_val"))
-    assert both.references == {"val": popular, "cold_val": by_chance} and popular != by_chance
-    assert both.score(values) == pytest.approx((one / popular + other / by_chance) / 2, rel=1e-12)
+    known, new = (references.reference(two_parts, part, "NDCG@10") for part in ("val", "cold_val"))
+    assert both.references == {"val": known, "cold_val": new} and known.unit != new.unit
+    assert both.score(values) == pytest.approx((one / known.unit + max(other, new.floor) / new.unit) / 2, rel=1e-12)
     state = training()
     state.epoch = 1
     assert both.evaluate(state, content).better and state.stopping.best == both.score(values)
@@ -231,7 +231,7 @@ def test_the_reference_on_val_is_a_popularity_run(tiny, split):
     ((name, _),) = runs.find_runs(tiny)
     figures = pd.read_csv(tiny / "metrics" / f"{name}_val.csv", index_col=0)
     for metric in ("NDCG@10", "Recall@5", "HitRate@10"):
-        assert validation.popularity(split, "val", metric) == pytest.approx(figures.loc["mean", metric], rel=1e-9)
+        assert references.popularity(split, "val", metric) == pytest.approx(figures.loc["mean", metric], rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 7])
@@ -249,7 +249,7 @@ def test_chance_is_the_mean_over_all_orders_of_the_candidates(metric, true, k):
     one = SimpleNamespace(part=lambda _: SimpleNamespace(user=np.full(true, 1)), candidates=lambda _: slice(3, 10),
                           seen=lambda _: csr_matrix(([1, 1], ([1, 1], [0, 4])), shape=(2, 7)))   # 7 less 2 known
     expected = metrics.evaluate(preds, truth, (k,))[name].mean()
-    assert validation.chance(one, "cold_val", name) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert references.chance(one, "cold_val", name) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_a_reference_is_never_zero(split):
@@ -259,4 +259,41 @@ def test_a_reference_is_never_zero(split):
     users = np.setdiff1d(np.arange(split.n_users), split.train.user[split.train.item == last])
     pairs = type(val)(users, np.full(len(users), last), np.ones(len(users), np.float32), None)
     split.others["val"] = pairs
-    assert validation.popularity(split, "val", "NDCG@1") == 0 < validation.reference(split, "val", "NDCG@1")
+    assert references.popularity(split, "val", "NDCG@1") == 0 < references.reference(split, "val", "NDCG@1").unit
+
+
+def test_below_the_floor_cold_val_is_silent_and_val_decides(two_parts):
+    """As for a control on the wrong tracks, whose value on few cold items is noise."""
+    rule = Validation(two_parts, "NDCG@10", serves=BOTH)
+    floor = rule.references["cold_val"].floor
+    assert rule.references["val"].floor == 0 < rule.references["cold_val"].unit < floor
+
+    def score(hot, cold):
+        return rule.score({"NDCG@10": hot, "cold_val/NDCG@10": cold})
+    assert score(0.2, floor * 0.99) == score(0.2, 0.0) == score(0.2, floor) < score(0.2, floor * 1.01)
+    assert score(0.1, floor * 0.99) < score(0.101, 0.0)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_the_mean_over_shared_random_orders_is_chance(metric, two_parts):
+    """Whoever shares it, an order is random: the means agree, within four standard errors of the draws."""
+    name = f"{metric}@2"
+    means = references.shared_orders(two_parts, "cold_val", name, draws=4000)
+    assert len(means) == 4000 and means.std() > 0
+    assert abs(means.mean() - references.chance(two_parts, "cold_val", name)) < 4 * means.std() / 4000 ** 0.5
+
+
+def test_a_shared_order_is_evaluated_like_any_list(two_parts, monkeypatch):
+    """One draw against metrics.py on frames; also where the list is longer than the catalogue."""
+    monkeypatch.setattr(references, "SEED", 5)
+    candidates = two_parts.candidates("cold_val")
+    n = candidates.stop - candidates.start
+    for k in (3, n + 4):
+        top = np.random.default_rng(5).choice(n, min(k, n), replace=False) + candidates.start
+        truth = two_parts.truth("cold_val")
+        users = truth.user_id.unique()
+        preds = pd.DataFrame({"user_id": np.repeat(users, len(top)), "rank": np.tile(np.arange(len(top)), len(users)),
+                              "track_id": np.tile(two_parts.tracks[top], len(users))})
+        for metric in metrics.METRICS:
+            (mean,) = references.shared_orders(two_parts, "cold_val", f"{metric}@{k}", draws=1)
+            assert mean == pytest.approx(metrics.evaluate(preds, truth, (k,))[f"{metric}@{k}"].mean(), rel=1e-12)
