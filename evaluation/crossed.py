@@ -14,7 +14,8 @@ Var(d..) = var_u(d_u.) / U + sum_g s2_b,g / S_g. A method in which nothing is ra
 
 An interval over users alone takes the seeds that were drawn for all there are. Intervals of contrasts use Student's t
 with the seeds' degrees of freedom, the least S_g - 1 (without seeds U - 1): few seeds make them wide, and where the
-users vary more than the seeds they hold the truth more often than they say.
+users vary more than the seeds they hold the truth more often than they say. The paired tests of the tables use
+Satterthwaite's degrees of freedom instead, which follow what varies more.
 
 Sources: Searle, Casella and McCulloch, "Variance Components", Wiley 1992, section 4.3 (crossed classification, one
 observation per cell: the mean squares' expectations, negative estimates); Satterthwaite, Biometrics Bulletin 2, 1946;
@@ -128,6 +129,17 @@ class Estimate:
     def p_below(self, bound):
         """One-sided p value of `effect >= bound`: small where the effect is below."""
         return 1.0 - self.p_above(bound) if self.se == 0 else _p_below(self, bound)
+
+    def satterthwaite(self):
+        """Degrees of freedom of se ** 2 as the sum of mean squares that it is, at least those of the seeds."""
+        parts = [((self.s2_users + float((self.s2_rest / self.seeds).sum())) / self.users, self.users - 1)]
+        for seeds, rest, n in zip(self.s2_seeds, self.s2_rest, self.seeds, strict=True):
+            if seeds > 0:
+                parts += [(seeds / n + rest / (self.users * n), n - 1),
+                          (-rest / (self.users * n), (self.users - 1) * (n - 1))]
+        of_parts = sum(square ** 2 / freedom for square, freedom in parts)
+        whole = sum(square for square, _ in parts)
+        return max(whole ** 2 / of_parts if of_parts > 0 else np.inf, float(self.degrees()))
 
     def error(self, users=None, seeds=None):
         """The standard error that other numbers of users and of seeds (of every table) would give."""

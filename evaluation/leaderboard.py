@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from evaluation import crossed, provenance
 from evaluation import paired_tests as paired
-from evaluation import provenance
 from evaluation.results import repeat_numbers, unlike_defaults, val_means
 from evaluation.worth import worth_of, worth_of_means
 from harness import registry
@@ -249,7 +249,7 @@ def leaderboard(workdir, cells, part, values, columns, correction="holm", refere
     board.head = provenance.head(workdir, part, shown, 0 if values.users is None else len(values.users))
     board.head |= {"segment": segment} if segment else {}
     choose_best(workdir, board)
-    compare_rows(board, values.of(reference) if reference else None)
+    compare_rows(board, (reference, values.of(reference)) if reference else None)
     return board
 
 
@@ -336,31 +336,40 @@ def choose_best(workdir, board):
 
 
 def compare_rows(board, reference=None):
-    """Fill the tests of all rows: against the best of their block, and against a reference {column: Figure}.
+    """Fill the tests of all rows: against the best of their block, and against a reference (Cell, {column: Figure}).
 
     Controls on the wrong tracks are not tested: each repeat is one permutation, shared by all users. Metrics that
     belong to all users together are not tested, either. Of one user nothing is tested within blocks or segments;
     WorkError where a reference asks for it on the whole part.
     """
     jobs, families, users = [], {}, board.head["users"]
+    versus, compared = reference or (None, None)
 
-    def add(target, row, column, other, family):
-        if row.figures[column].each is not None and other.each is not None:
-            jobs.append((target, column, row.figures[column].each, other.each,
-                         families.setdefault(family, len(families))))
+    def add(target, row, column, cell, other, family):
+        own = row.figures[column]
+        if own.each is not None and other.each is not None:
+            jobs.append((target, column, own.each, other.each, families.setdefault(family, len(families)),
+                         None if own.repeats == other.repeats == 1 else _terms(row.cell, own, cell, other)))
     for title, rows in board.blocks():
         for column in board.columns:
             best = next((row for row in rows if column in row.best), None)
             for row in rows:
                 if best is not None and row is not best and row.is_rival and column in row.figures and users > 1:
-                    add(row.tests, row, column, best.figures[column], (title, column))
-                if reference is not None and column in row.figures and (users > 1 or "segment" not in board.head):
-                    if row.figures[column] is reference[column]:
+                    add(row.tests, row, column, best.cell, best.figures[column], (title, column))
+                if compared is not None and column in row.figures and (users > 1 or "segment" not in board.head):
+                    if row.figures[column] is compared[column]:
                         row.against[column] = "reference"
                     else:
-                        add(row.against, row, column, reference[column], ("", column))
+                        add(row.against, row, column, versus, compared[column], ("", column))
     if jobs:
         results = paired.compare(np.stack([job[2] for job in jobs]), np.stack([job[3] for job in jobs]),
-                                 families=[job[4] for job in jobs], correction=board.correction)
+                                 families=[job[4] for job in jobs], correction=board.correction,
+                                 repeats=[job[5] for job in jobs])
         for (target, column, *_), result in zip(jobs, results, strict=True):
             target[column] = result
+
+
+def _terms(cell, figure, other_cell, other):
+    """The difference of two cells as crossed.Terms, by which equal seeds of both are paired."""
+    return [crossed.Term(1, figure.table, tuple(repeat_numbers(cell))),
+            crossed.Term(-1, other.table, tuple(repeat_numbers(other_cell)))]

@@ -1,4 +1,4 @@
-"""Paired tests over users for table.py: is the difference to one run more than chance among these users?
+"""Paired tests for table.py: is the difference to one run more than the chance of these users, and of these seeds?
 
 Both have values of the same users, so a test looks at the differences d_u of each user's two values (a mean over
 the repeats where there are several) alone:
@@ -7,6 +7,11 @@ the repeats where there are several) alone:
     bootstrap  RESAMPLES draws of U users with replacement, the same draws for every row: the percentile interval
                of mean(d), and p = (1 + #{|m* - mean(d)| >= |mean(d)|}) / (RESAMPLES + 1)
     effect     Cohen's d of paired samples, mean(d) / sd(d): what a larger sample does not make larger
+
+Where one of the two has several seeds, these are a sample as the users are: another training would have another
+value. t and the interval then are those of users and seeds crossed, seed by seed where both have the same, with
+Satterthwaite's degrees of freedom (crossed.py). The bootstrap stays over users. With one seed nothing is known of the
+others, and a difference of two trainings may be that of their seeds.
 
 p values are corrected over all rows compared with one run in one metric, a family, as many rows are many tests: by
 Holm, which keeps the probability of any false difference below LEVEL, or by Benjamini and Hochberg, which keeps the
@@ -24,6 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluation import crossed
 from harness.errors import WorkError
 
 LEVEL = 0.05
@@ -37,11 +43,14 @@ BLOCK = 1 << 22   # draws of users held at once
 class Paired:
     """A row's difference to the reference and its tests. p values are corrected for the rows beside it."""
     difference: float
-    low: float        # 95 % interval of the difference, bootstrap
+    low: float        # 95 % interval of the difference, bootstrap; with seeds that of t
     high: float
     p_t: float
     p_bootstrap: float
     effect: float     # difference in standard deviations of the users' differences
+    se: float = np.nan       # standard error of the difference, over users or over users and seeds
+    freedom: float = np.nan  # its degrees of freedom
+    over_seeds: bool = False
 
     @property
     def mark(self):
@@ -56,10 +65,12 @@ class Paired:
         return not self.mark and not np.isnan(self.p_t)
 
 
-def compare(values, reference, resamples=RESAMPLES, seed=SEED, families=None, correction="holm"):
+def compare(values, reference, resamples=RESAMPLES, seed=SEED, families=None, correction="holm", repeats=None):
     """Tests of R rows against one, or each against its own, a Paired for each row.
 
     values: float64 (R, U), a value of each user; reference: float64 (U,) or (R, U), of the same users
+    repeats: for each row None, or the crossed.Terms of the row and of its reference, whose means over their seeds are
+        its values and its reference: at least one has two seeds or more (default: None for all)
     families: a number for each row; p values are corrected within a family (default: all rows are one)
     correction: holm or bh
     A user whose value is NaN in the row or in the reference (no list, so no Popularity of it) is left out of that
@@ -74,20 +85,37 @@ def compare(values, reference, resamples=RESAMPLES, seed=SEED, families=None, co
     if n < 2:
         raise WorkError(f"paired tests need at least two users, and there {'is one' if n else 'are none'}")
     known = ~np.isnan(each)
-    columns = np.full((6, len(each)), np.nan)                    # mean, low, high, p of t, p of the bootstrap, effect
+    columns = np.full((8, len(each)), np.nan)       # mean, low, high, p of t, p of the bootstrap, effect, se, freedom
     for kept in np.unique(known, axis=0):                        # rows of the same users share their draws
         if kept.sum() > 1:
             rows = (known == kept).all(axis=1)
             some = np.ascontiguousarray(each[rows][:, kept])
             mean, effect, p_t = t_test(some)
             low, high, p_bootstrap = bootstrap(some, resamples, seed)
-            columns[:, rows] = mean, low, high, p_t, p_bootstrap, effect
+            columns[:6, rows] = mean, low, high, p_t, p_bootstrap, effect
+            columns[6, rows], columns[7, rows] = some.std(axis=1, ddof=1) / np.sqrt(kept.sum()), kept.sum() - 1
+    repeats = [None] * len(each) if repeats is None else repeats
+    for row, terms in enumerate(repeats):
+        if terms is not None and not np.isnan(columns[3, row]):
+            columns[[1, 2, 3, 6, 7], row] = over_seeds(terms)
     families = np.zeros(len(each), int) if families is None else np.asarray(families)
     for family in np.unique(families):
         tested = ~np.isnan(columns[3]) & (families == family)
         for p in columns[3:5]:
             p[tested] = corrected(p[tested], correction)
-    return [Paired(*map(float, row)) for row in columns.T]
+    return [Paired(*map(float, row), terms is not None) for row, terms in zip(columns.T, repeats, strict=True)]
+
+
+def over_seeds(terms):
+    """(low, high, p of t, standard error, degrees of freedom) of a contrast of crossed.Terms; not corrected."""
+    from scipy.special import stdtr, stdtrit
+    result = crossed.estimate(terms)
+    if not result.se > 0:   # the same difference for every user and seed
+        return result.effect, result.effect, float(result.effect == 0), result.se, np.nan
+    freedom = result.satterthwaite()
+    half = stdtrit(freedom, 0.975) * result.se
+    p = 2 * float(stdtr(freedom, -abs(result.effect) / result.se))
+    return result.effect - half, result.effect + half, p, result.se, freedom
 
 
 def t_test(each):

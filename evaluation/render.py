@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from evaluation import provenance
+from evaluation import crossed, provenance
 from evaluation.leaderboard import readable
 from evaluation.paired_tests import CORRECTIONS, LEVEL
 from evaluation.results import unlike_defaults
@@ -20,7 +20,7 @@ LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\
 CHANGED = "‡"                 # made by code that has changed since
 NEAR, UNUSUAL = "°", "†"      # not distinguishable from the best; other arguments than the method's usual ones
 NO_CONTROL = "no control"
-TESTS = ("difference", "low", "high", "p_t", "p_bootstrap", "effect")   # of paired.Paired
+TESTS = ("difference", "low", "high", "p_t", "p_bootstrap", "effect", "over_seeds")   # of paired.Paired
 
 
 # --------------------------------------------------------------------------- texts of places
@@ -109,7 +109,10 @@ def notes(board, every=False, extra=""):
 
 def _note_on_tests(board):
     """What bold, the mark of what is not distinguishable, and the arrows mean, as far as they occur."""
-    how = f"paired t test and bootstrap over users, {CORRECTIONS[board.correction]}'s correction"
+    tests = [test for row in board.rows for test in (*row.tests.values(), *row.against.values())]
+    seeds = any(test.over_seeds for test in tests if not isinstance(test, str))
+    how = (f"paired t test over users{' and the seeds of rows that have several' if seeds else ''} and bootstrap over "
+           f"users, {CORRECTIONS[board.correction]}'s correction")
     parts = []
     if any(row.best for row in board.rows):
         chosen = [(row.block, column) for row in board.rows for column in row.best]
@@ -125,7 +128,7 @@ def _note_on_tests(board):
                      f"p < {LEVEL:g})")
     if np.isfinite(least := smallest_difference(board)):
         parts.append(f"two rows of a block that differ by {number(least)} in {board.columns[0]} are distinguished in "
-                     "four of five samples of users (before the correction)")
+                     f"four of five samples of users{' and seeds' if seeds else ''} (before the correction)")
     if board.against and any(row.against for row in board.rows):
         parts.append(f"↑ ↓: above or below {board.against} ({how} within the metric, p < {LEVEL:g})")
     elif board.against:
@@ -136,12 +139,12 @@ def _note_on_tests(board):
 def smallest_difference(board):
     """The difference in the first column that a test of two rows shows with a power of 80 % at p < .05, uncorrected.
 
-    2.8 standard errors (z of .975 and of .8) of a row's difference to the best of its block, the median over the rows;
-    NaN where no rows are compared.
+    With many users 2.8 standard errors (t of .975 and of .8) of a row's difference to the best of its block, the median
+    over the rows; NaN where no rows are compared.
     """
     tests = [row.tests[board.columns[0]] for row in board.rows if board.columns[0] in row.tests]
-    errors = [(test.high - test.low) / (2 * 1.96) for test in tests if np.isfinite(test.high)]
-    return (1.96 + 0.84) * float(np.median(errors)) if errors else np.nan
+    reaches = [float(crossed.reach(test.se, test.freedom)) for test in tests if np.isfinite(test.freedom)]
+    return float(np.median(reaches)) if reaches else np.nan
 
 
 def _note_on_arguments(board):

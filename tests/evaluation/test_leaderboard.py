@@ -136,11 +136,11 @@ def test_every_row_names_its_kind_of_fusion_where_there_are_several(tmp_path):
 
 def test_a_segment_of_one_user_is_shown_and_not_tested_against_a_run():
     board = leaderboard.Leaderboard("test", ["Recall@2"], [], {"users": 1, "segment": "one"})
-    figure = SimpleNamespace(each=np.array([.5]), mean=.5)
+    figure = SimpleNamespace(each=np.array([.5]), mean=.5, repeats=1)
     row = leaderboard.Row("without content", "ease", "EASE", "", "", "", SimpleNamespace(embedding=None))
     row.figures = {"Recall@2": figure}
     board.rows = [row]
-    other = {"Recall@2": SimpleNamespace(each=np.array([.25]), mean=.25)}
+    other = row.cell, {"Recall@2": SimpleNamespace(each=np.array([.25]), mean=.25, repeats=1)}
     leaderboard.compare_rows(board, other)
     assert not row.against
     del board.head["segment"]

@@ -10,9 +10,11 @@ from scipy import stats
 
 import table
 from evaluation import paired_tests as paired
+from evaluation.crossed import Term
 from evaluation.files import write_metrics
 from evaluation.leaderboard import Leaderboard, Row, compare_rows
 from evaluation.results import Cell, Figure
+from evaluation.worth import worth_of
 from harness.errors import WorkError
 from tests.test_table import cli, line, make_run, row_of, tables
 
@@ -177,13 +179,72 @@ def test_a_block_is_a_family_of_its_own_and_many_rows_are_many_tests():
     assert rows[3].tests["R@5"].p_t == pytest.approx(0.03)
 
 
+# --------------------------------------------------------------------------- seeds
+
+def rows_of_seeds(rng, users, seeds, spread):
+    """A null contrast: users, seeds of a standard deviation in standard errors of the users' mean, and a rest."""
+    shared = rng.normal(size=users) + 0.7 * rng.normal(size=(seeds, users))
+    return shared + spread * rng.normal(size=(seeds, 1)) * np.sqrt(seeds / users)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("seeds", "most"), [(3, 0.10), (5, 0.08), (10, 0.07)])
+@pytest.mark.parametrize("spread", [0, 1, 3])
+def test_the_t_test_over_seeds_keeps_its_level_where_that_over_users_does_not(seeds, spread, most):
+    """1,000 worlds without a difference: 5 % within three standard errors of 1,000 draws (.02); with 3 seeds that
+    decide all, Satterthwaite's approximation rejects up to .08."""
+    rng, rejected, over_users = np.random.default_rng(7), 0, 0
+    for _ in range(1000):
+        table = rows_of_seeds(rng, 200, seeds, spread)
+        rejected += paired.over_seeds([Term(1, table, tuple(range(seeds)))])[2] < 0.05
+        over_users += stats.ttest_1samp(table.mean(axis=0), 0).pvalue < 0.05
+    assert rejected / 1000 < most
+    if spread:
+        assert over_users / 1000 > 0.11
+
+
+@pytest.mark.numeric
+def test_one_table_of_seeds_has_the_interval_that_a_worth_has():
+    """Paired seed by seed a difference is the layout of worth.py: the same variance and degrees of freedom."""
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.random((5, 90)) + 0.02 * rng.random((5, 1)), rng.random((5, 90))
+    worth = worth_of(ours, theirs, paired=True)
+    low, high, p, se, freedom = paired.over_seeds([Term(1, ours, (1, 2, 3, 4, 5)), Term(-1, theirs, (1, 2, 3, 4, 5))])
+    assert ((high - low) / 2, freedom, (low + high) / 2) == pytest.approx(
+        (worth.half, worth.freedom, worth.difference), rel=1e-9)
+    assert p == pytest.approx(2 * stats.t.sf(abs(worth.difference) / se, freedom), rel=1e-9)
+
+
+@pytest.mark.numeric
+def test_a_mark_that_is_the_seeds_goes():
+    """Two rows whose users agree and whose seeds do not: by users alone a clear difference."""
+    rng = np.random.default_rng(5)
+    reference, shifts = rng.random(500), np.array([0.00, 0.01, 0.06])
+    row = reference + shifts[:, None] + 0.1 * rng.normal(size=(3, 500))
+    terms = [Term(1, row, (1, 2, 3)), Term(-1, reference[None], (1,))]
+    (alone,) = paired.compare([row.mean(axis=0)], reference)
+    (crossed,) = paired.compare([row.mean(axis=0)], reference, repeats=[terms])
+    assert alone.mark == "↑" and not alone.over_seeds
+    assert crossed.undecided and crossed.over_seeds and crossed.p_bootstrap == alone.p_bootstrap
+    assert crossed.low < 0 < alone.low and crossed.difference == pytest.approx(alone.difference)
+    assert crossed.freedom < 4 < alone.freedom and crossed.se > 2 * alone.se
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0, 1), (0.5, 0)])
+def test_seeds_without_any_spread(shift, p):
+    table = np.full((3, 20), 0.25)
+    (result,) = paired.compare([table[0] + shift], table[0], repeats=[
+        [Term(1, table + shift, (1, 2, 3)), Term(-1, table, (4, 5, 6))]])
+    assert (result.p_t, result.low, result.high) == (p, shift, shift)
+
+
 # --------------------------------------------------------------------------- table.py --against
 
 def world(workdir, n=60):
-    """A reference of two seeds, one run above it at every user, one below at most, one equal, one shuffled."""
+    """A reference of two near seeds, one run above it at every user, one below at most, one equal, one shuffled."""
     rng = np.random.default_rng(0)
     base, users = rng.random(n), range(n)
-    for seed, shift in ((1, 0.0), (2, 0.2)):
+    for seed, shift in ((1, 0.099), (2, 0.101)):
         make_run(workdir, "ease", None, base + shift, users, seed=seed)
     values = {"mfcc": base + 0.1 + rng.random(n), "mert": base + 0.1 - rng.random(n) * 0.8, "even": base + 0.1}
     for name, each in values.items():
@@ -195,9 +256,12 @@ def world(workdir, n=60):
 def test_against_marks_markdown_latex_and_csv(tmp_path):
     reference, values = world(tmp_path)
     numbers, text = tables(tmp_path, "--against", "ease")
-    results = dict(zip(values, paired.compare(list(values.values()), reference), strict=True))
+    seeds = Term(-1, np.stack([reference - 0.001, reference + 0.001]), (1, 2))
+    results = dict(zip(values, paired.compare(list(values.values()), reference, repeats=[
+        [Term(1, own[None], (1,)), seeds] for own in values.values()]), strict=True))
     for name, result in results.items():
         row = line(numbers, "KNN", name)
+        assert row.against_over_seeds
         for column in ("difference", "low", "high", "p_t", "p_bootstrap", "effect"):
             assert row[f"against_{column}"] == pytest.approx(getattr(result, column), abs=1e-12), (name, column)
         assert row.against_difference == pytest.approx(row["mean"] - line(numbers, "EASE")["mean"], abs=1e-12)
@@ -206,7 +270,8 @@ def test_against_marks_markdown_latex_and_csv(tmp_path):
     assert row_of(text, "EASE")["Recall@2"].endswith(" reference")
     untested = [line(numbers, "KNN", "mfcc", shuffled=True), line(numbers, "EASE")]
     assert all(np.isnan(row.against_p_t) for row in untested)
-    assert "(mean of 2 seeds) (paired t test and bootstrap over users, Holm's correction" in text
+    assert ("(mean of 2 seeds) (paired t test over users and the seeds of rows that have several and bootstrap over "
+            "users, Holm's correction") in text
     latex = [row for row in (tmp_path / "tables/test.tex").read_text().splitlines() if not row.startswith("%")]
     assert sum(r"$\uparrow$" in row for row in latex) == 1 and sum(r"$\downarrow$" in row for row in latex) == 1
 
