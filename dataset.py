@@ -22,7 +22,7 @@ from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
 from harness.readers import read_json, read_npy, reading
 from harness.run_files import COLD_PARTS
-from harness.split_files import RULES, Interactions, catalogue_of, encode, joined, read_pairs, read_rules
+from harness.split_files import RULES, Interactions, catalogue_of, encode, hidden_pairs, joined, read_pairs, read_rules
 from harness.ties import tie_key
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Split:
     inputs: list[Input] = field(default_factory=list)   # [Input]: the files it was read from
     rules: dict = field(default_factory=lambda: RULES)  # what belongs to a user's history, and whether `unseen` exist
     n_cold_val: int = 0        # the last items are those of cold_val, the cold ones before them those of cold_test
+    hidden: Interactions | None = None   # taken out of train by --train-share: never recommended, either
 
     @property
     def n_users(self) -> int:
@@ -67,8 +68,7 @@ class Split:
 
     @property
     def hot_parts(self) -> tuple[str, ...]:
-        """The parts that a model of the hot items alone can rank: all but the cold ones (in all_test it ranks the cold
-        items behind the others)."""
+        """Those that a model of the hot items alone can rank: in all_test the cold items come behind the others."""
         return tuple(p for p in self.parts if p not in COLD_PARTS)
 
     def part(self, name: str) -> Interactions:
@@ -126,20 +126,18 @@ class Split:
         return {part: made[self.history_parts(part)] for part in parts or self.parts}
 
     def seen(self, part: str) -> csr_matrix:
-        """Pairs excluded from the lists of a part, csr (U, n_candidates): train for val, train and val for the tests.
-
-        The cold parts rank items without earlier plays, so their matrix is empty; so is that of all parts where
-        rules.json says `seen: keep`.
-        """
+        """Pairs excluded from the lists of a part, csr (U, n_candidates): train and what --train-share took out of it
+        for val, these and val for the tests; none for the cold parts, and where rules.json says `seen: keep`."""
         from scipy.sparse import csr_matrix
         self.part(part)
         ranked = self.candidates(part)
         if part in COLD_PARTS or self.rules["seen"] == "keep":
             return csr_matrix((self.n_users, ranked.stop - ranked.start), dtype=np.float32)
         hidden = self.matrix()
-        if part in ("test", "all_test") and "val" in self.others:
-            val = self.others["val"]
-            hidden = hidden + csr_matrix((np.ones(len(val), np.float32), (val.user, val.item)), shape=hidden.shape)
+        for more in (self.others.get("val") if part in ("test", "all_test") else None, self.hidden):
+            if more is not None:
+                ones = np.ones(len(more), np.float32)
+                hidden = hidden + csr_matrix((ones, (more.user, more.item)), shape=hidden.shape)
         hidden = hidden.tocsr()
         hidden.resize(self.n_users, ranked.stop)
         return hidden
@@ -265,7 +263,7 @@ def _read_split(workdir, inputs):
                             f"but trackid_sorted.csv has {len(ids)} rows")
     if not len(raw["train"][0]):
         raise WorkError(f"{paths['train']} has no rows; choose other dates or shares when splitting")
-    rules = read_rules(folder / "rules.json")
+    rules, hidden = read_rules(folder / "rules.json"), raw.pop("hidden", None)
     catalogue = catalogue_of(raw, rules, paths)
     users, tracks, n_hot = np.unique(raw["train"][0]), np.concatenate(list(catalogue.values())), len(catalogue["hot"])
     code = np.full(len(ids), -1, np.int64)
@@ -276,7 +274,8 @@ def _read_split(workdir, inputs):
         others["all_test"] = joined([others[p] for p in ("test", "cold_test") if p in others])
     return Split(workdir=workdir, users=users, tracks=tracks, n_hot=n_hot, train=train, others=others,
                  n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
-                 rules=rules, n_cold_val=len(catalogue.get("cold_val", ())))
+                 rules=rules, n_cold_val=len(catalogue.get("cold_val", ())),
+                 hidden=None if hidden is None else hidden_pairs(hidden, users, code, n_hot, train, paths["hidden"]))
 
 
 def about(workdir: str | Path) -> dict:

@@ -33,7 +33,7 @@ from harness.files import checksum, expanded, harmless, write_report_csv, write_
 from harness.readers import read_json, reading
 
 LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt", "users.pqt",
-          "data/train.pqt", "data/val.pqt", "data/cold_val.pqt",
+          "data/train.pqt", "data/val.pqt", "data/cold_val.pqt", "data/hidden.pqt",
           "data/rules.json")   # and embeddings/; plays.pqt and points.pqt hold test
 DEFAULTS = Path(__file__).with_name("tune.yaml")
 LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)

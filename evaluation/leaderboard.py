@@ -349,7 +349,7 @@ def compare_rows(board, reference=None):
         own = row.figures[column]
         if own.each is not None and other.each is not None:
             jobs.append((target, column, own.each, other.each, families.setdefault(family, len(families)),
-                         None if own.repeats == other.repeats == 1 else _terms(row.cell, own, cell, other)))
+                         terms_of(row.cell, own, cell, other)))
     for title, rows in board.blocks():
         for column in board.columns:
             best = next((row for row in rows if column in row.best), None)
@@ -369,7 +369,9 @@ def compare_rows(board, reference=None):
             target[column] = result
 
 
-def _terms(cell, figure, other_cell, other):
-    """The difference of two cells as crossed.Terms, by which equal seeds of both are paired."""
+def terms_of(cell, figure, other_cell, other):
+    """The difference of two cells as crossed.Terms, by which equal seeds are paired; None where each ran once."""
+    if figure.repeats == other.repeats == 1:
+        return None
     return [crossed.Term(1, figure.table, tuple(repeat_numbers(cell))),
             crossed.Term(-1, other.table, tuple(repeat_numbers(other_cell)))]

@@ -121,7 +121,9 @@ def points(workdir, share, pairs, part, metric):
                         "same methods in every workspace")
     best = next((row for row in plays if metric in row.best), None) or max(plays, key=lambda r: r.figures[metric].mean)
     own = best.figures[metric].each
-    tests = paired_tests.compare(np.stack([row.figures[metric].each for row in content]), own)
+    tests = paired_tests.compare(
+        np.stack([row.figures[metric].each for row in content]), own, repeats=[
+            leaderboard.terms_of(row.cell, row.figures[metric], best.cell, best.figures[metric]) for row in content])
     tests = dict(zip(map(id, content), tests, strict=True))
     made = []
     for row in plays + content:

@@ -34,7 +34,8 @@ MANIFEST: Fields = {"recommender": str, "status": str, "started": str, "comment"
             "versions": dict, "git": dict, "departures": dict, "parts": list, "outputs": list, "sources": dict,
             "code": dict, "wall_seconds": (int, float)}   # the fields of config.json that somebody looks into
 UNSAID = {"stop_on": "loss"}   # arguments that a request leaves out at a value that is not the default
-SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *FILE_PARTS)), "data/rules.json")
+SPLIT_FILES = ("trackid_sorted.csv", *(f"data/{part}.pqt" for part in ("train", *FILE_PARTS, "hidden")),
+               "data/rules.json")
 
 
 def slug(text: object) -> str:

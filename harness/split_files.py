@@ -144,6 +144,22 @@ def encode(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, part: 
     return Interactions(rows, item, count[order], None if time is None else time[order])
 
 
+def hidden_pairs(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, train: Interactions,
+                 path: Path) -> Interactions:
+    """The pairs of data/hidden.pqt as codes, those of tracks that are not ranked left out; arguments as of `encode`.
+
+    WorkError for users absent from train and for pairs that are in train, too.
+    """
+    user, track, count, time = raw
+    kept = (code[track] >= 0) & (code[track] < n_hot)
+    pairs = encode((user[kept], track[kept], count[kept], None if time is None else time[kept]), users, code, n_hot,
+                   "hidden", path)
+    if twice := int(np.isin(pairs.user * n_hot + pairs.item, train.user * n_hot + train.item).sum()):
+        raise WorkError(f"{path}: {twice} of its pairs are in train, too; split again with "
+                        "preprocess/1_train_test_split.py")
+    return pairs
+
+
 def joined(parts: Sequence[Interactions]) -> Interactions:
     """Parts without common pairs as one, sorted by user, then item."""
     user, item, count = (np.concatenate([getattr(p, name) for p in parts]) for name in ("user", "item", "count"))

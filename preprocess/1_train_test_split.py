@@ -4,8 +4,9 @@
     python preprocess/1_train_test_split.py --protocol hotcold --test-date 2019-02-01 --tracks-with musicnn mert
 
 One row per (user, track): user_id, track_id, timestamp (first play in the window), count (plays in it), sorted.
-Also written: stats.csv (counts of each part), split.json (the request, its inputs, what was left out) and, where a
-protocol is evaluated otherwise than the rest, rules.json (see dataset.RULES).
+Also written: stats.csv (counts of each part), split.json (the request, its inputs, what was left out), where a protocol
+is evaluated otherwise than the rest, rules.json (see dataset.RULES), and with --train-share hidden.pqt, the pairs that
+it took out of train: nothing is trained on them, and they are no candidates, as their users did play them.
 
 protocols (source and exact rules: protocols.py)
   recsys24       train year, test month; test users halved into val and test
@@ -324,7 +325,8 @@ def main(argv=None):
             inputs.check_unchanged(files.values())
             new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
                          **written, "request": request, "versions": versions()},
-                        remove=[*(f"{part}.pqt" for part in ALL_PARTS if part not in written["parts"]),
+                        remove=[*(file for part in (*ALL_PARTS, "hidden")
+                                  if not new.path(file := f"{part}.pqt").exists()),
                                 *(["rules.json"] if args.protocol not in RULES else [])])
     if pieces:      # also those of a merge that was killed after the parts were there
         pieces.remove()

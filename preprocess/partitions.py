@@ -269,6 +269,7 @@ class Joined(protocols.Log):
         self.run(f"create temp view pairs as select * replace (part::part as part) from {files}")
         if args.train_share < 1:
             self.run(f"create temp view thin as select {COLUMNS} from pairs where thin")
+            self.run(f"create temp view hidden as select {COLUMNS} from pairs where part = 'train' and not thin")
 
     def run(self, sql, values=None):
         """As Log.run; a partition's file that has gone or is damaged is named."""

@@ -16,8 +16,8 @@ HOT = "part not in ('cold_test', 'cold_val')"   # SQL: of the held-out pairs, th
 
 
 def write(log, part, path):
-    """Write a part sorted by user and track, compressed with zstd; an empty part keeps its columns."""
-    table = "train" if part == "train" else f"(from held where part = '{part}')"
+    """Write a part, or `hidden`, sorted by user and track, compressed with zstd; an empty part keeps its columns."""
+    table = part if part in ("train", "hidden") else f"(from held where part = '{part}')"
     log.run(f"""copy (select user_id, track_id, timestamp, count from {table} order by user_id, track_id)
                 to {quoted(path)} (format parquet, compression zstd, compression_level 1, row_group_size {ROWS})""")
 

@@ -374,12 +374,15 @@ def given_pairs(log, split, partition=None):
 def share_train(log, share, seed, unseen="drop"):
     """Keep a share of each user's train pairs, at least one; a smaller share is a subset of a larger.
 
+    The others are the table `hidden`: what their user has played is no candidate, whether a model knows of it or not.
     Held-out pairs of tracks that are no longer in train are dropped unless unseen is 'keep'; cold parts are unchanged.
     """
     before = log.one("select count(*) from train")
     if "thin" not in log.made:
-        log.run(f"create temp table thin as select {COLUMNS} from {thinned('train', seed)} where thin",
-                {"share": share})
+        log.run(f"create temp table parted as select {COLUMNS}, thin from {thinned('train', seed)}", {"share": share})
+        for table, which in (("thin", "thin"), ("hidden", "not thin")):
+            log.run(f"create temp table {table} as select {COLUMNS} from parted where {which}")
+        log.run("drop table parted")
     log.run("create or replace temp view train as from thin")
     log.note("beyond --train-share", before - log.one("select count(*) from train"))
     log.keep_trained(unseen)

@@ -60,6 +60,9 @@ def write_parts(args, settings, log, new, n_tracks, expected):
         paths = {part: new.path(f"{part}.pqt") for part in log.parts(args.protocol)}
         for part, path in paths.items():
             parts.write(log, part, path)
+        hides = args.train_share < 1 and RULES.get(args.protocol, {}).get("seen") != "keep"
+        if hides:
+            parts.write(log, "hidden", new.path("hidden.pqt"))
         bar.update(1, now="counting")
         table = parts.stats(log, paths)
         bar.update(1, now="leak checks")
@@ -82,6 +85,8 @@ def write_parts(args, settings, log, new, n_tracks, expected):
     if args.protocol in RULES:
         before = {"events_before": protocols.yambda_train_end(**settings)} if args.protocol == "yambda" else {}
         write_json(new.path("rules.json"), {**rules, **before, "unseen": unseen})
+    if hides:
+        print("of what --train-share took out nothing is recommended to its user (data/hidden.pqt)")
     if rules.get("seen") == "keep":
         print("nothing seen is hidden: lists may hold what a user has played before (data/rules.json)")
     if args.protocol == "leave-one-out":

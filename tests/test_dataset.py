@@ -70,6 +70,57 @@ def test_without_val_lists_of_test_hide_train_alone(tiny):
     assert {*zip(split.users[rows], split.tracks[columns], strict=True)} == hidden_pairs(tiny, "val")
 
 
+def take_out(workdir, every=3):
+    """What --train-share does: some pairs of train, of users that keep others, are in hidden.pqt instead."""
+    train = pd.read_parquet(workdir / "data/train.pqt")
+    out = (train.groupby("user_id").cumcount() % every == 1).to_numpy()
+    write_parquet(workdir / "data/train.pqt", train[~out])
+    write_parquet(workdir / "data/hidden.pqt", train[out])
+    kept = set(train[~out].track_id)
+    for part in ("val", "test"):
+        pairs = pd.read_parquet(workdir / "data" / f"{part}.pqt")
+        write_parquet(workdir / "data" / f"{part}.pqt", pairs[pairs.track_id.isin(kept)])
+    return {(u, t) for u, t in zip(train.user_id[out], train.track_id[out], strict=True) if t in kept}
+
+
+@pytest.mark.parametrize("part", ["val", "test", "cold_test"])
+def test_what_was_taken_out_of_train_is_no_candidate(tiny, part):
+    out = take_out(tiny)
+    split = dataset.load(tiny)
+    assert out and not out & {*zip(split.users[split.train.user], split.tracks[split.train.item], strict=True)}
+    assert "hidden" not in split.parts and tiny / "data/hidden.pqt" in [i.path for i in split.inputs]
+    seen, tracks = split.seen(part), split.tracks[split.candidates(part)]
+    rows, columns = seen.nonzero()
+    wanted = hidden_pairs(tiny, part) | (out if part != "cold_test" else set())
+    assert {*zip(split.users[rows], tracks[columns], strict=True)} == wanted
+    assert split.matrix().nnz == split.history(part).nnz == len(split.train), "it is no history, either"
+
+
+def test_lists_hold_nothing_that_was_taken_out_of_train(tiny):
+    from recommenders import popularity
+    out = take_out(tiny)
+    popularity.main(["--workdir", str(tiny), "--k", "100"])
+    ((name, config),) = runs.find_runs(tiny)
+    assert config["inputs"]["data/hidden.pqt"] == checksum(tiny / "data/hidden.pqt")
+    for part in ("val", "test"):
+        lists = pd.read_parquet(tiny / "preds" / f"{name}_{part}.pqt")
+        assert len(lists) and not out & {*zip(lists.user_id, lists.track_id, strict=True)}
+
+
+@pytest.mark.parametrize(("pairs", "words"), [
+    ([(999, 2)], "hidden.pqt: 1 users have no plays in train"),
+    (None, "hidden.pqt: 1 of its pairs are in train, too"),
+    ([(0, 10_000)], "hidden.pqt: track_id runs from 10000 to 10000")])
+def test_hidden_pairs_are_checked(tiny, pairs, words):
+    train = pd.read_parquet(tiny / "data/train.pqt")
+    pairs = pairs or [(train.user_id[0], train.track_id[0])]
+    if pairs == [(999, 2)]:
+        pairs = [(999, train.track_id[0])]
+    write_parquet(tiny / "data/hidden.pqt", pd.DataFrame(pairs, columns=["user_id", "track_id"]))
+    with pytest.raises(WorkError, match=words):
+        dataset.load(tiny)
+
+
 def test_data_without_times_asks_for_an_order(tmp_path):
     split = dataset.load(tiny_workspace(tmp_path / "w", timed=False))
     assert split.time == "none" and split.train.time is None

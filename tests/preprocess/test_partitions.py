@@ -75,6 +75,7 @@ def test_the_same_bytes_as_in_one_piece(tmp_path, split, flags):
             write_parquet(workdir / "split.pqt", plays[["user_id", "track_id"]].assign(part=names).iloc[5:])
         (whole, about), (many, about_many) = one_and_many(split, workdir, *flags)
         assert "train.pqt" in whole and "test.pqt" in whole and about["stats"]["Train"]["Rows"]
+        assert ("hidden.pqt" in whole) == ("--train-share" in flags)
         assert many == whole     # split.json among them: counts, what was left out, checksums
 
 

@@ -478,10 +478,14 @@ def test_train_share_is_seeded_and_nested(tmp_path, split, protocol):
         assert train.groupby("user_id").size().equals(np.maximum(1, np.floor(share * n + .5)).astype(n.dtype))
         smaller = set(pairs(workdir, "train"))
         assert smaller < larger and train.merge(whole).shape == train.shape
+        out = set(pairs(workdir, "hidden"))
+        assert out | smaller == set(zip(whole.user_id, whole.track_id, strict=True)) and not out & smaller
+        assert (dataset.load(workdir).seen("val").sum(axis=1) > 0).all()
         assert set(pairs(workdir, "test")) == {p for p in test if p[1] in set(train["track_id"])}
         if cold is not None:
             assert pairs(workdir, "cold_test") == cold
         larger = smaller
+    assert split(workdir, *flags)[0] == 0 and not (workdir / "data" / "hidden.pqt").exists()
 
 
 def other_log(folder):
