@@ -275,7 +275,7 @@ def _read_split(workdir, inputs):
     return Split(workdir=workdir, users=users, tracks=tracks, n_hot=n_hot, train=train, others=others,
                  n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
                  rules=rules, n_cold_val=len(catalogue.get("cold_val", ())),
-                 hidden=None if hidden is None else hidden_pairs(hidden, users, code, n_hot, train, paths["hidden"]))
+                 hidden=hidden and hidden_pairs(hidden, users, code, n_hot, {"train": train} | others, paths["hidden"]))
 
 
 def about(workdir: str | Path) -> dict:

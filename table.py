@@ -4,7 +4,7 @@
     python table.py --metrics NDCG@10 Recall@50        the first decides the order and stands beside its control
     python table.py --k 10 50 --metrics HitRate Recall NDCG Coverage --worth all
     python table.py --by item-popularity               also a table of each segment: head, mid, tail
-    python table.py --against popularity               also paired tests over users against one run
+    python table.py --against popularity               also paired tests against one run
     python table.py --remove-stale                     list runs that no table shows; with --yes delete them
 
 Writes into tables/ of the workspace, from runs/*/config.json and metrics/ (no lists or vectors are opened):

@@ -14,18 +14,20 @@ Var(d..) = var_u(d_u.) / U + sum_g s2_b,g / S_g. A method in which nothing is ra
 
 An interval over users alone takes the seeds that were drawn for all there are. Intervals of contrasts use Student's t
 with the seeds' degrees of freedom, the least S_g - 1 (without seeds U - 1): few seeds make them wide, and where the
-users vary more than the seeds they hold the truth more often than they say. The paired tests of the tables use
-Satterthwaite's degrees of freedom instead, which follow what varies more.
+users vary more than the seeds they hold the truth more often than they say. The paired tests of the tables weigh
+the two by what varies more (`Estimate.critical`).
 
 Sources: Searle, Casella and McCulloch, "Variance Components", Wiley 1992, section 4.3 (crossed classification, one
 observation per cell: the mean squares' expectations, negative estimates); Satterthwaite, Biometrics Bulletin 2, 1946;
-Cornfield and Tukey, Ann. Math. Statist. 27, 1956 (which components enter the variance of a mean).
+Cornfield and Tukey, Ann. Math. Statist. 27, 1956 (which components enter the variance of a mean); Cochran and Cox,
+"Experimental Designs", Wiley 1957, section 4.14 (a sum of variances with degrees of freedom of their own).
 """
 from dataclasses import dataclass
 
 import numpy as np
 
 ROUNDING = 1e-12
+SMALLEST_P = 1e-100   # stdtrit is no longer exact far below
 MOST = 10 ** 9   # users or seeds: a larger number says no more than that it is out of reach
 
 
@@ -130,16 +132,30 @@ class Estimate:
         """One-sided p value of `effect >= bound`: small where the effect is below."""
         return 1.0 - self.p_above(bound) if self.se == 0 else _p_below(self, bound)
 
-    def satterthwaite(self):
-        """Degrees of freedom of se ** 2 as the sum of mean squares that it is, at least those of the seeds."""
-        parts = [((self.s2_users + float((self.s2_rest / self.seeds).sum())) / self.users, self.users - 1)]
-        for seeds, rest, n in zip(self.s2_seeds, self.s2_rest, self.seeds, strict=True):
-            if seeds > 0:
-                parts += [(seeds / n + rest / (self.users * n), n - 1),
-                          (-rest / (self.users * n), (self.users - 1) * (n - 1))]
-        of_parts = sum(square ** 2 / freedom for square, freedom in parts)
-        whole = sum(square for square, _ in parts)
-        return max(whole ** 2 / of_parts if of_parts > 0 else np.inf, float(self.degrees()))
+    def parts(self):
+        """[(part of se ** 2, its degrees of freedom)]: what varies between users, and the seeds of each table."""
+        of_users = (self.s2_users + float((self.s2_rest / self.seeds).sum())) / self.users
+        return [(of_users, self.users - 1), *zip(self.s2_seeds / self.seeds, self.seeds - 1, strict=True)]
+
+    def critical(self, level):
+        """How many standard errors an effect is from 0 with a two-sided p of `level`, after Cochran and Cox.
+
+        Student's t of each part's own degrees of freedom, weighted by the part. One t with the degrees of freedom of
+        the whole (Satterthwaite) is too small for the low levels that a correction for many tests asks for.
+        """
+        from scipy.special import stdtrit
+        parts = [(size, freedom) for size, freedom in self.parts() if size > 0]
+        return sum(-size * float(stdtrit(freedom, level / 2)) for size, freedom in parts) / sum(s for s, _ in parts)
+
+    def p_two_sided(self):
+        """The level at which the effect is `critical` standard errors from 0; 1 or 0 where nothing varies."""
+        from scipy.optimize import brentq
+        if not self.se > 0:
+            return float(self.effect == 0)
+        away = abs(self.effect) / self.se
+        if away == 0 or self.critical(SMALLEST_P) <= away:
+            return 1.0 if away == 0 else SMALLEST_P
+        return float(np.exp(brentq(lambda log: self.critical(np.exp(log)) - away, np.log(SMALLEST_P), 0, xtol=1e-10)))
 
     def error(self, users=None, seeds=None):
         """The standard error that other numbers of users and of seeds (of every table) would give."""

@@ -11,10 +11,10 @@ A method is a recommender under its name in the literature (harness/registry.py)
 Runs that differ by the seed alone are one row; any other difference makes a row of its own. Of the rows of one method
 and representation the plain one is that whose arguments are the method's usual ones; the others name what differs.
 Where a method's rows differ by the kind of fusion, every row names its own.
-Within a block the row that is best on val, metric by metric, is what all others are compared with over users, each
-once (many-to-one), p values corrected within block and metric. Val decides, as the best of a test is the luckiest, too,
-and in the cold test cold_val; where no run has lists of that part (most protocols have no cold_val), and in all_test,
-which has no val of its own, the part itself decides.
+Within a block the row that is best on val, metric by metric, is what all others are compared with over users, and seeds
+where there are several, each once (many-to-one), p values corrected within block and metric. Val decides, as the best
+of a test is the luckiest, too, and in the cold test cold_val; where no run has lists of that part (most protocols have
+no cold_val), and in all_test, which has no val of its own, the part itself decides.
 """
 import re
 from dataclasses import dataclass, field

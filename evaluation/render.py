@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from evaluation import crossed, provenance
+from evaluation import provenance
 from evaluation.leaderboard import readable
 from evaluation.paired_tests import CORRECTIONS, LEVEL
 from evaluation.results import unlike_defaults
@@ -139,11 +139,11 @@ def _note_on_tests(board):
 def smallest_difference(board):
     """The difference in the first column that a test of two rows shows with a power of 80 % at p < .05, uncorrected.
 
-    With many users 2.8 standard errors (t of .975 and of .8) of a row's difference to the best of its block, the median
-    over the rows; NaN where no rows are compared.
+    The median over the rows; over many users 2.8 standard errors (t of .975 and of .8) of a row's difference to the
+    best of its block. NaN where no rows are compared.
     """
     tests = [row.tests[board.columns[0]] for row in board.rows if board.columns[0] in row.tests]
-    reaches = [float(crossed.reach(test.se, test.freedom)) for test in tests if np.isfinite(test.freedom)]
+    reaches = [test.reach for test in tests if np.isfinite(test.reach)]
     return float(np.median(reaches)) if reaches else np.nan
 
 

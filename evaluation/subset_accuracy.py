@@ -104,13 +104,14 @@ class Subsets:
 
 
 def subsets(split: Split, part: str, size: int, seed: int) -> Subsets:
-    """Draw `size` - 1 songs beside each pair of a part, songs that its user knows from no part.
+    """Draw `size` - 1 songs beside each pair of a part, songs that its user has no pair with in any part, nor among
+    those that --train-share took out of train.
 
     Pairs of users who have fewer than size - 1 unknown songs left in the catalogue are left out and counted on stderr;
     a WorkError where none is left.
     """
     pairs, catalogue = split.part(part), split.candidates(part)
-    known = [split.train, *split.others.values()]
+    known = [split.train, *split.others.values(), *([split.hidden] if split.hidden is not None else [])]
     negatives = Negatives(np.arange(catalogue.start, catalogue.stop), split.n_items,
                           np.concatenate([p.user for p in known]), np.concatenate([p.item for p in known]))
     rows = np.flatnonzero(negatives.enough(pairs.user, size, f"{part} pairs"))

@@ -5,10 +5,10 @@
 
 Workspaces of one data set whose splits differ by --train-share alone (a smaller share is a subset of a larger one) are
 laid side by side. Every row with content is compared, within each workspace, with the method without content that is
-best on val there (in other parts as in tables, evaluation/leaderboard.py): a paired t test and bootstrap over users,
-corrected by Holm over the rows (evaluation/paired_tests.py). Where a content row is above at a small share and no
-longer at a larger one, the plays alone have caught up between the two. Held-out pairs of tracks that a small share
-leaves without a play are not in its test; the csv has the users of each.
+best on val there (in other parts as in tables, evaluation/leaderboard.py): a paired t test over users, and seeds where
+there are several, and a bootstrap over users, corrected by Holm over the rows (evaluation/paired_tests.py). Where a
+content row is above at a small share and no longer at a larger one, the plays alone have caught up between the two.
+Held-out pairs of tracks that a small share leaves without a play are not in its test; the csv has the users of each.
 
 Writes OUT.csv, OUT.md and OUT.png.
 """
@@ -74,13 +74,17 @@ def share_of(workdir):
         raise UsageError(f"{path} is missing; make the split with preprocess/1_train_test_split.py")
     split = read_json(path, {"request": dict, "stats": dict})
     request = dict(split.get("request", {}))
-    share, seed = request.pop("train_share", 1.0), request.pop("seed", None)
+    share, seed, hidden = request.pop("train_share", 1.0), request.pop("seed", None), request.pop("hidden", False)
     same = (split.get("protocol"), split.get("track_checksum"), tuple(sorted((k, str(v)) for k, v in request.items())))
     try:
-        return same, seed, float(share), int(split["stats"]["Train"]["Rows"])
+        share, pairs = float(share), int(split["stats"]["Train"]["Rows"])
     except (KeyError, TypeError, ValueError):
         raise WorkError(f"{path} does not say the share and the number of train pairs as numbers; split again with "
                         "preprocess/1_train_test_split.py") from None
+    if share < 1 and not hidden and split.get("protocol") != "yambda":
+        raise UsageError(f"{workdir} was split by an earlier version, which left what --train-share takes out among "
+                         "the candidates; split it again with preprocess/1_train_test_split.py")
+    return same, seed, share, pairs
 
 
 def checked(workdirs):

@@ -5,7 +5,7 @@ from exploration.words import count, name, share, table
 from harness.errors import WorkError
 
 TITLE = "Sizes"
-PARTS = ("train", "val", "test", "cold_test", "cold_val")
+PARTS = ("train", "val", "test", "cold_test", "cold_val", "hidden")   # hidden: what --train-share took out
 
 
 def measure(work):

@@ -144,19 +144,22 @@ def encode(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, part: 
     return Interactions(rows, item, count[order], None if time is None else time[order])
 
 
-def hidden_pairs(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, train: Interactions,
+def hidden_pairs(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, parts: Mapping[str, Interactions],
                  path: Path) -> Interactions:
     """The pairs of data/hidden.pqt as codes, those of tracks that are not ranked left out; arguments as of `encode`.
 
-    WorkError for users absent from train and for pairs that are in train, too.
+    parts: train and the held-out ones. WorkError for users absent from train, and for pairs that are in a part, too:
+    one of test would be a truth that no list may hold.
     """
     user, track, count, time = raw
     kept = (code[track] >= 0) & (code[track] < n_hot)
     pairs = encode((user[kept], track[kept], count[kept], None if time is None else time[kept]), users, code, n_hot,
                    "hidden", path)
-    if twice := int(np.isin(pairs.user * n_hot + pairs.item, train.user * n_hot + train.item).sum()):
-        raise WorkError(f"{path}: {twice} of its pairs are in train, too; split again with "
-                        "preprocess/1_train_test_split.py")
+    for part, own in parts.items():
+        hot = own.item < n_hot
+        if twice := int(np.isin(pairs.user * n_hot + pairs.item, own.user[hot] * n_hot + own.item[hot]).sum()):
+            raise WorkError(f"{path}: {twice} of its pairs are in {part}, too; split again with "
+                            "preprocess/1_train_test_split.py")
     return pairs
 
 

@@ -264,7 +264,8 @@ def _request(args, settings, files):
     core = {"k_core": args.k_core} if args.k_core else {}
     seeded = {} if args.protocol == "given" and args.train_share == 1 else {"seed": args.seed}
     return {"protocol": args.protocol, **{k: v for k, v in settings.items() if k != "split"},
-            "train_share": args.train_share, "tracks_with": sorted(set(args.tracks_with)), **core, **seeded,
+            "train_share": args.train_share, **({"hidden": True} if splitting.hides(args) else {}),
+            "tracks_with": sorted(set(args.tracks_with)), **core, **seeded,
             **{name: file.digest for name, file in files.items()}}
 
 

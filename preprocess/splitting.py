@@ -14,6 +14,11 @@ RULES = {"leave-one-out": {"history": {"test": ["train", "val"]}},   # what rule
          "yambda": {"history": {"test": ["train", "val"]}, "seen": "keep"}}
 
 
+def hides(args):
+    """Whether pairs that --train-share takes out of train are written, so that nobody is recommended them."""
+    return args.train_share < 1 and RULES.get(args.protocol, {}).get("seen") != "keep"
+
+
 def by_date(args):
     """Whether a date says what is test: always of DATED, of cold-items where one is given."""
     dates = args.test_share_time is not None or any(getattr(args, name) is not None for name in DATES)
@@ -60,8 +65,7 @@ def write_parts(args, settings, log, new, n_tracks, expected):
         paths = {part: new.path(f"{part}.pqt") for part in log.parts(args.protocol)}
         for part, path in paths.items():
             parts.write(log, part, path)
-        hides = args.train_share < 1 and RULES.get(args.protocol, {}).get("seen") != "keep"
-        if hides:
+        if hides(args):
             parts.write(log, "hidden", new.path("hidden.pqt"))
         bar.update(1, now="counting")
         table = parts.stats(log, paths)
@@ -85,7 +89,7 @@ def write_parts(args, settings, log, new, n_tracks, expected):
     if args.protocol in RULES:
         before = {"events_before": protocols.yambda_train_end(**settings)} if args.protocol == "yambda" else {}
         write_json(new.path("rules.json"), {**rules, **before, "unseen": unseen})
-    if hides:
+    if hides(args):
         print("of what --train-share took out nothing is recommended to its user (data/hidden.pqt)")
     if rules.get("seen") == "keep":
         print("nothing seen is hidden: lists may hold what a user has played before (data/rules.json)")

@@ -21,7 +21,7 @@ def workspace(folder, share, pairs, plays, content, seed=42, protocol="random"):
     rng = np.random.default_rng(int(1000 * share))
     write_json(folder / "data" / "split.json", {
         "protocol": protocol, "track_checksum": "abc", "stats": {"Train": {"Rows": pairs}},
-        "request": {"seed": seed, "train_share": share}})
+        "request": {"seed": seed, "train_share": share, **({"hidden": True} if share < 1 else {})}})
     for name, embedding, mean, flags in (("ease", None, plays, {}), ("popularity", None, 0.05, {}),
                                          ("knn", "mfcc", content, {}), ("knn", "mfcc", 0.1, {"shuffle": True}),
                                          ("knn", "mfcc", 0.1, {"shuffle": True, "seed": 2})):
@@ -100,6 +100,13 @@ def test_other_splits_and_equal_shares_are_refused(worlds, tmp_path):
         run(tmp_path, *worlds, other)
     with pytest.raises(UsageError, match="same --train-share 0.1"):
         run(tmp_path, *worlds, workspace(tmp_path / "same", 0.1, 1000, 0.1, 0.3))
+    old = workspace(tmp_path / "old", 0.2, 2000, 0.1, 0.3)
+    path = tmp_path / "old" / "data" / "split.json"
+    content = read_json(path)
+    del content["request"]["hidden"]
+    write_json(path, content)
+    with pytest.raises(UsageError, match="old was split by an earlier version"):
+        run(tmp_path, *worlds, old)
     with pytest.raises(UsageError, match="at least two"):
         run(tmp_path, worlds[0])
     with pytest.raises(UsageError, match="split.json is missing"):

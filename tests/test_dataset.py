@@ -10,7 +10,7 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_json, write_parquet
 from harness.readers import read_json
-from tests.worlds.world import hidden_pairs, tiny_workspace, write_embedding, write_gaps, write_pairs
+from tests.worlds.world import hidden_pairs, take_out, tiny_workspace, write_embedding, write_gaps, write_pairs
 
 
 def test_codes_point_back_to_ids(tiny):
@@ -70,19 +70,6 @@ def test_without_val_lists_of_test_hide_train_alone(tiny):
     assert {*zip(split.users[rows], split.tracks[columns], strict=True)} == hidden_pairs(tiny, "val")
 
 
-def take_out(workdir, every=3):
-    """What --train-share does: some pairs of train, of users that keep others, are in hidden.pqt instead."""
-    train = pd.read_parquet(workdir / "data/train.pqt")
-    out = (train.groupby("user_id").cumcount() % every == 1).to_numpy()
-    write_parquet(workdir / "data/train.pqt", train[~out])
-    write_parquet(workdir / "data/hidden.pqt", train[out])
-    kept = set(train[~out].track_id)
-    for part in ("val", "test"):
-        pairs = pd.read_parquet(workdir / "data" / f"{part}.pqt")
-        write_parquet(workdir / "data" / f"{part}.pqt", pairs[pairs.track_id.isin(kept)])
-    return {(u, t) for u, t in zip(train.user_id[out], train.track_id[out], strict=True) if t in kept}
-
-
 @pytest.mark.parametrize("part", ["val", "test", "cold_test"])
 def test_what_was_taken_out_of_train_is_no_candidate(tiny, part):
     out = take_out(tiny)
@@ -109,13 +96,15 @@ def test_lists_hold_nothing_that_was_taken_out_of_train(tiny):
 
 @pytest.mark.parametrize(("pairs", "words"), [
     ([(999, 2)], "hidden.pqt: 1 users have no plays in train"),
-    (None, "hidden.pqt: 1 of its pairs are in train, too"),
+    ("train", "hidden.pqt: 1 of its pairs are in train, too"),
+    ("test", "hidden.pqt: 1 of its pairs are in test, too"),
     ([(0, 10_000)], "hidden.pqt: track_id runs from 10000 to 10000")])
 def test_hidden_pairs_are_checked(tiny, pairs, words):
-    train = pd.read_parquet(tiny / "data/train.pqt")
-    pairs = pairs or [(train.user_id[0], train.track_id[0])]
+    if isinstance(pairs, str):
+        first = pd.read_parquet(tiny / "data" / f"{pairs}.pqt").iloc[0]
+        pairs = [(first.user_id, first.track_id)]
     if pairs == [(999, 2)]:
-        pairs = [(999, train.track_id[0])]
+        pairs = [(999, pd.read_parquet(tiny / "data/train.pqt").track_id[0])]
     write_parquet(tiny / "data/hidden.pqt", pd.DataFrame(pairs, columns=["user_id", "track_id"]))
     with pytest.raises(WorkError, match=words):
         dataset.load(tiny)

@@ -48,10 +48,14 @@ class PlaylistData:
         if not len(lists.points("train")):
             raise WorkError(f"{self.split.workdir}: no playlist is long enough for a training point "
                             "(--min-playlist-len is the number of songs before the first)")
+        hidden = self.split.hidden
         for level, part in enumerate(points.PARTS):
             known, rows = lists.level <= level, lists.points(part)
-            self.negatives[part] = draws = Negatives(self.songs.catalogue, len(self.songs.ids),
-                                                     lists.user[known], lists.song[known])
+            users, songs = lists.user[known], lists.song[known]
+            if level and hidden is not None:   # train knows nothing of them, but they are no wrong answers
+                users = np.concatenate([users, hidden.user])
+                songs = np.concatenate([songs, self.item_songs[hidden.item]])
+            self.negatives[part] = draws = Negatives(self.songs.catalogue, len(self.songs.ids), users, songs)
             self.rows[part] = rows[draws.enough(lists.user[rows], self.subset_size, f"{part} points")]
 
     def network(self, architecture, seed=42):
@@ -80,6 +84,9 @@ def read_playlists(split, order="time", min_playlist_len=None):
         return points.playlists_of_split(split, "count" if order == "count" else None, min_playlist_len or 1)
     if order != "time":
         raise UsageError(f"--order {order} is for workspaces without {path.name}, which has an order")
+    if split.hidden is not None:
+        raise UsageError(f"{path.name} has all plays, those that --train-share took out of train among them; split "
+                         "without --train-share")
     agrees(split.workdir)
     return points.playlists_of_points(path, split.users)
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 import table
 from evaluation import paired_tests as paired
-from evaluation.crossed import Term
+from evaluation.crossed import Term, estimate
 from evaluation.files import write_metrics
 from evaluation.leaderboard import Leaderboard, Row, compare_rows
 from evaluation.results import Cell, Figure
@@ -188,31 +188,55 @@ def rows_of_seeds(rng, users, seeds, spread):
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize(("seeds", "most"), [(3, 0.10), (5, 0.08), (10, 0.07)])
+@pytest.mark.parametrize(("seeds", "most"), [(3, (0.08, 0.03)), (5, (0.07, 0.02)), (10, (0.07, 0.02))])
 @pytest.mark.parametrize("spread", [0, 1, 3])
 def test_the_t_test_over_seeds_keeps_its_level_where_that_over_users_does_not(seeds, spread, most):
-    """1,000 worlds without a difference: 5 % within three standard errors of 1,000 draws (.02); with 3 seeds that
-    decide all, Satterthwaite's approximation rejects up to .08."""
-    rng, rejected, over_users = np.random.default_rng(7), 0, 0
+    """1,000 worlds without a difference, at .05 and .01: within three standard errors of 1,000 draws (.02, .01); with
+    3 seeds that decide all a little above."""
+    rng, p, over_users = np.random.default_rng(7), [], 0
     for _ in range(1000):
         table = rows_of_seeds(rng, 200, seeds, spread)
-        rejected += paired.over_seeds([Term(1, table, tuple(range(seeds)))])[2] < 0.05
+        p.append(paired.over_seeds([Term(1, table, tuple(range(seeds)))])[2])
         over_users += stats.ttest_1samp(table.mean(axis=0), 0).pvalue < 0.05
-    assert rejected / 1000 < most
+    rejected = [np.mean(np.array(p) < level) for level in (0.05, 0.01)]
+    assert rejected[0] < most[0] and rejected[1] < most[1]
     if spread:
         assert over_users / 1000 > 0.11
 
 
 @pytest.mark.numeric
-def test_one_table_of_seeds_has_the_interval_that_a_worth_has():
-    """Paired seed by seed a difference is the layout of worth.py: the same variance and degrees of freedom."""
+def test_t_is_that_of_users_or_of_seeds_where_only_one_varies():
+    """Users alone: Student's t with U - 1 degrees of freedom; seeds alone: with S - 1. Each as scipy's, to 1e-6."""
     rng = np.random.default_rng(3)
-    ours, theirs = rng.random((5, 90)) + 0.02 * rng.random((5, 1)), rng.random((5, 90))
-    worth = worth_of(ours, theirs, paired=True)
-    low, high, p, se, freedom = paired.over_seeds([Term(1, ours, (1, 2, 3, 4, 5)), Term(-1, theirs, (1, 2, 3, 4, 5))])
-    assert ((high - low) / 2, freedom, (low + high) / 2) == pytest.approx(
-        (worth.half, worth.freedom, worth.difference), rel=1e-9)
-    assert p == pytest.approx(2 * stats.t.sf(abs(worth.difference) / se, freedom), rel=1e-9)
+    of_users, of_seeds = rng.normal(size=90) + 0.2, rng.normal(size=(5, 1)) + 1
+    for values, sample in ((np.tile(of_users, (5, 1)), of_users), (np.tile(of_seeds, (1, 90)), of_seeds[:, 0])):
+        low, high, p, _ = paired.over_seeds([Term(1, values, (1, 2, 3, 4, 5)), Term(-1, np.zeros((1, 90)), (1,))])
+        expected = stats.ttest_1samp(sample, 0)
+        assert p == pytest.approx(expected.pvalue, rel=1e-6)
+        assert (low, high) == pytest.approx(tuple(expected.confidence_interval()), rel=1e-6)
+
+
+@pytest.mark.numeric
+def test_where_both_vary_p_lies_between_and_the_interval_agrees_with_it():
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.random((5, 90)) + 0.2 * rng.random((5, 1)), rng.random((5, 90))
+    terms = [Term(1, ours, (1, 2, 3, 4, 5)), Term(-1, theirs, (1, 2, 3, 4, 5))]
+    low, high, p, reach = paired.over_seeds(terms)
+    result, worth = estimate(terms), worth_of(ours, theirs, paired=True)
+    assert result.effect == pytest.approx(worth.difference) and sum(part for part, _ in result.parts()) == \
+        pytest.approx(result.se ** 2)
+    away = abs(result.effect) / result.se
+    assert 2 * stats.t.sf(away, 89) < p < 2 * stats.t.sf(away, 4)
+    assert result.critical(p) == pytest.approx(away, rel=1e-6) and reach > (high - low) / 2
+    assert (p < 0.05) == (low > 0 or high < 0)
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 10, 30])
+def test_a_large_difference_has_a_small_p(seeds):
+    rng = np.random.default_rng(seeds)
+    table = 50 + rng.normal(size=(seeds, 40))
+    p = paired.over_seeds([Term(1, table, tuple(range(seeds)))])[2]
+    assert 0 < p < (0.02 if seeds == 2 else 1e-5)
 
 
 @pytest.mark.numeric
@@ -227,7 +251,7 @@ def test_a_mark_that_is_the_seeds_goes():
     assert alone.mark == "↑" and not alone.over_seeds
     assert crossed.undecided and crossed.over_seeds and crossed.p_bootstrap == alone.p_bootstrap
     assert crossed.low < 0 < alone.low and crossed.difference == pytest.approx(alone.difference)
-    assert crossed.freedom < 4 < alone.freedom and crossed.se > 2 * alone.se
+    assert crossed.reach > 2 * alone.reach > 0
 
 
 @pytest.mark.parametrize(("shift", "p"), [(0, 1), (0.5, 0)])

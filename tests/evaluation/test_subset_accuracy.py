@@ -14,7 +14,7 @@ from harness import cli, runs
 from harness.errors import WorkError
 from harness.files import write_parquet
 from recommenders import chance, popularity
-from tests.worlds.world import tiny_workspace
+from tests.worlds.world import take_out, tiny_workspace
 
 
 def lists_of(split, part, order):
@@ -60,6 +60,12 @@ def test_subsets_hold_no_song_that_the_user_knows(split):
     assert not known & {(u, t) for u, row in zip(drawn.user_id, drawn.track[:, 1:], strict=True) for t in row}
     assert all(len(set(row)) == 6 for row in drawn.track.tolist())
     assert set(drawn.track.flat) <= set(files["train"].track_id)
+
+
+def test_subsets_hold_nothing_that_was_taken_out_of_train(tiny):
+    out = take_out(tiny)
+    drawn = subset_accuracy.subsets(dataset.load(tiny), "test", 6, 1)
+    assert out and not out & {(u, t) for u, row in zip(drawn.user_id, drawn.track[:, 1:], strict=True) for t in row}
 
 
 def test_beyond_the_end_of_a_list_songs_tie(split):

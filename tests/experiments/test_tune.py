@@ -321,7 +321,9 @@ def test_a_damaged_table_of_trials_is_named(tiny, tmp_path, damage):
 
 
 def test_links_follow_the_workspace(tiny, tmp_path):
-    pairs = pd.read_parquet(tiny / "data" / "val.pqt").head(1)
+    train = pd.read_parquet(tiny / "data" / "train.pqt").iloc[1:]
+    pairs = pd.read_parquet(tiny / "data" / "train.pqt").head(1)
+    write_parquet(tiny / "data" / "train.pqt", train)
     write_parquet(tiny / "data" / "hidden.pqt", pairs)   # of --train-share: what no trial may recommend, either
     where = tune.link_workspace(tiny)
     assert pd.read_parquet(where / "data" / "hidden.pqt").equals(pairs)

@@ -24,7 +24,7 @@ from recommenders.dtnmr import training as dtnmr_training
 from tests.conftest import ROOT
 from tests.worlds import kkbox
 from tests.worlds.dtnmr_world import SMALL, listening_world, network_of, world_of
-from tests.worlds.world import tiny_workspace, write_pairs, write_tracks
+from tests.worlds.world import take_out, tiny_workspace, write_pairs, write_tracks
 
 # --------------------------------------------------------------------------- encoding
 
@@ -292,6 +292,18 @@ def test_negatives_of_training_know_nothing_of_val_and_test(tmp_path):
     later = {(u, s) for u, s in zip(world.lists.user[test], world.lists.song[test], strict=True)}
     pairs = {*zip(np.repeat(world.lists.user[rows], 4).tolist(), drawn.ravel().tolist(), strict=True)}
     assert not pairs & own and len(pairs & later) > len(later) / 2
+
+
+def test_what_was_taken_out_of_train_is_no_wrong_answer_and_unknown_to_training(tmp_path):
+    workdir = tiny_workspace(tmp_path / "w")
+    out = take_out(workdir)
+    world, _ = world_of(workdir)
+    for part in ("train", "val", "test"):
+        rows = np.repeat(world.rows[part], 50)
+        drawn = world.negatives[part].draw(world.lists.user[rows], 4, np.random.default_rng(0))
+        users, songs = world.split.users[np.repeat(world.lists.user[rows], 4)], world.songs.ids[drawn.ravel()]
+        both = out & {*zip(users.tolist(), songs.tolist(), strict=True)}
+        assert bool(both) == (part == "train"), part
 
 
 def test_a_user_who_knows_the_whole_catalogue_is_left_out_and_told_of(tmp_path, capsys):

@@ -384,6 +384,9 @@ def test_points_newer_than_the_split_are_refused(tmp_path, capsys):
     assert code == 1 and "was not split by split.pqt" in said and "--protocol given again" in said
     kkbox.splitter.main(["--protocol", "given", "--workdir", str(workdir)])
     agrees(workdir)
+    kkbox.splitter.main(["--protocol", "given", "--workdir", str(workdir), "--train-share", ".5"])
+    code, said = refused(capsys, *flags)
+    assert code == 2 and "those that --train-share took out of train among them" in said
 
 
 def test_a_folder_without_the_kkbox_files_is_named(tmp_path, capsys):

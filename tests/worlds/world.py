@@ -94,6 +94,19 @@ def tiny_workspace(workdir, n_users=60, n_tracks=80, n_cold=12, dim=8, seed=0, t
     return workdir
 
 
+def take_out(workdir, every=3):
+    """What --train-share does: some pairs of train, of users that keep others, are in hidden.pqt instead."""
+    train = pd.read_parquet(workdir / "data/train.pqt")
+    out = (train.groupby("user_id").cumcount() % every == 1).to_numpy()
+    write_parquet(workdir / "data/train.pqt", train[~out])
+    write_parquet(workdir / "data/hidden.pqt", train[out])
+    kept = set(train[~out].track_id)
+    for part in ("val", "test"):
+        pairs = pd.read_parquet(workdir / "data" / f"{part}.pqt")
+        write_parquet(workdir / "data" / f"{part}.pqt", pairs[pairs.track_id.isin(kept)])
+    return {(u, t) for u, t in zip(train.user_id[out], train.track_id[out], strict=True) if t in kept}
+
+
 def with_cold_val(workdir):
     """A third of the cold items moved to cold_val, and the part all_test, as of --protocol cold-items."""
     cold = pd.read_parquet(workdir / "data" / "cold_test.pqt")
