@@ -12,7 +12,7 @@ value. t and the interval then are those of users and seeds crossed, seed by see
 Student's t of both, weighted by what varies more (crossed.Estimate.critical). The bootstrap stays over users. With one
 seed nothing is known of the others, and a difference of two trainings may be that of their seeds. Two or three seeds
 say little of their spread: where it decides, such tests find more differences than they say, corrected ones above all
-(in simulations without a difference 7 % at .05 and up to .8 % at .001 with three seeds, 11 and 3 % with two).
+(in simulations without a difference up to 6 % at .05 and .7 % at .001 with three seeds, 8 and 3 % with two).
 
 p values are corrected over all rows compared with one run in one metric, a family, as many rows are many tests: by
 Holm, which keeps the probability of any false difference below LEVEL, or by Benjamini and Hochberg, which keeps the

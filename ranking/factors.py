@@ -3,8 +3,9 @@
     learned = factors.read(split, "ials")           # or the name of a run
     learned.items, learned.users("test")            # float64 (n_hot, D), (U, D)
 
-A user's vector is made as the run's own method makes it: in ELSA the sum of the factors of the history, in iALS the
-least-squares solution for the history with the items' factors as they are.
+A user's vector is that of the run's own lists: in ELSA the sum of the factors of the history; in iALS, for the history
+in train, the vector with which the training ended, which is the least-squares solution for the items' factors before
+their last update, and for any other history the solution for the factors as they are.
 """
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ With the item factors e_j of a finished run of ELSA or iALS (--factors) and the 
 
 where `artists` (or `artist`) of items.pqt names them; a track that shares two artists counts twice. A track whose
 artists have no other track in train, and one without an artist, is its content: the prediction of a ridge regression of
-the factors on content, as in recommenders.content_factors. Hot tracks are scored in the same way, without their own
-factor, so that hot and cold ones compete. Users are those of the factor model. A mean is shorter than what it is a mean
-of, and so is a prediction: by default (--length predicted) an artist's mean gets the mean length of its tracks, and
-content the length that content predicts.
+the factors on content, of a hot track by other tracks, as in recommenders.content_factors. Hot tracks are scored in the
+same way, without their own factor, so that hot and cold ones compete. Users are those of the factor model. A mean is
+shorter than what it is a mean of, and so is a prediction: by default (--length predicted) an artist's mean gets the
+mean length of its tracks, and content the length that content predicts.
 
 It is the strong simple baseline of cold start in music ("artist mean" in ACARec, UMAP 2026, arXiv 2604.07090). It is
 refused where it says nothing: without artists, with one artist only, and where no artist has two tracks, as where the

@@ -86,14 +86,14 @@ class Side:
     def __init__(self, features, known, l2):
         """features: float64 (n_items, C); known: bool (n_items,), items played in train; l2: relative to F F'."""
         import numpy as np
-        fitted = features[known]
-        self.features, self.known = features, known
+        self.features, self.known, self.played = features, known, np.flatnonzero(known)
+        self.fitted = fitted = features[known]
         self.solved = np.linalg.inv(fitted.T @ fitted + l2 * np.eye(features.shape[1]))            # (C, C)
 
     def mapped(self, rows):
-        """Histories csr (b, n_hot) in terms of the content, (b, C)."""
+        """Histories csr (b, n_hot) by the content of their known items, (b, C): B has rows for no other ones."""
         import numpy as np
-        return np.asarray(rows @ self.features[:rows.shape[1]]) @ self.solved
+        return np.asarray(rows[:, self.played] @ self.fitted) @ self.solved
 
     def by_regression(self, rows, codes):
         """Scores (b, n) of histories csr (b, n_hot) for codes (n,) of other items than the known ones."""

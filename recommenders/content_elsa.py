@@ -16,14 +16,17 @@ that is, an item is scored by the other items of the history. The loss is the me
 Every item, hot or cold, is ranked by the sum of A_j . A_i over the history; of a hot item only the content is used.
 
 The published code stops on the loss of val users' rows reconstructed from themselves, which holds nothing out. Here the
-epoch is selected by what it ranks (--stop-on); --stop-on loss is the published rule. --as-published sets the published
-values of all options that are not given: that rule, 768 factors, learning rate .01, 128 users a step, 200
-epochs, patience 16. Its mean of the history's vectors ranks as the sum here does.
+epoch is selected by what it ranks (--stop-on); --stop-on loss is the published rule. --as-published does as that code:
+this rule, with a learning rate that falls to a tenth where the loss stays for more than 5 epochs; content as it is, not
+standardised; and the items of cold_test among those of train, as items that nobody played, which teaches the network
+that they are not played. It sets the published values of the options that are not given: 768 factors, learning rate
+.01, 128 users a step, 200 epochs, patience 16. Its mean of the history's vectors ranks as the sum here does.
 
 Practical limit: every step runs the network on all items of train, and holds users x items of scores.
 """
 from harness import cli, runs
 from training import content, network_loop, selection
+from training.early_stopping import EarlyStopping
 
 TITLE = "Content ELSA"
 NEEDS = ("embedding",)
@@ -36,6 +39,7 @@ SEARCH_SPACE = {
     "batch_size": [64, 128, 256],
 }
 PUBLISHED = {"factors": 768, "lr": 0.01, "batch_size": 128, "epochs": 200, "patience": 16}
+PLATEAU = 5   # epochs of the published code without a smaller loss before the learning rate falls to a tenth
 
 
 def build_parser():
@@ -47,7 +51,8 @@ def build_parser():
                         help="squared distance of scores and history, each brought to length 1 or as they are "
                              "(default normalised)")
     parser.add_argument("--as-published", action="store_true",
-                        help="take the published values of all options that are not given")
+                        help="train and select as the published code does; its values of the options that are not "
+                             "given")
     network_loop.flags(parser, "users", lr=0.001, batch_size=128, epochs=100, patience=10, published=True)
     cli.recommender_flags(parser, device=True)
     return parser
@@ -58,8 +63,9 @@ def parse(argv=None):
 
 
 def request_of(args):
-    """Every argument that can change the result; --as-published is the values that it sets."""
+    """Every argument that can change the result."""
     own = {name: getattr(args, name) for name in ("factors", "loss", "k", "seed", "comment")}
+    own |= {"as_published": True} if args.as_published else {}
     return selection.requested({**content.request(args), **own, **network_loop.request(args)}, {})
 
 
@@ -86,14 +92,26 @@ def reconstruction_loss(vectors, x, loss):
 class Training(network_loop.Training):
     """ELSA on the vectors of the items that were played in train; an example is a user.
 
-    features: float32 (n_items, C) on the network's device; loss: squared or normalised
+    features: float32 (n_items, C) on the network's device; loss: squared or normalised; as_published: with the items
+    of cold_test, whose columns are zero, and a plateau that lowers the learning rate
     """
 
-    def __init__(self, network, split, settings, features, loss):
+    def __init__(self, network, split, settings, features, loss, as_published=False):
+        import numpy as np
         super().__init__(network, split.n_users, settings)
         self.features, self.kind = features, loss
-        self.played = (~split.unseen).nonzero()[0]
-        self.histories = split.matrix()[:, self.played]
+        self.items = np.flatnonzero(~split.unseen)
+        if as_published:
+            self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience, self.optimizer, PLATEAU)
+            if "cold_test" in split.parts:
+                self.items = np.append(self.items, np.arange(split.n_items)[split.candidates("cold_test")])
+        self.histories = self.columns(split.matrix(), split)
+
+    def columns(self, pairs, split):
+        """Pairs csr (n, n_hot) as csr (n, items that train the network); nobody has played those beyond n_hot."""
+        pairs = pairs.copy()
+        pairs.resize(len(pairs.indptr) - 1, split.n_items)
+        return pairs[:, self.items]
 
     def vectors(self, items=None):
         """A of items (m,), default all: (m, D), rows of length 1."""
@@ -104,10 +122,10 @@ class Training(network_loop.Training):
         return self.loss_of(self.histories[rows.cpu().numpy()])
 
     def loss_of(self, histories):
-        """The loss of histories, csr (b, items played in train)."""
+        """The loss of histories, csr (b, items that train the network)."""
         import torch
         x = torch.from_numpy(histories.toarray()).to(self.device)
-        return reconstruction_loss(self.vectors(torch.from_numpy(self.played).to(self.device)), x, self.kind)
+        return reconstruction_loss(self.vectors(torch.from_numpy(self.items).to(self.device)), x, self.kind)
 
     def validation_loss(self, split):
         """The published one: that of the val users' pairs of val, reconstructed from themselves; None without any."""
@@ -116,7 +134,7 @@ class Training(network_loop.Training):
         from scipy.sparse import csr_matrix
         val = split.part("val")
         pairs = csr_matrix((np.ones(len(val), np.float32), (val.user, val.item)), shape=(split.n_users, split.n_hot))
-        pairs = pairs[:, self.played]
+        pairs = self.columns(pairs, split)
         rows, total = np.flatnonzero(np.diff(pairs.indptr)), 0.0
         self.network.eval()
         with torch.no_grad():
@@ -139,9 +157,13 @@ def main(argv=None):
         if run.finished:
             return
         import torch
-        features = content.network_input(content.features(split, args), split.n_hot, device)
+        if args.as_published:
+            features = torch.as_tensor(content.unscaled(split, args), dtype=torch.float32).to(device)
+        else:
+            features = content.network_input(content.features(split, args), split.n_hot, device)
         network = network_of(features.shape[1], args.factors, args.seed).to(device)
-        training = Training(network, split, cli.settings(network_loop.Settings, args), features, args.loss)
+        training = Training(network, split, cli.settings(network_loop.Settings, args), features, args.loss,
+                            args.as_published)
 
         def ranker(part):
             items = training.vectors().cpu().numpy()

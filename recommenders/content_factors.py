@@ -11,13 +11,14 @@ The factors e_i of a finished run (--factors) are frozen, and a map f is fitted 
 with the content c_i and the n_i users of an item in train. --map ridge (default) is linear with an intercept and solved
 in closed form; --map mlp is the network of van den Oord, Dieleman and Schrauwen, "Deep content-based music
 recommendation", NIPS 2013, as it is used as a baseline today (C -> C, ReLU, -> D), stopped early on a held-out tenth of
-the items. Every item is ranked by its predicted factor, hot ones too, with the user vectors of the factor model; what
-the plays of a hot item say beyond its content is not used (recommenders.shrinkage uses both).
+the items. Every item is ranked by its predicted factor, hot ones too, with the user vectors of the factor model. A hot
+item is predicted by a fit on other items, in ten folds, so what its own plays say beyond its content is not used
+(recommenders.shrinkage uses both).
 
 --length predicted keeps the direction of a prediction and takes its length from a regression of the lengths on
 content. In cold parts it is a second estimate of how popular an item will be.
 
-Practical limit: ridge, an eigendecomposition of C x C; memory 8 bytes x tracks x (C + D).
+Practical limit: ridge, an eigendecomposition of C x C; memory 8 bytes x tracks x (C + D); the mlp is trained ten times.
 """
 from harness import cli, runs
 from harness.progress import Progress

@@ -6,8 +6,8 @@
 A ridge regression with intercept of log(1 + listeners) (--of users) or log(1 + plays) (--of plays) of the train items
 on their content, solved in closed form; its penalty is the minimum of the generalised cross-validation error (Golub,
 Heath and Wahba, Technometrics 1979) unless --l2 names one. The score of an item is what the regression expects, for
-hot items too: their real popularity is used to fit and never to rank, so that hot and cold items are scored by the same
-function. It is the baseline that a cold method has to beat to show that it serves users and not merely the crowd.
+hot items too: each is predicted by a fit on other items (training/ridge.py), so that its own popularity never ranks it.
+It is the baseline that a cold method has to beat to show that it serves users and not merely the crowd.
 
 Practical limit: an eigendecomposition of dimensions x dimensions; seconds for 50,000 tracks and 1,000 dimensions.
 """
@@ -60,9 +60,8 @@ def main(argv=None):
         if run.finished:
             return
         features = content.features(split, args)
-        fit = ridge.fit(features[:split.n_hot], popularity(split, args.of)[:, None], ~split.unseen, args.l2)
-        items = fit.predict(features).astype(np.float32)
-        results = save.write(run, split, args.k, args.seed, items=items,
+        items, fit = ridge.cross_fitted(features, popularity(split, args.of)[:, None], ~split.unseen, args.l2)
+        results = save.write(run, split, args.k, args.seed, items=items.astype(np.float32),
                              users=lambda codes: np.ones((len(codes), 1), np.float32))
         run.finish(parts=sorted(results), l2=fit.l2, degrees_of_freedom=fit.dof)
 

@@ -29,8 +29,9 @@ cosine. No item is held out, so --stop-on loss follows the training loss.
 --as-published: vectors are not brought to length 1 for ranking, and `average` adds them as they are, although the
 losses are on cosines; the epoch is selected by the training loss, at whose plateaus the learning rate falls; sdclw is a
 dclw without its exchanged half; the factors are those of ELSA, the learning rate is .001, and epochs at most 100. For
-an item without plays in train, collaborative and average read the row of factors that the published ELSA never trained.
-These random rows cannot be reproduced; here they are drawn by --seed, in the mean length of the trained ones.
+an item without plays in train, collaborative and average read a row of factors that content has no part in: the
+published ELSA trains those of cold_test as items that nobody played. Such rows are not in a run of ours; here they are
+drawn by --seed, in the mean length of the trained ones. Content is standardised, which the published code does not do.
 
 Practical limit: a step holds up to seven matrices of batch x batch, 3 GB for 10,000 items.
 """

@@ -130,8 +130,9 @@ class Fused:
         """
         import numpy as np
         weights = factor_maps.evidence_weights(self.plays, lam if evidence is None else evidence)
-        predicted, fit = factor_maps.by_ridge(self.features, self.targets, weights, self.l2)
         hot = len(self.targets)
+        fit = ridge.fit(self.features[:hot], self.targets, weights, self.l2)
+        predicted = fit.predict(self.features)
         own = factor_maps.evidence_weights(self.plays, lam)[:, None]                    # w (n_hot, 1)
         vectors = predicted.copy()
         vectors[:hot] = own * self.targets + (1 - own) * predicted[:hot]

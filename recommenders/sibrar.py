@@ -20,8 +20,10 @@ those of the other, both ways, by inner products over --temperature. Scores are 
 
 The play that is trained is left out of the profiles of its user and its item (--own keep: it stays,
 as in the published code), for at test a profile never holds the play that is to be predicted.
-Columns of the embeddings are standardised, as for every method. With --missing skip a track that
-lacks an embedding has one modality less.
+Columns of the embeddings are standardised, as for every method, and each embedding has rows of mean
+square length 1. With --missing skip a track that lacks an embedding has one modality less. The
+branch reads each distinct item of a step once, with all its modalities; the published code reads
+every sampled occurrence, which its batch norm counts and which each have a dropout of their own.
 
 Practical limit: profiles stay sparse; a step sums the rows of all users of its distinct items, at
 worst as many as train has pairs. Memory: two vectors for each user and item, and the pairs.

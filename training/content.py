@@ -73,6 +73,16 @@ def features(split, args):
                       for name in args.embedding])
 
 
+def unscaled(split, args):
+    """The embeddings as they are, side by side, float64 (n_items, D): what some published codes read."""
+    import numpy as np
+
+    import dataset
+    seed = args.seed if args.shuffle else None
+    return np.hstack([dataset.load_embedding(split, name, args.missing, seed) for name in args.embedding]).astype(
+        np.float64)
+
+
 def network_input(features, n_hot, device="cpu"):
     """Features as a network reads them, float32 (n_items, D) on the device: scaled to variance 1 over the hot items,
     from which a network starts best; the weights of several embeddings stay in proportion."""

@@ -1,9 +1,11 @@
 """Maps from content to item factors: ridge in closed form, and a multilayer perceptron.
 
     f, fit = factor_maps.by_ridge(features, factors, weights, "gcv")
-    f = factor_maps.by_mlp(features, factors, weights, settings, device)
+    f, epochs = factor_maps.by_mlp(features, factors, weights, settings, device)
 
-Both are fitted on the hot items, with weights n / (n + evidence): a factor learned from one play teaches little. A
+Both are fitted on the hot items, with weights n / (n + evidence): a factor learned from one play teaches little. No
+item is predicted by a map that was fitted to its own factor: hot items are divided into ten folds, each predicted by
+the fit on the others, else the plays of an item would come back as what its content says of it. A
 prediction is shorter than the factors it predicts by what content leaves unexplained, all the more the less content
 says, so that new items would come last beside hot ones whose factors have their full length. `lengths` predicts the
 length by itself, and `of_length` gives it to the direction that was predicted.
@@ -24,8 +26,7 @@ def evidence_weights(plays, evidence):
 
 def by_ridge(features, factors, weights, l2):
     """Predicted factors, float64 (n_items, D), and the fit; features: (n_items, C), factors: (n_hot, D)."""
-    fit = ridge.fit(features[:len(factors)], factors, weights, l2)
-    return fit.predict(features), fit
+    return ridge.cross_fitted(features, factors, weights, l2)
 
 
 def lengths(features, factors, weights, l2):
@@ -60,24 +61,41 @@ class Settings:
 def by_mlp(features, factors, weights, settings, device="cpu", log=None):
     """Predicted factors, float64 (n_items, D), of DeepMusic's network: C -> C, ReLU, -> D, mean squared error.
 
-    A tenth of the items with a weight above 0 is held out; the epoch with the smallest weighted error on it is kept.
-    The factors are scaled to mean square length 1 for the training. log: function of (epoch, train, held-out) errors.
-    Returns the prediction and the epochs of the kept network.
+    Of the items with a weight above 0 each of ten folds is held out from a network, which predicts it; the epoch with
+    the smallest weighted error on it is kept. Other items are predicted by the first network. The factors are scaled
+    to mean square length 1 for the training. log: function of (epoch, train, held-out) errors of the first network.
+    Returns the prediction and the epochs of the first network that were kept.
     """
-    import copy
-
     import numpy as np
     import torch
     generator = torch.Generator().manual_seed(settings.seed)
     used = np.flatnonzero(np.asarray(weights) > 0)
     order = used[torch.randperm(len(used), generator=generator).numpy()]
-    held, fitted = np.split(order, [max(len(order) // 10, 1)])
-    if not len(fitted):
-        held = fitted = order
+    folds = np.array_split(order, min(ridge.FOLDS, max(len(order), 1)))
     scale = max(float(np.sqrt((factors[used] ** 2).sum(axis=1).mean())), 1e-12)
     x = content.network_input(features, len(factors), device)
     y = torch.as_tensor(factors / scale, dtype=torch.float32).to(device)
     w = torch.as_tensor(np.asarray(weights), dtype=torch.float32).to(device)
+    predicted, epochs = None, []
+    for held in folds:
+        others = order[~np.isin(order, held)] if len(folds) > 1 else held
+        items, kept = _trained(x, y, w, others, held, settings, generator, None if epochs else log)
+        predicted = items if predicted is None else predicted
+        predicted[held] = items[held]
+        epochs.append(kept)
+    return predicted * scale, epochs[0]
+
+
+def _trained(x, y, w, fitted, held, settings, generator, log):
+    """(predicted factors of all items, float64 (n_items, D), epochs kept) of one network.
+
+    x, y, w: content, factors and weights, tensors; fitted, held: items to train on and to select the epoch on
+    """
+    import copy
+
+    import numpy as np
+    import torch
+    device = x.device
     network = _network(x.shape[1], y.shape[1], settings.seed).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.lr)
     stopping = EarlyStopping("loss", settings.epochs, settings.patience)
@@ -104,7 +122,7 @@ def by_mlp(features, factors, weights, settings, device="cpu", log=None):
             log(epoch, total, value)
     network.load_state_dict(kept)
     with torch.no_grad():
-        return network(x).cpu().numpy().astype(np.float64) * scale, stopping.best_epoch
+        return network(x).cpu().numpy().astype(np.float64), stopping.best_epoch
 
 
 def _network(columns, outputs, seed):

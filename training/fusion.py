@@ -7,8 +7,8 @@
 
 A cold item has its content, in delta with a difference of 0, in concat with an ID of 0; so has an item that nobody
 played in train. delta is that of "Let It Go? Not Quite" (RecSys 2025, arXiv 2507.19473), whose bound of .5 keeps the
-cosine of a vector with its content above .87. Content is standardised by column over the hot items, brought to the
-model's width by PCA where it is wider, and each row to length 1.
+cosine of a vector with its content at .866 or more. Content is standardised by column over the hot items, brought to
+the model's width by PCA where it is wider, and each row to length 1.
 
 A table holds content and trained part in one; `constrain` brings it back after each step of the optimiser, which is the
 projected gradient method. In concat that is the same as training the ID alone.

@@ -8,7 +8,7 @@ import pytest
 import dataset
 from harness import runs
 from harness.errors import UsageError, WorkError
-from harness.files import write_json
+from harness.files import write_json, write_parquet
 from recommenders import cease, ease
 from tests.worlds.factors import factor_world, value
 from tests.worlds.factors import made as made_by
@@ -78,6 +78,25 @@ def test_tracks_that_nobody_played_in_train_are_scored_as_cold_ones(tmp_path, co
             cease.scorer(split.history(part), split, part, own, side, args)(users),
             columns=split.tracks[split.candidates(part)]) for part in parts], axis=1).sort_index(axis=1)
     pd.testing.assert_frame_equal(scores(after, ["test"]), scores(before, ["test", "cold_test"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("combine", ["collective", "additive"])
+def test_an_item_of_the_history_that_train_lacks_counts_nothing(tmp_path, combine):
+    """As val's in the history of leave-one-out: B has no row for it."""
+    workdir = factor_world(tmp_path / "w", n_users=60, n_tracks=80, n_cold=20)
+    write_json(workdir / "data" / "rules.json", {"history": {}, "unseen": "keep"})
+    train = pd.read_parquet(workdir / "data" / "train.pqt")
+    gone = pd.read_parquet(workdir / "data" / "test.pqt").track_id[0]
+    write_parquet(workdir / "data" / "train.pqt", train[train.track_id != gone])
+    split, args = dataset.load(workdir), cease.build_parser().parse_args(["--combine", combine])
+    own, side = cease.fitted(split, np.random.default_rng(0).normal(size=(split.n_items, 7)), args)
+    history, (item,) = split.history("test"), np.flatnonzero(split.unseen)
+    more = history.tolil()
+    more[:, item] = 1
+
+    def scores(rows):
+        return cease.scorer(rows.tocsr(), split, "test", own, side, args)(np.arange(60))
+    assert np.array_equal(scores(more.astype(np.float32)), scores(history))
 
 
 @pytest.mark.parametrize("combine", ["collective", "additive"])

@@ -151,7 +151,34 @@ def test_as_published_sets_what_is_not_given():
              "--patience", "16", "--stop-on", "loss"]
     requests = [content_elsa.request_of(content_elsa.parse(["--embedding", "a", *flags]))
                 for flags in (["--as-published"], given, [])]
-    assert requests[0] == requests[1] != requests[2] and requests[2]["stop_on"] == "NDCG@10"
+    assert requests[0] == requests[1] | {"as_published": True} and requests[2]["stop_on"] == "NDCG@10"
+    assert "as_published" not in requests[2]
+
+
+def test_as_published_new_items_are_trained_as_unplayed(world):
+    """The loss over train's items and those of cold_test, of content as it is, and a learning rate that falls."""
+    split = dataset.load(world)
+    args = content_elsa.parse(["--embedding", "content", "--as-published", "--factors", "8", "--workdir", str(world)])
+    features = torch.as_tensor(content.unscaled(split, args), dtype=torch.float32)
+    assert np.array_equal(features.numpy(), dataset.load_embedding(split, "content"))
+    network = content_elsa.network_of(features.shape[1], 8, 1)
+    settings = cli.settings(network_loop.Settings, args)
+    state = content_elsa.Training(network, split, settings, features, args.loss, as_published=True)
+    new = np.arange(split.n_items)[split.candidates("cold_test")]
+    assert state.items.tolist() == [*range(split.n_hot), *new] and state.stopping.scheduler.patience == 5
+    vectors = vectors_of(network.state_dict(), features.numpy().astype(np.float64))[state.items]
+    rows = np.hstack([split.matrix()[:4].toarray(), np.zeros((4, len(new)))])
+    loss = state.loss_with(torch.arange(4)).item()
+    assert loss == pytest.approx(expected_loss(vectors, rows, args.loss), rel=1e-4)   # float32 against float64
+    plain = content_elsa.Training(network, split, settings, features, args.loss)
+    assert loss != pytest.approx(plain.loss_with(torch.arange(4)).item(), rel=1e-2)
+    assert state.validation_loss(split) > 0 and plain.stopping.scheduler is None
+
+
+def test_as_published_runs_and_is_a_run_of_its_own(world):
+    plain, _ = made(world, *QUICK, "--epochs", "2", "--stop-on", "loss")
+    published, config = made(world, *QUICK, "--epochs", "2", "--as-published")
+    assert plain != published and config["request"]["as_published"] and config["best_val_loss"] > 0
 
 
 # --------------------------------------------------------------------------- bad input

@@ -12,7 +12,7 @@ from harness.readers import read_json
 from recommenders import content_factors, ials
 from tests.worlds.factors import factor_world, value
 from tests.worlds.factors import made as made_by
-from training import factor_maps
+from training import factor_maps, ridge
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,14 @@ def test_scores_are_those_of_a_dense_computation(world, part):
     ones = np.hstack([np.ones((len(x), 1)), x])
     hot = ones[:split.n_hot]
     penalty = 2 * np.diag([0.0] + [1.0] * x.shape[1])
-    beta = np.linalg.solve(hot.T @ (w[:, None] * hot) + penalty, hot.T @ (w[:, None] * e))
-    scores = users @ (ones @ beta).T
+
+    def fitted(rows):   # (1 + C, D)
+        weighted = w[rows, None] * hot[rows]
+        return np.linalg.solve(hot[rows].T @ weighted + penalty, weighted.T @ e[rows])
+    predicted, every = ones @ fitted(np.arange(split.n_hot)), np.arange(split.n_hot)
+    for fold in np.array_split(np.random.default_rng(ridge.SEED).permutation(split.n_hot), ridge.FOLDS):
+        predicted[fold] = ones[fold] @ fitted(np.setdiff1d(every, fold))   # hot items: by the others
+    scores = users @ predicted.T
     preds = pd.read_parquet(world / "preds" / f"{name}_{part}.pqt")
     user = {u: i for i, u in enumerate(split.users)}
     item = {t: i for i, t in enumerate(split.tracks)}
@@ -58,6 +64,24 @@ def test_cold_items_are_found_by_content_and_not_by_the_wrong_content(world, fla
     assert value(world, real, "cold_test", "Recall@10") > 2 * chance
     assert value(world, control, "cold_test", "Recall@10") < 1.4 * chance
     assert value(world, real, "test") > 1.3 * value(world, control, "test")   # a control has the popularity
+
+
+@pytest.mark.parametrize("by", ["ridge", "mlp"])
+def test_content_that_says_nothing_gives_no_factor_back(by):
+    """More columns than items: a map fitted to an item's factor returns it; that of the other items knows nothing."""
+    rng = np.random.default_rng(5)
+    x, e = rng.normal(size=(150, 300)), rng.normal(size=(140, 6))
+    if by == "ridge":
+        predicted, fit = factor_maps.by_ridge(x, e, np.ones(140), 1.0)
+        assert cosines(fit.predict(x)[:140], e).mean() > 0.9
+    else:
+        settings = factor_maps.Settings(lr=0.003, epochs=40, patience=40, batch_size=32, seed=1)
+        predicted, _ = factor_maps.by_mlp(x, e, np.ones(140), settings)
+    assert predicted.shape == (150, 6) and abs(cosines(predicted[:140], e).mean()) < 0.15
+
+
+def cosines(a, b):
+    return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 def test_predicted_lengths_are_those_that_content_expects(world):

@@ -8,6 +8,7 @@ from harness import runs
 from harness.errors import UsageError, WorkError
 from recommenders import content_prior
 from tests.worlds.world import tiny_workspace, write_embedding, write_pairs, write_tracks
+from training import ridge
 
 
 def popular_world(workdir, n_users=300, n_tracks=200, n_cold=40, seed=0):
@@ -47,8 +48,15 @@ def test_the_score_is_what_a_regression_on_content_expects(tiny, of):
     x = (x - x[:split.n_hot].mean(axis=0)) / x[:split.n_hot].std(axis=0) / np.sqrt(8)
     frame = pd.read_parquet(tiny / "data" / "train.pqt").groupby("track_id")["count"].agg(["size", "sum"])
     y = np.log1p(frame.loc[split.tracks[:split.n_hot], "size" if of == "users" else "sum"].to_numpy())
-    hot = x[:split.n_hot]
-    expected = y.mean() + x @ np.linalg.solve(hot.T @ hot + 3 * np.eye(8), hot.T @ (y - y.mean()))
+
+    def expects(rows):   # of all items, by a fit on some of the hot ones
+        hot, mean = x[rows] - x[rows].mean(axis=0), y[rows].mean()
+        solved = np.linalg.solve(hot.T @ hot + 3 * np.eye(8), hot.T @ (y[rows] - mean))
+        return mean + (x - x[rows].mean(axis=0)) @ solved
+    every = np.arange(split.n_hot)
+    expected = expects(every)
+    for fold in np.array_split(np.random.default_rng(ridge.SEED).permutation(split.n_hot), ridge.FOLDS):
+        expected[fold] = expects(np.setdiff1d(every, fold))[fold]   # a hot item by the others
     for part in split.parts:
         preds, _ = lists(tiny, part)
         item = {t: i for i, t in enumerate(split.tracks)}

@@ -48,6 +48,41 @@ def test_residuals_are_those_of_fits_without_the_item():
 
 
 @pytest.mark.numeric
+def test_an_item_is_predicted_by_the_other_folds():
+    """As fits without the fold, whose l2 is scaled with the mean weight of the rest; items of weight 0 and those
+    without a target by the fit on all."""
+    x, y, w = world(n=57)
+    w[[3, 11]] = 0
+    more = np.vstack([x, x[:4] + 1])
+    predicted, fit = ridge.cross_fitted(more, y, w, 5.0)
+    used = np.flatnonzero(w)
+    folds = np.array_split(np.random.default_rng(ridge.SEED).permutation(used), 10)
+    for fold in folds:
+        rest = np.setdiff1d(used, fold)
+        beta = direct(x[rest], y[rest], w[rest], 5.0 * w[used].mean() / w[rest].mean())
+        assert np.allclose(predicted[fold], beta[0] + x[fold] @ beta[1:], rtol=0, atol=1e-7)
+    whole = direct(x[used], y[used], w[used], 5.0)
+    others = np.r_[3, 11, 57:61]
+    assert np.allclose(predicted[others], whole[0] + more[others] @ whole[1:], rtol=0, atol=1e-8)
+    assert np.array_equal(fit.predict(more)[others], predicted[others])
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("n", [2, 7, 25])
+def test_no_items_own_target_is_in_its_prediction(n):
+    """Also with fewer items than folds, and with as many columns as items, where a fit on all would return it."""
+    rng = np.random.default_rng(n)
+    x, y = rng.normal(size=(n, 20)), rng.normal(size=(n, 2))
+    before, _ = ridge.cross_fitted(x, y, None, 0.01)
+    for i in range(n):
+        moved = y.copy()
+        moved[i] += 100
+        after, fit = ridge.cross_fitted(x, moved, None, 0.01)
+        assert np.allclose(after[i], before[i], rtol=0, atol=1e-5)   # 1e-12 of the identity keeps folds solvable
+        assert n < 7 or np.abs(fit.predict(x)[i] - before[i]).max() > 10
+
+
+@pytest.mark.numeric
 def test_gcv_takes_the_grid_point_with_the_smallest_error():
     x, y, w = world(n=60)
     fit = ridge.fit(x, y, w)
