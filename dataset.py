@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness import runs
+from harness import runs, split_files
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
 from harness.readers import read_json, read_npy, reading
 from harness.run_files import COLD_PARTS
-from harness.split_files import RULES, Interactions, catalogue_of, encode, hidden_pairs, joined, read_pairs, read_rules
+from harness.split_files import RULES, Interactions, catalogue_of, encode, joined, read_pairs, read_rules
 from harness.ties import tie_key
 
 if TYPE_CHECKING:
@@ -264,6 +264,7 @@ def _read_split(workdir, inputs):
     if not len(raw["train"][0]):
         raise WorkError(f"{paths['train']} has no rows; choose other dates or shares when splitting")
     rules, hidden = read_rules(folder / "rules.json"), raw.pop("hidden", None)
+    split_files.check_hidden(path, manifest, rules, hidden)
     catalogue = catalogue_of(raw, rules, paths)
     users, tracks, n_hot = np.unique(raw["train"][0]), np.concatenate(list(catalogue.values())), len(catalogue["hot"])
     code = np.full(len(ids), -1, np.int64)
@@ -275,7 +276,8 @@ def _read_split(workdir, inputs):
     return Split(workdir=workdir, users=users, tracks=tracks, n_hot=n_hot, train=train, others=others,
                  n_tracks=len(ids), track_checksum=track_checksum, time=_time(workdir, raw["train"][3]),
                  rules=rules, n_cold_val=len(catalogue.get("cold_val", ())),
-                 hidden=hidden and hidden_pairs(hidden, users, code, n_hot, {"train": train} | others, paths["hidden"]))
+                 hidden=hidden and split_files.hidden_pairs(hidden, users, code, n_hot, {"train": train} | others,
+                                                            paths["hidden"]))
 
 
 def about(workdir: str | Path) -> dict:
@@ -377,7 +379,7 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
 
 
 def has_embedding(split: Split, name: str) -> np.ndarray:
-    """Which items have a row in an embedding, bool (n_items,); a control exchanges rows among these alone."""
+    """Which items have a row in an embedding, bool (n_items,): those among which a control exchanges rows."""
     rows = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)[split.tracks]
     return np.isfinite(rows).all(axis=1)
 
@@ -395,5 +397,4 @@ def unit_scale(vectors: np.ndarray, n_hot: int) -> np.ndarray:
 
 def embedding_info(workdir: str | Path, name: str) -> dict:
     """Provenance json of an embedding, or {} if there is none."""
-    path = embedding_path(workdir, name).with_suffix(".json")
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if (path := embedding_path(workdir, name).with_suffix(".json")).exists() else {}

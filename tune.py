@@ -73,7 +73,7 @@ def representations(method, embeddings, workdir):
 def check_names(methods, args, where):
     """UsageError where --embeddings or --controls names what is no embedding here and what no method is tuned on."""
     from experiments.expand import embeddings_in
-    tuned = {str(v) for m in methods for which in representations(m, args.embeddings, where) for v in which.values()}
+    tuned = {str(v) for m in methods for which in representations(m, [], where) for v in which.values()}
     known = {*tuned, *embeddings_in(where)}
     for flag, names in (("embeddings", args.embeddings), ("controls", args.controls)):
         if unused := [name for name in names if name not in known]:
@@ -326,7 +326,7 @@ def build_parser():
 
 
 def main(argv=None):
-    """See the module's first lines. Returns 1 if some method has no trial that gave a figure."""
+    """See the module's first lines. Returns 1 if some method has no trial that gave a figure; WorkError if none has."""
     args = build_parser().parse_args(argv)
     args.metric = metric(args.metric)
     workdir = cli.workspace(args)
@@ -340,6 +340,8 @@ def main(argv=None):
     run_trials(trials, where, args)
     write_trials(where / "trials.csv", trials, args)
     chosen = chosen_of(trials)
+    if chosen and all(best is None for best, _ in chosen):
+        raise WorkError(f"{summary(*chosen[0])}; no method has a figure, so no grid file is written")
     out = expanded(args.out) if args.out else where / "chosen.yaml"
     write_text(out, grid_of(methods, chosen, where, args))
     for best, group in chosen:

@@ -144,6 +144,15 @@ def encode(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, part: 
     return Interactions(rows, item, count[order], None if time is None else time[order])
 
 
+def check_hidden(path: Path, manifest: dict, rules: dict, hidden: Columns | None) -> None:
+    """WorkError where split.json (path, its content) took pairs out of train that data/hidden.pqt should have."""
+    request = manifest.get("request")
+    share = request.get("train_share", 1) if isinstance(request, dict) else 1
+    if isinstance(share, (int, float)) and share < 1 and rules["seen"] == "hide" and hidden is None:
+        raise WorkError(f"{path} says --train-share {share:g}, and hidden.pqt, what that took out of train, is "
+                        "missing; split again with preprocess/1_train_test_split.py")
+
+
 def hidden_pairs(raw: Columns, users: np.ndarray, code: np.ndarray, n_hot: int, parts: Mapping[str, Interactions],
                  path: Path) -> Interactions:
     """The pairs of data/hidden.pqt as codes, those of tracks that are not ranked left out; arguments as of `encode`.

@@ -117,7 +117,7 @@ def test_other_splits_and_equal_shares_are_refused(worlds, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"stats": {}}, {"request": None}, {"request": {"train_share": "x"}},
-                                    {"stats": {"Train": {"Rows": "x"}}}, {"stats": None}])
+                                    {"stats": {"Train": {"Rows": "x"}}}, {"stats": None}, {"status": "writing"}])
 def test_a_split_that_does_not_say_its_share_is_refused(worlds, tmp_path, change):
     path = tmp_path / f"w{SHARES[0][0]}" / "data" / "split.json"
     write_json(path, read_json(path) | change)

@@ -19,12 +19,15 @@ from harness.readers import read_json
 
 INPUTS = ("source_checksum", *shards.INPUTS)  # if these change, the work is done again; other changes are errors
 NAMED = 20                                    # tracks listed in the summary
+TAKEN = {"random": "ID embeddings", "all": "every embedding"}   # what commands mean by such a name
 
 
 def check_name(name, flag=""):
     """UsageError unless `name`, given by `flag`, can be the name of an embedding."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UsageError(f"{flag}{name!r} is not a name of an embedding; use letters, digits, '.', '-' and '_' only")
+    if name in TAKEN:
+        raise UsageError(f"{flag}{name!r} is no name for an embedding: commands mean {TAKEN[name]} by it")
 
 
 class Rows:

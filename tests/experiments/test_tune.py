@@ -219,6 +219,12 @@ def test_a_name_that_nothing_has_is_refused(tiny, tmp_path, words):
         call(tiny, spaces(tmp_path), *words, "--trials", "1", "--print")
 
 
+def test_a_name_that_nothing_has_is_refused_where_all_stands_for_the_named(tiny, tmp_path):
+    file = spaces(tmp_path, "knn: {script: knn, each: {names: all}, space: {center: [true, false]}}")
+    with pytest.raises(UsageError, match="--embeddings nosuch: no embedding of this name is here"):
+        call(tiny, file, "knn", "--embeddings", "nosuch", "--trials", "1", "--print")
+
+
 def test_controls_only_of_the_named(tiny, tmp_path):
     assert call(tiny, spaces(tmp_path), "knn", "--trials", "1", "--controls", "noise") == 0
     assert [b["set"]["names"] for b in chosen(tiny) if b["set"].get("shuffle")] == ["noise"]
@@ -283,8 +289,12 @@ def test_failed_trials_are_counted_and_a_method_without_a_figure_is_named(tiny, 
 
 def test_what_a_workspace_cannot_serve_is_left_out_with_the_reason(tiny, tmp_path):
     file = spaces(tmp_path, "two: {script: recommenders.two_tower, set: {embedding: nosuch}, space: {hide: [0, 0.1]}}")
-    assert call(tiny, file) == 1
-    assert trials(tiny).reason.str.contains("no embedding nosuch here").all()
+    (tiny / "tuning").mkdir()
+    (tiny / "tuning" / "chosen.yaml").write_text("of an earlier call")
+    with pytest.raises(WorkError, match=r"two: none of 2 trials gave a figure \(no embedding nosuch here.*no grid"):
+        call(tiny, file)
+    assert trials(tiny).reason.str.contains("no embedding nosuch here").sum() == 2
+    assert (tiny / "tuning" / "chosen.yaml").read_text() == "of an earlier call"
 
 
 def test_while_another_process_makes_a_trial_nothing_is_selected(tiny, tmp_path, monkeypatch):
@@ -303,7 +313,8 @@ def test_a_figure_of_an_earlier_val_is_none(tiny, tmp_path, monkeypatch):
     val = pd.read_parquet(tiny / "data" / "val.pqt")
     write_parquet(tiny / "data" / "val.pqt", val.iloc[:-5])
     monkeypatch.setattr(local, "run_stage", lambda jobs, at_once: ([], []))      # the run is not made again
-    assert call(tiny, file, "ease", "--trials", "1") == 1
+    with pytest.raises(WorkError, match="it ended without lists of val.; no method has a figure"):
+        call(tiny, file, "ease", "--trials", "1")
     assert trials(tiny).reason.tolist() == ["it ended without lists of val"]
 
 

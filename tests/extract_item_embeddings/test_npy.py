@@ -390,6 +390,7 @@ def test_the_command_line(work, tmp_path):
     (work / "embeddings/bare.npy").write_bytes((work / "embeddings/mine.npy").read_bytes())
     assert "exists without the json" in command("bare", "--file", tmp_path / "m.csv")[1]
     for words, sentence in ((("a/b", "--file", tmp_path / "m.csv"), "is not a name of an embedding"),
+                            (("random", "--file", tmp_path / "m.csv"), "'random' is no name for an embedding"),
                             (("x", "--file", "/nowhere.csv"), "--file /nowhere.csv does not exist"),
                             (("x", "--file", tmp_path / "m.csv", "--ids", tmp_path / "m.csv"), "--ids applies to .npy"),
                             (("x", "--file", ROOT / "train.py"), "must be a .npy, .npz, .parquet, .csv or .tsv file")):

@@ -13,6 +13,7 @@ import pytest
 
 import dataset
 from evaluation import provenance
+from harness.errors import WorkError
 from harness.files import write_json, write_parquet
 from harness.readers import read_json
 from preprocess import parts, protocols
@@ -481,6 +482,11 @@ def test_train_share_is_seeded_and_nested(tmp_path, split, protocol):
         out = set(pairs(workdir, "hidden"))
         assert out | smaller == set(zip(whole.user_id, whole.track_id, strict=True)) and not out & smaller
         assert (dataset.load(workdir).seen("val").sum(axis=1) > 0).all()
+        hidden = workdir / "data" / "hidden.pqt"
+        hidden.rename(workdir / "aside")
+        with pytest.raises(WorkError, match="hidden.pqt, what that took out of train, is missing"):
+            dataset.load(workdir)
+        (workdir / "aside").rename(hidden)
         assert set(pairs(workdir, "test")) == {p for p in test if p[1] in set(train["track_id"])}
         if cold is not None:
             assert pairs(workdir, "cold_test") == cold
