@@ -10,21 +10,24 @@ by val; `cold`, the best cold method by cold_val. Each is a name and what its ru
       models: {CEASE: {recommender: cease, embedding: tags}, its control: {recommender: cease, embedding: tags,
                shuffle: true}}
 
-NDCG@10 is averaged over the runs for each user, and the users are paired:
+The users are paired, and so are runs of the same seed, and those on the factors of one run with that run:
 
     test       model against each of hot    lower end of the one-sided 97.5 % interval of the relative difference
                                             above -3 %
     cold_test  model against cold           above -5 %
     all_test   model against each           above 0, p of two-sided paired t and bootstrap tests, corrected by Holm over
-                                            the model's comparators, below .05
+                                            the model's comparators, below .05 (evaluation/paired_tests.py)
 
-The interval is that of 10,000 bootstrap draws of users, the same for numerator and denominator.
+Of single runs the interval is that of 10,000 bootstrap draws of users, the same for numerator and denominator. Where
+one of the two has several runs, its end is the relative difference r at which the lower end of the interval of
+value - (1 + r) reference over users and seeds is 0 (Fieller's method; evaluation/crossed.py).
 """
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.paired_tests import compare
+from evaluation import crossed
+from evaluation.paired_tests import LEVEL, compare
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_csv
@@ -78,8 +81,8 @@ def runs_of(manifests, name, description):
 
 
 def values_of(workdir, names, part):
-    """(users int64 (U,), values float64 (U,)): NDCG@10 of each user of a part, mean over the runs; None where no run
-    has ranked it. WorkError where some have, or where their users differ."""
+    """(users int64 (U,), values float64 (R, U)): NDCG@10 of each user of a part in each run; None where no run has
+    ranked it. WorkError where some have, or where their users differ."""
     paths = [Path(workdir) / "metrics" / f"{name}_{part}.pqt" for name in names]
     lacking = [path for path in paths if not path.exists()]
     if len(lacking) == len(paths):
@@ -95,17 +98,43 @@ def values_of(workdir, names, part):
             raise WorkError(f"{path} has other users than the runs before it; evaluate them on one split")
         users = user[order]
         columns.append(table[METRIC].to_numpy()[order])
-    return users, np.mean(columns, axis=0)
+    return users, np.stack(columns)
 
 
-def relative(values, reference, draws=DRAWS, seed=SEED):
-    """(difference of the means relative to the reference's, lower end of its one-sided 97.5 % bootstrap interval)."""
+def labels_of(manifests, names):
+    """What pairs each run with those of others: the run that is, or whose factors it reads, where it is one; else its
+    seed."""
+    requests = {run: config["request"] for run, config in manifests if "request" in config}
+    read = {request.get("factors") for request in requests.values()} & {*requests}
+    return tuple(name if name in read else factors if (factors := requests[name].get("factors")) in read
+                 else requests[name].get("seed") for name in names)
+
+
+def relative(own, reference, draws=DRAWS, seed=SEED):
+    """(difference of the means relative to the reference's, lower end of its one-sided 97.5 % interval).
+
+    own, reference: crossed.Terms of weight 1, of the same users
+    """
+    difference = own.table.mean() / reference.table.mean() - 1
+    if len(own.table) == len(reference.table) == 1:
+        return difference, _bootstrap_end(own.table[0], reference.table[0], draws, seed)
+
+    def lower(r):
+        found = crossed.estimate([own, crossed.Term(-(1 + r), reference.table, reference.seeds)])
+        return found.effect - (found.critical(LEVEL) * found.se if found.se > 0 else 0)
+    if lower(difference) == 0 or lower(-1) <= 0:
+        return difference, difference if lower(difference) == 0 else -1.0
+    from scipy.optimize import brentq
+    return difference, brentq(lower, -1, difference)
+
+
+def _bootstrap_end(values, reference, draws, seed):
     rng, n = np.random.default_rng(seed), len(values)
     ratios = np.empty(draws)
     for i in range(draws):
         drawn = rng.integers(n, size=n)
         ratios[i] = values[drawn].mean() / reference[drawn].mean() - 1
-    return values.mean() / reference.mean() - 1, np.quantile(ratios, 0.025)
+    return np.quantile(ratios, 0.025)
 
 
 def share_of_cold(workdir, names):
@@ -124,8 +153,9 @@ def lines_of(workdir, manifests, number, group):
             if (own := values_of(workdir, names, part)) is None:
                 continue
             others = {**(named["hot"] if part != "cold_test" else {}), **(named["cold"] if part != "test" else {})}
-            tested = [_compared(workdir, other, names, part, own) for other in others.items()]
-            tested = _superior([t for t in tested if t], own[1]) if part == "all_test" else [t for t in tested if t]
+            term = crossed.Term(1, own[1], labels_of(manifests, names))
+            tested = [_compared(workdir, manifests, other, names, part, own[0], term) for other in others.items()]
+            tested = _superior([t for t in tested if t], term) if part == "all_test" else [t for t in tested if t]
             line = {"group": number, "model": model, "runs": " ".join(names), "seeds": len(names), "part": part,
                     "value": own[1].mean(), "cold_share": share_of_cold(workdir, names) if part == "all_test" else None}
             keys = ("against", "reference", "difference", "low", "margin", "p", "met")
@@ -133,24 +163,29 @@ def lines_of(workdir, manifests, number, group):
     return lines
 
 
-def _compared(workdir, other, names, part, own):
+def _compared(workdir, manifests, other, names, part, users, own):
     """The comparison of a model with another on one part; None with itself and where the other has not ranked it."""
     against, theirs = other
     if theirs == names or (reference := values_of(workdir, theirs, part)) is None:
         return None
-    if not np.array_equal(own[0], reference[0]):
+    if not np.array_equal(users, reference[0]):
         raise WorkError(f"{names[0]} and {theirs[0]} have different users in {part}; evaluate them on one split")
-    found = {"against": against, "reference": reference[1].mean(), "margin": MARGIN[part], "values": reference[1]}
+    term = crossed.Term(1, reference[1], labels_of(manifests, theirs))
+    found = {"against": against, "reference": reference[1].mean(), "margin": MARGIN[part], "term": term}
     if part == "all_test":
         return found
-    difference, low = relative(own[1], reference[1])
+    difference, low = relative(own, term)
     return found | {"difference": difference, "low": low, "met": bool(low > MARGIN[part])}
 
 
 def _superior(tested, own):
     """Those comparisons with their tests on all_test, corrected together."""
     if tested:
-        tests = compare(np.stack([own] * len(tested)), np.stack([t["values"] for t in tested]))
+        def terms(other):
+            several = max(len(own.table), len(other.table)) > 1
+            return [own, crossed.Term(-1, other.table, other.seeds)] if several else None
+        tests = compare(np.stack([own.table.mean(axis=0)] * len(tested)), np.stack([
+            t["term"].table.mean(axis=0) for t in tested]), repeats=[terms(t["term"]) for t in tested])
         for t, test in zip(tested, tests, strict=True):
             p = max(test.p_t, test.p_bootstrap)
             t |= {"difference": test.difference / t["reference"], "p": p, "met": bool(test.difference > 0 and p < 0.05)}

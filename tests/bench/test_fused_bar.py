@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from bench import fused_bar
+from evaluation.crossed import Term
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
 from reporting import archive, stored_tables
@@ -15,11 +16,11 @@ def write(workdir, run, part, values, cold_share=0.5):
         {"user_id": np.arange(len(values))[::-1], "NDCG@10": values[::-1], "ColdShare@10": cold_share}))
 
 
-def test_values_are_means_over_the_runs_by_user(tmp_path):
+def test_values_are_those_of_each_run_by_user(tmp_path):
     write(tmp_path, "a", "test", np.array([0.1, 0.2, 0.6]))
     write(tmp_path, "b", "test", np.array([0.3, 0.2, 0.0]))
     users, values = fused_bar.values_of(tmp_path, ["a", "b"], "test")
-    assert users.tolist() == [0, 1, 2] and np.allclose(values, [0.2, 0.2, 0.3])
+    assert users.tolist() == [0, 1, 2] and np.allclose(values, [[0.1, 0.2, 0.6], [0.3, 0.2, 0.0]])
     assert fused_bar.values_of(tmp_path, ["a", "b"], "cold_test") is None
     write(tmp_path, "a", "cold_test", np.array([0.1, 0.2]))
     with pytest.raises(WorkError, match="b_cold_test.pqt is missing, and other runs of the same model have ranked"):
@@ -32,12 +33,40 @@ def test_values_are_means_over_the_runs_by_user(tmp_path):
 @pytest.mark.numeric
 def test_a_relative_difference_and_its_lower_end():
     """The same shift for all users has no spread: both are the shift. With noise the end is near the normal one."""
-    reference = np.full(500, 0.2)
-    assert np.allclose(fused_bar.relative(reference * 1.1, reference, 200), 0.1)
+    reference = term(np.full((1, 500), 0.2))
+    assert np.allclose(fused_bar.relative(term(reference.table * 1.1), reference, 200), 0.1)
     noise = np.random.default_rng(0).normal(0, 0.1, 500)
-    difference, low = fused_bar.relative(reference + noise, reference, 4000)
+    difference, low = fused_bar.relative(term(reference.table + noise), reference, 4000)
     # 4000 draws place the 2.5 % quantile within some 4 % of the distance
     assert low == pytest.approx(difference - 1.96 * noise.std() / 500 ** 0.5 / 0.2, abs=0.005)
+
+
+@pytest.mark.numeric
+def test_the_lower_end_of_several_runs_is_over_users_and_seeds():
+    """Runs that agree, beside a reference without spread: the end of single runs. Runs that differ: below that."""
+    reference, rng = term(np.full((1, 500), 0.2)), np.random.default_rng(0)
+    noise = rng.normal(0, 0.1, 500)
+    alone = fused_bar.relative(term(0.2 + noise[None]), reference, 4000)
+    alike = fused_bar.relative(term(0.2 + np.tile(noise, (5, 1))), reference)
+    assert alike[0] == pytest.approx(alone[0]) and alike[1] == pytest.approx(alone[1], abs=0.005)   # draws: 4 %
+    shifts = np.array([-0.04, 0.03, 0.02, -0.02, 0.01])[:, None]
+    apart = fused_bar.relative(term(0.2 + noise + shifts), reference)
+    assert apart[0] == pytest.approx(alone[0]) and apart[1] < alone[1] - 0.05
+    both = fused_bar.relative(term(0.2 + noise + shifts), term(0.2 + shifts + np.zeros(500)))   # the same seeds
+    assert both[1] > apart[1] + 0.03
+    assert fused_bar.relative(term(np.full((3, 9), 0.3)), term(np.full((3, 9), 0.2))) == pytest.approx((0.5, 0.5))
+
+
+def term(table):
+    return Term(1, table, tuple(range(len(table))))
+
+
+def test_runs_are_paired_by_seed_or_by_the_run_whose_factors_they_read():
+    requests = {"ials_s1": {"seed": 1}, "ials_s2": {"seed": 2}, "a": {"seed": 1, "factors": "ials_s1"},
+                "b": {"seed": 1, "factors": "ials_s2"}, "elsa_s1": {"seed": 1}, "c": {"seed": 3, "factors": "ials"}}
+    manifests = [(name, {"request": request}) for name, request in requests.items()]
+    assert fused_bar.labels_of(manifests, ["ials_s1", "ials_s2"]) == fused_bar.labels_of(manifests, ["a", "b"])
+    assert fused_bar.labels_of(manifests, ["elsa_s1", "c"]) == (1, 3)
 
 
 MANIFESTS = [(f"{name}_s{seed}", {"status": "finished", "recommender": name, "embedding": embedding, "request":
@@ -126,7 +155,7 @@ def test_a_file_that_does_not_fit_is_one_sentence(tmp_path, text, sentence):
 def test_the_kept_runs_give_the_stored_comparisons(tmp_path, monkeypatch, name):
     """Restored without data; the bootstrap of the lower ends is shortened, all else is as stored."""
     archive.main(["restore", name, "--workdir", str(tmp_path)])
-    monkeypatch.setattr(fused_bar, "relative", lambda own, other: (own.mean() / other.mean() - 1, 0.0))
+    monkeypatch.setattr(fused_bar, "relative", lambda own, other: (own.table.mean() / other.table.mean() - 1, 0.0))
     fused_bar.main(["--workdir", str(tmp_path), "--file", str(ROOT / "bench" / "bars" / f"{name}.yaml")])
     made, kept = (pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in
                   (tmp_path / "tables" / "bar.csv", ROOT / "results" / name / "bar.csv"))
