@@ -10,6 +10,25 @@ from harness.files import exact, parquet_rows, quoted
 UNSIGNED = ("UBIGINT", "HUGEINT", "UHUGEINT")   # kinds of integers that may not fit int64, and those that do
 FITTING = ("BIGINT", "INTEGER", "SMALLINT", "TINYINT", "UINTEGER", "USMALLINT", "UTINYINT")
 TABLES = (".pqt", ".parquet")
+FIRST_YEAR, LAST_YEAR = 1900, 2200      # of plausible times; far outside, neither Python nor matplotlib has dates
+
+
+def within(time):
+    """SQL whether the timestamp `time` lies in the plausible years; null for null."""
+    return f"({time} >= timestamp '{FIRST_YEAR}-01-01' and {time} < timestamp '{LAST_YEAR + 1}-01-01')"
+
+
+def check_times(con, path):
+    """WorkError where a plays file (or a pattern of files) has a timestamp outside of FIRST_YEAR to LAST_YEAR."""
+    import duckdb
+    try:
+        bad = con.execute(f"select timestamp::varchar from {parquet_rows(path)} where not {within('timestamp')} "
+                          "limit 1").fetchone()
+    except duckdb.Error as e:
+        raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
+    if bad:
+        raise WorkError(f"{path} has the time {bad[0]}, which is outside of the years {FIRST_YEAR} to {LAST_YEAR}; run "
+                        "0_get_plays_pqt.py again on a mended log")
 
 
 def check_fit(con, relation, kinds, path):

@@ -27,7 +27,9 @@ from harness.files import parquet_rows, quoted
 from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
+from preprocess.interactions import float_ids
 from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
+from preprocess.typed import FIRST_YEAR, LAST_YEAR, within
 
 HELP = "your own log: csv, tsv, json or parquet of users and items, with times, counts or ratings where it has them"
 LIBRARIES = 128 << 20     # resident bytes of Python and pyarrow
@@ -53,7 +55,8 @@ def add_arguments(parser):
     add("--min-rating", type=cli.number(-math.inf, above=True), metavar="FLOAT",
         help="keep rows whose rating is at least this (default: all rows)")
     add("--bad-rows", choices=("fail", "skip"), default="fail",
-        help="rows that do not parse: fail names the first and stops, skip counts them (default fail)")
+        help="rows that do not parse, or whose time is none or not of the years "
+             f"{FIRST_YEAR} to {LAST_YEAR}: fail names the first and stops, skip counts them (default fail)")
     add("--multiline", action="store_true", help="quoted cells of a text may hold line ends (default: refused, as a "
         "stray quote would join rows)")
     add("--tracks", metavar="FILE", help="list of item ids to keep, in this order (default: the items of the log)")
@@ -126,6 +129,7 @@ class Reader:
         self.roles = assign(self.log.columns, asked, recipe)
         self.describing = describing(self.log.columns, self.roles, recipe)
         self.taken = {}      # role: what its column was taken for
+        self.skip, self.bad_times = args.bad_rows == "skip", 0
 
     def write(self):
         """Write every file; returns what dataset.json says beside the request."""
@@ -141,7 +145,7 @@ class Reader:
                             "--memory, or free disk in the workspace") from None
         except (self.duckdb.InvalidInputException, self.duckdb.ConversionException, self.duckdb.IOException) as e:
             from preprocess.interactions import formats
-            raise WorkError(formats.sentence(e, self.paths[0])) from None
+            raise WorkError(formats.sentence(e, self.paths[0], self.log)) from None
         finally:
             self.con.close()
         time = ORDINAL if self.args.in_order else "real" if "time" in self.roles else "none"
@@ -155,8 +159,10 @@ class Reader:
         cells += [f'trim({self.cell(self.roles[role])}) as "{role}"' for role in ("time", "count", "rating")
                   if role in self.roles]
         cells += [f'{self.cell(column)} as "about {key}"' for key, column in self.describing.items()]
-        cells += [f'nullif({self.cell(self.roles[role])}, {self.key(role)}) as "written {role}"' for role in KEYS
+        cells += [f'nullif({self.id_cell(self.roles[role])}, {self.key(role)}) as "written {role}"' for role in KEYS
                   if self.roles.get(role) in self.log.columns]
+        for column in " + ".join(self.roles[role] for role in KEYS if role in self.roles).split(" + "):
+            float_ids.check(self.con, self.log, self.cell(column), column, self.paths[0], self.skip)
         number = "row_number() over () as place, " if self.args.in_order else ""
         if self.log.quoted and not self.args.multiline:     # a stray quote swallows rows, in whatever column it stands
             cells += [" or ".join(f"coalesce(contains({self.cell(c)}, chr(10)), false)" for c in self.log.columns)
@@ -169,6 +175,9 @@ class Reader:
     def cell(self, column):
         return '"' + column.replace('"', '""') + '"'
 
+    def id_cell(self, column):
+        return float_ids.text(self.log, self.cell(column), column)
+
     def key(self, role):
         """SQL of an id as `ids.normal` writes it: its column, or several joined; one export is of one user.
 
@@ -177,7 +186,7 @@ class Reader:
         """
         if role not in self.roles:
             return "'listener'"
-        columns = [ids.STRIPPED.format(self.cell(c)) for c in self.roles[role].split(" + ")]
+        columns = [ids.STRIPPED.format(self.id_cell(c)) for c in self.roles[role].split(" + ")]
         joined = columns[0] if len(columns) == 1 else \
             "concat_ws(' - ', " + ", ".join(f"nullif({c}, '')" for c in columns) + ")"
         return f"case when strlen({joined}) = length({joined}) then {joined} else nfc_normalize({joined}) end"
@@ -187,7 +196,7 @@ class Reader:
 
     def check_rows(self):
         """Ids, counts, ratings and times checked and parsed into the table `rows`; the counts so far."""
-        from preprocess.interactions import formats
+        from preprocess.interactions import formats, times
         rows = self.one("select count(*) from staged")
         bad, first = formats.rejected(self.con) if self.log.rejects else (0, "")
         if bad:
@@ -208,6 +217,8 @@ class Reader:
             print(f"left out: {empty} rows without a user or an item")
         kept = ["coalesce(userid, '') <> ''", "coalesce(itemid, '') <> ''"]
         time, count = self.time(), self.count()
+        if self.bad_times:
+            kept.append(within(time))
         if "rating" in self.roles:
             kept += self.rating()
         about = "".join(f', "about {key}"' for key in self.describing)
@@ -220,8 +231,9 @@ class Reader:
                 if self.args.min_rating is not None else ""))
         self.con.execute("drop table staged")
         if "time" in self.roles and not self.args.in_order:
-            self.name_odd_times()
-        return {"log_rows": rows + bad, "bad_rows": bad, "empty_ids": empty, "plays": left}
+            times.name_odd(self.con)
+        return {"log_rows": rows + bad, "bad_rows": bad, "empty_ids": empty,
+                **({"bad_times": self.bad_times} if self.bad_times else {}), "plays": left}
 
     def name_forms(self):
         """Name ids that are written in another form than the one in which they are compared."""
@@ -248,20 +260,14 @@ class Reader:
             return "make_timestamp(place * 1000000)"
         if "time" not in self.roles:
             return "null::timestamp"
-        if missing := self.one("select count(*) from staged where coalesce(\"time\", '') = ''"):
-            raise WorkError(f"{self.paths[0]}: {missing} rows have no time; mend them, or leave the column out with "
-                            "--time none")
-        sql, how = times.expression(self.con, "staged", '"time"', self.args.timezone)
+        missing = self.one("select count(*) from staged where coalesce(\"time\", '') = ''")
+        if missing and not self.skip:
+            raise WorkError(f"{self.paths[0]}: {missing} rows have no time; mend them, leave them out with "
+                            "--bad-rows skip, or leave the column out with --time none")
+        sql, how = times.expression(self.con, "staged", '"time"', self.args.timezone, self.skip)
+        self.bad_times = times.check(self.con, sql, self.paths[0], self.skip)
         self.taken["time"] = f"{self.roles['time']} ({how})"
         return sql
-
-    def name_odd_times(self):
-        """Print how many times are in the future or long ago."""
-        from preprocess.interactions import times
-        low, high, odd = self.con.execute(f"""select min(timestamp), max(timestamp), count(*) filter
-            (timestamp > now()::timestamp or year(timestamp) < {times.EARLIEST}) from rows""").fetchone()
-        if odd:
-            print(f"warning: {odd} times are in the future or before {times.EARLIEST}; they run from {low} to {high}")
 
     def count(self):
         """SQL of the plays of a row; WorkError where one is no whole number of at least 1."""

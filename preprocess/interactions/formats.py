@@ -11,11 +11,12 @@ import re
 import shutil
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import UsageError, WorkError
 from harness.files import exact, quoted
+from preprocess.interactions import float_ids
 from preprocess.interactions.columns import compared, plain, role_of
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
@@ -35,6 +36,7 @@ class Log:
     quoted: bool = False       # a text in which quotes occur
     files: tuple = ()          # the unpacked files of a text, and the delimiter of its cells
     delimiter: str = ""
+    floats: dict = field(default_factory=dict)    # {column of floats: from what size on they skip whole numbers, or 0}
 
 
 def files_of(paths) -> list:
@@ -67,6 +69,8 @@ def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False, item=N
                          "at a time")
     kind, names = kinds.pop(), "[" + ", ".join(map(exact, plain_files)) + "]"
     if kind == "parquet":
+        for path, file in zip(paths, plain_files, strict=True):
+            _check_names(path, file)
         return _as_text(con, f"read_parquet({names}, union_by_name=true, hive_partitioning=false)", "parquet", paths[0],
                         item)
     if kind == "json":
@@ -121,10 +125,23 @@ def _kind(path):
 
 # --------------------------------------------------------------------------- parquet and json
 
-def _as_text(con, relation, form, path, item):
+def _check_names(path, file):
+    """WorkError for a parquet file of which two columns have one name, in whatever case; DuckDB renames the second."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    try:
+        names = [name.lower() for name in pq.read_schema(file).names]
+    except (pa.ArrowException, OSError):
+        return      # DuckDB says what is wrong
+    if twice := next((name for name, n in Counter(names).items() if n > 1), None):
+        raise WorkError(f"{path}: two of its columns are called {twice!r}")
+
+
+def _as_text(con, relation, form, path, item, floats=None):
     """Columns of a typed file as text; one row per user with lists, of items too, becomes one row per element.
 
-    Where a row has one item, its lists, such as genres, are several values in a cell.
+    Where a row has one item, its lists, such as genres, are several values in a cell. floats: see Log, by default of
+    the types of the columns.
     """
     import duckdb
     try:
@@ -141,7 +158,9 @@ def _as_text(con, relation, form, path, item):
         relation = f"(select {cells} from {relation})"
         kinds |= {name: kinds[name].removesuffix("[]") for name in lists}
     cells = ", ".join(_cell(name, kinds[name]) for name in names)
-    return Log(f"(select {cells} from {relation})", names, form)
+    if floats is None:
+        floats = {name: float_ids.EXACT[kind] for name, kind in kinds.items() if kind in float_ids.EXACT}
+    return Log(f"(select {cells} from {relation})", names, form, floats=floats)
 
 
 def _json(con, names, path, item):
@@ -156,7 +175,8 @@ def _json(con, names, path, item):
         raise WorkError(f"{path} cannot be read as json ({str(e).splitlines()[0]})") from None
     kinds = ", ".join(f"{quoted(row[0])}: {quoted('varchar[]' if row[1].endswith('[]') else 'varchar')}"
                       for row in described)
-    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path, item)
+    floats = {row[0]: 0 for row in described if row[1].removesuffix("[]") == "DOUBLE"}
+    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path, item, floats)
 
 
 def _cell(name, kind):
@@ -338,12 +358,16 @@ ERRORS = (   # words of DuckDB's errors, in lower case, and ours
     ("maximum line size", "a line of more than 16 MB: probably a quote that never ends"))
 
 
-SKIP = "mend the row, or leave out such rows with --bad-rows skip, which counts them"
+MEND = "mend the row"
+SKIP = f"{MEND}, or leave out such rows with --bad-rows skip, which counts them"
 
 
-def sentence(error, path, remedy=SKIP) -> str:
-    """DuckDB's error about a text as one sentence with the line."""
+def sentence(error, path, log, remedy=SKIP) -> str:
+    """DuckDB's error about a log as one sentence, of a text with the line; with --bad-rows skip it advises no more."""
     text = str(error)
+    if not log.files:       # parquet or json, whose rows cannot be left out
+        return f"{path} cannot be read to its end ({text.splitlines()[0]}); make or fetch the file again"
+    remedy = MEND if log.rejects else remedy
     line = re.search(r"Line:\s*(\d+)", text) or re.search(r"line[: ]+(\d+)", text)
     what = next((words for key, words in ERRORS if key in text.lower()), None)
     cells = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)

@@ -4,7 +4,7 @@ from pathlib import Path
 from harness import delimited, ids
 from harness.errors import UsageError, WorkError
 from harness.files import quoted
-from preprocess.interactions import formats
+from preprocess.interactions import float_ids, formats
 from preprocess.interactions.columns import METADATA, compared, plain, role_of
 
 SEVERAL = ("artists", "genres")      # columns of lists in items.pqt
@@ -66,14 +66,15 @@ def _open(con, path, spill, item):
             names.setdefault(known or "column", column)
     cells = "".join(', min(nullif(trim("{}"), \'\')) as "{}"'.format(c.replace('"', '""'), name)
                     for name, c in names.items())       # of an id's rows, whatever their order
-    stripped = ids.STRIPPED.format('"' + key.replace('"', '""') + '"')
+    cell = '"' + key.replace('"', '""') + '"'
+    stripped = ids.STRIPPED.format(float_ids.text(log, cell, key))
     if log.quoted and len(log.delimiter) == 1:
         delimited.check_quotes(log.files[0], log.delimiter)
     try:
         con.execute(f"""create temp table given as select nfc_normalize({stripped}) as {KEY}{cells}
             from {log.sql} group by 1""")
     except (duckdb.InvalidInputException, duckdb.ConversionException) as e:
-        raise WorkError(formats.sentence(e, path, "mend the row")) from None
+        raise WorkError(formats.sentence(e, path, log, formats.MEND)) from None
     matched = con.execute(f"select count(*) from items semi join given on items.itemid = given.{KEY}").fetchone()[0]
     if not matched:
         raise WorkError(f"{path}: none of its ids (column {key}) is an item of the log")

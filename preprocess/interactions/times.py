@@ -1,10 +1,13 @@
 """Times of a log in any usual writing as UTC microseconds, in SQL."""
 from harness.errors import UsageError, WorkError
+from preprocess.typed import FIRST_YEAR, LAST_YEAR, within
 
 UNITS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0, "nanoseconds": 1e-3}   # microseconds in one
 EARLIEST, LATEST = 1990, 2100       # years outside of which a time is named as odd
 FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%Y%m%d",
            "%a %b %d %H:%M:%S %z %Y", "%d %b %Y %H:%M:%S", "%d %b %Y, %H:%M", "%b %d, %Y", "%Y-%m-%d %I:%M:%S %p")
+YEAR = r"\d{4}"      # what each of FORMATS has; strptime also reads epoch and infinity, as 1900
+OFFSET = r"[+-](0\d|1[0-4])(:?[0-5]\d)?"       # zones are at most 14 hours away
 ISO = r"\d{4}-\d{1,2}-\d{1,2}([T ] *\d{1,2}:\d{1,2}(:\d{1,2}(\.\d*)?)?)?"
 
 
@@ -17,10 +20,11 @@ def unit_of(low, high) -> str:
                      "microseconds or nanoseconds; name another column with --time, or none with --time none")
 
 
-def expression(con, relation, column, timezone="UTC"):
+def expression(con, relation, column, timezone="UTC", skip=False):
     """(SQL of the column as a naive UTC timestamp, what it was taken for); WorkError where a value is no time.
 
     con: DuckDB connection; relation: SQL with the text column `column`. Times without a zone are of `timezone`.
+    skip: take the writing that reads most values, more than half of them at least; of the others the SQL is null.
     """
     import duckdb
 
@@ -30,22 +34,54 @@ def expression(con, relation, column, timezone="UTC"):
     except duckdb.Error:
         raise UsageError(f"--timezone {timezone} is no time zone; names are like Europe/Vienna or UTC") from None
     cell = f"trim({column})"
-    rows, numbers, low, high, marks = con.execute(f"""select count({column}), count(try_cast({cell} as double)),
-        min(try_cast({cell} as double)), max(try_cast({cell} as double)),
-        bool_or(contains({cell}, '.') or contains(lower({cell}), 'e')) from {relation}""").fetchone()
+    number = f"(case when isfinite(try_cast({cell} as double)) then try_cast({cell} as double) end)"
+    rows, numbers, low, high, marks = con.execute(f"""select count({column}), count({number}), min({number}),
+        max({number}), bool_or({number} is not null and (contains({cell}, '.') or contains(lower({cell}), 'e')))
+        from {relation}""").fetchone()
     if not rows:
         raise WorkError("the column of times is empty; leave it out with --time none")
-    if numbers == rows and not (high < 1e8 and low >= 19000101):          # 20190220 is a date
+    enough = rows // 2 + 1 if skip else rows
+    if numbers >= enough and not (high < 1e8 and low >= 19000101):          # 20190220 is a date
         return _unix(low, high, cell, whole=not marks)
-    zoned = rf"regexp_matches({cell}, '([zZ]| ?UTC|[+-]\d\d(:?\d\d)?)$') and {cell} like '%:%'"
+    zoned = rf"regexp_matches({cell}, '([zZ]| ?UTC|{OFFSET})$') and {cell} like '%:%'"
+    most, found = enough - 1, None
     for how, sql in _ways(cell, zoned, timezone):
-        if con.execute(f"select count({sql}) from {relation}").fetchone()[0] == rows:
-            return sql, how
+        read = con.execute(f"select count({sql}) from {relation}").fetchone()[0]
+        if read > most:
+            most, found = read, (sql, how)
+        if most == rows:
+            break
+    if found:
+        return found
     bad = con.execute(f"""select {column} from {relation} where {column} is not null and not ({zoned} and
         try_cast({cell} as timestamptz) is not null) and not (regexp_full_match({cell}, '{ISO}') and
         try_cast({cell} as timestamp) is not null) limit 1""").fetchone()
     raise WorkError(f"{(bad or ['?'])[0]!r} is no time of a known writing; times are ISO (2019-02-20 13:45:10), unix "
                     "numbers, or dates; --time none leaves the column out")
+
+
+def check(con, sql, path, skip=False):
+    """Number of rows of the table `staged` whose "time" is no plausible one; WorkError for the first unless `skip`.
+
+    sql: of `expression`, null or outside of FIRST_YEAR to LAST_YEAR for such a row. Prints the number left out.
+    """
+    count, first = con.execute(f"""select count(*), any_value("time") from staged
+        where not coalesce({within(sql)}, false)""").fetchone()
+    if count and not skip:
+        raise WorkError(f"{path}: {first!r} is no time between the years {FIRST_YEAR} and {LAST_YEAR} ({count} such "
+                        "rows); mend them, or leave them out with --bad-rows skip")
+    if count:
+        print(f"left out: {count} rows without a time between the years {FIRST_YEAR} and {LAST_YEAR}"
+              + (f", such as {first!r}" if first else ""))
+    return count
+
+
+def name_odd(con):
+    """Print how many times of the table `rows` are in the future or long ago."""
+    low, high, odd = con.execute(f"""select min(timestamp), max(timestamp), count(*) filter
+        (timestamp > now()::timestamp or year(timestamp) < {EARLIEST}) from rows""").fetchone()
+    if odd:
+        print(f"warning: {odd} times are in the future or before {EARLIEST}; they run from {low} to {high}")
 
 
 def _unix(low, high, cell, whole):
@@ -72,8 +108,9 @@ def _ways(cell, zoned, timezone):
     yield (f"ISO, with and without a zone ({timezone})",
            f"case when {zoned} then timezone('UTC', try_cast({cell} as timestamptz)) else {local} end")
     for form in FORMATS:
-        moment = f"try_strptime({cell}, {quoted(form)})"
+        moment = f"case when regexp_matches({cell}, '{YEAR}') then try_strptime({cell}, {quoted(form)}) end"
         if "%z" in form:     # with its zone in it, whatever --timezone says
+            moment = f"case when regexp_matches({cell}, ' {OFFSET} ') then {moment} end"
             yield f"{form}, with a zone", f"timezone('UTC', {moment})"
         else:
-            yield f"{form}, {timezone}", f"timezone('UTC', timezone({zone}, {moment}::timestamp))"
+            yield f"{form}, {timezone}", f"timezone('UTC', timezone({zone}, ({moment})::timestamp))"
