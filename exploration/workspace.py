@@ -10,7 +10,7 @@ from harness.errors import WorkError
 from harness.files import checksum
 from harness.metadata import read_table
 from harness.readers import read_json
-from preprocess import protocols
+from preprocess import protocols, typed
 
 
 @dataclass
@@ -112,6 +112,8 @@ def opened(workdir, memory, spill, **settings):
         raise WorkError(f"{manifest} is not finished: writing plays.pqt was interrupted; run 0_get_plays_pqt.py again")
     columns, timed = protocols.inspect(plays)
     time = about.get("time", "real") if timed else "none"
+    if time == "real":
+        typed.check_times(plays)
     log = protocols.Log(plays, columns, memory, spill)
     rows, low, high = log.run("select count(*), min(track_id), max(track_id) from plays").fetchone()
     if not rows:

@@ -38,8 +38,9 @@ from harness.errors import UsageError, WorkError
 from harness.machine import versions
 from harness.readers import read_json
 from harness.run_files import FILE_PARTS
-from preprocess import splitting, stage
+from preprocess import splitting, stage, typed
 from preprocess.splitting import DATED, DATES, RULES, SHARES
+from preprocess.typed import FIRST_YEAR, LAST_YEAR
 
 USES = {"recsys24": {*DATES, "val_share"}, "hotcold": {*DATES, "val_share"}, "random": {"val_share", "test_share"},
         "cold-items": {*DATES, *SHARES},
@@ -189,6 +190,8 @@ def _date(text, name):
         moment = None
     if moment is None or moment.tzinfo is not None:
         raise UsageError(f"--{name.replace('_', '-')} {text} is not a date in UTC; write it like 2020-02-20")
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise UsageError(f"--{name.replace('_', '-')} {text} is outside of the years {FIRST_YEAR} to {LAST_YEAR}")
     return moment.isoformat(sep=" ")
 
 
@@ -278,6 +281,8 @@ def _inspected(args, plays, settings):
             args.protocol == "leave-one-out" and not timed):
         raise UsageError(f"--protocol {args.protocol} requires timestamps, but the time of this data set is {time!r}; "
                          f"use --protocol random{', leave-one-out' if timed else ''} or given")
+    if time == "real":
+        typed.check_times(plays)
     about = plays.parent / "dataset.json"
     name = read_json(about).get("name") if about.exists() else None
     return columns, time, _dates_of_the_log(args, settings, plays, name)

@@ -18,11 +18,11 @@ def within(time):
     return f"({time} >= timestamp '{FIRST_YEAR}-01-01' and {time} < timestamp '{LAST_YEAR + 1}-01-01')"
 
 
-def check_times(con, path):
+def check_times(path):
     """WorkError where a plays file (or a pattern of files) has a timestamp outside of FIRST_YEAR to LAST_YEAR."""
     import duckdb
     try:
-        bad = con.execute(f"select timestamp::varchar from {parquet_rows(path)} where not {within('timestamp')} "
+        bad = duckdb.execute(f"select timestamp::varchar from {parquet_rows(path)} where not {within('timestamp')} "
                           "limit 1").fetchone()
     except duckdb.Error as e:
         raise WorkError(f"{path} cannot be read as parquet ({str(e).splitlines()[0]})") from None
