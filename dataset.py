@@ -20,7 +20,7 @@ import numpy as np
 from harness import runs, split_files
 from harness.errors import UsageError, WorkError
 from harness.inputs import hashed, read_whole
-from harness.readers import read_json, read_npy, reading
+from harness.readers import narrowed, read_json, read_npy, reading
 from harness.run_files import COLD_PARTS
 from harness.split_files import RULES, Interactions, catalogue_of, encode, joined, read_pairs, read_rules
 from harness.ties import tie_key
@@ -358,14 +358,7 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
     """
     if missing not in ("fail", "mean"):
         raise UsageError(f"--missing must be fail or mean, not {missing!r}")
-    given = open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)[split.tracks]
-    with np.errstate(over="ignore", under="ignore"):
-        vectors = given.astype(np.float32, copy=False)
-        squares = np.einsum("ij,ij->i", vectors, vectors)
-    beyond = np.isfinite(given).all(axis=1) & (~np.isfinite(squares) | (squares == 0) & (given != 0).any(axis=1))
-    if beyond.any():
-        raise WorkError(f"embedding {name!r}: the vectors of {beyond.sum()} tracks are too long or too short for "
-                        "float32 arithmetic; multiply the whole matrix by a constant, so that lengths are near 1")
+    vectors = narrowed(open_embedding(split.workdir, name, split.n_tracks, split.track_checksum)[split.tracks], name)
     absent = ~np.isfinite(vectors).all(axis=1)
     if absent.all():
         raise WorkError(f"embedding {name!r} has no finite row for any of the {split.n_items} tracks of this split")

@@ -101,6 +101,7 @@ def audio(catalogue, args):
     path = Path(args.name).expanduser()
     if not path.is_file():
         raise UsageError(f"{path} is no file; name a sound file")
+    sound.check_name(path)
     near, left_out = {}, {}
     for name in catalogue.embeddings(args.embedding):
         vector, reason = sound.vector_for(path, dataset.embedding_info(catalogue.workdir, name))

@@ -227,3 +227,19 @@ def load_checkpoint(path: str | Path, device: "str | torch.device" = "cpu",
     if not isinstance(state, dict) or any(key not in state for key in keys):
         raise WorkError(f"checkpoint {path} is of something else; {again}")
     return state
+
+
+def narrowed(given: "np.ndarray", name: str) -> "np.ndarray":
+    """The rows (n, D) of an embedding, of any float type, as float32 (n, D), the same array where they are; NaN stays.
+
+    WorkError where the square of a vector's length is beyond float32. An empty matrix is returned as it is.
+    """
+    import numpy as np
+    with np.errstate(over="ignore", under="ignore"):
+        vectors = given.astype(np.float32, copy=False)
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+    beyond = np.isfinite(given).all(axis=1) & (~np.isfinite(squares) | (squares == 0) & (given != 0).any(axis=1))
+    if beyond.any():
+        raise WorkError(f"embedding {name!r}: the vectors of {beyond.sum()} tracks are too long or too short for "
+                        "float32 arithmetic; multiply the whole matrix by a constant, so that lengths are near 1")
+    return vectors

@@ -10,6 +10,7 @@ import numpy as np
 import dataset
 from harness.errors import UsageError, WorkError
 from harness.metadata import find_track, read_names, read_table
+from harness.readers import narrowed
 
 TAGS = 5   # of a track that are shown
 
@@ -71,8 +72,9 @@ class Catalogue:
         return list(wanted) or names
 
     def vectors(self, name: str) -> np.ndarray:
-        """float32 (n, D) of an embedding; NaN rows are tracks without one."""
-        return np.asarray(dataset.open_embedding(self.workdir, name, len(self.ids), self.checksum), np.float32)
+        """float32 (n, D) of an embedding; NaN rows are tracks without one. WorkError where it is beyond float32."""
+        given = dataset.open_embedding(self.workdir, name, len(self.ids), self.checksum)
+        return np.asarray(narrowed(given, name))
 
     def near(self, name: str, vector: np.ndarray, n: int, without=()) -> list[tuple[int, float]]:
         """The n tracks whose vectors have the largest cosine with (D,), as (row, cosine); ties by row.

@@ -22,6 +22,14 @@ OPTIONS = {"seconds": "seconds", "offset": "offset", "dtype": "dtype", "layer": 
 FILE = "first reason: sound: "   # what a WorkError says before its sentence about the file itself
 
 
+def check_name(path: Path) -> None:
+    """UsageError for a file whose ending is none of a sound, which no backend would read."""
+    from extract_item_embeddings.engine.audio import SUFFIXES
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path} is no sound file by its ending ({path.suffix or 'none'}); name one that ends in "
+                         ".wav, .flac, .ogg, .mp3 or another ending of sounds")
+
+
 def backend_of(name: str):
     """(script, Backend class, flags) of the backend that a json calls `name`, None where there is none."""
     from extract_item_embeddings.__main__ import backends
