@@ -12,6 +12,7 @@ is rendered from them (`make docs`).
 """
 import importlib
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.errors import UsageError, WorkError
 from harness.files import write_json
 
 MEASURED = Path(__file__).parent / "results"
+NAME = "[A-Za-z][A-Za-z0-9_]*"     # of a measurement: a module's
 
 
 def build_parser():
@@ -35,7 +37,7 @@ def main(argv=None):
     if args.keep and args.quick:
         raise UsageError("--keep measures nothing; leave out --quick")
     if args.keep:
-        return keep(args.names or sorted(p.stem for p in MEASURED.glob("*.json")))
+        return keep(args.names or measured())
     import bench
     there = sorted(m.name for m in pkgutil.iter_modules(bench.__path__) if not m.name.startswith("_"))
     unknown = sorted(set(args.names) - set(there))
@@ -82,22 +84,51 @@ def how():
             "processor": torch.backends.cpu.get_cpu_capability()}
 
 
+def measured():
+    """Names of the measurements that have rows in bench/results/, sorted."""
+    return sorted(path.stem for path in MEASURED.glob("*.json") if re.fullmatch(NAME, path.stem))
+
+
 def keep(names, root=None):
-    """Store the rows of bench/results/NAME.json in results/bench/; a row replaces an earlier one of the same name."""
-    from harness.readers import read_json
+    """Store the rows of bench/results/NAME.json in results/bench/; a row replaces an earlier one of the same name.
+
+    UsageError for a name without rows, WorkError where rows are damaged or those in results/ are not the ones stored;
+    nothing is stored then.
+    """
     from reporting import stored
     root = root or stored.ROOT
     if not names:
         raise WorkError(f"{MEASURED} has no rows; python -m bench --quick measures all")
     for name in names:
+        if not re.fullmatch(NAME, name):
+            raise UsageError(f"{name!r} should be the name of a measurement, such as topk")
         if not (MEASURED / f"{name}.json").is_file():
             raise UsageError(f"{MEASURED} has no {name}.json; python -m bench {name} measures it")
-        path = root / "results" / "bench" / f"{name}.json"
-        rows = {row["what"]: row for file in (path, MEASURED / f"{name}.json") if file.is_file()
-                for row in read_json(file)["rows"]}
-        write_json(path, {"rows": list(rows.values())})
-    stored.write_sums(root)
-    print("stored: " + " ".join(f"results/bench/{name}.json" for name in names))
+    sums, rows = stored.sums_before(root), {}
+    for name in dict.fromkeys(names):
+        path, before = root / "results" / "bench" / f"{name}.json", {}
+        if path.is_file():
+            if f"results/bench/{name}.json" not in sums:
+                raise WorkError(f"{path} is not in {stored.SUMS}; remove it, and the same command stores the rows anew")
+            stored.checked(f"results/bench/{name}.json", root)
+            before = _rows(path, "git has it")
+        rows[path] = before | _rows(MEASURED / f"{name}.json", f"python -m bench {name} measures it again")
+    for path, of_name in rows.items():
+        write_json(path, {"rows": list(of_name.values())})
+    stored.update_sums(rows, root=root)
+    print("stored: " + " ".join(f"results/bench/{path.name}" for path in rows))
+
+
+def _rows(path, remedy):
+    """{what: row} of a file of rows; WorkError, which ends in the remedy, where it holds something else or none."""
+    from harness.readers import read_json
+    try:
+        rows = read_json(path, {"rows": list}).get("rows", [])
+    except WorkError as e:
+        raise WorkError(f"{e}; {remedy}") from None
+    if not rows or not all(isinstance(row, dict) and isinstance(row.get("what"), str) for row in rows):
+        raise WorkError(f"{path} should hold rows, each with a text `what`; {remedy}")
+    return {row["what"]: row for row in rows}
 
 
 if __name__ == "__main__":

@@ -85,10 +85,11 @@ def keep(workdir, name, metrics=(), root=stored.ROOT):
     write_parquet(folder / "runs.pqt", pd.DataFrame(lines))
     write_json(folder / "workspace.json", {path: json.loads((workdir / path).read_text(encoding="utf-8"))
                                            for path in SMALL if (workdir / path).exists()})
-    for path in folder.glob("*/*.pqt"):    # of a recommender that has no run any more
-        if path.relative_to(folder).with_suffix("").as_posix() not in frames:
-            path.unlink()
-    stored.write_sums(root)
+    written = [folder / "runs.pqt", folder / "workspace.json", *(folder / f"{stem}.pqt" for stem in frames)]
+    gone = [path for path in folder.glob("*/*.pqt") if path not in written]   # of a recommender without runs now
+    for path in gone:
+        path.unlink()
+    stored.update_sums(written, gone, root)
     return len(lines)
 
 

@@ -21,7 +21,7 @@ import re
 from pathlib import Path
 
 from harness import cli
-from harness.errors import WorkError
+from harness.errors import UsageError, WorkError
 from harness.files import expanded, write_text
 from harness.readers import reason
 from reporting import bench_tables, stored, stored_tables
@@ -36,6 +36,18 @@ def build_parser():
     parser.add_argument("--add", metavar="WORKDIR", help="store this workspace's tables in results/ first")
     parser.add_argument("--name", metavar="NAME", help="with --add: folder of results/ (default: the workspace's own)")
     return parser
+
+
+def parse(argv=None):
+    """The command line; UsageError for flags that do not go together."""
+    args = build_parser().parse_args(argv)
+    if args.add is not None and not args.add.strip():
+        raise UsageError("--add needs the folder of a workspace, such as work/lastfm-audio")
+    if args.add and args.check:
+        raise UsageError("--check writes nothing, and --add stores; leave out one of them")
+    if args.name is not None and not args.add:
+        raise UsageError("--name is the folder that --add stores into; add --add WORKDIR")
+    return args
 
 
 def pages(root):
@@ -115,10 +127,10 @@ def _value(options, frame):
 
 
 def main(argv=None, root=stored.ROOT):
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     if args.add:
         workdir = expanded(args.add).absolute()
-        names = stored.add(workdir, args.name or workdir.name, root)
+        names = stored.add(workdir, workdir.name if args.name is None else args.name, root)
         print(f"stored: {' '.join(names)}")
     changed = []
     for path in pages(root):

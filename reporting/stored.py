@@ -69,16 +69,28 @@ def checked(name, root=ROOT):
     return digest
 
 
+def check_name(name, what="--name"):
+    """UsageError where a name (`what` says of which argument) is none of a folder of results/."""
+    if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
+        raise UsageError(f"{what} {name} should be small letters, digits and hyphens: it is a folder of results/")
+
+
 def add(workdir, name, root=ROOT):
     """Store a workspace's tables/results_*.csv and worth_*.csv, data_curve.csv, plays.csv, bar.csv, and the verdicts of
-    claims/, where it has them; returns their names."""
-    if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
-        raise UsageError(f"--name {name} should be small letters, digits and hyphens: it is a folder of results/")
+    claims/, where it has them; returns their names.
+
+    UsageError for a name that is none of a folder, WorkError where there are no tables, one has no rows or cannot be
+    read, or the list of sums is gone or damaged; nothing is stored then.
+    """
+    check_name(name)
     files = [path for path in sorted((workdir / "tables").glob("*.csv"))
              if re.fullmatch(r"results_.*|worth_.*_by_.*|data_curve|plays|bar", path.stem)]
     files += sorted((workdir / "claims").glob("claims.csv"))
     if not files:
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")
+    for path in files:
+        _check_table(path, workdir)
+    sums_before(root)
     folder = root / "results" / name
     for path in files:
         with atomic(folder / path.name) as temporary:
@@ -86,11 +98,47 @@ def add(workdir, name, root=ROOT):
     git = git_state()
     write_json(folder / "made.json", {"tables_by": (git.get("commit") or "")[:8] + ("+" if git.get("dirty") else ""),
                                       "cores": cores(), "versions": versions(), "files": [p.name for p in files]})
-    write_sums(root)
+    update_sums([folder / "made.json", *(folder / path.name for path in files)], root=root)
     return [f"results/{name}/{path.name}" for path in files]
 
 
-def write_sums(root=ROOT):
-    """results/checksums.txt of all files that results/ holds now."""
-    paths = sorted(p for p in (root / "results").rglob("*") if p.suffix in (".csv", ".json", ".pqt") and p.is_file())
-    write_text(root / SUMS, "".join(f"{checksum(p)}  {p.relative_to(root).as_posix()}\n" for p in paths))
+def _check_table(path, workdir):
+    """WorkError where a table of a workspace cannot be read, has no rows, or lacks what every line of results has."""
+    import pandas as pd
+    again = {"claims": "claims.py", "data_curve": "-m exploration.data_curve", "bar": "-m bench.fused_bar",
+             "plays": "-m recommenders.random_forest"}.get(path.stem, f"table.py --workdir {workdir}")
+    remedy = f"nothing was stored; python {again} writes it again"
+    try:
+        frame = _frame(pd, path, checksum(path))
+    except WorkError as e:
+        raise WorkError(f"{e}; {remedy}") from None
+    if path.stem.startswith("results_"):
+        for column in ("method", "metric", "k", "mean"):
+            if column not in frame:
+                raise WorkError(f"{path} has no column {column}; {remedy}")
+    if not len(frame):
+        raise WorkError(f"{path} has no rows; {remedy}")
+
+
+def sums_before(root=ROOT):
+    """read_sums; of a results/ that has no file yet, {}. To be called before something is stored, as it may fail."""
+    if not (root / SUMS).exists() and not _files(root):
+        return {}
+    return read_sums(root)
+
+
+def update_sums(stored, removed=(), root=ROOT):
+    """Write into results/checksums.txt the sums of the files just stored, and leave out those just removed.
+
+    stored, removed: paths of files within `root`. The sums of all others stay: what differs from them is refused still.
+    """
+    name_of = {path: path.relative_to(root).as_posix() for path in (*stored, *removed)}
+    sums = read_sums(root) if (root / SUMS).exists() else {}
+    sums.update((name_of[path], checksum(path)) for path in stored)
+    for path in removed:
+        sums.pop(name_of[path], None)
+    write_text(root / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums, key=lambda n: n.split("/"))))
+
+
+def _files(root):
+    return [p for p in (root / "results").rglob("*") if p.suffix in (".csv", ".json", ".pqt") and p.is_file()]

@@ -16,7 +16,6 @@ from reporting import archive, stored
 def project(tmp_path):
     """A folder with an empty results/."""
     (tmp_path / "project" / "results").mkdir(parents=True)
-    stored.write_sums(tmp_path / "project")
     return tmp_path / "project"
 
 

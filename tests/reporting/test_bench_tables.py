@@ -124,3 +124,50 @@ def test_only_what_was_measured_can_be_kept(project):
         bench.keep([], project)
     with pytest.raises(UsageError, match="--keep measures nothing; leave out --quick"):
         bench.main(["--keep", "--quick"])
+
+
+def files(project):
+    return {path: path.read_bytes() for path in (project / "results").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["nosuch", "../results/costs", "/etc/hosts", "", "."])
+def test_all_names_are_checked_before_any_is_kept(project, name):
+    bench.print_rows("pairs", [{"what": "another", "ratio": 4.0}])
+    (bench.MEASURED.parent / "results" / "costs.json").write_text('{"rows": [{"what": "a"}]}')
+    before = files(project)
+    with pytest.raises(UsageError):
+        bench.keep(["pairs", name], project)
+    assert files(project) == before
+
+
+@pytest.mark.parametrize("content", ['{"rows": [{"x": 1}]}', '{"rows": 5}', '{"x": 1}', '{"rows": [1]}', '{"rows": []}',
+                                     '{"rows": [{"what": [1]}]}', "[]", "{", ""])
+def test_damaged_rows_are_refused_before_any_is_kept(project, content):
+    bench.print_rows("costs", [{"what": "another", "ratio": 4.0}])
+    path, before = bench.MEASURED / "pairs.json", files(project)
+    path.write_text(content)
+    with pytest.raises(WorkError, match="pairs.json") as error:
+        bench.keep(["costs", "pairs"], project)
+    assert "\n" not in str(error.value) and files(project) == before
+
+
+def test_rows_edited_by_hand_are_not_kept_with_new_ones(project):
+    path = project / "results" / "bench" / "pairs.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("68.72", "86.72"), encoding="utf-8")
+    bench.keep(["costs"], project)
+    with pytest.raises(WorkError, match="is not the file that was stored"):
+        stored.checked("results/bench/pairs.json", project)
+    before = files(project)
+    with pytest.raises(WorkError, match="is not the file that was stored"):
+        bench.keep(["costs", "pairs"], project)
+    assert files(project) == before
+    (project / "results" / "bench" / "stray.json").write_text('{"rows": [{"what": "by hand"}]}')
+    bench.print_rows("stray", ROWS)
+    with pytest.raises(WorkError, match=r"stray.json is not in results/checksums.txt; remove it"):
+        bench.keep(["stray"], project)
+
+
+def test_leftovers_of_a_killed_writer_are_no_measurement(project):
+    (bench.MEASURED / ".pairs.json.tmp.json").write_text("")
+    bench.keep(bench.measured(), project)
+    assert bench.measured() == ["costs", "growth", "pairs"]

@@ -299,7 +299,7 @@ def test_a_value_that_is_no_number_and_a_stored_file_that_is_no_csv(project):
     csv = project / "results" / "w" / "results_test.csv"
     for damage in (b"", b"\xff\xfe\x00", b'a,b\n"1,2\n'):
         csv.write_bytes(damage)
-        stored.write_sums(project)
+        stored.update_sums([csv], root=project)
         with pytest.raises(WorkError, match="cannot be read as csv|does not fit its file"):
             documents.main([], project)
 
@@ -332,3 +332,57 @@ def test_a_later_add_replaces_and_keeps_the_others(project):
     stored.add(other, "w", project)
     assert set(stored.read_sums(project)) == {f"results/{n}/{f}" for n in ("w", "again")
                                               for f in ("made.json", "results_test.csv")}
+
+
+def test_an_add_takes_no_other_file_for_stored(project):
+    """A file edited by hand elsewhere in results/ stays refused, and one that was never stored stays unlisted."""
+    stored.add(project / "work" / "w", "again", project)
+    before = stored.read_sums(project)
+    with open(project / "results" / "again" / "results_test.csv", "a", encoding="utf-8") as f:
+        f.write("edited\n")
+    (project / "results" / "stray.csv").write_text("a\n1\n")
+    documents.main(["--add", str(project / "work" / "w")], project)
+    assert stored.read_sums(project) == before
+    with pytest.raises(WorkError, match="again/results_test.csv is not the file that was stored"):
+        stored.checked("results/again/results_test.csv", project)
+
+
+@pytest.mark.parametrize(("content", "sentence"), [
+    (b"", "cannot be read as csv"), (b"\xff\xfe\x00", "cannot be read as csv"),
+    (b'a,b\n"1,2\n', "cannot be read as csv"), (b"method,metric,k,mean\n", "has no rows"),
+    (b"a,b\n1,2\n", "has no column method")])
+@pytest.mark.parametrize("name", ["results_test.csv", "results_zz.csv"])
+def test_a_damaged_table_is_stored_nowhere(project, content, sentence, name):
+    path = project / "work" / "w" / "tables" / name
+    before = {p: p.read_bytes() for p in (project / "results").rglob("*") if p.is_file()}
+    path.write_bytes(content)
+    (path.parent / "plays.csv").write_text("target\nlog\n")
+    with pytest.raises(WorkError, match=sentence) as error:
+        documents.main(["--add", str(project / "work" / "w")], project)
+    assert str(path) in str(error.value) and "table.py" in str(error.value)
+    assert {p: p.read_bytes() for p in (project / "results").rglob("*") if p.is_file()} == before
+
+
+def test_a_damaged_list_of_sums_is_said_before_anything_is_stored(project):
+    sums, csv = project / "results" / "checksums.txt", project / "results" / "w" / "results_test.csv"
+    for damage in ("what is this\n", None):
+        before = csv.read_bytes()
+        sums.write_text(damage) if damage else sums.unlink()
+        with open(project / "work" / "w" / "tables" / "results_test.csv", "a", encoding="utf-8") as f:
+            f.write("controls,Other,other,,False\n")
+        with pytest.raises(WorkError, match="should hold lines|checksums.txt is gone"):
+            documents.main(["--add", str(project / "work" / "w")], project)
+        assert csv.read_bytes() == before
+
+
+@pytest.mark.parametrize(("words", "sentence"), [
+    (["--add", "W", "--check"], "--check writes nothing, and --add stores; leave out one of them"),
+    (["--name", "zz"], "--name is the folder that --add stores into; add --add WORKDIR"),
+    (["--add", ""], "--add needs the folder of a workspace"),
+    (["--add", "W", "--name", ""], "should be small letters")])
+def test_flags_that_contradict_are_refused(project, words, sentence):
+    words = [str(project / "work" / "w") if word == "W" else word for word in words]
+    before = (project / "results" / "checksums.txt").stat().st_mtime_ns
+    with pytest.raises(UsageError, match=sentence):
+        documents.main(words, project)
+    assert (project / "results" / "checksums.txt").stat().st_mtime_ns == before
