@@ -91,6 +91,15 @@ def read_rows(path: Path, remedy: str) -> tuple[dict[str, float], dict[str, floa
         return mean, conf
 
 
+def again(workdir: Path, run: str, part: str) -> str:
+    """What makes a run's metrics of a part again, the end of a sentence: of its lists metrics.py; without lists, as
+    restored runs are, reporting.archive restore."""
+    if (workdir / "preds" / f"{run}_{part}.pqt").exists():
+        return f"python metrics.py {run} makes them again"
+    return (f"there are no lists of it to evaluate; python -m reporting.archive restore NAME --workdir {workdir} makes "
+            "the metrics of runs kept in results/NAME again, and a run's own command those of others")
+
+
 def columns_from_before(path: Path, values: pd.DataFrame, digest: str, made: re.Pattern,
                         again: Callable) -> tuple[pd.DataFrame, dict[str, float]]:
     """Columns of the metrics at `path` that are neither in `values` nor computed at every call, to be written again.

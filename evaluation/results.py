@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.files import read_means, read_metrics, seeds_of
+from evaluation.files import again, read_means, read_metrics, seeds_of
 from evaluation.intervals import mean_and_half_width
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
@@ -112,7 +112,7 @@ def val_means(workdir, cell, columns, part="val"):
     known = []
     for name, config in cell.runs:
         path, has = Path(workdir) / "metrics" / f"{name}_{part}.csv", part in config.get("parts", [])
-        known.append(read_means(path, f"python metrics.py {name} makes it again") if has else {})
+        known.append(read_means(path, again(Path(workdir), name, part)) if has else {})
     return {column: float(np.mean([means.get(column, np.nan) for means in known])) for column in columns}
 
 
@@ -179,11 +179,13 @@ class Values:
 
     def _read(self, name, config):
         """Values of the users of one run (frame), and the means: its metrics, joined with what it measured itself."""
-        frame, means = read_metrics(self.folder / f"{name}_{self.part}.csv",
-                                    f"python metrics.py {name} makes them again")
+        remedy = again(self.folder.parent, name, self.part)
+        frame, means = read_metrics(self.folder / f"{name}_{self.part}.csv", remedy)
         own = self.folder / f"{name}_{self.part}_points.csv"
         if f"{self.folder.name}/{own.name}" in config.get("outputs", ()):   # else it is another run's
-            more, their_means = read_metrics(own, f"run {config['recommender']} again, which makes them")
+            has_lists = (self.folder.parent / "preds" / f"{name}_{self.part}.pqt").exists()
+            more, their_means = read_metrics(
+                own, f"run {config['recommender']} again, which makes them" if has_lists else remedy)
             more = more[more["user_id"].isin(frame["user_id"])]
             frame = frame[[c for c in frame if c == "user_id" or c not in more]].merge(more, how="left", on="user_id")
             means = their_means.combine_first(means)

@@ -18,11 +18,12 @@ Kept are the metrics that the workspace's tables show, or those of --metrics; of
 methods are selected by them and nothing is tested there.
 """
 import json
-import re
+import sys
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_csv, write_json, write_parquet
+from harness.readers import read_json
 from reporting import stored
 
 SMALL = ("dataset.json", "data/split.json", "data/rules.json")
@@ -48,8 +49,8 @@ def parse(argv=None):
         raise UsageError("restore needs the NAME of a folder of results/, such as lastfm-audio")
     if args.action == "restore" and args.metrics:
         raise UsageError("--metrics is for keep; restore brings back all that was kept")
-    if args.name and not re.fullmatch("[a-z0-9][a-z0-9-]*", args.name):
-        raise UsageError(f"{args.name} should be small letters, digits and hyphens: it is a folder of results/")
+    if args.name is not None:
+        stored.check_name(args.name, "NAME")
     return args
 
 
@@ -59,11 +60,15 @@ def keep(workdir, name, metrics=(), root=stored.ROOT):
     """Store the finished runs of a workspace in results/NAME/runs/; returns how many.
 
     metrics: columns such as NDCG@10 to keep of each user (empty: those that the workspace's tables show)
-    Raises WorkError where there is no table or no run, or where a run's metrics are gone or of other users.
+    Raises UsageError for a name that is none of a folder, WorkError where the data set or the split is not finished,
+    where there is no table or no run, where a run's metrics are gone or of other users, or where the list of sums is
+    gone or damaged; nothing is stored then.
     """
     import pandas as pd
 
     from evaluation.results import collect
+    stored.check_name(name, "without NAME, the workspace's own name")
+    small = _small_files(workdir)
     metrics = list(metrics) or shown_metrics(workdir)
     cells, _ = collect(workdir)
     folder, lines, frames = root / "results" / name / "runs", [], {}
@@ -80,17 +85,28 @@ def keep(workdir, name, metrics=(), root=stored.ROOT):
         raise WorkError(f"no run in {workdir} has {lacking[0]}; python metrics.py --k evaluates other lengths of lists")
     for columns in frames.values():
         _check_users(columns)
+    stored.sums_before(root)
+    written = [folder / "runs.pqt", folder / "workspace.json", *(folder / f"{stem}.pqt" for stem in frames)]
     for stem, columns in frames.items():
         write_parquet(folder / f"{stem}.pqt", pd.concat(columns, axis=1).copy().reset_index())
     write_parquet(folder / "runs.pqt", pd.DataFrame(lines))
-    write_json(folder / "workspace.json", {path: json.loads((workdir / path).read_text(encoding="utf-8"))
-                                           for path in SMALL if (workdir / path).exists()})
-    written = [folder / "runs.pqt", folder / "workspace.json", *(folder / f"{stem}.pqt" for stem in frames)]
+    write_json(folder / "workspace.json", small)
     gone = [path for path in folder.glob("*/*.pqt") if path not in written]   # of a recommender without runs now
     for path in gone:
         path.unlink()
     stored.update_sums(written, gone, root)
     return len(lines)
+
+
+def _small_files(workdir):
+    """{path: object} of the workspace's SMALL files; WorkError where one is damaged or its writing not finished."""
+    import dataset
+    dataset.about(workdir)
+    small = {path: read_json(workdir / path) for path in SMALL if (workdir / path).exists()}
+    if small.get("data/split.json", {}).get("status", "finished") != "finished":
+        raise WorkError(f"{workdir / 'data' / 'split.json'} is not finished: the split was interrupted; run "
+                        "preprocess/1_train_test_split.py again")
+    return small
 
 
 def shown_metrics(workdir):
@@ -109,12 +125,13 @@ def shown_metrics(workdir):
 def _metrics_of(workdir, run, config, metrics):
     """({part: {column: [mean, half-width]}}, {part: values of users by user_id, columns RUN:METRIC}, {part: {column:
     seed}}) of a run."""
-    from evaluation.files import read_metrics, read_rows, seeds_of
-    means, users, seeds, remedy = {}, {}, {}, f"python metrics.py {run} makes it again"
+    from evaluation.files import again, read_metrics, read_rows, seeds_of
+    means, users, seeds = {}, {}, {}
     for part in [part + kind for part in config.get("parts", []) for kind in KINDS]:
         path = workdir / "metrics" / f"{run}_{part}.csv"
         if part.endswith(KINDS[1]) and f"metrics/{path.name}" not in config.get("outputs", ()):
             continue
+        remedy = again(workdir, run, part.removesuffix(KINDS[1]))
         mean, half = read_rows(path, remedy)
         means[part] = {column: [mean[column], half[column]] for column in mean}
         if drawn := seeds_of(path):
@@ -137,12 +154,39 @@ def _check_users(frames):
 # --------------------------------------------------------------------------- restore
 
 def restore(name, workdir, root=stored.ROOT):
-    """Write the runs of results/NAME/runs/ into a workspace, as runs/ and metrics/; returns how many.
+    """Write the runs of results/NAME/runs/ into a workspace, as runs/ and metrics/.
 
-    Files of the data set and split that the workspace has already stay; a run that is there already stays, too.
+    Files of the data set and split that the workspace has already stay; of a run that is there already and has no
+    lists, metrics that are gone, damaged or other than kept are made again; one that has lists, or is another of the
+    same request, stays, as metrics.py evaluates lists.
+    Returns how many runs are kept, how many files of runs that were there were made again, and a list of the files
+    (Paths) that are damaged or other than kept and stay.
     Raises UsageError where nothing of that name is kept, WorkError where a file of it is not the one stored, or the
-    workspace's split is not that of the runs.
+    workspace's split is not that of the runs; nothing is written then.
     """
+    small, configs, kept = _read_kept(name, workdir, root)
+    for path, value in small.items():
+        if not (workdir / path).exists():
+            write_json(workdir / path, value)
+    again, left = 0, []
+    for run, files in kept.items():
+        state = _state(workdir, run, configs[run])
+        other = [path for path, its in files.items() if state == "new" or not _is_kept(path, *its)]
+        if state == "own":
+            left += other
+            continue
+        for path in other:
+            _write_metrics(path, *files[path])
+        if state == "new":
+            write_json(workdir / "runs" / run / "config.json", configs[run])   # last: it makes a run of them
+        else:
+            again += len(other)
+    return len(kept), again, left
+
+
+def _read_kept(name, workdir, root):
+    """What is kept under a name, all of it read and checked: {path: object} of the small files, {run: its manifest},
+    {run: {path of its metrics in the workspace: the other arguments of _write_metrics}}. Errors as of restore."""
     folder = f"results/{name}/runs"
     if not (root / folder / "runs.pqt").exists():
         names = sorted(path.parent.parent.name for path in (root / "results").glob("*/runs/runs.pqt"))
@@ -155,21 +199,55 @@ def restore(name, workdir, root=stored.ROOT):
             raise WorkError(f"{workdir} has another {changed[0]} than that of run {run}; restore into the workspace of "
                             "the same data and split, or into an empty folder")
     stored.checked(f"{folder}/workspace.json", root)
-    for path, value in json.loads((root / folder / "workspace.json").read_text(encoding="utf-8")).items():
-        if not (workdir / path).exists():
-            write_json(workdir / path, value)
-    values = {}
     drawn = map(json.loads, kept["seeds"]) if "seeds" in kept else [{}] * len(kept)   # kept by an earlier version
+    values, files = {}, {}
     for run, means, seeds in zip(kept["run"], map(json.loads, kept["means"]), drawn, strict=True):
-        if not (workdir / "runs" / run / "config.json").exists():
-            for part, columns in means.items():
-                stem = f"{part}/{configs[run]['recommender']}"
-                if stem not in values and not part.startswith(SELECTION):
-                    values[stem] = _frame(f"{folder}/{stem}.pqt", root)
-                _write_metrics(workdir / "metrics" / f"{run}_{part}.csv", columns, values.get(stem), run,
-                               seeds.get(part, {}))
-            write_json(workdir / "runs" / run / "config.json", configs[run])   # last: it makes a run of them
-    return len(kept)
+        files[run] = {}
+        for part, columns in means.items():
+            stem = f"{part}/{configs[run]['recommender']}"
+            if stem not in values and not part.startswith(SELECTION):
+                values[stem] = _frame(f"{folder}/{stem}.pqt", root)
+            path = workdir / "metrics" / f"{run}_{part}.csv"
+            files[run][path] = columns, values.get(stem), run, seeds.get(part, {})
+    return read_json(root / folder / "workspace.json"), configs, files
+
+
+def _state(workdir, run, config):
+    """What a workspace has of a run: "new", no manifest, or a damaged one; "kept", the run that was kept, without its
+    lists; "own", with lists, or another run of the same request, finished or not."""
+    path = workdir / "runs" / run / "config.json"
+    if not path.exists():
+        return "new"
+    if any((workdir / "preds" / f"{run}_{part}.pqt").exists() for part in config.get("parts", [])):
+        return "own"
+    try:
+        there = runs.read_manifest(path)
+    except WorkError:
+        return "new"
+    return "kept" if {k: v for k, v in there.items() if k not in OF_THE_MACHINE} == config else "own"
+
+
+def _is_kept(path, columns, values, run, seeds):
+    """Whether the metrics at a path are those kept (arguments as for _write_metrics); further columns do not matter."""
+    import numpy as np
+
+    from evaluation.files import read_metrics, read_rows, seeds_of
+    try:
+        there = dict(zip(("mean", "conf"), read_rows(path, ""), strict=True))
+        frame, drawn = (None, seeds) if values is None else (read_metrics(path, "")[0], seeds_of(path))
+    except WorkError:
+        return False
+    if not all(c in there["mean"] and np.array_equal([there["mean"][c], there["conf"][c]], np.array(both, float),
+                                                     equal_nan=True) for c, both in columns.items()):
+        return False
+    mine = None if values is None else _of_run(values, run)
+    return mine is None or (set(mine) <= set(frame) and frame[list(mine)].equals(mine) and drawn == seeds)
+
+
+def _of_run(values, run):
+    """user_id and a run's columns, under their own names, of the values of a method's runs (frame)."""
+    mine = {c: c.removeprefix(f"{run}:") for c in values if c.startswith(f"{run}:")}
+    return values[["user_id", *mine]].rename(columns=mine)
 
 
 def _frame(name, root):
@@ -188,8 +266,7 @@ def _write_metrics(path, columns, values, run, seeds):
 
     from evaluation.files import SEEDS
     if values is not None:
-        mine = {c: c.removeprefix(f"{run}:") for c in values if c.startswith(f"{run}:")}
-        table = pa.Table.from_pandas(values[["user_id", *mine]].rename(columns=mine), preserve_index=False)
+        table = pa.Table.from_pandas(_of_run(values, run), preserve_index=False)
         write_parquet(path.with_suffix(".pqt"), table.replace_schema_metadata(
             {**table.schema.metadata, SEEDS: json.dumps(seeds).encode()}))
     write_csv(path, pd.DataFrame(columns, index=["mean", "conf"]))
@@ -199,14 +276,20 @@ def main(argv=None, root=stored.ROOT):
     args = parse(argv)
     if args.action == "keep":
         workdir = cli.workspace(args)
-        name = args.name or workdir.name
+        name = workdir.name if args.name is None else args.name
         n = keep(workdir, name, args.metrics, root)
         size = sum(path.stat().st_size for path in (root / "results" / name / "runs").rglob("*") if path.is_file())
         print(f"{n} runs kept in results/{name}/runs/, {size / 1e6:.1f} MB")
     else:
         workdir = cli.workspace(args, create=True)
-        n = restore(args.name, workdir, root)
-        print(f"{n} runs of {args.name} are in {workdir}; next: python table.py --workdir {workdir}")
+        n, again, left = restore(args.name, workdir, root)
+        if left:
+            print(f"damaged or other than kept, and left, as their runs were made there: {len(left)} metrics files "
+                  f"({', '.join(path.name for path in left[:3])}{', ...' if len(left) > 3 else ''}); "
+                  "python metrics.py evaluates saved lists again", file=sys.stderr)
+        made = (f"; {again} of its metrics files were gone, damaged or other than kept, and were made again" if again
+                else "")
+        print(f"{n} runs of {args.name} are in {workdir}{made}; next: python table.py --workdir {workdir}")
 
 
 if __name__ == "__main__":

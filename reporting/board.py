@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 
 from evaluation import render
-from evaluation.files import read_means
+from evaluation.files import again, read_means
 from evaluation.leaderboard import leaderboard
 from evaluation.results import Values
 
@@ -25,7 +25,7 @@ def columns_in(workdir, cells, part):
             if not (path.exists() and path.with_suffix(".pqt").exists()):
                 without.append(name)
             else:
-                columns.update(dict.fromkeys(read_means(path, f"python metrics.py {name} makes it again")))
+                columns.update(dict.fromkeys(read_means(path, again(workdir, name, part))))
     order = sorted(columns, key=lambda c: (c != FIRST, int(c.split("@")[1]), list(columns).index(c)))
     return order, without
 

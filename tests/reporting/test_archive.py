@@ -94,7 +94,8 @@ def test_kept_again_it_is_the_same_and_a_method_that_is_gone_goes(evaluated, pro
         shutil.rmtree(path)
     archive.main(["keep", "small", "--workdir", str(evaluated)], project)
     assert {path.stem for path in folder.glob("test/*.pqt")} == {"knn", "content_knn"}
-    stored.checked("results/small/runs/runs.pqt", project)
+    listed = {f"results/small/runs/{path}" for path in files(folder)}
+    assert set(stored.read_sums(project)) == listed and all(stored.checked(name, project) for name in listed)
 
 
 def test_a_table_is_continued_in_a_workspace_of_the_same_split(evaluated, project, tmp_path):
@@ -167,6 +168,100 @@ def test_runs_of_other_users_are_refused(evaluated, project):
     with pytest.raises(WorkError, match="was evaluated on other users than"):
         archive.main(["keep", "small", "--workdir", str(evaluated)], project)
     assert not (project / "results" / "small" / "runs").exists()
+
+
+def test_keep_takes_no_other_file_for_stored(evaluated, project):
+    for name in ("small", "other"):
+        archive.main(["keep", name, "--workdir", str(evaluated)], project)
+    before = stored.read_sums(project)
+    with open(project / "results" / "other" / "runs" / "workspace.json", "a", encoding="utf-8") as f:
+        f.write("\n")
+    (project / "results" / "stray.csv").write_text("a\n1\n")
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    assert stored.read_sums(project) == before
+
+
+def test_a_damaged_list_of_sums_is_said_before_anything_is_kept(evaluated, project):
+    (project / "results" / "checksums.txt").write_text("what is this\n")
+    with pytest.raises(WorkError, match="should hold lines of a sha256"):
+        archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    assert not (project / "results" / "small").exists()
+
+
+@pytest.mark.parametrize("folder, name", [("My_W", []), ("My_W/..", []), ("My_W", [""])])
+def test_the_name_of_a_folder_is_checked_as_one_given(folder, name, tiny, project):
+    workdir = tiny / folder
+    (tiny / "My_W").mkdir()
+    with pytest.raises(UsageError, match="should be small letters, digits and hyphens"):
+        archive.main(["keep", *name, "--metrics", "NDCG@10", "--workdir", str(workdir)], project)
+
+
+@pytest.mark.parametrize("path, content, sentence", [
+    ("data/split.json", '{"status": "writing"}', r"split.json is not finished: .*1_train_test_split.py again"),
+    ("dataset.json", '{"status": "writing"}', r"dataset.json is not finished: .*0_get_plays_pqt.py again"),
+    ("data/split.json", "{", "split.json cannot be read as json")])
+def test_a_workspace_that_is_not_finished_is_not_kept(path, content, sentence, evaluated, project):
+    (evaluated / path).write_text(content)
+    with pytest.raises(WorkError, match=sentence):
+        archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    assert not (project / "results" / "small").exists()
+
+
+def test_what_is_damaged_or_differs_is_restored_again(evaluated, project, tmp_path, capsys):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    again = tmp_path / "again"
+    archive.main(["restore", "small", "--workdir", str(again)], project)
+    assert "made again" not in capsys.readouterr().out
+    before = files(again)
+    (again / "metrics" / "content_cosine_test.pqt").write_bytes(b"no parquet")
+    (again / "metrics" / "content_cosine_val.csv").unlink()
+    shuffled = next(again.glob("metrics/content_cosine_seed-1_shuffled_*[!d]_test.csv"))
+    assert "mean,0" in shuffled.read_text()
+    shuffled.write_text(shuffled.read_text().replace("mean,0", "mean,1"))
+    known = next(again.glob("metrics/popularity*_test.pqt"))
+    frame = pd.read_parquet(known)
+    frame.iloc[0, 1] += 1e-9
+    frame.to_parquet(known)
+    next(again.glob("runs/content-knn*/config.json")).write_text("{")
+    archive.main(["restore", "small", "--workdir", str(again)], project)
+    assert "; 4 of its metrics files were gone, damaged or other than kept, and were made again" in (
+        capsys.readouterr().out)
+    assert files(again) == before
+    table.main(["--metrics", "NDCG@10", "--workdir", str(again)])
+
+
+def test_a_run_made_in_the_workspace_stays_and_its_damage_is_said(evaluated, project, capsys):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    (evaluated / "metrics" / "content_cosine_test.pqt").write_bytes(b"no parquet")
+    before = files(evaluated)
+    archive.main(["restore", "small", "--workdir", str(evaluated)], project)
+    said = capsys.readouterr()
+    assert "damaged or other than kept, and left, as their runs were made there: 1 metrics files " \
+           "(content_cosine_test.csv); python metrics.py evaluates saved lists again\n" in said.err
+    assert files(evaluated) == before
+
+
+def test_an_edited_file_is_found_before_anything_is_restored(evaluated, project, tmp_path):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    with open(project / "results" / "small" / "runs" / "test" / "popularity.pqt", "ab") as f:
+        f.write(b"edited")
+    with pytest.raises(WorkError, match=r"popularity.pqt is not the file that was stored"):
+        archive.main(["restore", "small", "--workdir", str(tmp_path / "again")], project)
+    assert not files(tmp_path / "again")
+
+
+def test_without_lists_the_remedy_of_damaged_metrics_is_restore(evaluated, project, tmp_path):
+    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+    again = tmp_path / "again"
+    archive.main(["restore", "small", "--workdir", str(again)], project)
+    for name in ("content_cosine_test.pqt", "content_cosine_val.csv"):
+        before = (again / "metrics" / name).read_bytes()
+        (again / "metrics" / name).write_bytes(b"\x00")
+        with pytest.raises(WorkError, match="cannot be read as .*reporting.archive restore NAME --workdir") as error:
+            table.main(["--metrics", "NDCG@10", "--workdir", str(again)])
+        assert "metrics.py" not in str(error.value) and str(again) in str(error.value)
+        archive.main(["restore", "small", "--workdir", str(again)], project)
+        assert (again / "metrics" / name).read_bytes() == before
 
 
 KEPT = sorted(path.parents[1].name for path in stored.ROOT.glob("results/*/runs/runs.pqt"))
