@@ -329,6 +329,10 @@ def test_a_lost_or_broken_file_is_one_sentence(tmp_path):
     name = make_run(tmp_path, "knn", "mfcc", [0.1] * 4)
     path = tmp_path / "metrics" / f"{name}_test.pqt"
     path.write_bytes(b"no parquet")
+    with pytest.raises(WorkError, match="cannot be read .*there are no lists of it .*archive restore NAME"):
+        tables(tmp_path)
+    (tmp_path / "preds").mkdir()
+    (tmp_path / "preds" / f"{name}_test.pqt").touch()
     with pytest.raises(WorkError, match=f"cannot be read .*python metrics.py {name} makes them again"):
         tables(tmp_path)
     path.unlink()
