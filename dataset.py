@@ -248,10 +248,7 @@ def _read_split(workdir, inputs):
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
     path = folder / "split.json"  # may be absent if the parts come from elsewhere
-    manifest = read_json(path, {"status": str, "track_checksum": str}) if path.exists() else {}
-    if manifest.get("status", "finished") != "finished":
-        raise WorkError(f"{path} is not finished: the split was interrupted; run preprocess/1_train_test_split.py "
-                        "again")
+    manifest = split_files.read_manifest(path, {"track_checksum": str})
     if manifest.get("track_checksum", track_checksum) != track_checksum:
         raise WorkError(f"{folder} was made for another trackid_sorted.csv (by the checksum in {path.name}); "
                         "run preprocess/1_train_test_split.py again")

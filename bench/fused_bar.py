@@ -122,8 +122,10 @@ def relative(own, reference, draws=DRAWS, seed=SEED):
     def lower(r):
         found = crossed.estimate([own, crossed.Term(-(1 + r), reference.table, reference.seeds)])
         return found.effect - (found.critical(LEVEL) * found.se if found.se > 0 else 0)
-    if lower(difference) == 0 or lower(-1) <= 0:
-        return difference, difference if lower(difference) == 0 else -1.0
+    if lower(difference) == 0:   # the same for every user and seed
+        return difference, difference
+    if lower(-1) <= 0:
+        return difference, -1.0
     from scipy.optimize import brentq
     return difference, brentq(lower, -1, difference)
 

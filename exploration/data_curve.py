@@ -19,7 +19,7 @@ from pathlib import Path
 from harness import cli
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, expanded, write_report_csv, write_text
-from harness.readers import read_json
+from harness.split_files import read_manifest
 
 PLAYS = "without content"
 WITH = "with content"
@@ -72,10 +72,7 @@ def share_of(workdir):
     path = Path(workdir) / "data" / "split.json"
     if not path.exists():
         raise UsageError(f"{path} is missing; make the split with preprocess/1_train_test_split.py")
-    split = read_json(path, {"request": dict, "stats": dict, "status": str})
-    if split.get("status", "finished") != "finished":
-        raise WorkError(f"{path} is not finished, as the split was interrupted; run preprocess/1_train_test_split.py "
-                        "again")
+    split = read_manifest(path, {"request": dict, "stats": dict})
     request = dict(split.get("request", {}))
     share, seed, hidden = request.pop("train_share", 1.0), request.pop("seed", None), request.pop("hidden", False)
     same = (split.get("protocol"), split.get("track_checksum"), tuple(sorted((k, str(v)) for k, v in request.items())))

@@ -79,6 +79,16 @@ def _microseconds(table, path):
     return column.to_numpy().astype("datetime64[us]").astype(np.int64)
 
 
+def read_manifest(path: str | Path, kinds: Mapping[str, Any] | None = None) -> dict:
+    """split.json of a split, {} where there is none; WorkError for one that is not finished. kinds: as of read_json."""
+    path = Path(path)
+    manifest = read_json(path, {"status": str, **(kinds or {})}) if path.exists() else {}
+    if manifest.get("status", "finished") != "finished":
+        raise WorkError(f"{path} is not finished: the split was interrupted; run preprocess/1_train_test_split.py "
+                        "again")
+    return manifest
+
+
 def read_rules(path: str | Path) -> dict:
     """What rules.json says, RULES where there is none; WorkError for rules that the splitter does not write.
 

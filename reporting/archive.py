@@ -20,7 +20,7 @@ methods are selected by them and nothing is tested there.
 import json
 import sys
 
-from harness import cli, runs
+from harness import cli, runs, split_files
 from harness.errors import UsageError, WorkError
 from harness.files import write_csv, write_json, write_parquet
 from harness.readers import read_json
@@ -102,11 +102,8 @@ def _small_files(workdir):
     """{path: object} of the workspace's SMALL files; WorkError where one is damaged or its writing not finished."""
     import dataset
     dataset.about(workdir)
-    small = {path: read_json(workdir / path) for path in SMALL if (workdir / path).exists()}
-    if small.get("data/split.json", {}).get("status", "finished") != "finished":
-        raise WorkError(f"{workdir / 'data' / 'split.json'} is not finished: the split was interrupted; run "
-                        "preprocess/1_train_test_split.py again")
-    return small
+    split_files.read_manifest(workdir / "data" / "split.json")
+    return {path: read_json(workdir / path) for path in SMALL if (workdir / path).exists()}
 
 
 def shown_metrics(workdir):
