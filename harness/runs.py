@@ -160,7 +160,12 @@ class Run:
         manifest = self.folder / "config.json"
         if not manifest.exists():
             return
-        old = read_manifest(manifest)
+        try:
+            old = read_manifest(manifest)
+        except WorkError as e:
+            if not self._overwrite:
+                raise WorkError(f"{e}; the same command with --overwrite makes the run again") from None
+            return self._clean()
         if old.get("request") != self.request:
             raise WorkError(f"run name {self.name} is taken by a different request; "
                             "choose another --comment")

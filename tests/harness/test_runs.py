@@ -249,6 +249,23 @@ def test_an_interrupted_run_is_begun_anew_by_overwrite(tmp_path):
         assert not run.resume and not run.checkpoint("last").exists()
 
 
+@pytest.mark.parametrize("text", ["", '{"status": "finished", ', "[1]", '{"request": 3}'])
+def test_a_damaged_manifest_is_an_error_that_overwrite_mends(tmp_path, text):
+    class Args:
+        overwrite = True
+    with runs.Run(tmp_path, "knn", {"k": 5}) as run:
+        run.finish()
+    (run.folder / "config.json").write_text(text)
+    write_text(run.checkpoint("last"), "of the damaged run")
+    with pytest.raises(WorkError, match=r"config.json.*; the same command with --overwrite makes the run again"), \
+            runs.Run(tmp_path, "knn", {"k": 5}):
+        pass
+    with runs.Run(tmp_path, "knn", {"k": 5}, args=Args) as again:
+        assert not again.finished and not again.resume and not again.checkpoint("last").exists()
+        again.finish()
+    assert [config["status"] for _, config in runs.find_runs(tmp_path)] == ["finished"]
+
+
 def test_a_run_whose_input_changed_meanwhile_does_not_finish(tmp_path):
     source = tmp_path / "input"
     source.write_text("1")
