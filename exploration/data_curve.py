@@ -221,6 +221,8 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     if not re.fullmatch("[^@]+@[1-9][0-9]{0,8}", args.metric):
         raise UsageError(f"--metric {args.metric} is not of the form NAME@K, NDCG@10 for example")
+    if not Path(args.out).name:
+        raise UsageError(f"--out {args.out!r} names no file; give the path of the three files without their endings")
     workdirs = [expanded(workdir) for workdir in args.workdirs]
     made = [point for share, pairs, workdir in checked(workdirs)
             for point in points(workdir, share, pairs, args.part, args.metric)]

@@ -2,7 +2,7 @@
 
     python slurm/grid.py --split "--protocol yambda --partitions 64 --memory 16GB" --plan 4649567411
 """
-from experiments.expand import MOST_JOBS, Job
+from experiments.expand import MOST_JOBS, Job, parse
 from harness.errors import UsageError
 from slurm import submit
 
@@ -29,9 +29,11 @@ def partitions_of(words):
 def stages(words, workdir, after):
     """The stages of a split, after the stages named in `after`; the last one is named `split`.
 
-    The merge follows however the partitions ended: it names those that failed, and keeps the others.
+    The merge follows however the partitions ended: it names those that failed, and keeps the others. UsageError for
+    flags that the splitter does not take, before anything is queued.
     """
     n, words = partitions_of(words), (*words, "--workdir", str(workdir))
+    parse(Job(SCRIPT, words))
     if n is None or "--merge" in words or any(word.partition("=")[0] == "--partition" for word in words):
         return [submit.Stage("split", [Job(SCRIPT, words)], after=after)]
     tasks = [Job(SCRIPT, (*words, "--partition", str(i))) for i in range(n)]

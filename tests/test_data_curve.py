@@ -114,6 +114,8 @@ def test_other_splits_and_equal_shares_are_refused(worlds, tmp_path):
     for metric in ("NDCG", "NDCG@\N{SUPERSCRIPT TWO}", "NDCG@\N{ARABIC-INDIC DIGIT TWO}", "NDCG@02", "@2"):
         with pytest.raises(UsageError, match="NAME@K"):
             data_curve.main([*worlds, "--metric", metric])
+    with pytest.raises(UsageError, match="--out '' names no file"):
+        data_curve.main([*worlds, "--out", ""])
 
 
 @pytest.mark.parametrize("change", [{"stats": {}}, {"request": None}, {"request": {"train_share": "x"}},

@@ -97,7 +97,10 @@ def test_the_plan(tmp_path, capsys):
     (["--split", "--protocol random", "--plan", "5"], "--partitions N"),
     (["--split", "--protocol random --partitions x"], "not 'x'"),
     (["--split", "--protocol random --partitions"], "not ''"),
-    (["--split", "--protocol random --partitions 0"], "not '0'")])
+    (["--split", "--protocol random --partitions 0"], "not '0'"),
+    (["--split", "--protocol rnadom"], "invalid choice: 'rnadom'"),
+    (["--split", "--protocol random --test-shar .1"], "unrecognized arguments: --test-shar .1"),
+    (["--split", "--protocol random --partitions 3 --seed many"], "argument --seed")])
 def test_usage(tmp_path, words, sentence):
     with pytest.raises(UsageError, match=sentence):
         grid.main([*words, "--workdir", str(tmp_path)])
