@@ -6,7 +6,7 @@ Sources: Sun et al., "BERT4Rec", CIKM '19 (arXiv 1904.06690): some items of a se
 and predicted from both sides; "Comparative Analysis of Pretrained Audio Representations in Music Recommender
 Systems" (RecSys '24), section 3.2: the item table is an audio embedding, and the output layer is tied to it.
 The transformer is BertModel of transformers, fed with vectors; as published it normalises after each sublayer
-(`norm: after`), ours before it, which learns where the other recommends little but popular items.
+(`norm: after`), ours before it (docs/differences.md, defect-bert4rec, has what that and the other differences change).
 
 Letters: U users, B sequences of a batch, L positions, M masked positions of a batch, V hot items (the
 catalogue of the training softmax), D dimensions of the item table, H width of the transformer.

@@ -349,7 +349,7 @@ def load_embedding(split: Split, name: str, missing: str = "fail", shuffle: int 
 
     missing: 'fail' raises WorkError if a track of the split has no finite row; 'mean' fills in the mean of the others.
     shuffle: None, or the seed of a permutation of the rows among the tracks that have one (the control: the same
-    vectors for other tracks; which tracks have one goes with their fame, not with what it says).
+    vectors for other tracks; which tracks have one is related to their popularity, not to what it says).
     scale: 'none', or 'unit' to apply unit_scale.
     WorkError, too, where the square of a vector's length is beyond float32: its cosines would silently be 0.
     """

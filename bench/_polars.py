@@ -37,7 +37,7 @@ def numbered(column, ids):
     return pl.col(column).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.Int64)
 
 
-# --------------------------------------------------------------------------- anybody's csv
+# --------------------------------------------------------------------------- a csv log
 
 def interactions(log, out):
     """log.csv with the columns user, item, timestamp (seconds): the files of the workspace, checked and counted."""

@@ -1,4 +1,4 @@
-"""The reader of anybody's log against Polars' streaming engine: python -m bench.interactions [--quick] [--rows N]
+"""The reader of any csv log against Polars' streaming engine: python -m bench.interactions [--quick] [--rows N]
 
     python3.11 -m venv polars && polars/bin/pip install -r requirements/polars.txt
     POLARS_PYTHON=polars/bin/python python -m bench.interactions

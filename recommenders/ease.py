@@ -5,7 +5,7 @@
 Source: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019, equation 8. With X (U, I)
 binary, P = (X'X + l I)^-1 and B = I - P / diag(P) the scores are X B. By the push-through identity
 X P = K X with K = (XX' + l I)^-1, and by Woodbury diag(P) = (1 - colsum(X * KX)) / l, so where users are
-fewer than items only a U x U system is solved: the scores are X - KX / diag(P). Both roads are exact.
+fewer than items only a U x U system is solved: the scores are X - KX / diag(P). Both forms are exact.
 
 Practical limit: one dense square matrix of the smaller side, in float64 up to 12,000 rows and float32
 beyond (21,018 users: 1.8 GB), and the time of its inversion, which grows with the cube.

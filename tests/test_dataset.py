@@ -131,7 +131,7 @@ def test_embedding_rows_follow_the_items(tiny):
 
 
 def test_a_control_exchanges_rows_of_tracks_that_have_one(tiny):
-    """Which tracks have a row goes with their fame, so a control that moved the gaps would count that as content."""
+    """Which tracks have a row is related to popularity; a control that moved the gaps would count that as content."""
     split = dataset.load(tiny)
     gaps = write_gaps(tiny, split, seed=5)
     plain, control = (dataset.load_embedding(split, "gaps", "mean", shuffle) for shuffle in (None, 7))

@@ -289,13 +289,14 @@ def test_bring_your_own_runs_as_written(tmp_path):
     sections = [README[README.index("## Bring your own"):README.index("## Published tables")],
                 PAGES["docs/datasets.md"].partition("## Your own log")[2].partition("\n## ")[0]]
     commands = [words(c) for text in sections for c in re.findall(r"^python .*", text, re.M) if "work/demo" not in c]
-    assert len(commands) == 6
+    assert len(commands) == 9
     for command in dict.fromkeys(map(tuple, commands)):
         argv = [str(tmp_path / w) if w.startswith("work/") or (tmp_path / w).exists() else w for w in command[1:]]
         done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=HANGING)
         assert done.returncode == 0, done.stderr[-2000:]
     mine = tmp_path / "work" / "mine"
     assert dataset.load(mine).parts and dataset.embedding_names(mine) == ["mine", "musicnn"]
+    assert "| KNN            | mine  " in (mine / "tables" / "test.md").read_text()
 
 
 def test_the_template_of_a_data_set_makes_a_workspace(tmp_path):

@@ -5,10 +5,10 @@
 
 Candidates are all tracks in the saved lists of the named runs (the name of a run, or of a recommender: then its best
 run on val). Features are computed from train and these lists only (features.py), not from the pairs to be predicted.
-The label of a candidate is whether the user played it in val, which the candidates' runs have not used, as they are
-fitted to train. Test is ranked by a model fitted to all val users. Val is ranked by --folds models, each user by a
-model fitted without this user's labels, so the metrics on val are unbiased and settings can be selected on them. The
-test lists exclude the pairs of val.
+The label of a candidate is whether the user played it in val. The candidates' runs are fitted to train, but those that
+keep an epoch, or were tuned, by val have been selected on these labels. Test is ranked by a model fitted to all val
+users. Val is ranked by --folds models, each user by a model fitted without this user's labels, so that settings can be
+selected on its metrics. The test lists exclude the pairs of val.
 
     --model forest      the mean of --trees regression trees on labels 0 and 1 (Breiman, "Random Forests", Machine
                         Learning 2001; scikit-learn)
