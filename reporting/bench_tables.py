@@ -73,7 +73,7 @@ def _named(rows, name):
 def _pairs(options, rows):
     shown = [row for row in rows if options.get("all") == "yes" or "ratio" in row]
     against = any("against" in row for row in shown)
-    header = ["what", "ours", *(["plain form"] if against else []), "its figure" if against else "baseline",
+    header = ["what", "ours", *(["compared with"] if against else []), "its figure" if against else "baseline",
               "gain" if against else "ratio", "note"]
     lines = []
     for row in shown:
