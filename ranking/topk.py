@@ -62,6 +62,8 @@ def recommend(split: Split, part: str, k: int, seed: int = 42, users: Array | Sc
     if scores is None:
         if users is None or items is None:
             raise ValueError("recommend takes users and items, or scores")
+        if len(items) < candidates.stop and not (part == "all_test" and len(items) == split.n_hot):
+            raise ValueError(f"items of {part} must be {candidates.stop} rows, not {len(items)}")
         if n > WIDE:
             wide = _Tiles(users, items, candidates, device, block_bytes)
             rows = wide.rows
@@ -159,7 +161,8 @@ class _Tiles:
     """The best of a catalogue whose scores, and perhaps vectors, are too many to hold: tile after tile of items.
 
     Each tile gives its own best k, of which the best k are kept; ties keep their order, as it is one of all items. Rows
-    that are equal get one score: that of the first of them, multiplied once for a block of users.
+    that are equal get one score: that of the first of them, multiplied once for a block of users. Candidates behind the
+    last row of `items` (the cold ones of a model of the hot items alone) have the lowest score.
     """
 
     def __init__(self, users, items, candidates, device, block_bytes):
@@ -194,7 +197,7 @@ class _Tiles:
             other = first[index[member]]
             same = (self._vectors(member) == self._vectors(other)).all(1).cpu().numpy()
             group[member[~same]] = -1
-        return group, first[shared]
+        return np.pad(group, (0, self.n - len(group)), constant_values=-1), first[shared]
 
     def top(self, codes, k, hidden, behind, ids, tracks, seed):
         """As top(), of all items, for the user codes (b,)."""
@@ -205,6 +208,8 @@ class _Tiles:
         hidden, best = hidden.tocsc(), None
         for tile in self._tiles(self.width):
             matrix = _product(vectors, self._vectors(tile))
+            if matrix.shape[1] < tile.stop - tile.start:
+                matrix = torch.nn.functional.pad(matrix, (0, tile.stop - tile.start - matrix.shape[1]), value=LOWEST)
             if equal is not None:
                 group = self.group[tile]
                 member = (group >= 0).nonzero().flatten()

@@ -7,12 +7,20 @@ import torch
 import dataset
 from harness import ties
 from harness.errors import WorkError
+from harness.files import write_json
 from ranking import topk
 from tests.worlds.world import hidden_pairs
 
 
 @pytest.fixture
 def split(tiny):
+    return dataset.load(tiny)
+
+
+@pytest.fixture
+def both(tiny):
+    """The same split with all_test."""
+    write_json(tiny / "data" / "rules.json", {"history": {}, "unseen": "drop", "all_test": True})
     return dataset.load(tiny)
 
 
@@ -201,6 +209,21 @@ def test_tiles_give_the_lists_of_one_product(split, tmp_path, request, part, kin
     got = topk.recommend(split, part, 12, users=lambda codes: users[codes], items=mapped, last=last,
                          block_bytes=block_bytes)
     pd.testing.assert_frame_equal(got, expected)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "repeated"])
+@pytest.mark.parametrize("block_bytes", [1, 1 << 12, 64 << 20])
+def test_tiles_of_hot_items_alone_put_the_cold_ones_last(both, request, kind, block_bytes):
+    """In all_test, as in one product; elsewhere items without a row are an error of the caller."""
+    users, items = whole_vectors(both, kind)
+    hot, last = items[:both.n_hot], np.arange(both.n_items) >= both.n_hot
+    last = last[both.candidates("all_test")]
+    expected = topk.recommend(both, "all_test", both.n_hot + 3, users=users, items=hot, last=last)
+    request.getfixturevalue("narrow")
+    got = topk.recommend(both, "all_test", both.n_hot + 3, users=users, items=hot, last=last, block_bytes=block_bytes)
+    pd.testing.assert_frame_equal(got, expected)
+    with pytest.raises(ValueError, match="items of cold_test must be"):
+        topk.recommend(both, "cold_test", 3, users=users, items=hot)
 
 
 def test_equal_rows_of_different_tiles_tie_exactly(split, narrow):
