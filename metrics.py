@@ -9,8 +9,8 @@
 
 Writes metrics/{run}_{part}.csv (rows `mean` and `conf`, the half-width of the 95 % interval over users) and
 metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth). A column that was not computed this
-time (SubsetAccuracy of an earlier call) stays as long as the lists are unchanged. Runs of another split than the one
-in the workspace are skipped and listed.
+time (SubsetAccuracy of an earlier call) stays as long as the lists are unchanged. Runs of another split than the
+workspace's, and unfinished ones, are skipped and listed.
 
 Values are those of rs_metrics (github.com/Darel13712/rs_metrics), user by user. With L the first k tracks of a
 user's list, T the user's true tracks and h_j = 1 where the j-th track of L (from 1) is in T:
@@ -271,20 +271,21 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     if not args.long:
         rows = {(part, name): read_rows(workdir / "metrics" / f"{name}_{part}.csv", "run this again")
                 for part, name in written}
-        asked = [f"SubsetAccuracy@{args.subset_size}"] if args.subset_size else []
-        print("\n".join(lines_of(rows, args.k, asked)))
+        print("\n".join(lines_of(rows, args.k, [f"SubsetAccuracy@{args.subset_size}"] * bool(args.subset_size))))
     print(f"written to {workdir / 'metrics'}: {len(written)} times RUN_PART.csv (means, intervals) and .pqt (users); "
           "python table.py compares the runs")
 
 
 def current(jobs: Iterable[tuple[str, str, Path]], split: Split,
             manifests: Mapping[str, dict]) -> list[tuple[str, str, Path]]:
-    """The jobs whose lists are of this split; the others are named on stderr. WorkError where none is left."""
+    """The jobs whose lists are of this split and finished; the others are named on stderr. WorkError without any."""
     checksums = {str(i.path.relative_to(split.workdir)): i.digest for i in split.inputs}
     usable, reasons = [], []
     for name, part, path in jobs:
         if changed := runs.changed_since(manifests.get(name, {}), checksums):
             reasons.append(f"{name} was made on another split ({', '.join(changed)} changed since); run it again")
+        elif manifests.get(name, {}).get("status", "finished") != "finished":   # its lists may be of an earlier split
+            reasons.append(f"{name} has not finished; run it again")
         elif part not in split.parts:
             reasons.append(f"{path} is of part {part}, but this split has {', '.join(split.parts) or 'no parts'}")
         else:
@@ -299,7 +300,6 @@ def current(jobs: Iterable[tuple[str, str, Path]], split: Split,
 
 def evaluate_files(args: argparse.Namespace) -> None:
     """--preds and --truth: any pair of files, whose ids may be whole numbers or texts."""
-    import pandas as pd
     if args.out:
         for written in (Path(args.out), Path(args.out).with_suffix(".pqt")):
             if any(written.expanduser().resolve() == Path(p).expanduser().resolve() for p in (args.preds, args.truth)):
@@ -318,7 +318,7 @@ def evaluate_files(args: argparse.Namespace) -> None:
     if args.scorer:
         cross_check(values, by_rs_metrics(lists, pairs, ks), Path(args.preds).name)
     if users:
-        values.index = pd.Index(np.array(users)[values.index], name="user_id")
+        values.index = values.index.map(np.array(users).__getitem__)
     if args.out:
         write_metrics(Path(args.out).expanduser(), values)
     if not lists.length.any():

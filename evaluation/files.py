@@ -45,8 +45,8 @@ def write_metrics(path: Path, values: pd.DataFrame, whole: dict[str, float] | No
     if digest:
         table = table.replace_schema_metadata({**table.schema.metadata, KEY: digest.encode(),
                                                SEEDS: json.dumps(dict(seeds or {})).encode()})
-    write_parquet(path.with_suffix(".pqt"), table)
     write_csv(path, frame)
+    write_parquet(path.with_suffix(".pqt"), table)   # last: tables read a column's users first, and then its mean
     return dict(zip(map(str, frame.columns), frame.to_numpy()[0].tolist(), strict=True))
 
 

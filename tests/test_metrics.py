@@ -1,4 +1,5 @@
 """Metrics against arithmetic, against the golden values and against rs_metrics itself, and the command line."""
+import json
 import math
 import re
 import subprocess
@@ -364,6 +365,23 @@ def test_runs_of_another_split_are_skipped_and_named_and_the_others_evaluated(ti
     assert said.out.count("noise_cosine") == 3 and "content_cosine" not in said.out
     after = {p.name: p.read_bytes() for p in (tiny / "metrics").iterdir()}
     assert {name: after[name] for name in before} == before and len([n for n in after if "noise" in n]) == 6
+
+
+def test_lists_of_a_run_that_has_not_finished_are_skipped(tiny, capsys):
+    """A killed run has the inputs of the new split in its manifest, and still the lists of the old one."""
+    knn.main(["content", "--workdir", str(tiny), "--k", "5"])
+    knn.main(["noise", "--workdir", str(tiny), "--k", "5"])
+    path = next((tiny / "runs").glob("noise*/config.json"))
+    write_json(path, json.loads(path.read_text()) | {"status": "running"})
+    before = {p.name: p.read_bytes() for p in (tiny / "metrics").glob("noise*")}
+    capsys.readouterr()
+    metrics.main(["--workdir", str(tiny)])
+    said = capsys.readouterr()
+    assert re.match(r"skipped: noise_cosine_\S+ has not finished; run it again\n", said.err)
+    assert said.out.count("content_cosine") == 3 and "noise" not in said.out
+    assert {p.name: p.read_bytes() for p in (tiny / "metrics").glob("noise*")} == before
+    with pytest.raises(WorkError, match="has not finished"):
+        metrics.main(["--workdir", str(tiny), path.parent.name])
 
 
 def test_popularity_is_the_share_of_train_users_of_this_split(tiny):
