@@ -63,7 +63,7 @@ def prepared(vectors, present, n_hot, center, normed):
     content. normed scales rows to length 1.
     """
     if center:
-        vectors = vectors - vectors[:n_hot].mean(axis=0)
+        vectors = vectors - vectors[:n_hot].mean(axis=0, dtype="float64").astype("float32")
         if present is not None:
             vectors[~present] = 0
     return unit(vectors) if normed else vectors

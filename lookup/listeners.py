@@ -136,11 +136,11 @@ def by_content(catalogue, played, name, config, n):
         raise WorkError(f"run {name} cannot answer: {catalogue.ids[unknown[0]]} is not a track of the split")
     codes = [place[row] for row in played]
     vectors = dataset.load_embedding(split, config["embedding"], request.get("missing", "fail"))
+    present = dataset.has_embedding(split, config["embedding"])
     if config["recommender"] == "knn":
-        present = dataset.has_embedding(split, config["embedding"])
         score = _by_mean(vectors, present, codes, split.n_hot, request)
     else:
-        score = _by_neighbours(vectors, codes, split, request)
+        score = _by_neighbours(vectors, present, codes, split, request)
     score[[code for code in codes if code < split.n_hot]] = -np.inf
     order = np.argsort(-score, kind="stable")[:n]
     return [(int(split.tracks[i]), float(score[i])) for i in order if np.isfinite(score[i])]
@@ -153,10 +153,10 @@ def _by_mean(vectors, present, codes, n_hot, request):
     return np.float64(knn.unit(vectors[:n_hot]) @ knn.unit(vectors[codes].mean(axis=0, keepdims=True))[0])
 
 
-def _by_neighbours(vectors, codes, split, request):
+def _by_neighbours(vectors, present, codes, split, request):
     """Content KNN's score of each track of train, float64 (n_hot,); -inf of what is no neighbour of any played."""
     from recommenders import content_knn
-    unit, hot = content_knn.directions(vectors, request["scale"]), slice(0, split.n_hot)
+    unit, hot = content_knn.directions(vectors, request["scale"], split.n_hot, present), slice(0, split.n_hot)
     near = content_knn.neighbours(unit[codes], unit[hot], request["neighbours"], split.tracks[codes],
                                   split.tracks[hot], request["seed"])
     weight = np.log(2) if request.get("values") == "log" else 1.0      # a play each

@@ -75,22 +75,26 @@ def parse(argv=None):
 
 # --------------------------------------------------------------------------- similarity
 
-def directions(vectors, scale="standard"):
+def directions(vectors, scale="standard", fitted=None, present=None):
     """Features scaled column by column, then each row to length 1; float32 (n, D).
 
-    A constant column, and a row equal to the mean of all rows within float32 precision, become zero.
+    fitted: the mean and deviation of a column are those of so many first rows (the hot items), None for all rows.
+    present: bool (n,), the rows that have a vector of their own, or None where all have; once the mean is taken out the
+    others have no direction. They, a constant column, and a row equal to the mean within float32 precision become zero.
     """
     import numpy as np
     x = np.asarray(vectors, np.float64)
     if scale != "none":
-        centre = x.mean(axis=0)
+        centre = x[:fitted].mean(axis=0)
         x, size = x - centre, np.abs(centre)
-        spread = x.std(axis=0)
+        spread = x[:fitted].std(axis=0)
         flat = spread <= FLAT * size
         x[:, flat] = 0
         x[(np.abs(x) <= FLAT * (size + spread)).all(axis=1)] = 0
         if scale == "standard":
             x[:, ~flat] /= spread[~flat]
+        if present is not None:
+            x[~present] = 0
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, length, out=np.zeros_like(x), where=length > 0).astype(np.float32)
 
@@ -147,7 +151,8 @@ def recommend_with(name, split, args, workdir):
         if run.finished:
             return
         vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
-        unit, hot = directions(vectors, args.scale), slice(0, split.n_hot)
+        present = dataset.has_embedding(split, name) if args.missing == "mean" else None
+        unit, hot = directions(vectors, args.scale, split.n_hot, present), slice(0, split.n_hot)
         history, near, scores = split.by_history(lambda part: history_of(split, part, args.values)), {}, {}
         for part in split.parts:
             ranked = split.candidates(part)

@@ -61,7 +61,7 @@ def test_neighbours_by_the_plain_formula(seed, n, columns):
 def test_saved_scores_are_the_sum_over_the_history(tiny, part, values):
     content_knn.main(["content", "--workdir", str(tiny), "--neighbours", "7", "--values", values, "--k", "5"])
     split = dataset.load(tiny)
-    unit = content_knn.directions(dataset.load_embedding(split, "content"))
+    unit = content_knn.directions(dataset.load_embedding(split, "content"), fitted=split.n_hot)
     ranked = split.candidates(part)
     cosine = unit[:split.n_hot] @ unit[ranked].T
     if part == "test":
@@ -116,6 +116,21 @@ def test_units_change_nothing_when_standardised(tmp_path):
         found.append(lists(workdir)[0])
     assert (found[0].track_id == found[1].track_id).mean() > 0.999 and np.allclose(found[0].score, found[1].score,
                                                                                   rtol=1e-3)
+
+
+def test_lists_of_val_do_not_depend_on_the_content_of_cold_test(tiny, tmp_path):
+    """Means and deviations of the columns are those of hot items: tuning, which has no cold_test, sees the same."""
+    split, found = dataset.load(tiny), []
+    matrix = np.load(tiny / "embeddings" / "content.npy")
+    for shift in (0, 50):
+        matrix[split.tracks[split.n_hot:]] += shift
+        write_embedding(tiny, "content", matrix)
+        content_knn.main(["content", "--workdir", str(tiny), "--overwrite"])
+        found.append([pd.read_parquet(path) for path in sorted((tiny / "preds").glob("*.pqt"))])
+    cold, test, val = ([lists[i] for lists in found] for i in range(3))
+    pd.testing.assert_frame_equal(*val)
+    pd.testing.assert_frame_equal(*test)
+    assert not cold[0].equals(cold[1])
 
 
 def test_missing_rows_stop_or_are_similar_to_none(tiny):
