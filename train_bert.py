@@ -124,13 +124,12 @@ def build(split, args, config, device):
 
     import bert4rec
     from training.sequences import generator_of
-    draw = generator_of(args.seed, 0)
+    draw, apart = generator_of(args.seed, 0), generator_of(args.seed, 4)   # of the transformer's start, of the items'
     if args.model == "random":
         dim = args.hidden_dim or config["random_dim"]
-        items, cold, fused = torch.randn(split.n_hot, dim, generator=draw) * config["initializer_range"], None, None
+        items, cold, fused = torch.randn(split.n_hot, dim, generator=apart) * config["initializer_range"], None, None
     else:
-        items, cold, fused = sequence_training.item_table(split, args, args.hidden_dim, generator_of(args.seed, 4),
-                                                          device)
+        items, cold, fused = sequence_training.item_table(split, args, args.hidden_dim, apart, device)
     freeze = args.model != "random" and bool(args.item_freeze) != args.as_published
     waits = bool(args.dynamic_item_freeze)
     torch.random.default_generator.manual_seed(draw.initial_seed())  # transformers draws its start from this one
