@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.spaces import Method, read_methods, settings
-from harness import cli, runs
+from harness import cli, locks, runs
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, expanded, harmless, write_report_csv, write_text
 from harness.readers import read_json, reading
@@ -164,7 +164,7 @@ def read_figure(trial, finished, where, metric, references):
     module = registry.module_name(trial.job.script)
     recommender = {name for name, r in registry.recommenders().items() if r.module == module}
     for name, config in finished:
-        parts = [part for part in ("val", "cold_val") if part in config.get("parts", [])]
+        parts = [part for part in config.get("selected_on") or ("val", "cold_val") if part in config.get("parts", [])]
         same = config["recommender"] in recommender and parts
         if same and all(config["arguments"].get(k) == v for k, v in wanted.items()):
             trial.run, trial.seconds = name, config["wall_seconds"]
@@ -175,17 +175,20 @@ def read_figure(trial, finished, where, metric, references):
 
 def figure_of(folder, name, parts, metric, references):
     """Mean and half-width of a run's metric on its part; of two parts the mean of both by their references."""
-    import pandas as pd
+    from evaluation.files import read_rows
     rows = []
     for part in parts:
+        path = folder / f"{name}_{part}.csv"
         remedy = f"python metrics.py --k {metric.split('@')[1]} --workdir {folder.parent} {name} makes them again"
-        with reading(folder / f"{name}_{part}.csv", f"metrics with {metric}", remedy):
-            rows.append(pd.read_csv(folder / f"{name}_{part}.csv", index_col=0)[metric])
+        found = [columns.get(metric) for columns in read_rows(path, remedy)]
+        if None in found:
+            raise WorkError(f"{path} has no {metric}; {remedy}")
+        rows.append(found)
     if len(parts) == 1:
-        return float(rows[0]["mean"]), float(rows[0]["conf"])
+        return rows[0]
     own = [references[part] for part in parts]
-    means = [reference.relative(float(row["mean"])) for reference, row in zip(own, rows, strict=True)]
-    halves = [float(row["conf"]) / reference.unit for reference, row in zip(own, rows, strict=True)]
+    means = [reference.relative(mean) for reference, (mean, _) in zip(own, rows, strict=True)]
+    halves = [half / reference.unit for reference, (_, half) in zip(own, rows, strict=True)]
     return sum(means) / len(parts), math.hypot(*halves) / len(parts)   # as if the users of the two were others
 
 
@@ -278,6 +281,12 @@ def write_trials(path, trials, args):
         "conf": t.conf, "seconds": t.seconds, "run": t.run, "reason": t.reason} for t in trials])
     if rows.empty:
         return
+    with locks.waited(path.with_name(".trials.lock")):     # another call may add its rows
+        _add_trials(path, rows)
+
+
+def _add_trials(path, rows):
+    import pandas as pd
     key = ["method", "representation", "metric", "seed", "trial"]
     if path.exists() and path.stat().st_size > 1:
         with reading(path, "the table of trials", "remove it; finished trials are read again from their runs"):

@@ -45,7 +45,7 @@ class Layout:
         """Variance components (rows, columns, rest), float64 (3,); negative estimates are 0, unknown ones NaN."""
         n, m = self.shape
         rest = self.squares[2]
-        return np.array([max(0.0, (self.squares[0] - rest) / m), max(0.0, (self.squares[1] - rest) / n), rest])
+        return np.append(np.maximum(0.0, (self.squares[:2] - rest) / np.array([m, n])), rest)   # NaN stays NaN
 
     def terms(self):
         """Coefficients of the mean squares in Var(mean), float64 (3,), with negative components set to 0."""

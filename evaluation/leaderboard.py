@@ -310,7 +310,7 @@ def choose_best(workdir, board):
     """Mark in each block and column the row that is best on val, where at least two compete and differ.
 
     Where no row of a block has the metric on the part that CHOSEN_ON names, the part itself decides, and
-    board.chosen_on says so.
+    board.on_itself says so.
     """
     chosen_on = CHOSEN_ON.get(board.part, board.part)
     shown = [config for row in board.rows if row.cell for _, config in row.cell.runs]

@@ -42,7 +42,7 @@ def repeats(lists: Lists, truth: Truth, plays: np.ndarray, ks: Iterable[int]) ->
     for k in ks:
         hit = (place >= 0) & (place < k)
         gain = np.bincount(truth.user[hit], 1 / np.log2(place[hit] + 2), minlength=len(truth.users))
-        ideal = np.cumsum(1 / np.log2(np.arange(k) + 2))[np.minimum(plays, k).astype(np.int64) - 1]
+        ideal = np.cumsum(1 / np.log2(np.arange(k) + 2))[np.clip(plays, 1, k).astype(np.int64) - 1]
         whole[f"RatioNDCG@{k}"] = float(gain.mean() / ideal.mean())
-        each[f"RepeatRecall@{k}"] = np.bincount(truth.user[hit], minlength=len(truth.users)) / plays
+        each[f"RepeatRecall@{k}"] = np.bincount(truth.user[hit], minlength=len(truth.users)) / np.maximum(plays, 1)
     return whole, pd.DataFrame(each, index=pd.Index(truth.users, name="user_id"))

@@ -1,8 +1,10 @@
 """One writer at a time: the lock of an open file, which ends with the process that holds it, whatever ends it."""
+import contextlib
 import errno
 import fcntl
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +26,17 @@ def take(file: IO[Any]) -> bool:
         _warn(Path(file.name), e)
         return False
     return True
+
+
+@contextlib.contextmanager
+def waited(path: str | Path) -> Iterator[None]:
+    """Hold the lock of a file, made where there is none, waiting for whoever has it; no lock where `take` has none."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as e:
+            _warn(Path(path), e)
+        yield
 
 
 def _warn(path, error):

@@ -4,8 +4,9 @@
     learned.items, learned.users("test")            # float64 (n_hot, D), (U, D)
 
 A user's vector is that of the run's own lists: in ELSA the sum of the factors of the history; in iALS, for the history
-in train, the vector with which the training ended, which is the least-squares solution for the items' factors before
-their last update, and for any other history the solution for the factors as they are.
+in train, the vector with which the training ended (implicit's three steps of conjugate gradients towards the
+least-squares solution, for the items' factors before their last update), and for any other history the solution for the
+factors as they are.
 """
 from __future__ import annotations
 
@@ -49,14 +50,13 @@ class Factors:
         import numpy as np
         if self.method == "elsa":
             return np.asarray(self.split.history(part).astype(np.float64) @ self.items)
-        history = partial(self.split.history, part)
-        values = self.request["values"]
-        matrix = history("binary" if values == "binary" else "count").astype(np.float64)
-        if values == "log":
-            matrix.data = np.log1p(matrix.data)
         if self.split.history_parts(part) == ("train",):
             path = users_path(self.split.workdir, self.source.run)
             return _matrix(path, self.split.n_users, self.items.shape[1], self.source.run)
+        history, values = partial(self.split.history, part), self.request["values"]
+        matrix = history("binary" if values == "binary" else "count").astype(np.float64)
+        if values == "log":
+            matrix.data = np.log1p(matrix.data)
         return solve(matrix, self.items, self.request["alpha"], self.request["regularization"])
 
     def scored(self, items: np.ndarray) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def request_of(args):
             "batch_size": args.batch_size, "k": args.k, "seed": args.seed, "comment": args.comment}
 
 
-def predicted_items(run, features, learned, args):
+def predicted_items(run, features, learned, args, device):
     """Predicted factors, float64 (n_items, D), and what the manifest says of them."""
     weights = factor_maps.evidence_weights(learned.plays, args.evidence)
     if args.map == "ridge":
@@ -80,8 +80,7 @@ def predicted_items(run, features, learned, args):
                 run.writer().add_scalar("Loss/held-out", held, epoch)
                 bar.update(1, loss=f"{held:.4f}")
             items, epochs = factor_maps.by_mlp(features, learned.items, weights,
-                                               cli.settings(factor_maps.Settings, args), cli.pick_device(args.device),
-                                               log)
+                                               cli.settings(factor_maps.Settings, args), device, log)
         facts = {"epochs": epochs}
     if args.length == "predicted":
         items = factor_maps.of_length(items, factor_maps.lengths(features, learned.items, weights, args.l2))
@@ -94,7 +93,7 @@ def main(argv=None):
     workdir = cli.workspace(args)
     import dataset
     from ranking import save
-    split = dataset.load(workdir)
+    split, device = dataset.load(workdir), cli.pick_device(args.device)
     files = content.inputs(workdir, args)
     learned = factors.read(split, args.factors)
     inputs = [*split.inputs, *files, *learned.inputs]
@@ -102,7 +101,7 @@ def main(argv=None):
                   args=args) as run:
         if run.finished:
             return
-        items, facts = predicted_items(run, content.features(split, args), learned, args)
+        items, facts = predicted_items(run, content.features(split, args), learned, args, device)
         results = save.write(run, split, args.k, args.seed, **learned.scored(items))
         run.finish(parts=sorted(results), sources={args.factors: learned.source.run}, **facts)
 

@@ -14,7 +14,9 @@ A cold item has w = 0. By default direction and length are treated apart: conten
 the directions), and the length, with which iALS says how popular an item is, stays that of the plays. A regression
 shortens its predictions by what content does not explain, so a cold item gets the length that content predicts of a hot
 one (--length predicted), else it would come behind hot items for the uncertainty alone. f is a weighted ridge
-regression, weights like w(n_i), solved in closed form (training/ridge.py). Users are those of the factor model.
+regression, weights like w(n_i), solved in closed form (training/ridge.py). It is fitted to all hot items, so that a hot
+item's own factor is in its prediction by its leverage, and weighs that much more than w says; predictions by folds
+moved NDCG@10 by .003 at most. Users are those of the factor model.
 
 lambda (--shrink auto) comes from the leave-one-out residuals: |e_i - f(c_i)|^2 is regressed on 1 / n_i as tau^2 +
 sigma^2 / n, and the distance from the weighted mean, which knows no content, as tau0^2 + sigma^2 / n. The factors have

@@ -21,8 +21,11 @@ class EarlyStopping:
 
     best: the best value so far; best_epoch: the epochs done by then, 0 before the first; waited: evaluations since;
     released: whether `release` was called. Without a val part every epoch is the best so far. An evaluation is a call
-    of `update`, which --eval-every makes rarer than an epoch (selection.py).
+    of `update`, which --eval-every makes rarer than an epoch (selection.py). A plateau is judged by torch's rule, for
+    which a value that is better by less than 1e-4 of the best is no better; patience counts any improvement.
+    parts: those that the value is of, set by whoever evaluates (validation.py); of two it is relative to references
     """
+    parts: tuple = ()
 
     def __init__(self, watch, epochs, patience, optimizer=None, plateau=None, factor=0.1, release=None):
         self.watch, self.epochs, self.patience, self.release = watch, epochs, patience, release
@@ -67,7 +70,8 @@ class EarlyStopping:
     def selected(self):
         """What a run's config.json says of the epoch that was kept; the value is None without a val part."""
         value = self.best if math.isfinite(self.best) else None
-        return {"best_epoch": self.best_epoch, "selected_by": self.watch, "best_value": value,
+        return {"best_epoch": self.best_epoch, "selected_by": self.watch, "selected_on": list(self.parts),
+                "best_value": value,
                 "best_val_loss": value if self.minimised else None}
 
     def learning_rate(self):

@@ -61,9 +61,11 @@ class Settings:
 def by_mlp(features, factors, weights, settings, device="cpu", log=None):
     """Predicted factors, float64 (n_items, D), of DeepMusic's network: C -> C, ReLU, -> D, mean squared error.
 
-    Of the items with a weight above 0 each of ten folds is held out from a network, which predicts it; the epoch with
-    the smallest weighted error on it is kept. Other items are predicted by the first network. The factors are scaled
-    to mean square length 1 for the training. log: function of (epoch, train, held-out) errors of the first network.
+    Of the items with a weight above 0 each of ten folds is predicted by a network that has not seen it: of the other
+    folds the next one selects the epoch, that with the smallest weighted error on it, and the rest train. Other items
+    are predicted by the first network. The factors are scaled to mean square length 1 for the training. With fewer than
+    three items with a weight all are in every role. log: function of (epoch, train, held-out) errors of the first
+    network.
     Returns the prediction and the epochs of the first network that were kept.
     """
     import numpy as np
@@ -77,9 +79,10 @@ def by_mlp(features, factors, weights, settings, device="cpu", log=None):
     y = torch.as_tensor(factors / scale, dtype=torch.float32).to(device)
     w = torch.as_tensor(np.asarray(weights), dtype=torch.float32).to(device)
     predicted, epochs = None, []
-    for held in folds:
-        others = order[~np.isin(order, held)] if len(folds) > 1 else held
-        items, kept = _trained(x, y, w, others, held, settings, generator, None if epochs else log)
+    for i, held in enumerate(folds):
+        judge = folds[(i + 1) % len(folds)] if len(folds) > 2 else order
+        others = order[~np.isin(order, np.concatenate([held, judge]))] if len(folds) > 2 else order
+        items, kept = _trained(x, y, w, others, judge, settings, generator, None if epochs else log)
         predicted = items if predicted is None else predicted
         predicted[held] = items[held]
         epochs.append(kept)

@@ -91,6 +91,8 @@ class Validation:
         on val, None without one
         """
         stopping, epoch = training.stopping, training.epoch
+        if self.stop_on != selection.LOSS:
+            stopping.parts = tuple(self.parts)
         if self.stop_on == selection.LOSS:
             better = stopping.update(epoch, {} if loss is None else {selection.LOSS: loss})
             due = training.done or epoch % self.eval_every == 0

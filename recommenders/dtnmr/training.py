@@ -190,9 +190,9 @@ def subset_metrics(model, playlists, part, seed=42):
     """The source's accuracy on a part's points: the label rated above --subset-size - 1 sampled songs.
 
     The same subsets for every model of one seed and size; a tie of n songs counts 1 / n. returns: Accuracy, conf (the
-    half-width of its 95 % interval), Accuracy of popularity (of the plays in train), chance, points (their number),
-    Loss (cross-entropy per point), and hits float64, one for each of playlists.rows[part]; {} for a part without
-    points.
+    half-width of its 95 % interval over users), Accuracy of popularity (of the plays in train), chance, points (their
+    number), Loss (cross-entropy per point), and hits float64, one for each of playlists.rows[part]; {} for a part
+    without points.
     """
     draw = np.random.default_rng([seed, 3, points.PARTS.index(part)])
     loss, hits, popular = 0.0, [], []
@@ -207,9 +207,20 @@ def subset_metrics(model, playlists, part, seed=42):
     if not hits:
         return {}
     hits, popular = np.concatenate(hits), np.concatenate(popular)
-    return {"Accuracy": float(hits.mean()), "conf": float(1.96 * hits.std() / len(hits) ** 0.5),
+    return {"Accuracy": float(hits.mean()), "conf": half_width(hits, playlists.lists.user[playlists.rows[part]]),
             "Accuracy of popularity": float(popular.mean()), "chance": 1 / playlists.subset_size,
             "points": len(hits), "Loss": loss / len(hits), "hits": hits}
+
+
+def half_width(hits, user):
+    """Half-width of the 95 % interval of the mean of `hits` (N,), whose points are clustered by `user` (N,).
+
+    NaN with one user, whose spread says nothing of others.
+    """
+    from scipy.special import stdtrit
+    sums = np.bincount(np.unique(user, return_inverse=True)[1], hits - hits.mean())
+    n = len(sums)
+    return float(stdtrit(n - 1, .975) * (n / (n - 1) * (sums ** 2).sum()) ** .5 / len(hits)) if n > 1 else float("nan")
 
 
 def user_means(playlists, part, hits):

@@ -100,6 +100,7 @@ def fit(args, x, y, user, seed):
 
 
 def forest(x, y, trees, min_leaf, max_features, seed):
+    """A fitted forest; x: float32 (N, F), features; y: float64 (N,), what is predicted."""
     import torch
     from sklearn.ensemble import RandomForestRegressor
     return RandomForestRegressor(trees, min_samples_leaf=min_leaf, max_features=max_features,
@@ -180,7 +181,10 @@ class Ranker:
         return self.models[0]
 
     def on_val(self, x=None, rows=slice(None)):
-        """Predictions for candidates of val, each by the model fitted without its user; float64 (n,)."""
+        """Predictions for candidates of val, each by the model fitted without its user; float64 (n,).
+
+        x: float32 (n, F), features of `rows`, None for self.x[rows]; rows: which candidates, n of them
+        """
         import numpy as np
         x, fold = self.x[rows] if x is None else x, self.fold[rows]
         values = np.empty(len(fold))

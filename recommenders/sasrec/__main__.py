@@ -14,8 +14,6 @@ shared by a batch.
 The layers are those of the published code, except that dropout is applied to the output of attention instead of to
 its weights. Positions count from the end of a sequence, as with the left padding of that code.
 """
-import argparse
-
 from harness import cli, runs
 from harness.errors import WorkError
 from training import fusion, histories, selection
@@ -44,10 +42,9 @@ def build_parser():
     parser = cli.Parser(prog="recommenders.sasrec", description=__doc__)
     text = ("embedding of the workspace, or random: ID embeddings of hidden-dim dimensions without content, which "
             "always train")
-    parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="NAME",
-                        help=f"{text} (default random)")
+    parser.add_argument("positional", nargs="?", metavar="NAME", help=f"{text} (default random)")
     group = parser.add_argument_group("content")
-    group.add_argument("--model", default="random", metavar="NAME", help=f"{text}; the same as a flag (default random)")
+    group.add_argument("--model", metavar="NAME", help=f"{text}; the same as a flag (default random)")
     group.add_argument("--item-freeze", type=cli.flag01, default=1, metavar="{0,1}",
                        help="1 freezes the item embeddings, 0 trains them (default 1)")
     group.add_argument("--dynamic-item-freeze", type=cli.flag01, default=0, metavar="{0,1}",
@@ -91,6 +88,10 @@ def build_parser():
 def parse(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
+    if None not in (args.positional, args.model) and args.positional != args.model:
+        parser.error(f"model is {args.positional} as positional argument and {args.model} as a flag; give it once")
+    args.model = next((name for name in (args.positional, args.model) if name is not None), "random")
+    del args.positional
     sequence_training.settle(parser, args)
     if args.hidden_dim % args.heads:
         parser.error(f"{args.heads} heads cannot share a width of {args.hidden_dim}; give --hidden-dim a multiple of "
