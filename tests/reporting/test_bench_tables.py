@@ -60,7 +60,7 @@ def test_a_gain_names_the_plain_form():
     import pandas as pd
     frame = pd.DataFrame([{"what": "a trick", "ours": .1, "baseline": .2, "ratio": 2.0, "against": "autograd"}])
     assert bench_tables.lines_of({}, frame, []) == [
-        "| what | ours | plain form | its figure | gain |", "| --- | --- | --- | --- | --- |",
+        "| what | ours | compared with | its figure | gain |", "| --- | --- | --- | --- | --- |",
         "| a trick | .100 | autograd | .200 | 2.00 |"]
 
 
