@@ -79,6 +79,11 @@ def test_the_embeddings_own_order_counts_as_one_more_permutation():
     assert plain.se ** 2 == pytest.approx(1 / 3) and one_more.se ** 2 == pytest.approx(1 + 1 / 3)
 
 
+def test_a_single_level_has_no_component():
+    assert np.isnan(crossed.layout(np.ones((1, 5))).components()[0])
+    assert np.isnan(crossed.layout(np.ones((5, 1))).components()[1])
+
+
 def test_edges():
     rng = np.random.default_rng(3)
     a = rng.random((2, 9))

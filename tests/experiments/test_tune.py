@@ -16,7 +16,7 @@ import tune
 from experiments import spaces as tune_spaces
 from harness import registry, runs
 from harness.errors import UsageError, WorkError
-from harness.files import write_parquet
+from harness.files import write_json, write_parquet
 from harness.readers import read_json
 from slurm import grid
 from tests.conftest import ROOT
@@ -440,3 +440,7 @@ def test_with_cold_val_a_trial_counts_on_the_items_that_its_method_ranks(tmp_pat
             reference = references.reference(split, part, "NDCG@10")
             means.append(value if row.method == "ease" else max(value, reference.floor) / reference.unit)
         assert float(row.value) == pytest.approx(np.mean(means), rel=1e-6) and float(row.conf) > 0
+    path = workdir / "tuning" / "runs" / rows.run[3] / "config.json"     # as if it kept its epoch on cold_val
+    write_json(path, json.loads(path.read_text()) | {"selected_on": ["cold_val"]})
+    call(workdir, spaces(tmp_path), "ease", "knn", "--trials", "2", "--embeddings", "content")
+    assert float(trials(workdir).value[3]) == pytest.approx(value, rel=1e-9)

@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -93,6 +94,29 @@ def test_a_lock_that_another_process_holds(tmp_path, capsys):
         holder.communicate(b"")
         assert locks.take(file) is True
     assert capsys.readouterr().err == ""
+
+
+def test_a_lock_that_is_waited_for(tmp_path, capsys):
+    """Two processes add a line each to one file, read before it is written: neither loses the other's."""
+    path, table = tmp_path / ".lock", tmp_path / "table"
+    table.write_text("")
+    with subprocess.Popen([sys.executable, "-c", HOLDER + "open(sys.argv[2], 'a').write('theirs ')", str(path),
+                           str(table)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        threading.Timer(0.3, holder.stdin.close).start()
+        with locks.waited(path):
+            assert table.read_text() == "theirs "
+    with locks.waited(path):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_waiting_without_locks_goes_on(tmp_path, monkeypatch, capsys, number):
+    refusing(monkeypatch, number)
+    with locks.waited(tmp_path / ".lock"):
+        pass
+    assert "has no locks" in capsys.readouterr().err
 
 
 def test_nothing_else_locks():

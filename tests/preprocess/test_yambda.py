@@ -188,6 +188,14 @@ def test_ratio_ndcg_and_repeat_recall_are_the_benchmarks_formulas(world):
         np.testing.assert_allclose(each[f"RepeatRecall@{k}"], recalls)
 
 
+def test_a_fraction_of_a_play_counts_as_one(world):
+    """A count below 1, of a file that somebody else made, is no index from the end and no recall above 1."""
+    pairs = read_truth(pd.DataFrame({"user_id": [1, 2], "track_id": [3, 4]}))
+    lists = read_lists(pd.DataFrame({"user_id": [1, 2], "track_id": [3, 9], "rank": 0}), pairs.users)
+    whole, each = repeats(lists, pairs, np.array([.5, 1.0]), (10,))
+    assert whole["RatioNDCG@10"] == .5 and each["RepeatRecall@10"].tolist() == [1, 0]
+
+
 def test_they_are_measured_where_nothing_seen_is_hidden_alone(world, tmp_path):
     split = dataset.load(world)
     pairs = read_truth(split.truth("test"))

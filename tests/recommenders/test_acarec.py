@@ -227,6 +227,7 @@ def test_cold_tracks_are_found_and_the_wrong_content_finds_fewer(world, run):
 def test_the_epoch_is_selected_on_cold_val_by_the_lists_that_are_written(world, run):
     (name, config), _ = run
     assert config["best_value"] == pytest.approx(value(world, name, "cold_val"), abs=1e-6)   # csv, other blocks
+    assert config["selected_on"] == ["cold_val"]
 
 
 def test_all_parts_have_the_scores_of_one_table(world, run):

@@ -80,6 +80,24 @@ def test_content_that_says_nothing_gives_no_factor_back(by):
     assert predicted.shape == (150, 6) and abs(cosines(predicted[:140], e).mean()) < 0.15
 
 
+def test_the_fold_that_is_predicted_neither_trains_nor_selects_the_epoch(monkeypatch):
+    trained, roles = factor_maps._trained, []
+
+    def noted(x, y, w, fitted, held, *others):
+        roles.append((set(map(int, fitted)), set(map(int, held))))
+        return trained(x, y, w, fitted, held, *others)
+    monkeypatch.setattr(factor_maps, "_trained", noted)
+    rng = np.random.default_rng(2)
+    x, y, weights = rng.normal(size=(45, 3)), rng.normal(size=(40, 2)), np.arange(40) > 4
+    settings = factor_maps.Settings(lr=.01, epochs=2, patience=2, batch_size=9, seed=1)
+    factor_maps.by_mlp(x, y, weights.astype(float), settings)
+    left = [{*range(5, 40)} - fitted - held for fitted, held in roles]
+    assert sorted(i for fold in left for i in fold) == list(range(5, 40)) and len(roles) == 10
+    assert all(held and not fitted & held for fitted, held in roles)
+    few, _ = factor_maps.by_mlp(x[:3], y[:2], np.ones(2), settings)
+    assert np.isfinite(few).all() and few.shape == (3, 2)
+
+
 def cosines(a, b):
     return (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 

@@ -337,3 +337,13 @@ def test_where_everybody_knows_everything_no_smaller_subset_is_advised():
 def test_ties_share_the_hit():
     values = np.array([[3, 1, 2], [1, 1, 0], [1, 2, 0], [0, 0, 0]])
     assert subset_accuracy.first_wins(values).tolist() == [1, 1 / 2, 0, 1 / 3]
+
+
+def test_the_interval_of_the_accuracy_is_over_users():
+    """Points of a user are no independent draws: with means of users .5 and 0 it is that of two numbers, not of 200."""
+    user = np.repeat([7, 3], 100)
+    hits = np.where(user == 7, np.arange(200) % 2, 0).astype(float)
+    users = np.array([.5, 0])
+    expected = 12.706204736 * users.std(ddof=1) / 2 ** .5      # t of one degree of freedom
+    assert dtnmr_training.half_width(hits, user) == pytest.approx(expected)
+    assert np.isnan(dtnmr_training.half_width(hits[:100], user[:100]))

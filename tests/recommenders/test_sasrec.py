@@ -242,6 +242,7 @@ def test_bf16_is_close_to_float32():
     (["--shuffle"], "--shuffle permutes an embedding; random has none"),
     (["--dynamic-item-freeze", "1"], "--dynamic-item-freeze holds an embedding; random has none"),
     (["--max-seq-len", "0"], "must be a whole number of at least 1, not 0"),
+    (["mert", "--model", "mfcc"], "model is mert as positional argument and mfcc as a flag; give it once"),
 ])
 def test_a_wrong_call_is_one_sentence_and_status_2(argv, sentence, capsys):
     with pytest.raises(SystemExit) as e:
