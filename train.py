@@ -32,7 +32,6 @@ SEARCH_SPACE = {
     "lr": {"log": [0.0005, 0.02]},
     "l2": {"log": [1e-08, 1e-05]},
 }
-COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
 
 
 # --------------------------------------------------------------------------- the command line
@@ -226,7 +225,7 @@ def finish(run, training, cold, split, args, device, **results):
     vectors = ranker(model, cold, device)
     if cold is None:
         parts = list(split.hot_parts)
-        left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
+        left_out = {part: fusion.COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
     means = save.write(run, split, args.k, args.seed, parts, **vectors)
     for which in ("users", "items"):
         write_npy(run.model_embeddings(which), vectors[which].cpu().numpy())

@@ -129,9 +129,9 @@ def write_parquet(path: str | Path, frame: "pd.DataFrame | pa.Table") -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def write_csv(path: str | Path, frame: "pd.DataFrame", index: bool = True, **kwargs: Any) -> None:
+def write_csv(path: str | Path, frame: "pd.DataFrame", index: bool = True) -> None:
     with atomic(path) as temporary:
-        frame.to_csv(temporary, index=index, **kwargs)
+        frame.to_csv(temporary, index=index)
 
 
 def harmless(value: Any) -> Any:

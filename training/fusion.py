@@ -33,6 +33,7 @@ KINDS = ("frozen", "start", "delta", "concat")
 CONSTRAINED = ("delta", "concat")     # the others are item_freeze 1 and 0
 DELTA_NORM = 0.5
 ID_SPREAD = 0.02                      # standard deviation of an ID's start, small beside a content of length 1
+COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
 
 
 # --------------------------------------------------------------------------- flags and request

@@ -15,7 +15,6 @@ from training.early_stopping import EarlyStopping, check_release
 from training.epochs import EpochLog
 
 NO_CONTENT = {"item_freeze": 1, "missing": "fail"}   # in the request of a run on random: both are about content
-COLD_WITHOUT_CONTENT = "random has no content: a track nobody played keeps an untrained vector"
 
 
 # --------------------------------------------------------------------------- flags
@@ -269,7 +268,7 @@ def finish(run, training, encoder, split, k, order, **results):
     parts, left_out, seed = list(split.parts), {}, training.settings.seed
     if encoder.cold is None:
         parts = list(split.hot_parts)
-        left_out = {part: COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
+        left_out = {part: fusion.COLD_WITHOUT_CONTENT for part in split.parts if part not in parts}
     codes, items = np.arange(split.n_users), encoder.items()
     users = split.by_history(lambda part: parallel.computed(encoder.at(part, order).users, codes), ["val", *parts])
     means = save.write(run, split, k, seed, parts, users=users, items=items, device=encoder.sequences.device)
