@@ -95,7 +95,7 @@ class Split:
         return csr_matrix((self.train.count, self.train.item, indptr), shape=(self.n_users, self.n_hot))
 
     def matrix(self, values: str = "binary") -> csr_matrix:
-        """Train as csr float32 (U, n_hot): 1 per pair, or its plays with values='count'."""
+        """Train as csr float32 (U, n_hot): 1 per pair, its plays n with values='count', or log(1 + n) with 'log'."""
         return _valued(self._counts.copy(), values)
 
     def history_parts(self, part: str) -> tuple[str, ...]:
@@ -184,11 +184,13 @@ class Split:
 
 
 def _valued(matrix, values):
-    """A csr of play counts with them, or with ones for values='binary', in place."""
+    """A csr of play counts n with ones ('binary'), with n ('count') or with log(1 + n) ('log'), in place."""
     if values == "binary":
         matrix.data = np.ones_like(matrix.data)
+    elif values == "log":
+        matrix.data = np.log1p(matrix.data)
     elif values != "count":
-        raise ValueError(f"values must be 'binary' or 'count', not {values!r}")
+        raise ValueError(f"values must be 'binary', 'count' or 'log', not {values!r}")
     return matrix
 
 

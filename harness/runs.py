@@ -72,6 +72,8 @@ class Run:
     request: every argument that can change the result (not device, workers, verbosity).
     inputs:  files whose content the result depends on, inputs.Input where they were read before this, or paths;
              their checksums decide skip or redo, and a run whose inputs changed meanwhile does not finish.
+    outputs: paths, set before the run is entered, beside the lists and metrics of its parts, without which a finished
+             run is done again.
     """
 
     def __init__(self, workdir, recommender, request, embedding=None, inputs=(), args=None, name=None):
@@ -79,6 +81,7 @@ class Run:
         self.request = json.loads(json.dumps(request, default=str))
         self.info = {}      # what the manifest says beside the request
         self.args = args
+        self.outputs = []
         self.name = name or run_name(recommender, embedding, self.request,
                                      request.get("seed"), request.get("comment", ""))
         self.folder = self.workdir / "runs" / self.name
@@ -184,7 +187,8 @@ class Run:
     def _made(self, manifest):
         """Files without which a finished run is done again; what its manifest does not list was not made then."""
         listed = [self.workdir / p for p in manifest.get("outputs", [])]
-        return [*listed, *(path(part) for part in manifest.get("parts", []) for path in (self.preds, self.metrics))]
+        return [*self.outputs, *listed,
+                *(path(part) for part in manifest.get("parts", []) for path in (self.preds, self.metrics))]
 
     def _clean(self):
         for which in ("best", "last"):

@@ -11,7 +11,6 @@ factors as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +52,7 @@ class Factors:
         if self.split.history_parts(part) == ("train",):
             path = users_path(self.split.workdir, self.source.run)
             return _matrix(path, self.split.n_users, self.items.shape[1], self.source.run)
-        history, values = partial(self.split.history, part), self.request["values"]
-        matrix = history("binary" if values == "binary" else "count").astype(np.float64)
-        if values == "log":
-            matrix.data = np.log1p(matrix.data)
+        matrix = self.split.history(part, self.request["values"]).astype(np.float64)
         return solve(matrix, self.items, self.request["alpha"], self.request["regularization"])
 
     def scored(self, items: np.ndarray) -> dict[str, Any]:

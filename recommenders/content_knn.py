@@ -126,15 +126,6 @@ def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
     return vstack(blocks, format="csr")
 
 
-def history_of(split, part, values):
-    """Weights w of the pairs in a user's history at `part`, csr float32 (U, n_hot)."""
-    import numpy as np
-    history = split.history(part, "binary" if values == "binary" else "count")
-    if values == "log":
-        history.data = np.log1p(history.data)
-    return history
-
-
 def request_of(args, name):
     """Every argument that can change the result with the embedding `name`."""
     return {"embedding": name, "neighbours": args.neighbours, "scale": args.scale, "values": args.values,
@@ -153,7 +144,7 @@ def recommend_with(name, split, args, workdir):
         vectors = dataset.load_embedding(split, name, args.missing, shuffle=args.seed if args.shuffle else None)
         present = dataset.has_embedding(split, name) if args.missing == "mean" else None
         unit, hot = directions(vectors, args.scale, split.n_hot, present), slice(0, split.n_hot)
-        history, near, scores = split.by_history(lambda part: history_of(split, part, args.values)), {}, {}
+        history, near, scores = split.by_history(lambda part: split.history(part, args.values)), {}, {}
         for part in split.parts:
             ranked = split.candidates(part)
             key = ranked.start, ranked.stop

@@ -7,7 +7,6 @@ the library `implicit`. The confidence of a pair is 1 + alpha * w, where w is 1 
 log(1 + plays) (log), and 1 for a pair without plays. (`implicit` is given the whole confidence, with its alpha = 1.)
 """
 from dataclasses import dataclass
-from functools import partial
 
 from harness import cli, runs
 from harness.errors import UsageError, WorkError
@@ -73,15 +72,6 @@ def factorise(matrix, settings):
     return model
 
 
-def weights(pairs, values):
-    """w of each pair, csr (U, I); pairs: function of "binary" or "count", such as Split.matrix."""
-    import numpy as np
-    matrix = pairs("binary" if values == "binary" else "count")
-    if values == "log":
-        matrix.data = np.log1p(matrix.data)
-    return matrix
-
-
 def confidences(matrix, alpha):
     """1 + alpha w of each pair of a csr (U, I) of w, as a copy."""
     confidence = matrix.astype("float32")
@@ -116,7 +106,7 @@ def main(argv=None):
     with runs.Run(workdir, "ials", request, inputs=split.inputs, args=args) as run:
         if run.finished:
             return
-        model = factorise(weights(split.matrix, args.values), cli.settings(Settings, args))
+        model = factorise(split.matrix(args.values), cli.settings(Settings, args))
         write_npy(run.model_embeddings("users"), model.user_factors)
         write_npy(run.model_embeddings("items"), model.item_factors)
         parts = split.hot_parts
@@ -124,7 +114,7 @@ def main(argv=None):
         def users(part):
             if split.history_parts(part) == ("train",):
                 return model.user_factors
-            return fold_in(model, weights(partial(split.history, part), args.values), args.alpha)
+            return fold_in(model, split.history(part, args.values), args.alpha)
         results = save.write(run, split, args.k, args.seed, parts, users=split.by_history(users, parts),
                              items=model.item_factors)
         run.finish(parts=sorted(results))

@@ -1,5 +1,4 @@
 """Factors of other runs: users as the factor model makes them, and runs whose factors do not fit."""
-from functools import partial
 
 import numpy as np
 import pytest
@@ -28,9 +27,9 @@ def test_user_vectors_of_ials_are_those_of_its_half_sweep(tiny, values):
     learned = factors.read(split, "ials")
     assert np.allclose(learned.users("val"), np.load(factors.users_path(tiny, name)))
     settings = ials.Settings(8, 1.0, 10.0, 3, 42)
-    model = ials.factorise(ials.weights(split.matrix, values), settings)
+    model = ials.factorise(split.matrix(values), settings)
     assert np.allclose(learned.items, model.item_factors)
-    expected = ials.fold_in(model, ials.weights(partial(split.history, "test"), values), 10.0)
+    expected = ials.fold_in(model, split.history("test", values), 10.0)
     # the library solves in float32, here in systems of a condition number up to 1e3
     assert np.allclose(learned.users("test"), expected, rtol=0, atol=2e-3)
     assert not np.allclose(learned.users("test"), learned.users("val"), atol=0.05)
