@@ -157,16 +157,6 @@ def test_gradients_reach_every_part_but_nothing_of_the_own_play(world, flags):
         assert torch.equal(grads["users.rows"].abs().sum(1) > 0, others)
 
 
-def test_each_embedding_reaches_the_network_at_the_same_scale(world):
-    """Whatever its units and its number of columns: rows of length 1 are a fraction of what the maps start from."""
-    split = dataset.load(world)
-    wide = np.random.default_rng(1).normal(5, 30, (split.n_tracks, 200)).astype(np.float32)
-    write_embedding(world, "wide", wide)
-    for vectors in training_of(split, embedding=("content", "wide")).vectors:
-        assert vectors[:split.n_hot].std() == pytest.approx(1, abs=1e-3)
-        assert vectors[:split.n_hot].mean(0).abs().max() < 1e-3
-
-
 def test_two_modalities_are_drawn_without_repetition_and_evenly():
     """Of three, 3,000 times: each is in two thirds, within four standard deviations (.034)."""
     has = torch.ones(3000, 4, dtype=torch.bool)
