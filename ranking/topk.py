@@ -197,7 +197,7 @@ class _Tiles:
             other = first[index[member]]
             same = (self._vectors(member) == self._vectors(other)).all(1).cpu().numpy()
             group[member[~same]] = -1
-        return np.pad(group, (0, self.n - len(group)), constant_values=-1), first[shared]
+        return group, first[shared]
 
     def top(self, codes, k, hidden, behind, ids, tracks, seed):
         """As top(), of all items, for the user codes (b,)."""

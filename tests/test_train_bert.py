@@ -248,6 +248,15 @@ def test_seed_shuffle_and_config_change_the_lists(tiny, tmp_path):
     assert not any("layer.1." in key for key in checkpoint(tiny, made[3], "best")["model"])
 
 
+def test_the_mask_does_not_begin_as_an_item(tiny):
+    """ID vectors and the transformer's start have streams of their own."""
+    split = dataset.load(tiny)
+    args, config = train_bert.parse(["--model", "random"]), bert4rec.load_config()
+    model, *_ = train_bert.build(split, args, config, torch.device("cpu"))
+    cosine = torch.nn.functional.cosine_similarity(model.items, model.special[:1])
+    assert model.items.shape[1] % 16 == 0 and cosine.abs().max() < 0.9
+
+
 # --------------------------------------------------------------------------- order, val, divergence
 
 def test_data_without_times_asks_for_the_order(tmp_path):
