@@ -109,10 +109,11 @@ def _costs(options, rows):
     cells = {}
     for row in rows:
         name, _, size = row["what"].rpartition(", ")
-        cells.setdefault(name, {})[size] = _cost(row)
+        if size in sizes:     # other rows of the bench are no recommender's
+            cells.setdefault(name, {})[size] = _cost(row)
     header = ["recommender", *(f"{what}, {size}" for size in sizes for what in ("fit", "rank", "peak"))]
     return header, [[f"`{name}`", *(cell for size in sizes for cell in own.get(size, EMPTY))]
-                    for name, own in cells.items() if set(own) & set(sizes)]
+                    for name, own in cells.items()]
 
 
 def _cost(row):
