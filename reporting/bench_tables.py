@@ -111,6 +111,8 @@ def _costs(options, rows):
         name, _, size = row["what"].rpartition(", ")
         if size in sizes:     # other rows of the bench are no recommender's
             cells.setdefault(name, {})[size] = _cost(row)
+    if not cells:
+        raise WorkError(f"no row is of size {' or '.join(sizes)}")
     header = ["recommender", *(f"{what}, {size}" for size in sizes for what in ("fit", "rank", "peak"))]
     return header, [[f"`{name}`", *(cell for size in sizes for cell in own.get(size, EMPTY))]
                     for name, own in cells.items()]

@@ -105,7 +105,7 @@ def test_a_row_measured_again_takes_the_place_of_the_first(project):
     ("file=results/bench/pairs.json kind=board columns=NDCG@10", "kind=board is none of pairs, rows, costs, growth"),
     ("file=results/bench/pairs.json kind=rows columns=what,colour", "no row has colour"),
     ("file=results/bench/none.json", "results/bench/none.json is not in results/checksums.txt"),
-    ("file=results/bench/pairs.json kind=costs sizes=lastfm", "does not fit its file")])
+    ("file=results/bench/pairs.json kind=costs sizes=lastfm", "no row is of size lastfm")])
 def test_what_does_not_fit_is_refused(project, options, message):
     with pytest.raises(WorkError, match=message):
         table(project, options)
