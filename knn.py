@@ -14,6 +14,7 @@ from harness.errors import UsageError, WorkError
 TITLE = "KNN"
 NEEDS = ("embedding",)
 COLD = True
+DETERMINISTIC = True
 SEARCH_SPACE = {"center": [True, False], "unit": [True, False], "weight": ["binary", "count"]}
 
 

@@ -90,11 +90,14 @@ class Term:
     table: float64 (S, U), each user's value under each seed; seeds: the seed of each row, by which methods are paired
     control: whether its seeds are permutations of an embedding whose own order is one of the values beside it: then
         that order is one more draw, and its variance s2_b counts once besides
+    once: whether it is one run of a method in which something is random: its seed is one more draw, and the largest
+        s2_b of the terms beside it counts for it, undivided
     """
     weight: float
     table: np.ndarray
     seeds: tuple
     control: bool = False
+    once: bool = False
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Estimate:
     """A contrast's mean over users and seeds, with what its standard error is made of.
 
     s2_users: variance between users of what does not depend on the seed; s2_seeds, s2_rest: float64 (G,), the
-    components of each table of seeds; seeds: (G,) how many each has; more: variance that neither users nor seeds reduce
+    components of each table of seeds; seeds: (G,) how many each has
     se, freedom: NaN with fewer than two users
     """
     effect: float
@@ -113,7 +116,7 @@ class Estimate:
     s2_users: float
     s2_seeds: np.ndarray
     s2_rest: np.ndarray
-    more: float = 0.0
+    more: float = 0.0            # variance of single draws: neither more users nor more seeds make it less
 
     def interval(self, level=0.95):
         """(low, high) at a level of confidence; a point where nothing varies."""
@@ -135,7 +138,8 @@ class Estimate:
     def parts(self):
         """[(part of se ** 2, its degrees of freedom)]: what varies between users, and the seeds of each table."""
         of_users = (self.s2_users + float((self.s2_rest / self.seeds).sum())) / self.users
-        return [(of_users, self.users - 1), *zip(self.s2_seeds / self.seeds, self.seeds - 1, strict=True)]
+        single = [(self.more, self.seeds.min() - 1)] if self.more > 0 else []
+        return [(of_users, self.users - 1), *zip(self.s2_seeds / self.seeds, self.seeds - 1, strict=True), *single]
 
     def critical(self, level):
         """How many standard errors an effect is from 0 with a two-sided p of `level`, after Cochran and Cox.
@@ -181,7 +185,7 @@ def estimate(terms):
     """The Estimate of a contrast of Terms on the same users. A user with a NaN in any of them is left out.
 
     Terms with the same seeds, two or more, are paired seed by seed. A term with a single row adds its users' values and
-    no component of seeds, whether nothing in it is random or it ran once: the caller knows which.
+    no component of seeds; where it ran once and something in it is random (`once`), it is given that of the others.
     """
     known = np.all([np.isfinite(term.table).all(axis=0) for term in terms], axis=0)
     users = int(known.sum())
@@ -205,6 +209,8 @@ def estimate(terms):
     of_users = max(0.0, float(_zeroed(each.var(ddof=1), size)) - float((rest / sizes).sum()))
     more = sum(term.weight ** 2 * float(_zeroed(layout(term.table[:, known].T).components()[1], size))
                for term in terms if term.control and len(term.table) > 1)
+    several = [_zeroed(layout(term.table[:, known].T).components()[1], size) for term in terms if len(term.table) > 1]
+    more += sum(term.weight ** 2 * float(max(several)) for term in terms if term.once and several)
     effect = float(each.mean())
     result = Estimate(effect if abs(effect) > ROUNDING * size else 0.0, np.nan, np.nan, users, sizes, of_users, seeds,
                       rest, more)

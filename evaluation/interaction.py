@@ -9,7 +9,8 @@ that all m_s are equal is tested by Wald's statistic
 
 where V_users is the covariance of the means over users, who are the clusters (a user's residuals in all its segments
 stay together), V_perm that over permutations, divided by P, and V_seeds that of the value over seeds of its own,
-divided by their number, where they are not those of the permutations. The spread of users within a permutation or seed
+divided by their number, where they are not those of the permutations. Where the value is a single run of a method that
+trains by chance, V_perm counts once more, undivided (`once`, as in evaluation/worth.py). The spread of users within a permutation or seed
 is in all, which makes the test cautious. W is compared with F(q, nu), nu by Satterthwaite's formula from the traces of
 the parts. With one permutation, or one seed, there is no such part.
 
@@ -36,10 +37,11 @@ class Interaction:
 
 
 def interaction(users: list[np.ndarray], differences: list[np.ndarray],
-                seeds: list[np.ndarray] | None = None) -> Interaction:
+                seeds: list[np.ndarray] | None = None, once: bool = False) -> Interaction:
     """The test over segments. users: ids (U_s,) of each of S segments, at least 2; differences: float64 (P, U_s) each.
 
     seeds: the value under each of its seeds, float64 (seeds, U_s) each, where every difference is of their mean
+    once: whether the value is one run of a method in which something is random
     A user with a NaN in a segment is left out there.
     """
     from scipy.stats import f
@@ -62,7 +64,7 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     for tables in drawn:
         if (n := len(tables[0])) > 1:
             each = np.stack([table.mean(axis=1) for table in tables], axis=1) @ contrast.T      # (n, q)
-            parts.append((np.cov(each.T).reshape(s - 1, s - 1) / n, n - 1))
+            parts.append((np.cov(each.T).reshape(s - 1, s - 1) * (1 / n + (once and tables is differences)), n - 1))
     variance = sum(part for part, _ in parts)
     if np.linalg.matrix_rank(variance) < s - 1:
         return nothing

@@ -273,18 +273,23 @@ def repeats_paired(row):
     return paired_seeds, [theirs.index(seed) for seed in ours] if paired_seeds else slice(None)
 
 
+def ran_once(cell):
+    """Whether a cell is one run of a method in which something is random, and so shows no spread over seeds."""
+    return len(cell.runs) == 1 and not registry.deterministic(cell.recommender)
+
+
 def worth_by_column(row):
     """{column: Worth} of a row over its control; each permutation is paired with the seed of the same number."""
     paired_seeds, order = repeats_paired(row)
-    worth = {}
+    once, worth = ran_once(row.cell), {}
     for column, figure in row.figures.items():
         control = row.controls.get(column)
         if control is None:
             continue
         if figure.table is None or control.table is None:
-            worth[column] = worth_of_means(figure.means, control.means[order], paired_seeds)
+            worth[column] = worth_of_means(figure.means, control.means[order], paired_seeds, once)
         else:
-            worth[column] = worth_of(figure.table, control.table[order], paired_seeds)
+            worth[column] = worth_of(figure.table, control.table[order], paired_seeds, once)
     return worth
 
 
@@ -373,5 +378,5 @@ def terms_of(cell, figure, other_cell, other):
     """The difference of two cells as crossed.Terms, by which equal seeds are paired; None where each ran once."""
     if figure.repeats == other.repeats == 1:
         return None
-    return [crossed.Term(1, figure.table, tuple(repeat_numbers(cell))),
-            crossed.Term(-1, other.table, tuple(repeat_numbers(other_cell)))]
+    return [crossed.Term(1, figure.table, tuple(repeat_numbers(cell)), once=ran_once(cell)),
+            crossed.Term(-1, other.table, tuple(repeat_numbers(other_cell)), once=ran_once(other_cell))]

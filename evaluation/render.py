@@ -98,6 +98,8 @@ def notes(board, every=False, extra=""):
                 f"control, its interval over users and permutations (crossed); other {text}")
         if any(row.worth[c].over == USERS_ONLY for row in board.rows for c in shown if c in row.worth):
             text += f"; (1): {USERS_ONLY}"
+        if any(row.worth[c].once for row in board.rows for c in shown if c in row.worth):
+            text += "; of a trained method that ran once, the spread of the permutations stands for that of its seeds"
     sentences = [text + ("; seeds: their number and the interval over them" if has_seeds(board) else "")]
     if text := _note_on_tests(board):
         sentences.append(text)

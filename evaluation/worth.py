@@ -11,8 +11,8 @@ freedom nu for that sum of mean squares.
 
 Repeats of the value itself (seeds) that are those of the permutations are paired with them, each permutation with its
 seed, and their spread is part of d_up. Other repeats are averaged for each user, and their component s2_seed / S, of
-the same layout on the values, is added. A single run of a trained method shows no spread over seeds, so none is in its
-interval.
+the same layout on the values, is added. A single run of a method that trains by chance shows no spread over seeds; each
+permutation is a training of its own, so s2_p, in which that spread is, then counts once more, undivided (`once`).
 """
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Worth:
 
     half: half-width of the 95 % interval; over: what it is an interval over
     se_users, se_permutations, se_rest, se_seeds: parts of the standard error: sqrt(s2_a / U), sqrt(s2_b / P),
-        sqrt(s2_e / (U P)) and sqrt(s2_seed / S)
+        sqrt(s2_e / (U P)) and sqrt(s2_seed / S), or sqrt(s2_b) with `once`
     """
     difference: float
     half: float
@@ -40,6 +40,7 @@ class Worth:
     users: int
     permutations: int
     paired: bool = False              # each permutation with a seed of the value
+    once: bool = False                # the spread of permutations stands for that of the value's seeds, too
     freedom: float = np.nan
     se_users: float = np.nan
     se_permutations: float = np.nan
@@ -47,11 +48,12 @@ class Worth:
     se_seeds: float = np.nan
 
 
-def worth_of(value, control, paired=False):
+def worth_of(value, control, paired=False, once=False):
     """The Worth of a value over its control.
 
     value:   float64 (S, U), each user's value in each repeat; control: float64 (P, U), of the same users in each
              permutation; paired: whether row i of both is one seed (then S = P)
+    once:    whether the value is one run (S = 1) of a method in which something is random
     A user with a NaN in any row is left out. With one user, or none, there is no interval.
     """
     value, control = np.asarray(value, np.float64), np.asarray(control, np.float64)
@@ -59,7 +61,8 @@ def worth_of(value, control, paired=False):
     value, control = value[:, known].T, control[:, known].T                            # (U, S), (U, P)
     users, permutations = control.shape
     each = (value if paired else value.mean(axis=1, keepdims=True)) - control          # (U, P)
-    result = Worth(float(each.mean()) if users else np.nan, np.nan, NO_INTERVAL, users, permutations, paired)
+    result = Worth(float(each.mean()) if users else np.nan, np.nan, NO_INTERVAL, users, permutations, paired,
+                   once and permutations > 1)
     if users < 2:
         return result
     ours, seeds = layout(each), None
@@ -76,6 +79,9 @@ def worth_of(value, control, paired=False):
         result.se_users = float(np.sqrt(of_users / users))
         result.se_permutations = float(np.sqrt(of_permutations / permutations))
         result.se_rest = float(np.sqrt(rest / each.size))
+        if result.once and of_permutations > 0:
+            result.se_seeds = float(np.sqrt(of_permutations))
+            coefficients = coefficients + np.array([0.0, 1.0, -1.0]) / users
     if seeds is not None:
         component = seeds.components()[1] / value.shape[1]
         result.se_seeds = float(np.sqrt(component))
@@ -87,21 +93,26 @@ def worth_of(value, control, paired=False):
     return result
 
 
-def worth_of_means(value, control, paired=False):
+def worth_of_means(value, control, paired=False, once=False):
     """The Worth in a metric of all users together (Coverage): value float64 (S,), control float64 (P,).
 
-    The interval is over permutations, and over the value's repeats where they are others and several.
+    The interval is over permutations, and over the value's repeats where they are others and several; with `once`, a
+    single value of a random method, the permutations' variance counts once more.
     """
     value, control = np.asarray(value, np.float64), np.asarray(control, np.float64)
-    result = Worth(float(value.mean() - control.mean()), np.nan, PERMUTATIONS_ONLY, 0, len(control), paired)
+    result = Worth(float(value.mean() - control.mean()), np.nan, PERMUTATIONS_ONLY, 0, len(control), paired,
+                   once and len(control) > 1)
     columns = [value - control] if paired else [control] + ([value] if len(value) > 1 else [])
     if len(control) < 2:
         result.over = "control: 1, no interval"
         return result
     squares = np.array([c.var(ddof=1) for c in columns])
     sizes = np.array([len(c) for c in columns], np.float64)
+    shares = 1 / sizes
     result.se_permutations = float(np.sqrt(squares[0] / sizes[0]))
     if len(columns) > 1:
         result.se_seeds = float(np.sqrt(squares[1] / sizes[1]))
-    result.half, result.freedom = half_width(squares, 1 / sizes, sizes - 1, sizes.min() - 1)
+    elif result.once:
+        result.se_seeds, shares = float(np.sqrt(squares[0])), shares + 1
+    result.half, result.freedom = half_width(squares, shares, sizes - 1, sizes.min() - 1)
     return result

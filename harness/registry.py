@@ -12,8 +12,9 @@ and, where it has something to tune, the settings that tune.py draws (experiment
 
     SEARCH_SPACE = {"factors": [64, 128, 256], "lr": {"log": [0.001, 0.1]}}
 
-and PARALLEL = True where torchrun may train it in several processes. They are read from the text, so that asking costs
-nothing and runs nothing. `python -m recommenders --list` prints NEEDS and COLD.
+PARALLEL = True where torchrun may train it in several processes, and DETERMINISTIC = True where nothing in it is random,
+so that its runs differ by the order of ties alone: one seed is enough, and tables and claims take one run for all. They
+are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints NEEDS and COLD.
 """
 import ast
 import contextlib
@@ -32,7 +33,7 @@ from harness import environment
 from harness.errors import UsageError, WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
-DECLARED = ("TITLE", "NEEDS", "COLD", "SEARCH_SPACE", "PARALLEL")
+DECLARED = ("TITLE", "NEEDS", "COLD", "SEARCH_SPACE", "PARALLEL", "DETERMINISTIC")
 STAGES = ("preprocess/0_get_plays_pqt.py", "preprocess/1_train_test_split.py", "metrics.py", "table.py")
 OF_MODEL = {("random_forest", "lambdarank"): "LambdaMART"}  # a name that belongs to the value of --model
 SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose script is not named like them
@@ -41,8 +42,8 @@ SCRIPTS = {"shallow": "train", "bert4rec": "train_bert"}  # recommenders whose s
 @dataclass(frozen=True)
 class Recommender:
     """name: its word in run names and tables; module: what to import; command: how to run it from the project's folder;
-    needs, cold, space, title, parallel: as declared, space and title None where they are not; about: first line of its
-    docstring."""
+    needs, cold, space, title, parallel, deterministic: as declared, space and title None where they are not; about:
+    first line of its docstring."""
     name: str
     module: str
     command: str
@@ -52,6 +53,7 @@ class Recommender:
     space: dict | None = None
     title: str | None = None
     parallel: bool = False
+    deterministic: bool = False
 
     @property
     def script(self) -> str:
@@ -61,7 +63,8 @@ class Recommender:
 
 def declared(path: str | Path) -> dict[str, Any] | None:
     """What a file declares, or None: {"needs": tuple, "cold": bool, "about": first line of its docstring,
-    "space": dict, None where there is no SEARCH_SPACE, "title": text, None without a TITLE, "parallel": bool}."""
+    "space": dict, None where there is no SEARCH_SPACE, "title": text, None without a TITLE, "parallel": bool,
+    "deterministic": bool}."""
     try:
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
         values = {target.id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
@@ -76,7 +79,8 @@ def declared(path: str | Path) -> dict[str, Any] | None:
         raise WorkError(f"{path}: TITLE should be a text, but is a {type(title).__name__}")
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
     return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space,
-            "title": title, "parallel": values.get("PARALLEL") is True}
+            "title": title, "parallel": values.get("PARALLEL") is True,
+            "deterministic": values.get("DETERMINISTIC") is True}
 
 
 def scripts() -> dict[str, Path]:
@@ -125,6 +129,12 @@ def capability(name: str) -> tuple[tuple, bool]:
     """(NEEDS, COLD) of a recommender by its name, read without running it; ((), True) where it declares none."""
     known = recommender(name)
     return (known.needs, known.cold) if known else ((), True)
+
+
+def deterministic(name: str) -> bool:
+    """Whether nothing in a recommender is random, as it declares; False for a name that is none."""
+    known = recommender(name)
+    return known is not None and known.deterministic
 
 
 def title(name: str, request: Mapping[str, Any] | None = None) -> str:

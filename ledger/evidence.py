@@ -242,7 +242,7 @@ def _estimate(line, workspace, weights, bound, cells):
         terms.append(crossed.Term(weight, figure.table, tuple(repeat_numbers(cell)), bound[name].control))
         subtracted += [-weight * figure.mean] if weight < 0 else []
         line.runs += [run for run, _ in cell.runs if run not in line.runs]
-        if bound[name].control or cell.recommender not in workspace.ledger.deterministic:
+        if bound[name].control or not registry.deterministic(cell.recommender):
             line.single += [_word(1, bound[name]).removeprefix("+ ")] if figure.repeats == 1 else []
             if figure.repeats < workspace.ledger.rules["seeds"]:
                 line.needs.append(_need(bound[name], cell))

@@ -50,7 +50,7 @@ def block_of(need, ledger, dataset):
 
 
 def _seeds(need, ledger):
-    known = need.method in ledger.deterministic
+    known = registry.deterministic(need.method)
     number = 1 if known and not need.control else ledger.rules["controls" if known else "seeds"]
     return list(range(1, number + 1))
 

@@ -84,10 +84,9 @@ class Dataset:
 
 @dataclass
 class Ledger:
-    """rules: RULES with what the file changes; deterministic: methods whose runs differ by the order of ties alone."""
+    """rules: RULES with what the file changes."""
     path: Path
     rules: dict
-    deterministic: list
     datasets: dict
     claims: list
 
@@ -99,13 +98,9 @@ def read_ledger(path):
         raise UsageError(f"--ledger {path} is no file")
     document = read_yaml(path)
     where = path.name
-    _keys(where, document, {"rules": dict, "deterministic": list, "datasets": dict, "claims": list})
+    _keys(where, document, {"rules": dict, "datasets": dict, "claims": list})
     rules = _rules(f"{where}, rules", document.get("rules") or {})
-    methods = registry.recommenders()
-    deterministic = _texts(f"{where}, deterministic", document.get("deterministic") or [])
-    for name in deterministic:
-        _known(f"{where}, deterministic", "method", name, methods)
-    datasets = {}
+    methods, datasets = registry.recommenders(), {}
     for name, entry in (document.get("datasets") or {}).items():
         datasets[str(name)] = _dataset(f"{where}, data set {name}", str(name), entry)
     for name, entry in datasets.items():
@@ -123,7 +118,7 @@ def read_ledger(path):
         claims.append(claim)
     if not claims:
         raise UsageError(f"{path} has no claims; the project's claims.yaml is an example")
-    return Ledger(path, rules, deterministic, datasets, claims)
+    return Ledger(path, rules, datasets, claims)
 
 
 def _dataset(where, name, entry):

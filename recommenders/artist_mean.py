@@ -29,6 +29,7 @@ from training import content, factor_maps
 TITLE = "Artist mean"
 NEEDS = ("embedding", "features")
 COLD = True
+DETERMINISTIC = True
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "evidence": {"log": [1.0, 100.0]},

@@ -28,6 +28,7 @@ from training.gram import FLOAT64_ROWS, gram_of, inverse
 TITLE = "CEASE"
 NEEDS = ("embedding",)
 COLD = True
+DETERMINISTIC = True
 SEARCH_SPACE = {
     "combine": ["collective", "additive"],
     "l2": {"log": [20.0, 1000.0]},

@@ -26,6 +26,7 @@ from harness.progress import Progress
 TITLE = "Content KNN"
 NEEDS = ("embedding",)
 COLD = True
+DETERMINISTIC = True
 SEARCH_SPACE = {
     "neighbours": {"log": [5, 500]},
     "scale": ["standard", "center", "none"],

@@ -17,6 +17,7 @@ from training import content
 TITLE = "Content prior"
 NEEDS = ("embedding",)
 COLD = True
+DETERMINISTIC = True
 SEARCH_SPACE = {"of": ["users", "plays"]}
 
 

@@ -22,6 +22,7 @@ from training.gram import FLOAT64_ROWS, gram_of, inverse
 TITLE = "EASE"
 NEEDS = ()
 COLD = False
+DETERMINISTIC = True
 TILE = 32   # rows of one sparse product
 SEARCH_SPACE = {"l2": {"log": [5.0, 5000.0]}}
 

@@ -24,6 +24,7 @@ from harness.progress import Progress
 TITLE = "ItemKNN"
 NEEDS = ()
 COLD = False
+DETERMINISTIC = True
 SEARCH_SPACE = {
     "weight": ["cosine", "tfidf", "bm25"],
     "values": ["binary", "count"],

@@ -16,6 +16,7 @@ from harness.errors import UsageError
 TITLE = "Popularity"
 NEEDS = ()
 COLD = False
+DETERMINISTIC = True
 SEARCH_SPACE = {"by": ["users", "plays"]}
 
 

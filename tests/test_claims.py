@@ -264,7 +264,6 @@ def test_a_plan_of_a_workspace_makes_the_runs_and_then_the_claim_is_tested(tmp_p
     path = tmp_path / "claims.yaml"
     write_text(path, """
 rules: {seeds: 2, controls: 3}
-deterministic: [knn, popularity]
 datasets: {tiny: {roles: {audio: [content]}}}
 claims:
   - {id: real, sentence: Content is real., source: a test, each: {representation: audio}, effect: c - s, smallest: 0.01,
@@ -304,7 +303,6 @@ def test_false_alarms_on_worlds_without_effect_end_to_end(tmp_path, monkeypatch)
     knn = importlib.import_module("knn")
     path = tmp_path / "claims.yaml"
     write_text(path, """
-deterministic: [knn]
 datasets: {tiny: {roles: {audio: [noise]}}}
 claims:
   - {id: control, sentence: Noise helps., source: a test, effect: c - s, smallest: 0,

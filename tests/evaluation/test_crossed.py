@@ -79,6 +79,21 @@ def test_the_embeddings_own_order_counts_as_one_more_permutation():
     assert plain.se ** 2 == pytest.approx(1 / 3) and one_more.se ** 2 == pytest.approx(1 + 1 / 3)
 
 
+@pytest.mark.numeric
+def test_one_run_of_a_random_method_has_the_others_spread_of_seeds():
+    """Its seed is one more draw: the table's component, which counts a fifth for five seeds, counts six fifths."""
+    rng = np.random.default_rng(4)
+    table = rng.random((5, 60)) + rng.normal(0, 1, (5, 1))
+    fixed = estimate([term(table), Term(-1, np.zeros((1, 60)), (9,))])
+    once = estimate([term(table), Term(-1, np.zeros((1, 60)), (9,), once=True)])
+    assert once.effect == fixed.effect and once.more == pytest.approx(fixed.s2_seeds[0])
+    assert once.se ** 2 == pytest.approx(fixed.se ** 2 + fixed.s2_seeds[0])
+    assert sum(part for part, _ in once.parts()) == pytest.approx(once.se ** 2)
+    assert once.p_two_sided() > fixed.p_two_sided()
+    alone = [Term(1, table[:1], (1,), once=True), Term(-1, table[1:2], (2,), once=True)]
+    assert estimate(alone).more == 0                                    # nobody's spread is known
+
+
 def test_a_single_level_has_no_component():
     assert np.isnan(crossed.layout(np.ones((1, 5))).components()[0])
     assert np.isnan(crossed.layout(np.ones((5, 1))).components()[1])

@@ -44,6 +44,18 @@ def test_seeds_of_the_value_that_are_not_the_permutations_count_too():
     assert 2 < alarms and stats.beta.ppf(0.01, alarms, 400 - alarms + 1) <= 0.05
 
 
+def test_one_run_of_a_trained_method_alarms_no_more_often_either():
+    """Value and permutations are trainings whose effect differs from segment to segment, the value a single one."""
+    rng, alarms, without = np.random.default_rng(16), 0, 0
+    for _ in range(400):
+        ids, controls = world(rng, (0.0, 0.0), 150, 10, 0.3)
+        each = [rng.normal(0, 0.3) + rng.normal(0, 0.1, len(own)) - control
+                for own, control in zip(ids, controls, strict=True)]
+        alarms += interaction(ids, each, once=True).p < 0.05
+        without += interaction(ids, each).p < 0.05
+    assert 2 < alarms and stats.beta.ppf(0.01, alarms, 400 - alarms + 1) <= 0.05 < without / 400
+
+
 @pytest.mark.parametrize(("permutations", "own"), [((1, 2), False), ((1, 2, 3), True)])
 def test_the_table_hands_over_seeds_that_are_not_the_permutations(permutations, own):
     rng, boards, each, values = np.random.default_rng(15), {}, [], []

@@ -97,7 +97,7 @@ def test_edges():
 WORTH, WORLDS = 0.3, 1500
 
 
-def coverage(users, permutations, seeds, spread, paired, seed):
+def coverage(users, permutations, seeds, spread, paired, seed, once=False):
     """Shares of simulated worlds whose intervals hold WORTH: the crossed one, and one over users alone.
 
     spread: standard deviations of users, permutations, rest and seeds; users have a level of their own besides, which
@@ -111,7 +111,7 @@ def coverage(users, permutations, seeds, spread, paired, seed):
         value = (level + WORTH + rng.normal(0, of_users, users) + rng.normal(0, of_seeds, (seeds, 1))
                  + rng.normal(0, rest, (seeds, users)))
         control = level + rng.normal(0, of_permutations, (permutations, 1)) + rng.normal(0, rest, (permutations, users))
-        worth = worth_of(value, control, paired)
+        worth = worth_of(value, control, paired, once)
         each = value.mean(axis=0) - control.mean(axis=0)
         over_users = stats.t.ppf(0.975, users - 1) * each.std(ddof=1) / math.sqrt(users)
         hits += abs(worth.difference - WORTH) <= np.array([worth.half, over_users])
@@ -130,6 +130,31 @@ def test_the_interval_holds_the_truth_95_times_of_100(users, permutations, seeds
     """1,500 worlds: binomial sd .0056, four of them are .023; Satterthwaite's nu itself is off by less than .01."""
     crossed, _ = coverage(users, permutations, seeds, spread, paired, seed=users + permutations)
     assert abs(crossed - 0.95) < 0.033
+
+
+@pytest.mark.parametrize("permutations", [5, 10])
+@pytest.mark.parametrize("of_seeds", [0.02, 0.2, 0.6])
+def test_one_run_of_a_trained_method_has_the_spread_of_the_permutations(permutations, of_seeds):
+    """Value and permutations are trainings of the same spread, the value a single one; without `once` as few as 60 %
+    of the intervals hold the truth. Satterthwaite's nu is off by up to .02 with five permutations."""
+    spread = (1, of_seeds, 0.5, of_seeds)
+    held, _ = coverage(200, permutations, 1, spread, False, seed=permutations, once=True)
+    assert 0.91 < held < 0.985
+    if of_seeds == 0.6:
+        assert coverage(200, permutations, 1, spread, False, seed=permutations)[0] < 0.85
+
+
+@pytest.mark.numeric
+def test_the_spread_that_counts_once_more_by_hand():
+    control = np.random.default_rng(3).random((4, 9)) + [[0.0], [1], [2], [3]]
+    plain, once = worth_of(np.ones((1, 9)), control), worth_of(np.ones((1, 9)), control, once=True)
+    assert once.se_seeds == pytest.approx(2 * plain.se_permutations) and once.difference == plain.difference
+    assert once.freedom == pytest.approx(plain.freedom, rel=0.01)      # permutations are nearly all of it
+    errors = np.square([once.se_users, once.se_permutations, once.se_rest, once.se_seeds]).sum()
+    assert once.half == pytest.approx(stats.t.ppf(0.975, once.freedom) * np.sqrt(errors))
+    means = worth_of_means([0.5], [0.1, 0.2, 0.4], once=True)
+    assert means.half == pytest.approx(stats.t.ppf(0.975, 2) * np.std([0.1, 0.2, 0.4], ddof=1) * np.sqrt(4 / 3))
+    assert not worth_of(np.ones((1, 9)), control[:1], once=True).once     # one permutation says nothing of the spread
 
 
 def test_an_interval_over_users_alone_is_too_short_where_permutations_matter():
