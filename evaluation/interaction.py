@@ -10,9 +10,9 @@ that all m_s are equal is tested by Wald's statistic
 where V_users is the covariance of the means over users, who are the clusters (a user's residuals in all its segments
 stay together), V_perm that over permutations, divided by P, and V_seeds that of the value over seeds of its own,
 divided by their number, where they are not those of the permutations. Where the value is a single run of a method that
-trains by chance, V_perm counts once more, undivided (`once`, as in evaluation/worth.py). The spread of users within a permutation or seed
-is in all, which makes the test cautious. W is compared with F(q, nu), nu by Satterthwaite's formula from the traces of
-the parts. With one permutation, or one seed, there is no such part.
+trains by chance, V_perm counts once more, undivided (`once`, as in evaluation/worth.py). The spread of users within a
+permutation or seed is in all, which makes the test cautious. W is compared with F(q, nu), nu by Satterthwaite's formula
+from the traces of the parts. With one permutation, or one seed, there is no such part.
 
 Sources: Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference", J. Human Resources 50, 2015; Gelman
 and Stern, "The difference between significant and not significant is not itself statistically significant", The

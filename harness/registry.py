@@ -12,9 +12,10 @@ and, where it has something to tune, the settings that tune.py draws (experiment
 
     SEARCH_SPACE = {"factors": [64, 128, 256], "lr": {"log": [0.001, 0.1]}}
 
-PARALLEL = True where torchrun may train it in several processes, and DETERMINISTIC = True where nothing in it is random,
-so that its runs differ by the order of ties alone: one seed is enough, and tables and claims take one run for all. They
-are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints NEEDS and COLD.
+PARALLEL = True where torchrun may train it in several processes, and DETERMINISTIC = True where nothing in it is
+random, so that its runs differ by the order of ties alone: one seed is enough, and tables and claims take one run for
+all. They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints
+NEEDS and COLD.
 """
 import ast
 import contextlib
