@@ -120,7 +120,7 @@ def report(args, ledger, made, found):
              "commit": (git.get("commit") or "")[:8] + ("+" if git.get("dirty") else ""),
              "workspaces": {space.name: str(space.workdir) for space in found}}
     folder = expanded(args.out) if args.out else found[0].workdir / "claims"
-    text = render.markdown(ledger, shown, about)
+    text = render.markdown(ledger, shown, about, every=made)
     write_report_csv(folder / "claims.csv", pd.DataFrame(render.rows(shown)))
     write_json(folder / "claims.json", render.document(ledger, shown, about))
     write_text(folder / "claims.md", text)

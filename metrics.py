@@ -9,8 +9,8 @@
 
 Writes metrics/{run}_{part}.csv (rows `mean` and `conf`, the half-width of the 95 % interval over users) and
 metrics/{run}_{part}.pqt (`user_id` and the values of each user of the truth). A column that was not computed this
-time (SubsetAccuracy of an earlier call) stays as long as the lists are unchanged. Runs of another split than the
-workspace's, and unfinished ones, are skipped and listed.
+time (another --k, SubsetAccuracy) stays as long as the lists are unchanged. Runs of another split than the workspace's,
+and unfinished ones, are skipped and listed.
 
 Values are those of rs_metrics (github.com/Darel13712/rs_metrics), user by user. With L the first k tracks of a
 user's list, T the user's true tracks and h_j = 1 where the j-th track of L (from 1) is in T:

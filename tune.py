@@ -123,11 +123,11 @@ def link_workspace(workdir):
 def run_trials(trials, where, args):
     """Run what is not finished yet, and read every trial's figure into it."""
     from experiments import local
+    from experiments.expand import waves
     reasons = {t.job: local.impossible(t.job, where) for t in trials}
     jobs = list(dict.fromkeys(t.job for t in trials if not reasons[t.job]))
-    later = [job for job in jobs if reads_other_runs(job)]
-    for stage in ([job for job in jobs if job not in later], later):
-        failed, elsewhere = local.run_stage(stage, args.jobs)
+    for wave in waves(jobs):
+        failed, elsewhere = local.run_stage(wave, args.jobs)
         if elsewhere:
             raise WorkError(f"{len(elsewhere)} trials are being made by another process, so nothing is selected yet; "
                             "the same command later reads them")
@@ -141,12 +141,6 @@ def run_trials(trials, where, args):
         trial.reason = reasons[trial.job]
         if not trial.reason:
             read_figure(trial, finished, where, args.metric, references)
-
-
-def reads_other_runs(job):
-    """Whether a job reads the best run of other methods, which have to be finished before: factors, lists."""
-    arguments = arguments_of(job)
-    return isinstance(arguments.get("factors"), str) or "sources" in arguments
 
 
 def references_of(where, metric):

@@ -102,10 +102,11 @@ def again(workdir: Path, run: str, part: str) -> str:
 
 def columns_from_before(path: Path, values: pd.DataFrame, digest: str, made: re.Pattern,
                         again: Callable) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Columns of the metrics at `path` that are neither in `values` nor computed at every call, to be written again.
+    """Columns of the metrics at `path` that are not in `values`, to be written again.
 
-    They belong to the present lists where the file was written with the same digest; in a file of an earlier version,
-    which has none, where all other figures are the present ones. What belongs to other lists is named on stderr.
+    They belong to the present lists where the file was written with the same digest. Of a file of an earlier version,
+    which has none, those stay that are not computed at every call, where all other figures are the present ones. What
+    belongs to other lists goes; of that, what is not computed at every call is named on stderr.
     made:  matches the columns computed at every call, with the list length as its group
     again: function of list lengths giving (values of users, {column: value of all together}) of the present lists
     returns: frame by user_id, and {column: value of all users together}
@@ -116,11 +117,11 @@ def columns_from_before(path: Path, values: pd.DataFrame, digest: str, made: re.
         frame, means = read_metrics(path, "")
     except WorkError:
         return nothing   # none yet, or damaged: all is written anew
-    names = [c for c in means.index if c not in values and not made.fullmatch(c)]
+    before = (parquet_schema(path.with_suffix(".pqt")).metadata or {}).get(KEY, b"").decode()
+    names = [c for c in means.index if c not in values and (before == digest or not made.fullmatch(c))]
     if not names:
         return nothing
     frame = frame.set_index("user_id")
-    before = (parquet_schema(path.with_suffix(".pqt")).metadata or {}).get(KEY, b"").decode()
     if not (before == digest if before else _same_figures(frame, means, made, again)):
         print(f"{path.stem}: {', '.join(names)} of other lists dropped", file=sys.stderr)
         return nothing

@@ -23,7 +23,7 @@ import numpy as np
 
 from evaluation import crossed, provenance
 from evaluation import paired_tests as paired
-from evaluation.results import repeat_numbers, unlike_defaults, val_means
+from evaluation.results import repeat_numbers, sources_of, unlike_defaults, val_means
 from evaluation.worth import worth_of, worth_of_means
 from harness import registry
 from harness.run_files import COLD_PARTS
@@ -154,10 +154,13 @@ def _row(recommender, cell, shown, usual, kind="", control=None, plain=True):
 
 
 def control_of(cell, siblings, controls):
-    """The control of a cell: the same arguments, or those but for the comment where that leaves one; None without."""
+    """The control of a cell: the same arguments, or those but for the comment where that leaves one; None without.
+
+    It has read the same runs: with the factors of another run the two differ by more than the order of the tracks.
+    """
     def bare(request):
         return {k: v for k, v in request.items() if k != "comment"}
-    mine = [c for c in controls if c.embedding == cell.embedding]
+    mine = [c for c in controls if c.embedding == cell.embedding and sources_of(c) == sources_of(cell)]
     exact = [c for c in mine if c.request == cell.request]
     if exact:
         return exact[0]

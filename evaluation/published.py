@@ -32,7 +32,7 @@ def frame(workdir, cells, recommender, part, values, columns):
             rows.append(({"random": 3, TRUTH: 6}.get(embedding, 4), name, label, cell))
     rows = [_row(workdir, label, cell, values.of(cell), columns)
             for _, _, label, cell in sorted(rows, key=lambda row: row[:3])
-            if cell.runs and part in cell.runs[0][1].get("parts", [])]
+            if cell.runs and all(part in config.get("parts", []) for _, config in cell.runs)]
     return pd.DataFrame(rows) if rows else None
 
 

@@ -107,12 +107,21 @@ def repeat_numbers(cell):
     return [r["shuffle"] if type(r.get("shuffle")) is int else r.get("seed") for r in requests]
 
 
+def sources_of(cell):
+    """The runs whose factors or lists a cell's runs read, a set of tuples ((word, run), ..); empty tuples of none."""
+    return {tuple(sorted(config.get("sources", {}).items())) for _, config in cell.runs}
+
+
 def val_means(workdir, cell, columns, part="val"):
     """A cell's means of metrics on val (or cold_val) over its repeats, {column: mean}, NaN where a run has none."""
     known = []
     for name, config in cell.runs:
-        path, has = Path(workdir) / "metrics" / f"{name}_{part}.csv", part in config.get("parts", [])
-        known.append(read_means(path, again(Path(workdir), name, part)) if has else {})
+        stems = [f"{name}_{part}"] if part in config.get("parts", []) else []
+        stems += [own] if f"metrics/{(own := f'{name}_{part}_points')}.csv" in config.get("outputs", ()) else []
+        remedy, means = again(Path(workdir), name, part), {}
+        for stem in stems:
+            means |= read_means(Path(workdir) / "metrics" / f"{stem}.csv", remedy)
+        known.append(means)
     return {column: float(np.mean([means.get(column, np.nan) for means in known])) for column in columns}
 
 

@@ -167,6 +167,18 @@ def jobs_of(block, workdir):
     return jobs
 
 
+def waves(jobs):
+    """Jobs in the order in which they can be made, a list for each wave: those that read no other run; those that read
+    the factors of one (--factors NAME); those that mix the lists of others."""
+    def of(job):
+        values = vars(parse(job))
+        return 2 if "sources" in values else 1 if isinstance(values.get("factors"), str) else 0
+    made = [[], [], []]
+    for job in jobs:
+        made[of(job)].append(job)
+    return [wave for wave in made if wave]
+
+
 def spread(name, value, workdir):
     """The list of values of one flag; `all` for an embedding means every embedding of the workspace."""
     values = list(value) if isinstance(value, (list, tuple)) else [value]

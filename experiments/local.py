@@ -279,9 +279,9 @@ def run_here(stages, workdir, at_once):
     """Run the stages in order; 1 if any run failed. A failed split ends it, a failed extraction does not."""
     failed, elsewhere, count = [], [], 0
     for stage in stages:
-        jobs = possible(stage.jobs, workdir) if stage.name == "grid" else stage.jobs
+        jobs = possible(stage.jobs, workdir) if stage.of_runs else stage.jobs
         count += len(jobs)
-        results = run_stage(jobs, at_once if stage.name == "grid" or stage.extract else 1)
+        results = run_stage(jobs, at_once if stage.of_runs or stage.extract else 1)
         failed += results[0]
         elsewhere += results[1]
         if results[0] and stage.name == "split":

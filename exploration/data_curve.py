@@ -7,7 +7,8 @@ Workspaces of one data set whose splits differ by --train-share alone (a smaller
 laid side by side. Every row with content is compared, within each workspace, with the method without content that is
 best on val there (in other parts as in tables, evaluation/leaderboard.py): a paired t test over users, and seeds where
 there are several, and a bootstrap over users, corrected by Holm over the rows (evaluation/paired_tests.py). Where a
-content row is above at a small share and no longer at a larger one, the plays alone have caught up between the two.
+content row is above at a small share and below at a larger one, the plays alone have caught up between the two; where
+the two are not distinguishable they may have.
 Held-out pairs of tracks that a small share leaves without a play are not in its test; the csv has the users of each.
 
 Writes OUT.csv, OUT.md and OUT.png.
@@ -142,7 +143,10 @@ def points(workdir, share, pairs, part, metric):
 # --------------------------------------------------------------------------- texts and figure
 
 def caught_up(curve):
-    """A sentence on where the plays alone catch up with a content row; curve: its Points by share."""
+    """A sentence on where a content row stops being above the plays alone; curve: its Points by share.
+
+    Not distinguishable is no evidence of equality: the plays have caught up where the row is below.
+    """
     above = [place for place, p in enumerate(curve) if p.mark == "↑"]
     if not above:
         return f"{curve[0].label}: never above the best method without content" + _below(curve, ", {} it")
@@ -152,8 +156,8 @@ def caught_up(curve):
     head, pairs = f"{curve[0].label}: above the best method without content", f"{curve[until].pairs:,} pairs"
     if not later:
         return f"{head} with all {pairs}{but}"
-    end = _below(later, ", {}", "") or ", not distinguishable beyond"
-    return f"{head} up to {pairs}{but}, caught up with before {later[0].pairs:,}{end}"
+    near = "" if later[0].mark == "↓" else f", not distinguishable from {later[0].pairs:,} on"
+    return f"{head} up to {pairs}{but}{near}{_below(later, ', {}', '')}"
 
 
 def _below(curve, words, unit=" pairs"):

@@ -29,10 +29,13 @@ def document(ledger, verdicts, about):
             "verdicts": [{key: plain(value) for key, value in row.items()} for row in rows(verdicts)]}
 
 
-def markdown(ledger, verdicts, about):
-    """claims.md: the rules in short, the overall verdicts, then a table for each data set."""
+def markdown(ledger, verdicts, about, every=None):
+    """claims.md: the rules in short, the overall verdicts, then a table for each data set.
+
+    every: all verdicts of the ledger, over whose tests the intervals are adjusted, where `verdicts` are some of them
+    """
     words = judged.overall(verdicts)
-    lines = ["# Claims", "", _rules(ledger, verdicts, about), "", "## Overall, over real data sets", ""]
+    lines = ["# Claims", "", _rules(ledger, every or verdicts, about), "", "## Overall, over real data sets", ""]
     lines += _table(["claim", "sentence", "source", "verdict"],
                     [[c.id, c.sentence, c.source, _strong(words.get(c.id, UNTESTABLE))] for c in ledger.claims])
     for name in dict.fromkeys(v.line.dataset for v in verdicts):
@@ -52,7 +55,9 @@ def markdown(ledger, verdicts, about):
 
 def _rules(ledger, verdicts, about):
     tests = {kind: sum(1 for v in verdicts if v.kind == kind and math.isfinite(v.p)) for kind in (REAL, MADE)}
-    return (f"Claims: {len(ledger.claims)}; tests: {tests[REAL]} on real data and {tests[MADE]} on generated worlds, "
+    claims = max(len(ledger.claims), len({v.line.claim.id for v in verdicts}))
+    shown = f", {len(ledger.claims)} of them shown" if len(ledger.claims) < claims else ""
+    return (f"Claims: {claims}{shown}; tests: {tests[REAL]} on real data and {tests[MADE]} on generated worlds, "
             "which check the method of judging and enter no overall verdict. Holds (fails): the interval of the effect "
             "over users and seeds, adjusted by Benjamini and Hochberg's procedure at "
             f"{ledger.rules['level']:g} over all these tests, lies wholly where the claim is true (false); else "

@@ -23,7 +23,7 @@ import sys
 from harness import cli, runs, split_files
 from harness.errors import UsageError, WorkError
 from harness.files import write_csv, write_json, write_parquet
-from harness.readers import read_json
+from harness.readers import read_json, reading
 from reporting import stored
 
 SMALL = ("dataset.json", "data/split.json", "data/rules.json")
@@ -111,7 +111,8 @@ def shown_metrics(workdir):
     import pandas as pd
     columns = {}
     for path in sorted((workdir / "tables").glob("results_*.csv")):
-        frame = pd.read_csv(path, usecols=["metric", "k"]).drop_duplicates()
+        with reading(path, "csv", f"python table.py --workdir {workdir} writes it again"):
+            frame = pd.read_csv(path, usecols=["metric", "k"]).drop_duplicates()
         columns |= {f"{line.metric}@{line.k}": None for line in frame.itertuples()}
     if not columns:
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them, "

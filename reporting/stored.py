@@ -79,8 +79,8 @@ def add(workdir, name, root=ROOT):
     """Store a workspace's tables/results_*.csv and worth_*.csv, data_curve.csv, plays.csv, bar.csv, and the verdicts of
     claims/, where it has them; returns their names.
 
-    UsageError for a name that is none of a folder, WorkError where there are no tables, one has no rows or cannot be
-    read, or the list of sums is gone or damaged; nothing is stored then.
+    UsageError for a name that is none of a folder, WorkError where there are no tables, one has no rows, cannot be read
+    or is of runs that are gone, or the list of sums is gone or damaged; nothing is stored then.
     """
     check_name(name)
     files = [path for path in sorted((workdir / "tables").glob("*.csv"))
@@ -90,6 +90,7 @@ def add(workdir, name, root=ROOT):
         raise WorkError(f"{workdir / 'tables'} has no results_*.csv; python table.py --workdir {workdir} writes them")
     for path in files:
         _check_table(path, workdir)
+    _check_runs([path for path in files if path.stem.startswith("results_")], workdir)
     sums_before(root)
     folder = root / "results" / name
     for path in files:
@@ -118,6 +119,22 @@ def _check_table(path, workdir):
                 raise WorkError(f"{path} has no column {column}; {remedy}")
     if not len(frame):
         raise WorkError(f"{path} has no rows; {remedy}")
+
+
+def _check_runs(paths, workdir):
+    """WorkError where a table shows a run that the workspace has not, or has of another split: it is of an earlier day.
+
+    Of a workspace without runs, as one that only collects tables, nothing is asked.
+    """
+    import pandas as pd
+
+    from evaluation.results import collect
+    finished = {name for cell in collect(workdir)[0] for name, _ in cell.runs}
+    for path in paths if finished else ():
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if gone := sorted({run for runs in frame.get("runs", ()) for run in runs.split()} - finished):
+            raise WorkError(f"{path} shows run {gone[0]}, which is not among the finished ones of {workdir}; nothing "
+                            f"was stored; python table.py --workdir {workdir} writes the table again, or remove it")
 
 
 def sums_before(root=ROOT):

@@ -8,7 +8,8 @@ SCRIPT is train.py, train_bert.py, knn.py or recommenders.NAME; each of its flag
 combination is a run. A switch takes on and off, an embedding also `all`. --set holds for every run. A file holds
 several such products (slurm/grids/demo.yaml explains the form). Finished runs are skipped; runs that the workspace
 cannot serve are left out with the reason. A failed run is counted and the others go on; the exit status is 1 if any
-failed. Each run is a process of its own; one that another process is making at the same time is not a failed one.
+failed. Each run is a process of its own; one that another process is making at the same time is not a failed one. Runs
+that read the factors or the lists of others are made after those, on a cluster as arrays of their own.
 
 The idea of a grid as a small file in git, and of a dry run that prints it, is from cleanrl and demucs.
 """
@@ -25,7 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments import grid_file, local
-from experiments.expand import MOST_JOBS, Block, Job, jobs_of
+from experiments.expand import MOST_JOBS, Block, Job, jobs_of, waves
 from experiments.local import say
 from harness import cli, registry, runs
 from harness.errors import UsageError
@@ -188,7 +189,7 @@ def flag_words(flags):
 
 
 def stages_of(args, script, places, flags):
-    """(workspace, stages in order); the runs of the grid are the stage named `grid`."""
+    """(workspace, stages in order); the runs of the grid are the stages `of_runs`, in waves where some read others."""
     facts, audio = submit.facts(), args.audio
     args.workdir = args.workdir or os.environ.get("WORKDIR") or facts.get("WORKDIR")
     args.audio = args.audio or os.environ.get("AUDIO") or facts.get("AUDIO")
@@ -215,9 +216,11 @@ def stages_of(args, script, places, flags):
         say(f"{len(jobs) - len(distinct)} runs were asked for twice and are made once")
     if args.processes > 1:
         distinct = [several(job, args.processes) for job in distinct]
-    if distinct:
-        stages.append(submit.Stage("grid", distinct, after=["split"] if split else merged,
-                                   how="afterok" if split else "afterany"))
+    after, how = (["split"], "afterok") if split else (merged, "afterany")
+    for number, wave in enumerate(waves(distinct), 1):
+        name = "grid" if number == 1 else f"grid-{number}"
+        stages.append(submit.Stage(name, wave, after=after, how=how))
+        after, how = [name], "afterany"
     if not stages:
         raise UsageError("nothing to do; name a SCRIPT with its flags, a --file, or --extract (see --help)")
     return workdir, stages
@@ -243,10 +246,11 @@ def main(argv=None):
     workdir, stages = stages_of(args, script, places, flags)
     if args.mode == "local":
         return local.run_here(stages, workdir, args.jobs)
-    alone = [s.name for s in stages] == ["grid"]
+    alone = all(stage.of_runs for stage in stages)
     checked = alone and (args.mode == "submit" or (workdir / "data" / "train.pqt").exists())
     if checked:
-        stages[0].jobs = local.possible(stages[0].jobs, workdir)
+        for stage in stages:
+            stage.jobs = local.possible(stage.jobs, workdir)
     if args.mode == "submit":
         return submit.submit(stages, workdir, args.wait)
     jobs = [j for stage in stages for j in stage.jobs]

@@ -33,6 +33,11 @@ class Stage:
     how: str = "afterok"
     extract: tuple | None = None  # (backend, shards, flags) of slurm/extract.sbatch
 
+    @property
+    def of_runs(self):
+        """Whether its jobs are the runs of the grid: grid, and grid-2 and so on, which read runs of those before."""
+        return self.name == "grid" or self.name.startswith("grid-")
+
 
 def facts():
     """The variables of the cluster's file, as bash reads them; {} where there is none."""
@@ -121,7 +126,7 @@ def submit(stages, workdir, wait=False):
     numbers, planned = {}, []
     try:
         for stage in stages:
-            kind = "EXTRACT" if stage.extract else "TRAIN" if stage.name == "grid" else "SMALL"
+            kind = "EXTRACT" if stage.extract else "TRAIN" if stage.of_runs else "SMALL"
             before = [n for name in stage.after for n in numbers[name]]
             chain = [f"--dependency={stage.how}:{':'.join(before)}"] if before else []
             environment["RUN_STATUS"] = str(folder / f"{stage.name}.status")

@@ -42,15 +42,16 @@ def run(tmp_path, *argv):
     return pd.read_csv(tmp_path / "curve.csv"), (tmp_path / "curve.md").read_text()
 
 
-def test_the_share_at_which_plays_catch_up_is_named(worlds, tmp_path):
+def test_the_shares_at_which_content_stops_being_above_are_named(worlds, tmp_path):
     frame, text = run(tmp_path, *worlds[::-1])   # in any order
     content = frame[frame.method == "KNN"]
     assert list(content.share) == [0.1, 0.3, 1.0] and list(content.pairs) == [1000, 3000, 10000]
     assert list(content.mark.fillna("")) == ["↑", "", "↓"]
     np.testing.assert_allclose(content.difference, [0.2, 0, -0.2], atol=0.02)    # four standard errors of the worlds
     np.testing.assert_allclose(content.worth, 0.2, atol=0.02)
-    assert "KNN mfcc: above the best method without content up to 1,000 pairs, caught up with before 3,000" in text
-    assert "below from 10,000" in text and "0.1 (1,000 pairs)" in text
+    assert ("KNN mfcc: above the best method without content up to 1,000 pairs, not distinguishable from 3,000 on, "
+            "below from 10,000") in text
+    assert "0.1 (1,000 pairs)" in text
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -64,8 +65,7 @@ def test_equal_files_twice(worlds, tmp_path):
 @pytest.mark.parametrize(("plays", "says"), [
     ((0.1, 0.1, 0.1), "above the best method without content with all 10,000 pairs"),
     ((0.5, 0.5, 0.5), "never above the best method without content, below it from 1,000 pairs"),
-    ((0.1, 0.1, 0.3), "above the best method without content up to 3,000 pairs, caught up with before 10,000, not "
-                      "distinguishable beyond")])
+    ((0.1, 0.1, 0.3), "above the best method without content up to 3,000 pairs, not distinguishable from 10,000 on")])
 def test_content_that_is_always_or_never_above(tmp_path, plays, says):
     worlds = [workspace(tmp_path / f"w{share}", share, pairs, mean, 0.3)
               for (share, pairs), mean in zip(SHARES, plays, strict=True)]
@@ -73,9 +73,9 @@ def test_content_that_is_always_or_never_above(tmp_path, plays, says):
 
 
 @pytest.mark.parametrize(("marks", "says"), [
-    ("↓↑ ", "up to 20 pairs, but not with 10, caught up with before 30, not distinguishable beyond"),
-    ("↑ ↑↓", "up to 30 pairs, but not with 20, caught up with before 40, below from 40"),
-    ("↑↓ ", "up to 10 pairs, caught up with before 20, below with 20"),
+    ("↓↑ ", "up to 20 pairs, but not with 10, not distinguishable from 30 on"),
+    ("↑ ↑↓", "up to 30 pairs, but not with 20, below from 40"),
+    ("↑↓ ", "up to 10 pairs, below with 20"),
     ("↓ ↓ ", "never above the best method without content, below it with 10, 30 pairs"),
     (" ↑", "with all 20 pairs, but not with 10")])
 def test_the_sentence_of_a_curve_says_no_more_than_its_marks(marks, says):

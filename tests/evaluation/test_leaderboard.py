@@ -221,6 +221,32 @@ def test_a_control_belongs_to_the_same_arguments(tmp_path):
     assert len(alone) == 1 and "mert" in alone[0] and "0.2000 (1)" in alone[0], "a control without its run"
 
 
+def test_a_control_has_read_the_same_runs(tmp_path):
+    """A better source that came between value and control makes them differ by more than the order of the tracks."""
+    for name, of_control in (("mfcc", "ials_s1"), ("mert", "ials_s2")):
+        make_run(tmp_path, "content_factors", name, [0.5] * 4, manifest={"sources": {"ials": "ials_s1"}})
+        for seed in (1, 2):
+            make_run(tmp_path, "content_factors", name, [0.1] * 4, seed=seed, shuffle=True,
+                     manifest={"sources": {"ials": of_control}})
+    numbers, _ = tables(tmp_path)
+    by = {(r.representation, r.shuffled): r for r in numbers.itertuples()}
+    assert by["mfcc", False].worth == pytest.approx(0.4) and by["mert", False].worth_over == "no control"
+
+
+def test_points_that_a_run_measured_on_val_choose_the_best_of_them(tmp_path):
+    """PointAccuracy is in a file of its own, on val as on test."""
+    for comment, on_val, on_test in (("full", 0.9, 0.3), ("short", 0.2, 0.4)):
+        name = make_run(tmp_path, "dtnmr", None, [0.1] * 4, comment=comment)
+        files = {part: f"metrics/{name}_{part}_points.csv" for part in ("val", "test")}
+        make_run(tmp_path, "dtnmr", None, [0.1] * 4, val=[0.1] * 4, comment=comment,
+                 manifest={"outputs": list(files.values())})
+        for part, value in (("val", on_val), ("test", on_test)):
+            frame = pd.DataFrame({"PointAccuracy@2": [value] * 4}, index=pd.Index((1, 2, 3, 4), name="user_id"))
+            write_metrics(tmp_path / files[part], frame)
+    numbers = tables(tmp_path, "--metrics", "PointAccuracy")[0]
+    assert set(numbers["best_on"]) == {"val"} and list(numbers[numbers["best"]]["mean"]) == [0.3]
+
+
 def test_worth_of_all_metrics_on_demand(tmp_path):
     make_run(tmp_path, "knn", "mfcc", [0, 1, 0, 1])
     for seed in (1, 2):

@@ -66,6 +66,22 @@ def test_lines_are_what_the_script_itself_reads(lines):
         assert (args.hidden_dim, args.user_init, args.l2, args.comment) == (64, init, 1e-5, "it's $HOME")
 
 
+def test_runs_that_read_others_come_after_them(lines, tmp_path):
+    """Factors first, then what reads them, then mixtures of lists, whatever the file's order; an array each."""
+    path = tmp_path / "grid.yaml"
+    write_text(path, """blocks:
+  - {script: recommenders.hybrid, grid: {seed: [1]}, set: {sources: [popularity, shrinkage]}}
+  - {script: recommenders.shrinkage, grid: {seed: [1]}, set: {embedding: content, factors: ials}}
+  - {script: recommenders.ials, grid: {seed: [1, 2]}}
+""")
+    scripts = [line.split()[2] for line in lines("--file", str(path))]
+    assert scripts == ["recommenders.ials"] * 2 + ["recommenders.shrinkage", "recommenders.hybrid"]
+    stages = grid.stages_of(*grid.read(["--file", str(path), "--workdir", str(tmp_path)]))[1]
+    assert [(stage.name, stage.after, stage.how, stage.of_runs) for stage in stages] == [
+        ("grid", [], "afterany", True), ("grid-2", ["grid"], "afterany", True),
+        ("grid-3", ["grid-2"], "afterany", True)]
+
+
 def test_runs_of_several_processes_are_started_by_torchrun(lines, tmp_path):
     launch = ("python -m torch.distributed.run --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 "
               "--nproc-per-node")

@@ -12,7 +12,7 @@ from ledger.evidence import BESIDES, Need, _alike
 from ledger.statements import Dataset, Ledger
 from recommenders.two_tower import __main__ as two_tower
 
-LEDGER = Ledger("claims.yaml", {"seeds": 3, "controls": 3}, [], {}, [])
+LEDGER = Ledger("claims.yaml", {"seeds": 3, "controls": 3}, {}, [])
 
 
 def request_of(module, words):

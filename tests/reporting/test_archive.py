@@ -147,6 +147,13 @@ def test_usage(words, sentence, tiny, project):
         archive.main([*words, "--workdir", str(tiny)], project)
 
 
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
+def test_a_damaged_table_is_one_sentence(evaluated, project, text):
+    (evaluated / "tables" / "results_test.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(WorkError, match="python table.py --workdir .* writes it again"):
+        archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+
+
 def test_a_workspace_without_tables_or_metrics_is_refused(tiny, project):
     with pytest.raises(WorkError, match=r"has no results_\*.csv"):
         archive.main(["keep", "small", "--workdir", str(tiny)], project)

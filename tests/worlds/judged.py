@@ -8,7 +8,6 @@ from harness.runs import run_name
 
 LEDGER = """
 rules: {level: 0.05, chance: 0.8, seeds: 3, controls: 4}
-deterministic: [knn, ease, popularity]
 datasets:
   one: {roles: {audio: [a, b], main: [a]}}
   two: {roles: {audio: [a]}}
