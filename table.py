@@ -160,8 +160,7 @@ def board_of(workdir, cells, part, args, reference):
         check_reference(tested, values, columns, part)
     board = leaderboard(workdir, cells, part, values, columns, args.correction, tested)
     if not any(row.figures for row in board.rows):
-        ks = " ".join(map(str, sorted(values.lengths | {int(c.split("@")[1]) for c in columns})))
-        raise WorkError(f"no run has {' or '.join(columns)} of {part}; python metrics.py --k {ks} evaluates them")
+        raise WorkError(f"no run has {' or '.join(columns)} of {part}; {evaluating(columns, workdir)}")
     if reference:
         name, repeats = reference.runs[0][0], len(reference.runs)
         board.against = f"{name} (mean of {repeats} seeds)" if repeats > 1 else name
@@ -172,8 +171,21 @@ def check_reference(reference, values, columns, part):
     """WorkError where the run of --against lacks a metric."""
     name, figures = reference.runs[0][0], values.of(reference)
     if lacking := [column for column in columns if column not in figures]:
-        raise WorkError(f"{name} has no {' or '.join(lacking)} of {part} to test against; python metrics.py {name} "
-                        f"--k {' '.join(dict.fromkeys(c.split('@')[1] for c in lacking))} evaluates it")
+        raise WorkError(f"{name} has no {' or '.join(lacking)} of {part} to test against; "
+                        f"{evaluating(lacking, values.folder.parent, name)}")
+
+
+def evaluating(columns, workdir, run=""):
+    """The end of a sentence: what evaluates metrics that a run, or all, lack; or why this workspace has none."""
+    for name, lacking in {"RatioNDCG": "where seen tracks are candidates again (seen: keep)",
+                          "RepeatRecall": "where seen tracks are candidates again (seen: keep)",
+                          "ColdShare": "in all_test", "PointAccuracy": "of DTNMR, which measures it itself"}.items():
+        if all(column.startswith(f"{name}@") for column in columns):
+            return f"{name} is only there {lacking}"
+    ks = dict.fromkeys(c.split("@")[1] for c in columns if not c.startswith("SubsetAccuracy@"))
+    sizes = dict.fromkeys(c.split("@")[1] for c in columns if c.startswith("SubsetAccuracy@"))
+    words = [f"--k {' '.join(ks)}"] * bool(ks) + [f"--subset-size {size}" for size in list(sizes)[:1]]
+    return " ".join(filter(None, ["python metrics.py", run, *words, "--workdir", str(workdir), "evaluates them"]))
 
 
 def published_columns(args):
