@@ -44,7 +44,8 @@ def make(workdir, args, parts):
         content, names, more = _content(catalogue, args, parts, chosen, points, made, files is None)
         text = page.render({**shown, **content}, name=short(dataset.about(workdir).get("name") or workdir.name),
                            notes=notes + more, sound=sound, workdir=str(workdir), exploration=_exploration(workdir),
-                           origin=origin, **verdicts.of_data_set(workdir))
+                           origin=origin, **verdicts.of_data_set(
+                               workdir, {name for cell in cells for name, _ in cell.runs}))
         if len(text.encode()) <= page.LIMIT or points <= FEWEST:
             break
         points = max(FEWEST, points // 2)

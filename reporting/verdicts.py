@@ -10,15 +10,16 @@ FIELDS = {"sentence": str, "variant": str, "verdict": str, "dataset": str, "kind
 UNTESTABLE, MADE = "not testable here", "by construction"
 
 
-def of_data_set(workdir):
-    """{"claims": [row as texts] of claims/claims.json, "untested": how many more, "made": whether it is generated}.
+def of_data_set(workdir, finished):
+    """{"claims": [row as texts] of claims/claims.json, "untested": how many more, "made": whether it is generated,
+    "judged_by": the commit that judged, "gone": how many of their runs are not among the `finished` ones, by name}.
 
     The rows are those of the name under which the file lists this folder: the entry of another split of the same plays
     has a name of its own. Empty where claims.py has not run here; WorkError where the file is damaged.
     """
     path = workdir / "claims" / "claims.json"
     if not path.exists():
-        return {"claims": [], "untested": 0, "made": False}
+        return {"claims": [], "untested": 0, "made": False, "judged_by": "", "gone": 0}
     document = read_json(path, {"verdicts": list, "workspaces": dict})
     rows = [checked_fields(row, path, FIELDS) for row in document.get("verdicts", [])]
     listed = [name for name, folder in document.get("workspaces", {}).items()
@@ -26,8 +27,10 @@ def of_data_set(workdir):
     name = listed[0] if listed else dataset.about(workdir).get("name", workdir.name)     # the folder may have moved
     own = [row for row in rows if row.get("dataset") == name]
     tested = [row for row in own if row.get("verdict") != UNTESTABLE and row.get("effect") is not None]
+    runs = {run for row in tested for run in str(row.get("runs") or "").split()}
     return {"claims": [_texts(row) for row in tested], "untested": len(own) - len(tested),
-            "made": any(row.get("kind") == MADE for row in own)}
+            "made": any(row.get("kind") == MADE for row in own), "judged_by": str(document.get("commit") or ""),
+            "gone": len(runs - set(finished))}
 
 
 def _texts(row):
