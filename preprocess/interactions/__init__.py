@@ -6,6 +6,8 @@
 Each row is one user and one item, perhaps with a time, a count of plays or a rating; parquet may also hold one row per
 user with lists. Columns are recognised by the usual names of the field, or named by --user --item --time --count
 --rating. What each column was taken for is printed, with counts, the span of time, duplicates and the next command.
+With commas or semicolons, a cell that begins with a double quote ends with one. With tabs, ::, | or blanks that holds
+where it does in each such cell of the log; where not, a double quote is an ordinary character, as in "Heroes" (live).
 
 What is written
   trackid_sorted.csv   item ids as text in Unicode NFC, sorted (or the order of --tracks)

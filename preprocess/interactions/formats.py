@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.errors import UsageError, WorkError
 from harness.files import exact, quoted
-from preprocess.interactions import float_ids
+from preprocess.interactions import float_ids, quoting
 from preprocess.interactions.columns import compared, plain, role_of
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
@@ -202,7 +202,8 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     if delimiter == " ":        # runs of blanks: one tab each
         files, delimiter = [_tabbed(path, spill / f"{n}.tabs") for n, path in enumerate(files)], "\t"
         lines = _first_lines(files[0], paths[0])
-    rows = [_cells(line, delimiter) for line in lines]
+    quote, occurs = quoting.mark(files, delimiter, lines)
+    rows = [_cells(line, delimiter, quote) for line in lines]
     width = len(rows[0])
     named = header if header is not None else has_header(rows, recipe, paths[0])
     if named:
@@ -217,8 +218,7 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     else:
         columns = [f"column{i}" for i in range(1, width + 1)]
     if header is not False:
-        _check_headers(paths, files, delimiter, rows, named, recipe)
-    quote = '"' if any('"' in line for line in lines) or delimiter in (",", ";") else ""
+        _check_headers(paths, files, delimiter, quote, rows, named, recipe)
     kinds = "{" + ", ".join(f"{quoted(c)}: 'varchar'" for c in columns) + "}"
     names = "[" + ", ".join(map(exact, files)) + "]"
     relation = (f"read_csv({names}, hive_partitioning=false, columns={kinds}, delim={quoted(delimiter)}, "
@@ -226,11 +226,12 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
                 "strict_mode=true, nullstr='', "
                 f"max_line_size={16 << 20}, buffer_size={32 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
     shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
-    return Log(relation, columns, f"text, cells separated by {shown}, {'with' if named else 'without'} a header",
-               skip_bad, quote and any(_has_quotes(path) for path in files), (*files,), delimiter)
+    form = (f"text, cells separated by {shown}, {'with' if named else 'without'} a header"
+            + (', \'"\' an ordinary character' if occurs and not quote else ""))
+    return Log(relation, columns, form, skip_bad, bool(quote) and occurs, (*files,), delimiter)
 
 
-def _check_headers(paths, files, delimiter, rows, named, recipe):
+def _check_headers(paths, files, delimiter, quote, rows, named, recipe):
     """WorkError for a file whose header is not that of the first file, or that alone has one, or has none.
 
     rows: the first rows of the first file as cells; named: whether the first of them is its header.
@@ -239,7 +240,7 @@ def _check_headers(paths, files, delimiter, rows, named, recipe):
     for path, file in zip(paths[1:], files[1:], strict=True):
         with open(file, "rb") as f:
             text = f.read(START).decode("utf-8-sig", "replace")
-        found = [_cells(line, delimiter) for line in text.splitlines() if line.strip()]
+        found = [_cells(line, delimiter, quote) for line in text.splitlines() if line.strip()]
         if not found or list(map(compared, found[0])) == wanted:
             continue
         header, first = _seems_header(found, rows[named:], recipe), found[0]
@@ -270,11 +271,6 @@ def _seems_header(rows, others, recipe):
                                                                  for column in zip(*below, strict=True))
 
 
-def _has_quotes(path):
-    with open(path, "rb") as f:
-        return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
-
-
 def _first_lines(path, shown):
     with open(path, "rb") as f:
         start = f.read(SAMPLE)
@@ -288,8 +284,10 @@ def _first_lines(path, shown):
     return lines
 
 
-def _cells(line, delimiter):
-    return next(csv.reader([line], delimiter=delimiter)) if len(delimiter) == 1 else line.split(delimiter)
+def _cells(line, delimiter, quote='"'):
+    if len(delimiter) > 1:
+        return line.split(delimiter)
+    return next(csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE))
 
 
 def delimiter_of(lines, path):
@@ -298,11 +296,12 @@ def delimiter_of(lines, path):
         first = _cells(lines[0], delimiter) if delimiter != " " else lines[0].split()
         if len({role_of(cell) for cell in first} - {None}) > 1:       # a header that names two roles decides
             return delimiter
-        counts = Counter(len(_cells(line.strip("\r\n"), delimiter) if delimiter != " " else line.split())
-                         for line in lines)
-        width, often = counts.most_common(1)[0]
-        if width > 1 and often >= .9 * len(lines):
-            return delimiter
+        for quote in ('"', "")[:1 if delimiter in quoting.ALWAYS else 2]:
+            counts = Counter(len(_cells(line.strip("\r\n"), delimiter, quote) if delimiter != " " else line.split())
+                             for line in lines)
+            width, often = counts.most_common(1)[0]
+            if width > 1 and often >= .9 * len(lines):
+                return delimiter
     raise WorkError(f"{path}: its first lines are not cut into the same number of cells by tabs, commas, semicolons, "
                     f"'::', '|' or blanks; the first is {lines[0][:80]!r}")
 
