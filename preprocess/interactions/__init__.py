@@ -157,19 +157,24 @@ class Reader:
     # rows -----------------------------------------------------------------
     def stage_rows(self):
         """The table `staged`: row number, user, item, what describes the item, and the other roles as text."""
+        for column in " + ".join(self.roles[role] for role in KEYS if role in self.roles).split(" + "):
+            if column not in self.roles.values() and not float_ids.named(column):       # a part of an id
+                self.log.take_floats(self.con, column, self.paths[0])
+            float_ids.check(self.con, self.log, self.cell(column), column, self.paths[0], self.skip)
         cells = [f"{self.key('user')} as userid", f"{self.key('item')} as itemid"]
         cells += [f'trim({self.cell(self.roles[role])}) as "{role}"' for role in ("time", "count", "rating")
                   if role in self.roles]
         cells += [f'{self.cell(column)} as "about {key}"' for key, column in self.describing.items()]
         cells += [f'nullif({self.id_cell(self.roles[role])}, {self.key(role)}) as "written {role}"' for role in KEYS
                   if self.roles.get(role) in self.log.columns]
-        for column in " + ".join(self.roles[role] for role in KEYS if role in self.roles).split(" + "):
-            float_ids.check(self.con, self.log, self.cell(column), column, self.paths[0], self.skip)
         number = "row_number() over () as place, " if self.args.in_order else ""
         if self.log.quoted and not self.args.multiline:     # a stray quote swallows rows, in whatever column it stands
             cells += [" or ".join(f"coalesce(contains({self.cell(c)}, chr(10)), false)" for c in self.log.columns)
                       + " as spans"]
         self.con.execute(f"create temp table staged as select {number}{', '.join(cells)} from {self.log.sql}")
+        for role in KEYS:
+            if (column := self.roles.get(role)) in self.log.columns and column not in self.log.floats:
+                float_ids.convert_staged(self.con, f"{role}id", column, self.paths[0], self.skip)
         for role in ROLES:
             if role in self.roles:
                 self.taken[role] = self.roles[role]

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import ids
 from harness.errors import UsageError, WorkError
 from harness.files import exact, quoted
 from preprocess.interactions import float_ids, quoting
@@ -37,6 +38,12 @@ class Log:
     files: tuple = ()          # the unpacked files of a text, and the delimiter of its cells
     delimiter: str = ""
     floats: dict = field(default_factory=dict)    # {column of floats: from what size on they skip whole numbers, or 0}
+
+    def take_floats(self, con, column, path):
+        """Read a column of texts that is one of floats, as preprocess/interactions/float_ids.py says, as such."""
+        cell = ids.STRIPPED.format(_name(column))
+        if column not in self.floats and float_ids.of_texts(con, self.sql, cell, column, path)[0]:
+            self.floats[column] = 0
 
 
 def files_of(paths) -> list:

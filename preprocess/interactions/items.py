@@ -67,10 +67,11 @@ def _open(con, path, spill, item):
     cells = "".join(', min(nullif(trim("{}"), \'\')) as "{}"'.format(c.replace('"', '""'), name)
                     for name, c in names.items())       # of an id's rows, whatever their order
     cell = '"' + key.replace('"', '""') + '"'
-    stripped = ids.STRIPPED.format(float_ids.text(log, cell, key))
     if log.quoted and len(log.delimiter) == 1:
         delimited.check_quotes(log.files[0], log.delimiter)
     try:
+        log.take_floats(con, key, path)
+        stripped = ids.STRIPPED.format(float_ids.text(log, cell, key))
         con.execute(f"""create temp table given as select nfc_normalize({stripped}) as {KEY}{cells}
             from {log.sql} group by 1""")
     except (duckdb.InvalidInputException, duckdb.ConversionException) as e:

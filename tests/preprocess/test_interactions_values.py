@@ -132,3 +132,51 @@ def test_a_damaged_parquet_advises_no_flag(bring, tmp_path, flags):
     refused(bring, bytes(data), "log.parquet cannot be read to its end (", *flags, name="log.parquet")
     code, _, err, _ = bring(bytes(data), *flags, name="log.parquet")
     assert code == 1 and "--bad-rows" not in err
+
+
+# --------------------------------------------------------------------------- floats in texts
+
+
+@pytest.mark.parametrize("content", [
+    "user,item\n1.0,5.0\n2.0,6.0\n,6.0\n", "user,item\n1.0,5\nnan,5\n 2 ,6.0\n", "user,item\n1,5\n2,6\nNaN,6\n",
+    '{"user":"1.0","item":"5"}\n{"user":2,"item":"6."}\n{"user":"nan","item":"6"}\n'])
+def test_a_column_of_texts_that_was_one_of_floats(bring, content):
+    name = "log.json" if content[0] == "{" else "log.csv"
+    sentence = "holds NaN in 1 rows" if "nan" in content.lower() else "1 of 3 rows have no user"
+    refused(bring, content, sentence, name=name)
+    status, out, _, w = bring(content, "--bad-rows", "skip", name=name)
+    assert status == 0 and "left out: 1 rows without a user or an item" in out
+    assert sorted(plays(w).user_id) == [1, 2] and ids(w) == ["5", "6"] and not (w / "userid_sorted.csv").exists()
+
+
+def test_floats_in_one_file_of_a_log_and_whole_numbers_in_the_next_are_the_same_users(bring, tmp_path):
+    for n, user in enumerate(("1.0", "1")):
+        (tmp_path / f"{n}.csv").write_text(f"user,item\n{user},a\n{user},b\n")
+    status, _, _, w = bring(None, "--log", str(tmp_path / "0.csv"), str(tmp_path / "1.csv"))
+    assert status == 0 and plays(w).user_id.tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("other", ["u7", "2.5", "1e5"])
+def test_whole_floats_beside_other_ids_are_refused(bring, other):
+    sentence = f"user holds '1.0', a whole number written as a float, beside {other!r}, which is no whole number"
+    for rows in (f"1.0,a\n{other},b\n", f"{other},b\n1.0,a\n2,a\n"):
+        refused(bring, "user,item\n" + rows, f"log.csv: {sentence}")
+
+
+def test_names_may_look_like_floats(bring):
+    status, _, _, w = bring("user,artist name,track name\n1,2.0,nan\n2,The 1975,1.0\n3,nan,1\n",
+                            "--item", "artist name + track name")
+    assert status == 0 and ids(w) == ["2.0 - nan", "The 1975 - 1.0", "nan - 1"]
+    status, _, _, w = bring("user,artist name\n1,2.0\n2,2\n3,nan\n4,x\n", "--item", "artist name", "--overwrite")
+    assert status == 0 and ids(w) == ["2", "2.0", "nan", "x"]
+    status, _, _, w = bring("user,item\nu1,1.1\nu2,nan\n", "--overwrite")
+    assert status == 0 and ids(w) == ["1.1", "nan"]
+
+
+def test_parts_of_an_id_and_the_table_of_items_may_be_floats(bring, tmp_path):
+    (tmp_path / "items.csv").write_text("item,title\n1.0,one\n3.0,three\n")
+    status, _, _, w = bring("user,item\n7,1\n8,3\n", "--items", tmp_path / "items.csv")
+    assert status == 0 and pd.read_parquet(w / "items.pqt").title.tolist() == ["one", "three"]
+    text = "user,disc,place\n" + "7,1.0,2\n8,3, 4.0\n" * 10 + "9\n"
+    status, out, _, w = bring(text, "--item", "disc + place", "--overwrite", "--bad-rows", "skip")
+    assert status == 0 and ids(w) == ["1 - 2", "3 - 4"] and "left out: 1 rows that do not parse" in out
