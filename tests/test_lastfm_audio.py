@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
+from harness.errors import WorkError
 from harness.readers import read_json
 from preprocess import lastfm
 from preprocess.lastfm import audio as lastfm_audio
@@ -167,6 +168,7 @@ def test_archive_with_an_encoder_missing_or_broken(record, tmp_path):
     for content, sentence in (("[[1, 2]]", 'vggish.json is not of the form {"ARTIST_SONG"'),
                               ('{"1_0": [1, 2], "1_1": [1]}', "must have equal lengths, but have [1, 2]"),
                               ('{"Artist": [1, 2]}', "vggish.json is not of the form"),
+                              ('{"1_a": [1, 2], "3_c": [9, 9, "2_b": [3, 4]}', "numbers], ...} near b'\"3_c\": [9, 9"),
                               ("{}", "vggish.json contains no vectors")):
         (folder / "vggish.json").write_text(content)
         status, _, err = say("lastfm", "--raw", raw, "--audio-features", folder, workdir=tmp_path / "w")
@@ -183,6 +185,23 @@ def test_entries_do_not_depend_on_where_a_block_ends():
     assert [a for a, _ in whole] == [a for a in range(1, 30) for _ in range(2)]
     for block in (1, 7, 64):
         assert list(lastfm_audio.entries(io.BytesIO(text), "x", block=block)) == whole
+
+
+@pytest.mark.parametrize("block", [1, 20, 1 << 22])
+@pytest.mark.parametrize("text, sentence", [
+    ('{"1_a":[1,2],"3_c":[9,9, "2_b":[3,4]}', """near b'"3_c":[9,9'"""),
+    ('{"1_a":[1,2],"3_c":9],"2_b":[3,4]}', """near b'"3_c":9]'"""), ('{"1_a":[1,2],x"2_b":[3,4]}', "near b'x'"),
+    ('{x"1_a":[1,2]}', "near b'x'"), ('{"1_a":[1,2],"2_b":[3,4]} x', "near b'x'"),
+    ('{"1_a":[1,2],"2_b":[3,4],', "has no closing brace"), ('{"1_a":[1,2],"2_b":[3,', """near b'"2_b":[3'""")])
+def test_damage_between_entries_is_named(text, sentence, block):
+    with pytest.raises(WorkError) as found:
+        list(lastfm_audio.entries(io.BytesIO(text.encode()), "vggish", block=block))
+    assert sentence in str(found.value) and str(found.value).startswith("vggish.json ")
+
+
+def test_blanks_between_entries_are_none_of_the_damage():
+    text = b'\n{ "1_a" : [1,\n2] ,\r\n\t"2": [3, 4]\n}\n'
+    assert [a for a, _ in lastfm_audio.entries(io.BytesIO(text), "x")] == [1, 2]
 
 
 # --------------------------------------------------------------------------- the real files

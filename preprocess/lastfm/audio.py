@@ -43,6 +43,7 @@ JSON_NAMES = {"vggish": "vggish", "whisper": "whisper", "minilm": "all-MiniLM-L6
 ENCODERS = (*JSON_NAMES.values(), "all-mpnet-base-v2", "resnet152", "vgg", "vit_avg", "vit_cls")
 PARTS = np.array(["train", "val", "test"])
 _ENTRY = re.compile(rb'"(\d+)(?:_[^"]*)?"\s*:\s*(\[[^\[\]]*\])')
+_BETWEEN = b" \t\r\n{},"       # what may stand between two entries
 
 
 @dataclass
@@ -173,23 +174,32 @@ def _streams(files):
 def entries(stream, name, block=1 << 22, longest=1 << 26):
     """Yield (artist id, bytes of the json list) from {"ARTIST_SONG": [...], ...}, a block at a time.
 
-    Memory is a few blocks, whatever the size of the file. Raises WorkError for text of another form.
+    Memory is a few blocks, whatever the size of the file. WorkError for text of another form, wherever it stands, and
+    for one that is cut off.
     """
     rest, empty = b"", True
     while chunk := stream.read(block):
         rest += chunk
         end = 0
         for match in _ENTRY.finditer(rest):
+            _check_between(rest[end:match.start()], name)
             empty = False
             yield int(match[1]), match[2]
             end = match.end()
         rest = rest[end:]
         if len(rest) > longest:
             break
-    if rest.strip(b" \t\r\n{},"):
-        raise WorkError(f'{name}.json is not of the form {{"ARTIST_SONG": [numbers], ...}} near {rest[:40]!r}')
+    _check_between(rest, name)
     if empty:
         raise WorkError(f"{name}.json contains no vectors")
+    if not rest.rstrip().endswith(b"}"):
+        raise WorkError(f"{name}.json has no closing brace, as if it were cut off; fetch it again")
+
+
+def _check_between(text, name):
+    """WorkError where the text between two entries of a json file is more than what parts them."""
+    if wrong := text.strip(_BETWEEN):
+        raise WorkError(f'{name}.json is not of the form {{"ARTIST_SONG": [numbers], ...}} near {wrong[:40]!r}')
 
 
 def _pool(pairs, keep):
