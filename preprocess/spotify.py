@@ -33,7 +33,7 @@ from harness.files import checksum, write_csv, write_json, write_npy, write_parq
 from harness.ids import Forms, normalised
 from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
-from preprocess import stage
+from preprocess import brought, stage
 
 HELP = "Spotify playlists (32,833 rows): playlists as users, tracks with twelve audio features, genres, dates"
 SOURCE = "https://github.com/rfordatascience/tidytuesday, data of 2020-01-21 (spotify_songs.csv)"
@@ -67,14 +67,14 @@ def get_plays(args, workdir):
         stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
         counts = write_tables(new.path, frame, tracks, playlists)
         check_unchanged([seen])
-        embeddings = write_embedding(workdir, frame, tracks, checksum(new.path("trackid_sorted.csv")))
+        embeddings = write_embedding(new.hidden, frame, tracks, checksum(new.path("trackid_sorted.csv")))
         for path in stale:
             path.unlink()
-        new.publish({"name": "spotify", "source": SOURCE, "licence": LICENCE, "time": "none",
-                     "track_ids": "Spotify's, as text", "user_ids": "playlists, as text", "request": request,
-                     "checksums": {raw.name: request[raw.name]}, "dropped": dropped, "counts": counts,
-                     "embeddings": embeddings, "beware": "genres of a track are those of the playlists that contain it",
-                     "versions": versions()})
+        brought.publish(new, {
+            "name": "spotify", "source": SOURCE, "licence": LICENCE, "time": "none",
+            "track_ids": "Spotify's, as text", "user_ids": "playlists, as text", "request": request,
+            "checksums": {raw.name: request[raw.name]}, "dropped": dropped, "counts": counts, "embeddings": embeddings,
+            "beware": "genres of a track are those of the playlists that contain it", "versions": versions()})
     for what, rows in dropped.items():
         print(f"{raw.name}: {rows} {what}")
     print(f"spotify: {counts['users']} playlists, {counts['tracks']} tracks, {counts['pairs']} pairs; embedding "
@@ -188,8 +188,8 @@ def _lists(row, values, n):
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(counts["value"].tolist(), pa.string()))
 
 
-def write_embedding(workdir, frame, tracks, track_checksum):
-    """embeddings/spotify.npy and .json; returns {"spotify": {dim, rows}} for dataset.json."""
+def write_embedding(folder, frame, tracks, track_checksum):
+    """embeddings/spotify.npy and .json in a folder; returns {"spotify": {dim, rows}} for dataset.json."""
     import numpy as np
 
     from preprocess.lastfm.features import SPOTIFY
@@ -199,8 +199,7 @@ def write_embedding(workdir, frame, tracks, track_checksum):
         raise WorkError("no track has a number in each of the twelve audio features")
     centre, spread = values[available].mean(axis=0), values[available].std(axis=0)
     spread[spread < 1e-12 * np.maximum(1, np.abs(centre))] = np.inf
-    path = workdir / "embeddings" / "spotify.npy"
-    path.with_suffix(".json").unlink(missing_ok=True)    # so that a json file always describes the current matrix
+    path = folder / "embeddings" / "spotify.npy"
     write_npy(path, ((values - centre) / spread).astype(np.float32))
     write_json(path.with_suffix(".json"), {
         "name": "spotify", "backend": "Spotify audio features, standardised over the tracks", "source": SOURCE,

@@ -55,7 +55,7 @@ from harness.files import checksum, write_parquet
 from harness.inputs import state_of
 from harness.machine import versions
 from harness.readers import read_json
-from preprocess import stage
+from preprocess import brought, stage
 
 HELP = "WSDM-KKBOX (2018): plays in order with context, metadata of songs and members, prediction points of DTNMR"
 SOURCE = "https://www.kaggle.com/c/kkbox-music-recommendation-challenge"
@@ -152,9 +152,10 @@ def get_plays(args, workdir):
         request["raw"] = sums.result()
         if changed := [path for path, state in states.items() if state_of(path) != state]:
             raise WorkError(f"{changed[0]} changed while it was read; run this again when nothing writes there")
-        new.publish({"name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
-                     "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
-                     "versions": versions()})
+        brought.publish(new, {
+            "name": "kkbox", "source": SOURCE, "licence": LICENCE, "time": "ordinal",
+            "order": "train.csv, then test.csv", **about, "checksums": request["raw"], "request": request,
+            "versions": versions()}, absent=("metadata.npy", "metadata.json"))
     split = workdir / "data" / "split.json"
     if split.exists() and read_json(split, {"request": dict}).get("request", {}).get("given split") != checksum(
             workdir / "split.pqt"):
@@ -189,7 +190,7 @@ def _write(args, raw, new, workdir, background):
     vocabulary, matrix = encoding.result()
     write_parquet(new.path("vocabulary.pqt"), vocabulary)
     embeddings = kkbox_features.write(
-        workdir, plays.tracks, checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
+        new.hidden, plays.tracks, checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
         args.seed, {"source": SOURCE, "licence": LICENCE})
     written.result()
     for path in stale:

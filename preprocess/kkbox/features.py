@@ -78,16 +78,16 @@ def reduce(matrix, kept, dim, seed):
     return (matrix @ directions.T.astype(np.float32)).astype(np.float32), facts
 
 
-def write(workdir, tracks, track_checksum, items, matrix, kept, dim, seed, about):
-    """Write embeddings/metadata.npz, and with `dim` above 0 metadata.npy and .json; returns {name: {dim, rows}}."""
+def write(place, tracks, track_checksum, items, matrix, kept, dim, seed, about):
+    """Write embeddings/metadata.npz in the folder `place`, and with `dim` above 0 metadata.npy and .json.
+
+    returns: {name: {dim, rows}}
+    """
     from scipy.sparse import save_npz
-    folder = workdir / "embeddings"
-    for suffix in ("json", "npy") if dim else ("json",):
-        (folder / f"{NAME}.{suffix}").unlink(missing_ok=True)
+    folder = place / "embeddings"
     with atomic(folder / f"{NAME}.npz") as temporary:
         save_npz(temporary, matrix, compressed=False)
     if not dim:
-        (folder / f"{NAME}.npy").unlink(missing_ok=True)
         return {}
     vectors, facts = reduce(matrix, kept, dim, seed)
     known = np.asarray(items["known"])

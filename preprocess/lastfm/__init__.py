@@ -26,7 +26,7 @@ from harness.delimited import read_table
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
 from harness.inputs import check_unchanged, hashed
-from preprocess import stage
+from preprocess import brought, stage
 
 HELP = "Last.fm 2k (HetRec 2011): play counts of artists, tags, friends; audio, text and Spotify features"
 URL = "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip"
@@ -85,12 +85,12 @@ def get_plays(args, workdir):
         counts = tables.write_tables(new.path, data, artists, users, split)
         stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
         track_checksum = checksum(new.path("trackid_sorted.csv"))
-        embeddings = tables.write_embeddings(workdir, track_checksum, data, artists, features, spotify,
+        embeddings = tables.write_embeddings(new.hidden, track_checksum, data, artists, features, spotify,
                                              args.seed)
         check_unchanged(files)
         for path in stale:
             path.unlink()
-        about = new.publish({
+        about = brought.publish(new, {
             "name": name, "source": tables.SOURCE, "licence": tables.LICENCE, **time,
             "track_ids": "artist ids, as text",
             "request": request, "checksums": {i.path.name: i.digest for i in files}, "dropped": data.dropped,

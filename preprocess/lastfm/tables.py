@@ -109,8 +109,8 @@ def _write_split(path, split, plays, row):
 
 # --------------------------------------------------------------------------- embeddings
 
-def write_embeddings(workdir, tracks, data, artists, features, spotify, seed):
-    """Write every available embedding of the workspace's artists; returns {name: {dim, rows}}.
+def write_embeddings(folder, tracks, data, artists, features, spotify, seed):
+    """Write embeddings/ in a folder: every available one of the workspace's artists; returns {name: {dim, rows}}.
 
     tracks: checksum of trackid_sorted.csv. Statistics (idf, SVD, mean and deviation) are fitted to these artists.
     """
@@ -121,14 +121,13 @@ def write_embeddings(workdir, tracks, data, artists, features, spotify, seed):
         if data.tagged is None and name in FROM_TAGS:
             continue
         embeddings[name] = _audio(name, ids, matrix, artists, features)
-    return {name: _write_embedding(workdir, name, matrix, artists, tracks, reason, about)
+    return {name: _write_embedding(folder, name, matrix, artists, tracks, reason, about)
             for name, (matrix, reason, about) in embeddings.items()}
 
 
-def _write_embedding(workdir, name, matrix, artists, tracks, reason, about):
+def _write_embedding(folder, name, matrix, artists, tracks, reason, about):
     matrix = np.where(np.isfinite(matrix).all(axis=1, keepdims=True), matrix, np.nan).astype(np.float32)
-    path = workdir / "embeddings" / f"{name}.npy"
-    path.with_suffix(".json").unlink(missing_ok=True)
+    path = folder / "embeddings" / f"{name}.npy"
     write_npy(path, matrix)
     failed = np.flatnonzero(np.isnan(matrix[:, 0])).tolist()
     write_json(path.with_suffix(".json"), {

@@ -26,7 +26,7 @@ from harness.files import checksum, parquet_rows, quoted, write_json
 from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from harness.progress import Progress
-from preprocess import stage
+from preprocess import brought, stage
 
 HELP = "Yambda (50M, 500M or 5B events): listens or likes with times, and audio vectors of the tracks"
 REPO, REVISION = "yandex/yambda", "d82b696fbd0042ce2ca43b70c1252d7babbab56f"
@@ -68,16 +68,17 @@ def get_plays(args, workdir):
             bar.update(1, now="vectors")
             vectors = {}
             if "embeddings.parquet" in files:
-                vectors = write_vectors(con, files["embeddings.parquet"], args.vectors, workdir,
+                vectors = write_vectors(con, files["embeddings.parquet"], args.vectors, new.hidden,
                                         checksum(new.path("trackid_sorted.csv")), request["embeddings.parquet"])
             bar.update(1)
         check_unchanged(seen)
         for path in stale:
             path.unlink()
-        new.publish({"name": "yambda", "source": f"https://huggingface.co/datasets/{REPO}", "revision": REVISION,
-                     "licence": "Apache 2.0", "time": "real", "epoch": "the log's start, at 1970-01-01",
-                     "request": request, "counts": counts, "embeddings": vectors, "versions": versions()},
-                    remove=[] if new.path("items.pqt").exists() else ["items.pqt"])
+        brought.publish(new, {
+            "name": "yambda", "source": f"https://huggingface.co/datasets/{REPO}", "revision": REVISION,
+            "licence": "Apache 2.0", "time": "real", "epoch": "the log's start, at 1970-01-01", "request": request,
+            "counts": counts, "embeddings": vectors, "versions": versions()},
+            remove=[] if new.path("items.pqt").exists() else ["items.pqt"])
     print(f"yambda: {counts['users']:,} users, {counts['tracks']:,} tracks, {counts['plays']:,} {args.events}"
           + (f" of {counts['rows']:,} rows" if counts["rows"] != counts["plays"] else "")
           + "".join(f"; embedding {name} ({v['rows']:,} tracks, {v['dim']} values)" for name, v in vectors.items()))
@@ -234,8 +235,8 @@ def _items(con, files, new):
 
 # --------------------------------------------------------------------------- vectors
 
-def write_vectors(con, path, which, workdir, track_checksum, digest):
-    """Align the audio vectors to the tracks, streaming; their entry of dataset.json.
+def write_vectors(con, path, which, folder, track_checksum, digest):
+    """Align the audio vectors to the tracks, streaming, into embeddings/ of a folder; their entry of dataset.json.
 
     WorkError for a table without such a column, one that holds no lists of numbers, and for vectors of unequal length.
     """
@@ -257,7 +258,7 @@ def write_vectors(con, path, which, workdir, track_checksum, digest):
     if not listed or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
         raise WorkError(f"{path}: {column} should be lists of numbers, but is {kind}")
     ids = con.execute("select id from tracks order by code").fetchnumpy()["id"].astype(np.int64)
-    target, matrix, found = workdir / "embeddings" / "yambda.npy", None, np.zeros(len(ids), bool)
+    target, matrix, found = folder / "embeddings" / "yambda.npy", None, np.zeros(len(ids), bool)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target) as temporary:
         for batch in parquet_batches(path, ["item_id", column], BATCH):

@@ -1,10 +1,14 @@
 """Files that are replaced while a workspace or a split is made of them: refused, and nothing is written."""
+import errno
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.files import checksum, write_json
-from preprocess import splitting, stage
+from harness.readers import read_json
+from preprocess import brought, splitting, stage
 from preprocess.yambda import generate
 from tests.preprocess import test_spotify
 from tests.worlds import hetrec, kkbox
@@ -58,6 +62,65 @@ def test_raw_files_that_change_meanwhile(tmp_path, monkeypatch, kind):
     assert not (tmp_path / "w" / "plays.pqt").exists() and not (tmp_path / "w" / "dataset.json").exists()
     monkeypatch.undo()
     assert hetrec.say(kind, *flags, workdir=tmp_path / "w")[0] == 0
+
+
+def everything(workdir):
+    """Every visible file below a folder with its bytes."""
+    return {path.relative_to(workdir): path.read_bytes() for path in workdir.rglob("*")
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(workdir).parts)}
+
+
+@pytest.mark.parametrize("kind", ["spotify", "lastfm", "kkbox", "yambda"])
+def test_a_failed_conversion_leaves_the_embeddings_as_they_were(tmp_path, monkeypatch, kind):
+    path, flags = raw_of(kind, tmp_path)
+    assert hetrec.say(kind, *flags, workdir=tmp_path / "w")[0] == 0
+    for old in (tmp_path / "w" / "embeddings").iterdir():
+        old.write_bytes(b"the old one")
+    before = everything(tmp_path / "w")
+    assert b"the old one" in before.values()
+    real, written = stage.stale_split, []
+
+    def meanwhile(*args):
+        rewrite(path)
+        written.append(args)
+        return real(*args)
+    monkeypatch.setattr(stage, "stale_split", meanwhile)
+    status, _, err = hetrec.say(kind, *flags, "--overwrite", workdir=tmp_path / "w")
+    assert status == 1 and "changed while it was read" in err and written
+    assert everything(tmp_path / "w") == before
+    monkeypatch.undo()
+    assert hetrec.say(kind, *flags, "--overwrite", workdir=tmp_path / "w")[0] == 0
+    after = everything(tmp_path / "w")
+    assert {*after} == {*before} and b"the old one" not in after.values()
+
+
+def test_a_killed_publication_leaves_a_manifest_that_is_refused(tmp_path, monkeypatch):
+    _, flags = raw_of("spotify", tmp_path)
+    assert hetrec.say("spotify", *flags, workdir=tmp_path / "w")[0] == 0
+    before = everything(tmp_path / "w")
+
+    def killed(*args):
+        raise OSError("killed")
+    monkeypatch.setattr(brought, "_move", killed)
+    assert hetrec.say("spotify", *flags, "--overwrite", workdir=tmp_path / "w")[0] == 1
+    assert read_json(tmp_path / "w" / "dataset.json")["status"] == "writing"
+    monkeypatch.undo()
+    assert hetrec.say("spotify", *flags, workdir=tmp_path / "w")[0] == 0 and everything(tmp_path / "w") == before
+
+
+def test_embeddings_on_another_disk_are_copied(tmp_path, monkeypatch):
+    _, flags = raw_of("spotify", tmp_path)
+    real = os.replace
+
+    def replace(source, target):
+        if os.path.dirname(target) != os.path.dirname(source) and str(target).endswith((".npy", "spotify.json")):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return real(source, target)
+    monkeypatch.setattr(os, "replace", replace)
+    assert hetrec.say("spotify", *flags, workdir=tmp_path / "w")[0] == 0
+    folder = tmp_path / "w" / "embeddings"
+    assert sorted(p.name for p in folder.iterdir()) == ["spotify.json", "spotify.npy"]
+    assert read_json(folder / "spotify.json")["matrix_checksum"] == checksum(folder / "spotify.npy")
 
 
 @pytest.mark.parametrize("name", ["plays.pqt", "trackid_sorted.csv", "items.pqt", "embeddings/e.npy", "split.pqt"])
