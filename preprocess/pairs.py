@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.errors import UsageError, WorkError
 from harness.files import write_csv, write_parquet
-from harness.ids import Forms, normalised
+from harness.ids import Forms, normal, normalised
 from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
@@ -54,18 +54,15 @@ def get_plays(args, workdir):
 
 
 def read(path):
-    """The lines as a pandas frame of text, columns user and item; WorkError for a line that is not a pair."""
-    import pandas as pd
+    """The lines as a pandas frame of text, columns user and item; WorkError for a line that is not a pair of ids."""
     try:
-        frame = pd.read_csv(path, sep=r"\s+", header=None, names=["user", "item", "more"], index_col=False, dtype=str,
-                            keep_default_na=False, quoting=3, encoding="utf-8-sig")
+        frame = _frame(path)
     except (ValueError, OSError, EOFError) as e:        # pandas' own errors and those of UTF-8 are ValueErrors
         if "Expected 3 fields" not in str(e):
             raise WorkError(f"{path} cannot be read as text with two words per line "
                             f"({' '.join(str(e).split())})") from None
         raise WorkError(f"{path}: line {str(e).split('line ')[-1].split(',')[0]} has more than two words; "
                         "each line must be `user item`") from None
-    frame = frame.fillna("")
     invalid = (frame["item"] == "") | (frame["more"] != "")
     if invalid.any():
         at = int(invalid.to_numpy().argmax())
@@ -73,7 +70,21 @@ def read(path):
                         "must be `user item`")
     if frame.empty:
         raise WorkError(f"{path} has no pairs; each line must be `user item`")
+    for column in ("user", "item"):
+        if blank := [word for word in frame[column].unique() if not normal(word)]:
+            numbered = _frame(path, skip_blank_lines=False)
+            line = 1 + int(numbered[column].isin(blank).to_numpy().argmax())
+            raise WorkError(f"{path}, line {line}: the {column} is {blank[0]!a}, which is a blank and no id; each line "
+                            "must be `user item`")
     return frame[["user", "item"]]
+
+
+def _frame(path, skip_blank_lines=True):
+    """The words of each line as a pandas frame of text, columns user, item and more; '' where a line has fewer."""
+    import pandas as pd
+    return pd.read_csv(path, sep=r"\s+", header=None, names=["user", "item", "more"], index_col=False, dtype=str,
+                       keep_default_na=False, quoting=3, encoding="utf-8-sig",
+                       skip_blank_lines=skip_blank_lines).fillna("")
 
 
 def write_tables(path, frame):

@@ -69,6 +69,8 @@ def test_packed_files_and_a_mark_at_the_start(tmp_path):
     (b"a b\nc\n", "pair 2, 'c', is not two words"), (b"a b 5\n", "pair 1, 'a b 5', is not two words"),
     (b"a b\na b 5 6\n", "line 2 has more than two words"), (b"\n \n", "has no pairs"), (b"", "has no pairs"),
     (b"a \xff\n", "cannot be read"),
+    ("a b\n\n \nu \u00a0\nv \u2003\n".encode(), r"data.txt, line 4: the item is '\xa0', which is a blank and no id"),
+    ("\ufeff\r\na b\r\n\u3000 b\r\n".encode(), r"data.txt, line 3: the user is '\u3000', which is a blank"),
 ])
 def test_other_files_are_refused_in_one_sentence(content, sentence, tmp_path):
     raw = tmp_path / "data.txt"
