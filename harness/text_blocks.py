@@ -19,10 +19,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import ids, quotes
 from harness.errors import UsageError, WorkError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLUMNS = ("user_id", "track_id", "timestamp")
 PACKED: dict[bytes, tuple[Any, tuple[str, ...]]] = {b"BZh": (bz2.open, ("lbzip2", "pbzip2")),
@@ -34,15 +37,96 @@ TIME = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?)?")
 # --------------------------------------------------------------------------- lists of ids
 
 def read_track_list(path: str | Path) -> list[str]:
+    """Track ids in row order, as `track_ids` says."""
+    return track_ids(path).to_pylist()
+
+
+def track_ids(path: str | Path) -> "pa.ChunkedArray":
     """Track ids in row order, in Unicode NFC: a file of ids, or of idx,trackid, with or without a header.
 
     With idx, they must count 0, 1, 2, ... and give the order; a bare list is sorted. A header is recognised by the
     usual names of the field; a first line that looks like a header of another name is named on stderr. Duplicates,
-    ids that differ only in form, empty ids, stray quotes and an empty list are WorkErrors.
+    ids that differ only in form, empty ids, stray quotes and an empty list are WorkErrors. Memory is some copies of the
+    file: no id becomes a Python text, unless something is wrong and is to be named.
     """
+    import pyarrow as pa
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no track list at {path}; name the file with --tracks")
+    columns = _columns(path)
+    if columns is not None:
+        heads = [column[:1002].to_pylist() for column in columns]
+        header, said, warning = _is_header([list(row) for row in zip(*heads, strict=True)])
+        listed = _listed([column[int(header):] for column in columns])
+        if listed is not None:
+            _say(path, said, warning)
+            return listed
+    return pa.chunked_array([_read_slowly(path)], pa.large_string())
+
+
+def _columns(path):
+    """The columns of a list of tracks, one or two chunked arrays of texts; None where its text is not quite in order.
+
+    What arrow would read that the csv module refuses, or in another way, is not in order.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as text
+    quoted = False
+    try:
+        with open(path, "rb") as stream:
+            for number, block in enumerate(blocks(stream, 1 << 20, alive=1)):
+                piece = bytes(block).removeprefix(b"\xef\xbb\xbf") if number == 0 else bytes(block)
+                quoted = quoted or b'"' in piece
+                if b"\0" in piece or piece.count(b"\r") > piece.count(b"\r\n") or \
+                        quotes.scan(piece, ",", 2) != (None, None):
+                    return None
+        table = text.read_csv(
+            path, text.ReadOptions(use_threads=False, autogenerate_column_names=True),
+            text.ParseOptions(quote_char='"' if quoted else False, newlines_in_values=quoted),
+            text.ConvertOptions(column_types=dict.fromkeys(("f0", "f1"), pa.large_string()), null_values=[],
+                                strings_can_be_null=False))
+    except (pa.ArrowInvalid, WorkError):
+        return None
+    return table.columns if table.num_columns <= 2 else None
+
+
+def _listed(columns):
+    """The ids of columns without their header, in order and in NFC; None where something in them is wrong."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    *numbers, listed = columns
+    first, chunks = 0, []
+    for chunk in listed.chunks:         # chunk by chunk, so that few copies are alive at once
+        if numbers and not pc.cast(pa.array(np.arange(first, first + len(chunk))), chunk.type).equals(
+                pa.concat_arrays(numbers[0].slice(first, len(chunk)).chunks)):
+            return None
+        texts = ids.normalised(chunk)
+        wrong = (pc.equal(texts, ""), pc.match_substring(texts, "\n"),
+                 pc.greater_equal(pc.utf8_length(texts), csv.field_size_limit()))
+        if any(pc.any(there).as_py() for there in wrong):
+            return None
+        chunks.append(texts)
+        first += len(chunk)
+    texts = pa.chunked_array(chunks, pa.large_string())
+    if not _ascending(texts):
+        ordered = texts.take(pc.sort_indices(texts))
+        if not _ascending(ordered):         # some stand twice
+            return None
+        texts = texts if numbers else ordered
+    return texts if len(texts) else None
+
+
+def _ascending(texts):
+    """Whether each text of a chunked array comes behind the one before it, by its code points."""
+    import pyarrow.compute as pc
+    filled = [chunk for chunk in texts.chunks if len(chunk)]
+    return all(pc.all(pc.less(chunk[:-1], chunk[1:])).as_py() for chunk in filled) and all(
+        pc.less(one[-1], other[0]).as_py() for one, other in zip(filled, filled[1:], strict=False))
+
+
+def _read_slowly(path):
+    """As `track_ids`, a list of Python texts: whatever is wrong is named with its words and its line."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
             reader, rows = csv.reader(f, strict=True), []
@@ -56,7 +140,9 @@ def read_track_list(path: str | Path) -> list[str]:
     except csv.Error as e:
         raise WorkError(f"track list {path}, line {reader.line_num}: stray quote or damaged text ({e}); "
                         f"{quotes.MEND}") from None
-    rows = rows[_is_header(rows, path):]
+    header, said, warning = _is_header(rows)
+    _say(path, said, warning)
+    rows = rows[header:]
     if not rows:
         raise WorkError(f"track list {path} has no ids")
     widths = {len(row) for row in rows}
@@ -73,21 +159,30 @@ def read_track_list(path: str | Path) -> list[str]:
     return distinct_ids(listed if widths == {2} else sorted(listed), path)
 
 
-def _is_header(rows, path):
-    """Whether the first row of a track list names its columns; says so where the name is not one of ours."""
+def _is_header(rows):
+    """(whether the first row of a track list names its columns, what is to be said of it, what is to be warned of).
+
+    rows: the first of them at least, up to a thousand and two
+    """
     if not rows:
-        return False
+        return False, "", ""
     name = rows[0][-1]
     if name.lower().replace("_", "") in ("trackid", "id"):
-        return True
+        return True, "", ""
     if len(rows[0]) == 2 and rows[0][0] != "0" and len(rows) > 1 and rows[1][0] == "0" or len(rows[0]) == 1 and \
             ids.is_item_name(name):
-        print(f"{path}: its first line, {','.join(rows[0])}, is taken as a header")
-        return True
+        return True, f"its first line, {','.join(rows[0])}, is taken as a header", ""
     if len(rows[0]) == 1 and ids.unlike_the_rest(name, [row[0] for row in rows[1:1001] if len(row) == 1]):
-        print(f"warning: {path}: its first line, {name!r}, is taken as a track, though it looks like none of the "
-              "others; remove the line if it is a header", file=sys.stderr)
-    return False
+        return False, "", (f"its first line, {name!r}, is taken as a track, though it looks like none of the others; "
+                           "remove the line if it is a header")
+    return False, "", ""
+
+
+def _say(path, said, warning):
+    if said:
+        print(f"{path}: {said}")
+    if warning:
+        print(f"warning: {path}: {warning}", file=sys.stderr)
 
 
 def distinct_ids(listed: list[str], where: object) -> list[str]:

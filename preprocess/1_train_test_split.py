@@ -305,7 +305,7 @@ def main(argv=None):
     partitions.check_flags(args)
     files = _inputs(args, settings, workdir)
     columns, time, settings = _inspected(args, plays, settings)
-    n_tracks = len(text_blocks.read_track_list(workdir / "trackid_sorted.csv"))
+    n_tracks = len(text_blocks.track_ids(workdir / "trackid_sorted.csv"))
     expected = parts.read_stats(args.expect) if args.expect else None
     request = _request(args, settings, files)
     kept = functools.cache(lambda: _kept_tracks(workdir, args.tracks_with, n_tracks, request["trackid_sorted.csv"]))
