@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness import processes
+from harness import cgroups, processes
 from harness.cli import pick_device
 from harness.files import checksum
 
@@ -53,7 +53,12 @@ def computed_on(name: str) -> dict[str, Any]:
 
 
 def free_memory() -> int:
-    """Memory this machine has free for a new array, bytes."""
+    """Memory that is free for a new array, bytes: of this machine and of the control group of this process."""
+    left = cgroups.free_memory()
+    return _free_of_machine() if left is None else min(_free_of_machine(), left)
+
+
+def _free_of_machine():
     try:
         import psutil
         return psutil.virtual_memory().available
