@@ -121,8 +121,12 @@ class Log:
                      where user_id in (select id from {users}) and track_id in (select id from {tracks})""")
 
     def ids(self, name, ids):
-        """Create a table `name` with one column `id`."""
-        self.run(f"create or replace temp table {name} as select unnest(?::bigint[]) as id", [[int(i) for i in ids]])
+        """Create a table `name` with one column `id`; ids: whole numbers, an int64 array where there are many."""
+        import pyarrow as pa
+        self.run("select 1").fetchall()         # nothing can be registered while a result is left to be fetched
+        self.con.register("given", pa.table({"id": pa.array(ids, pa.int64())}))
+        self.run(f"create or replace temp table {name} as select id from given")
+        self.con.unregister("given")
 
     def users(self, where):
         """user_ids of the held-out pairs that satisfy a condition, ascending."""

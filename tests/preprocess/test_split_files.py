@@ -5,8 +5,10 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -25,6 +27,21 @@ from tests.worlds.listening import (  # noqa: F401 - some are fixtures
     split_command,
     workspace,
 )
+
+# --------------------------------------------------------------------------- memory
+
+def test_a_table_of_ids_is_made_without_python_numbers(tmp_path):
+    write_parquet(tmp_path / "plays.pqt", pd.DataFrame({"user_id": [1], "track_id": [1]}))
+    with protocols.Log(tmp_path / "plays.pqt", ["user_id", "track_id"], 1 << 28, tmp_path / "spill") as log:
+        for ids in (np.arange(500_000), [7, 3], []):
+            assert log.one("select count(*) from plays") == 1
+            tracemalloc.start()
+            log.ids("chosen", ids)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert log.run("select id from chosen order by id").fetchnumpy()["id"].tolist() == sorted(ids)
+            assert peak < 4 << 20
+
 
 # --------------------------------------------------------------------------- counts and leaks
 
