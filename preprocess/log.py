@@ -39,7 +39,8 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
     memory:  upper limit of resident memory in bytes. more: further entries of dataset.json.
     returns: the content of dataset.json. Nothing is done if it is finished and the inputs are unchanged.
     Raises WorkError, and leaves the workspace unchanged, for a log without plays, a row that cannot be parsed
-    (with its line number), or a log without any track of the list.
+    (with its line number), or a log without any track of the list; UsageError where the workspace has a split of other
+    tracks or users, unless `overwrite`, which removes it.
     """
     log, workdir = Path(log), Path(workdir)
     if not log.is_file():
@@ -63,6 +64,7 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
         request["log"] = digest.result()
         if state_of(log) != state:
             raise WorkError(f"{log} changed while it was read; run this again when it is complete")
+        new.check_split(overwrite)
         _report(counts)
         return new.publish({
             "name": name, "source": source, "licence": licence, "time": "real", "order": "as in the log",

@@ -44,8 +44,7 @@ def get_plays(args, workdir):
             return
         counts = write_tables(new.path, read(raw))
         check_unchanged([seen])
-        for path in stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite):
-            path.unlink()
+        new.check_split(args.overwrite)
         new.publish({"name": "pairs", "source": raw.name, "licence": "that of the file", "time": "ordinal",
                      "track_ids": "the second words, as text", "user_ids": "the first words, as text",
                      "request": request, "checksums": {raw.name: request[raw.name]}, "counts": counts,

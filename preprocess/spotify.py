@@ -64,12 +64,10 @@ def get_plays(args, workdir):
         tracks, playlists = (sorted(frame[column].unique()) for column in ("track_id", "playlist_id"))
         for name, header, ids in (("track", "idx,trackid", tracks), ("user", "idx,userid", playlists)):
             write_csv(new.path(f"{name}id_sorted.csv"), _numbered(header, ids), index=False)
-        stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+        new.check_split(args.overwrite)
         counts = write_tables(new.path, frame, tracks, playlists)
         check_unchanged([seen])
         embeddings = write_embedding(new.hidden, frame, tracks, checksum(new.path("trackid_sorted.csv")))
-        for path in stale:
-            path.unlink()
         brought.publish(new, {
             "name": "spotify", "source": SOURCE, "licence": LICENCE, "time": "none",
             "track_ids": "Spotify's, as text", "user_ids": "playlists, as text", "request": request,

@@ -1,4 +1,4 @@
-"""Shared by the scripts of stage 2: several output files published as one, the option --memory, stale splits.
+"""Shared by the scripts of stage 2: several output files published as one, the option --memory, splits of other ids.
 
 A stage writes all its files into a hidden folder, then renames them one by one under a manifest whose status
 is "writing"; the last step writes the manifest with status "finished". A killed stage therefore leaves either
@@ -23,6 +23,7 @@ from harness.files import checksum, quoted, write_json
 from harness.readers import read_json
 
 FIELDS = {"request": dict, "bytes": dict, "status": str, "name": str}   # of a manifest, those that are looked into
+LISTS = {"tracks": "trackid_sorted.csv", "users": "userid_sorted.csv"}   # by which numbers mean ids
 LIBRARIES = 256 << 20    # resident bytes of Python, pyarrow and DuckDB beside the memory that DuckDB counts
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -82,6 +83,7 @@ class AtomicOutputs:
         self.folder = manifest.parent
         self.hidden = self.folder / f".{manifest.stem}.new"
         self.old = read_json(manifest, FIELDS) if manifest.exists() else None
+        self.stale = []      # files of a split, which go when these outputs come
 
     def path(self, name):
         """Path to write to for the output file `name`."""
@@ -106,14 +108,38 @@ class AtomicOutputs:
         print(f"{self.manifest.name}: done again, because {' and '.join(reasons)}")
         return False
 
+    def check_split(self, overwrite):
+        """Look, when the lists of ids are written, whether the workspace has a split whose numbers mean other ids.
+
+        A user's number is a place in userid_sorted.csv, or, where there is none, the id itself. Such a split is a
+        UsageError; with `overwrite`, `publish` removes it.
+        """
+        parts = sorted(p for p in (self.folder / "data").glob("*") if p.is_file())
+        if not parts or not (self.folder / LISTS["tracks"]).exists():
+            return
+        other = next((what for what, name in LISTS.items() if not _same(self.folder / name, self.path(name))), None)
+        if other is None:
+            return
+        if not overwrite:
+            path = self.folder / LISTS[other]
+            has = f"{path} lists" if path.exists() else f"{self.folder / 'data'} is a split of"
+            raise UsageError(f"{has} other {other}; use a fresh --workdir, or --overwrite, which also deletes the "
+                             f"split of the old {'track list' if other == 'tracks' else other}")
+        self.stale = parts
+
     def publish(self, manifest, remove=()):
-        """Rename every file written so far into place, delete the files named in `remove`, write the manifest."""
+        """Rename every file written so far into place, delete the files named in `remove`, write the manifest.
+
+        A split of other ids (`check_split`) goes first: whenever it is killed, no split is beside ids of others.
+        """
         written = sorted(p for p in self.hidden.iterdir() if p.is_file())
         for path in written:
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
         manifest = {"status": "finished", **manifest, "bytes": {p.name: p.stat().st_size for p in written}}
         write_json(self.manifest, {**manifest, "status": "writing"})
+        for path in self.stale:
+            path.unlink(missing_ok=True)
         for path in written:
             os.replace(path, self.folder / path.name)
         for name in remove:
@@ -152,12 +178,8 @@ def atomic_outputs(manifest, name=None):
             shutil.rmtree(new.hidden, ignore_errors=True)
 
 
-def stale_split(workdir, new_list, overwrite):
-    """Files of a split whose track list differs from the one about to be written; a UsageError unless `overwrite`."""
-    old, parts = workdir / "trackid_sorted.csv", sorted(p for p in (workdir / "data").glob("*") if p.is_file())
-    if not parts or not old.exists() or checksum(old) == checksum(new_list):
-        return []
-    if not overwrite:
-        raise UsageError(f"{old} lists other tracks; use a fresh --workdir, or --overwrite, which also deletes the "
-                         "split of the old track list")
-    return parts
+def _same(path, other):
+    """Whether two files have the same bytes, or neither of them exists."""
+    if not path.exists() or not other.exists():
+        return path.exists() == other.exists()
+    return checksum(path) == checksum(other)

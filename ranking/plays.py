@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 def inputs(split: Split, flag: str) -> list[Input]:
-    """plays.pqt as an input of the run; UsageError where there is none, or no times.
+    """plays.pqt as an input of the run; UsageError where there is none, or no times; WorkError where it is not the one
+    that the split was made of, as its users may have other numbers.
 
     flag: the argument that reads every play, for the sentence
     """
@@ -34,7 +35,10 @@ def inputs(split: Split, flag: str) -> list[Input]:
     if not path.exists():
         raise UsageError(f"{path} is missing, and {flag} reads every play; run preprocess/0_get_plays_pqt.py, "
                          "or leave it out")
-    return [hashed(path)]
+    plays = hashed(path)
+    if _request(split).get(path.name, plays.digest) != plays.digest:
+        raise WorkError(f"{path} is not the one that data/ was split from; run preprocess/1_train_test_split.py again")
+    return [plays]
 
 
 def end_of(split: Split, part: str = "val") -> int | None:

@@ -87,8 +87,7 @@ def get_plays(args, workdir):
         spill.mkdir()
         about = Reader(args, paths, spill, new.path).write()
         check_unchanged(inputs)
-        for path in stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite):
-            path.unlink()
+        new.check_split(args.overwrite)
         remove = [n for n in ("userid_sorted.csv", "items.pqt") if not new.path(n).exists()]
         new.publish({"name": args.name, "source": args.source or ", ".join(p.name for p in paths),
                      "licence": args.licence, "checksums": dict(zip(labels(i.path for i in inputs),

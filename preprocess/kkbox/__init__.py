@@ -184,7 +184,7 @@ def _write(args, raw, new, workdir, background):
     rows, position, part, facts = kkbox_filters.points(args, plays, kept)
     for name, header, ids in (("track", "idx,trackid", plays.tracks), ("user", "idx,userid", plays.users)):
         kkbox_tables.write_ids(new.path(f"{name}id_sorted.csv"), header, ids)
-    stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+    new.check_split(args.overwrite)
     counts = kkbox_tables.write_metadata(new.path, plays, items, users, kept)
     counts |= kkbox_tables.write_points(new.path, plays, rows, position, part)
     vocabulary, matrix = encoding.result()
@@ -193,8 +193,6 @@ def _write(args, raw, new, workdir, background):
         new.hidden, plays.tracks, checksum(new.path("trackid_sorted.csv")), items, matrix, kept.tracks, args.dim,
         args.seed, {"source": SOURCE, "licence": LICENCE})
     written.result()
-    for path in stale:
-        path.unlink()
     counts["encoding_columns"] = len(vocabulary)
     print(f"kkbox: {counts['kept_users']} users and {counts['kept_tracks']} songs kept, encoded in {len(vocabulary)} "
           f"columns; points: " + ", ".join(f"{p} {n}" for p, n in counts["points"].items())

@@ -83,13 +83,11 @@ def get_plays(args, workdir):
             data = taggings.as_plays(data)
         artists, users, split = _catalogue(data, features if args.audio_only else None)
         counts = tables.write_tables(new.path, data, artists, users, split)
-        stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+        new.check_split(args.overwrite)
         track_checksum = checksum(new.path("trackid_sorted.csv"))
         embeddings = tables.write_embeddings(new.hidden, track_checksum, data, artists, features, spotify,
                                              args.seed)
         check_unchanged(files)
-        for path in stale:
-            path.unlink()
         about = brought.publish(new, {
             "name": name, "source": tables.SOURCE, "licence": tables.LICENCE, **time,
             "track_ids": "artist ids, as text",

@@ -63,7 +63,7 @@ def get_plays(args, workdir):
               Progress(5, "yambda", "steps") as bar):
             con.execute("set preserve_insertion_order=false")
             counts = _plays(con, files["events"], args, new, bar)
-            stale = stage.stale_split(workdir, new.path("trackid_sorted.csv"), args.overwrite)
+            new.check_split(args.overwrite)
             _items(con, files, new)
             bar.update(1, now="vectors")
             vectors = {}
@@ -72,8 +72,6 @@ def get_plays(args, workdir):
                                         checksum(new.path("trackid_sorted.csv")), request["embeddings.parquet"])
             bar.update(1)
         check_unchanged(seen)
-        for path in stale:
-            path.unlink()
         brought.publish(new, {
             "name": "yambda", "source": f"https://huggingface.co/datasets/{REPO}", "revision": REVISION,
             "licence": "Apache 2.0", "time": "real", "epoch": "the log's start, at 1970-01-01", "request": request,

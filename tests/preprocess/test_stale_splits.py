@@ -1,0 +1,96 @@
+"""Stage 2 over a workspace that has a split: what makes the split another's, and what may remove it.
+
+    python -m pytest tests/preprocess/test_stale_splits.py
+"""
+import importlib
+
+import pandas as pd
+import pytest
+
+import dataset
+from harness import cli
+from harness.errors import WorkError
+from ranking import plays as plays_of_history
+from recommenders import popularity
+
+get_plays = importlib.import_module("preprocess.0_get_plays_pqt")
+splitter = importlib.import_module("preprocess.1_train_test_split")
+
+
+@pytest.fixture
+def say(capsys):
+    """Run a script with a command line; returns exit status and stderr."""
+    def run(script, *argv):
+        with pytest.raises(SystemExit) as end:
+            cli.run(script.main, [str(a) for a in argv])
+        return end.value.code, capsys.readouterr().err
+    return run
+
+
+def write_log(path, users):
+    """A log of ten plays per user, three a day, of the tracks t0 to t9."""
+    rows = [f"{user}\tt{(i * 3 + n) % 10}\t2020-01-{1 + i:02d} 10:00:0{n}" for n, user in enumerate(users)
+            for i in range(10)]
+    path.write_text("\n".join(["user_id\ttrack_id\ttimestamp", *rows]) + "\n")
+    return path
+
+
+def brought(kind, log, workdir):
+    """The command line that reads a log into a workspace."""
+    tracks = log.with_name("tracks.csv")
+    tracks.write_text("idx,trackid\n" + "".join(f"{i},t{i}\n" for i in range(10)))
+    return [kind, "--log", log, "--workdir", workdir, *(["--tracks", tracks] if kind == "music4all" else [])]
+
+
+@pytest.mark.parametrize("kind", ["music4all", "interactions"])
+@pytest.mark.parametrize("later", [["aa", "ann", "bob", "cyd"], [1, 2, 3]], ids=["renumbered", "no list any more"])
+def test_a_split_of_other_users_is_refused(tmp_path, say, kind, later):
+    workdir = tmp_path / "w"
+    assert say(get_plays, *brought(kind, write_log(tmp_path / "log.tsv", ["ann", "bob", "cyd"]), workdir))[0] == 0
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    before = (workdir / "userid_sorted.csv").read_bytes(), (workdir / "plays.pqt").read_bytes()
+    again = brought(kind, write_log(tmp_path / "log.tsv", later), workdir)
+    status, err = say(get_plays, *again)
+    assert status == 2 and "userid_sorted.csv lists other users; use a fresh --workdir, or --overwrite" in err
+    assert ((workdir / "userid_sorted.csv").read_bytes(), (workdir / "plays.pqt").read_bytes()) == before
+    assert (workdir / "data" / "train.pqt").exists()
+    assert say(get_plays, *again, "--overwrite")[0] == 0
+    assert not [p for p in (workdir / "data").iterdir() if not p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", ["music4all", "interactions"])
+def test_numbers_that_become_places_in_a_list_are_other_users(tmp_path, say, kind):
+    workdir = tmp_path / "w"
+    assert say(get_plays, *brought(kind, write_log(tmp_path / "log.tsv", [1, 2, 3]), workdir))[0] == 0
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    status, err = say(get_plays, *brought(kind, write_log(tmp_path / "log.tsv", [1, 2, "x"]), workdir))
+    assert status == 2 and "data is a split of other users; use a fresh --workdir" in err
+
+
+def test_more_plays_of_the_same_users_are_no_other_split_but_no_plays_of_it(tmp_path, say):
+    """The numbers stay, so the split may be made again; until then every play is of another log than its pairs."""
+    workdir = tmp_path / "w"
+    assert say(get_plays, *brought("music4all", write_log(tmp_path / "log.tsv", ["ann", "bob"]), workdir))[0] == 0
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    ask = ["--decay-hours", "10", "--k", "3", "--workdir", workdir]
+    assert say(popularity, *ask)[0] == 0
+    with open(tmp_path / "log.tsv", "a") as f:
+        f.write("bob\tt1\t2020-02-01 00:00:00\n")
+    assert say(get_plays, *brought("music4all", tmp_path / "log.tsv", workdir))[0] == 0
+    status, err = say(popularity, *ask, "--overwrite")
+    assert status == 1 and "plays.pqt is not the one that data/ was split from" in err and err.count("\n") == 1
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    assert say(popularity, *ask)[0] == 0
+
+
+def test_plays_of_a_split_that_records_none_are_read(tmp_path, say):
+    workdir = tmp_path / "w"
+    assert say(get_plays, *brought("music4all", write_log(tmp_path / "log.tsv", ["ann", "bob"]), workdir))[0] == 0
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    frame = pd.read_parquet(workdir / "plays.pqt")
+    frame[1:].to_parquet(workdir / "plays.pqt")
+    split = dataset.load(workdir)
+    with pytest.raises(WorkError, match="is not the one that data/ was split from; run preprocess/1_train_test"):
+        plays_of_history.inputs(split, "--order plays")
+    (workdir / "data" / "split.json").unlink()
+    assert plays_of_history.inputs(split, "--order plays")[0].path == workdir / "plays.pqt"
