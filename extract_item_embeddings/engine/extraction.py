@@ -51,7 +51,7 @@ def shared_flags(p):
     add("--shard", metavar="I/N", help="extract only shard I of N (I from 0 to N-1); --merge joins the shards")
     add("--merge", action="store_true", help="join finished shards into the matrix; needs no --audio")
     add("--max-failures", type=cli.whole_number(0), metavar="N", help="stop with an error when more than N tracks of "
-        "this shard could not be used; what is finished stays (default: go on)")
+        "this shard, or with --merge of all of them, could not be used; what is finished stays (default: go on)")
     add("--workers", type=int, default=cores(),
         metavar="N", help="number of threads that decode audio ahead of the model (default: one per CPU)")
 
@@ -196,6 +196,8 @@ def make(tasks, work, stop):
                       "--frames makes them again", file=sys.stderr)
             jobs[task] = pipeline.Job(task.backend, begun(stack, task, request, work, files, stop, kept), ids, files,
                                       kept, args.max_failures)
+        for job in jobs.values():
+            job.check_failures()
         todo = [job for job in jobs.values() if job.shard.missing]
         if todo and not pipeline.extract(todo, files, args, stop):
             stop_here(" and ".join(f"{task.name} {job.shard}" for task, job in jobs.items()))
@@ -288,6 +290,7 @@ def finish(work, task, of=None):
     header, parts = shards.complete(partial, of or shards.counted(partial), plan_of)
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
         raise WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
+    pipeline.check_failures(name, parts, task.args.max_failures)
     about = shards.write(folder, name, header, parts)
     audio_files.remember(work, (r for part in parts for e in part.entries.values() for r in e.get("audio", ())))
     failed, outputs = about["failed"], header["outputs"]

@@ -51,14 +51,20 @@ class Job:
         self.check_failures()
 
     def check_failures(self):
-        """WorkError where more tracks have failed than are allowed, as when a disk is gone: not a week of NaN rows."""
-        if self.most is None:
-            return
-        failed = [why for entry in self.shard.entries.values() for why in entry["failed"].values()]
-        if len(failed) > self.most:
-            raise WorkError(f"{self.backend.NAME}: {len(failed)} tracks of {self.shard} could not be used, more than "
-                            f"--max-failures {self.most}; the latest: {failed[-1]['trackid']}: {failed[-1]['reason']}; "
-                            "finished batches are kept")
+        """As the function of this name, of this shard."""
+        check_failures(self.backend.NAME, [self.shard], self.most)
+
+
+def check_failures(name, shards, most):
+    """WorkError where more tracks of shards failed than are allowed, as when a disk is gone: not a week of NaN rows.
+
+    most: None for any number. What an earlier run saved counts, too, so that a retry does not pass the limit.
+    """
+    failed = [why for shard in shards for entry in shard.entries.values() for why in entry["failed"].values()]
+    if most is not None and len(failed) > most:
+        raise WorkError(f"{name}: {len(failed)} tracks of {shards[0] if len(shards) == 1 else 'all shards'} could not "
+                        f"be used, more than --max-failures {most}; the latest: {failed[-1]['trackid']}: "
+                        f"{failed[-1]['reason']}; finished batches are kept, mend the files or raise the number")
 
 
 def extract(jobs, files, args, stop):

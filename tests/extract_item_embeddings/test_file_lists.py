@@ -1,5 +1,6 @@
 """--files, --max-failures, --dtype: extraction from a list, that stops where too much fails, into half the space."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -157,6 +158,29 @@ def test_more_failures_than_allowed_end_the_run_and_keep_what_is_finished(sounds
     assert list((tmp_path / "w" / "embeddings").glob(".mfcc.partial/*"))
     matrix, about = extract(tmp_path / "w", "--audio", sounds, "--max-failures", 2)
     assert len(about["failed"]) == 2 and np.isfinite(matrix).all(axis=1).sum() == 6
+
+
+def test_the_same_command_again_does_not_pass_the_limit(sounds, tmp_path):
+    """The batch that went beyond it is saved: a retry found nothing to check but the next one, and ended well."""
+    folder = shutil.copytree(sounds, tmp_path / "sounds")
+    for _ in range(6):      # of four batches
+        with pytest.raises(WorkError, match="2 tracks of shard 0/1 could not be used, more than --max-failures 1"):
+            extract(tmp_path / "w", "--audio", folder, "--max-failures", 1)
+    assert not (tmp_path / "w" / "embeddings" / "mfcc.npy").exists()
+    shutil.copy(folder / "deep" / "t0.wav", folder / "deep" / "bad2.wav")   # what is known of the empty one is past
+    _, about = extract(tmp_path / "w", "--audio", folder, "--max-failures", 1)
+    assert [failed["trackid"] for failed in about["failed"].values()] == ["bad1"]
+
+
+def test_merging_counts_the_failures_of_all_shards(sounds, tmp_path):
+    for i in range(2):      # one track of each fails
+        mfcc.main(["--workdir", str(tmp_path / "w"), "--audio", str(sounds), "--batch", "1", "--shard", f"{i}/2",
+                   "--max-failures", "1"])
+    with pytest.raises(WorkError, match="2 tracks of all shards could not be used, more than --max-failures 1"):
+        extract(tmp_path / "w", "--merge", "--max-failures", 1)
+    assert not (tmp_path / "w" / "embeddings" / "mfcc.npy").exists()
+    _, about = extract(tmp_path / "w", "--merge", "--max-failures", 2)
+    assert len(about["failed"]) == 2
 
 
 # --------------------------------------------------------------------------- number format
