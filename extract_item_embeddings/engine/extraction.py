@@ -291,6 +291,8 @@ def finish(work, task, of=None):
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
         raise WorkError(f"the shards of {name} were made for another trackid_sorted.csv; run them again")
     pipeline.check_failures(name, parts, task.args.max_failures)
+    if task.args.merge and not task.args.overwrite:
+        shards.check_newest(folder, name, header, parts)
     about = shards.write(folder, name, header, parts)
     audio_files.remember(work, (r for part in parts for e in part.entries.values() for r in e.get("audio", ())))
     failed, outputs = about["failed"], header["outputs"]

@@ -219,13 +219,34 @@ def complete(partial, of, plan_of):
     return header, shards
 
 
+def _entries(shards):
+    """The journal entries of all batches, in order."""
+    return [shards[b % len(shards)].entries[b] for b in range(shards[0].plan.n_batches)]
+
+
+def check_newest(folder, name, header, shards):
+    """WorkError where the finished matrix is newer than these shards, and of other settings or files.
+
+    A newer one of the same request and files is of a merge that was killed, or has the same values.
+    """
+    jsons = [folder / f"{name}{suffix}.json" for suffix in header["outputs"]]
+    journals = [path for shard in shards if (path := shard.folder / "journal.jsonl").exists()]
+    if not all(path.exists() for path in jsons) or (
+            min(path.stat().st_mtime_ns for path in jsons) < max(path.stat().st_mtime_ns for path in journals)):
+        return
+    ours = {**header, "audio_checksum": audio_checksum(shards[0].plan, _entries(shards))}
+    about, partial = read_json(jsons[0]), shards[0].folder.parent
+    if any(about.get(k) != ours[k] for k in ours if k != "outputs"):
+        raise WorkError(f"cannot merge: {jsons[0].with_suffix('.npy')} is newer than the shards under {partial}, and "
+                        "of other settings or files; remove that folder, or --overwrite the matrix with them")
+
+
 def write(folder, name, header, shards):
     """Write every output's matrix and provenance and remove these shards. Returns the provenance.
 
     The old json goes first and the new one comes last: a json that exists describes the matrix beside it.
     """
-    plan = shards[0].plan
-    entries = [shards[b % len(shards)].entries[b] for b in range(plan.n_batches)]
+    plan, entries = shards[0].plan, _entries(shards)
     failed = {k: v for e in entries for k, v in e["failed"].items()}
     if len(failed) == plan.n_tracks:
         first = next(iter(failed.values()))

@@ -155,6 +155,36 @@ def test_abandoned_shards_are_not_mixed_with_others(sounds, single, tmp_path):
     assert output(tmp_path) == output(single)
 
 
+def test_older_shards_do_not_replace_a_newer_matrix(sounds, single, tmp_path, capsys):
+    for i in range(2):
+        extract(tmp_path, sounds, "--shard", f"{i}/2", batch=8)
+    extract(tmp_path, sounds)      # the shards stay beside it, as they are of other batches
+    with pytest.raises(WorkError, match="cannot merge: .*mfcc.npy is newer than the shards under .*mfcc.partial"):
+        extract(tmp_path, sounds, "--merge")
+    assert output(tmp_path) == output(single)
+    extract(tmp_path, sounds, "--merge", "--overwrite")
+    assert read_json(tmp_path / "embeddings/mfcc.json")["batch"] == 8
+    assert not (tmp_path / "embeddings/.mfcc.partial").exists()
+
+
+def test_shards_of_the_same_request_are_merged_beside_a_newer_matrix(sounds, single, tmp_path):
+    """As after a kill between the matrix and the removal of its shards; a damaged matrix is written again."""
+    for i in range(2):
+        extract(tmp_path, sounds, "--shard", f"{i}/2")
+    extract(tmp_path, sounds)
+    (tmp_path / "embeddings/mfcc.npy").write_bytes(b"damaged")
+    extract(tmp_path, sounds, "--merge")
+    assert output(tmp_path) == output(single) and not (tmp_path / "embeddings/.mfcc.partial").exists()
+
+
+def test_newer_shards_replace_an_older_matrix(sounds, single, tmp_path):
+    extract(tmp_path, sounds, batch=8)
+    for i in range(2):
+        extract(tmp_path, sounds, "--shard", f"{i}/2", "--overwrite")
+    extract(tmp_path, sounds, "--merge")
+    assert output(tmp_path) == output(single)
+
+
 @pytest.fixture(scope="module")
 def many(sounds, tmp_path_factory):
     """240 tracks, links to four of the files: enough work to be interrupted."""
