@@ -1,7 +1,7 @@
 """Locating, decoding and resampling audio files, independent of the models.
 
 `find` maps track ids to files, `decode` a file to mono samples, `resample` samples to the rate of a
-model. A file that cannot be read raises AudioError with the reason.
+model. A file that cannot be read raises AudioError with the reason; what the machine refuses is raised as it is.
 
 soundfile reads wav, flac, ogg, opus, mp3, aiff and more. Files that it cannot read, or not to their end, are decoded
 by an ffmpeg pipe if ffmpeg is installed. The length in a header is a hint (see containers.py). Everything runs in
@@ -9,9 +9,11 @@ threads: libsndfile and soxr release the GIL.
 """
 import contextlib
 import csv
+import errno
 import os
 import re
 import shutil
+import signal
 import stat
 import struct
 import subprocess
@@ -36,10 +38,17 @@ LOST = re.compile(rb"Error while decoding|Error submitting packet|partial file|e
                   )  # remarks of ffmpeg on damage
 FFMPEG_PATIENCE = 300  # seconds; timeout of a decoder
 FFMPEG_EARLY = 1.0     # seconds by which the times of a file may begin late, so that -t would stop early
+SYSTEM_ERROR = 2       # SF_ERR_SYSTEM of libsndfile
+REFUSED = frozenset((errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ESTALE,
+                     errno.ENOTCONN))  # errors of the system that pass, whatever the file
 
 
 class AudioError(Exception):
     """The file has no usable audio; the message is the reason."""
+
+
+class MachineError(Exception):
+    """A decoder could not do its work, which says nothing about the file; the message is the reason."""
 
 
 class Clip(NamedTuple):
@@ -52,6 +61,14 @@ class Clip(NamedTuple):
     @property
     def seconds(self):
         return len(self.samples) / self.rate
+
+
+def of_machine(error):
+    """Whether an error is of the machine (memory, space, files, threads, time), so that the file may be read later."""
+    if isinstance(error, OSError):
+        return error.errno in REFUSED
+    return isinstance(error, MachineError | MemoryError) or (
+        isinstance(error, RuntimeError) and bool(re.search("can't (start new thread|allocate memory)", str(error))))
 
 
 # --------------------------------------------------------------------------- tracks and files
@@ -145,7 +162,8 @@ def decode(path, seconds=30.0, offset="start"):
     seconds: length of the excerpt, 0 for the whole track; a shorter track is returned whole
     offset:  "start", or "middle" for the excerpt around the middle of the decodable audio
     raises:  AudioError for a missing, unreadable, empty or too short file and for samples that are
-             not finite. Of a damaged file all that can be decoded is returned, with a note.
+             not finite; errors for which `of_machine` is true. Of a damaged file all that can be
+             decoded is returned, with a note.
     """
     _check_file(path)
     try:
@@ -175,6 +193,8 @@ def _check_file(path):
     try:
         s = os.stat(path)
     except OSError as e:
+        if of_machine(e):
+            raise
         link = " (a broken link)" if os.path.islink(path) else ""
         raise AudioError(f"{e.strerror}{link}") from None
     if not stat.S_ISREG(s.st_mode):
@@ -200,6 +220,9 @@ def _soundfile(path, seconds, offset):
                         return block, rate, ""
         return _measured(path, containers.measured(path, kind, rate, total), rate, seconds, offset)
     except soundfile.LibsndfileError as e:
+        if e.code == SYSTEM_ERROR:
+            with open(path, "rb"):  # raises what the system said to the library
+                pass
         # the library's message for an mp3 without a frame is "not a regular file"
         said = e.error_string.removeprefix("Error : ").strip(" .")
         said = "format not recognised" if "regular file" in said else said
@@ -319,7 +342,9 @@ def _ffmpeg(path, seconds, offset):
     try:
         done = subprocess.run(command, capture_output=True, timeout=FFMPEG_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise AudioError(f"ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None
+        raise MachineError(f"ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None
+    if done.returncode == -signal.SIGKILL:  # by a system that is out of memory
+        raise MachineError("ffmpeg was killed")
     if len(done.stdout) < 24 or done.stdout[:4] != b".snd":
         lines = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] ", "", done.stderr.decode(errors="replace")).strip().splitlines()
         raise AudioError(f"ffmpeg: {lines[-1] if lines else 'no audio in it'}")

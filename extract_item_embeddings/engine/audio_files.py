@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from extract_item_embeddings.engine.audio import of_machine
 from extract_item_embeddings.engine.pipeline import in_order
 from extract_item_embeddings.engine.shards import CONTENT, content_sum, files_sum
 from harness.errors import WorkError
@@ -66,6 +67,8 @@ class AudioFiles:
         try:
             digest = checksum(path)
         except OSError as e:
+            if of_machine(e):
+                raise
             return e.strerror or type(e).__name__
         return [str(path), size, mtime, ctime if settled else None, digest]
 
@@ -131,6 +134,8 @@ def state_of(path):
     try:
         seen = path.stat()
     except OSError as e:
+        if of_machine(e):
+            raise
         return e.strerror
     if not stat.S_ISREG(seen.st_mode):
         return "not a regular file"

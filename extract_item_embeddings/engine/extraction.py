@@ -258,6 +258,10 @@ def is_finished(work, task, request, files, stop, kept=None):
         print(f"{name}: made again, because some of its frames are missing", file=sys.stderr)
         return False
     same = f"; the content of {n} audio files was compared and is the same" if (n := files.compared - compared) else ""
+    about = {"failed": failed, "notes": about.get("incomplete", {})}
+    if n := len(pipeline.passing(about)):
+        print(f"{name}: {n} track{'s lack' if n > 1 else ' lacks'} sound, as ffmpeg was not installed or the machine "
+              "failed; --overwrite makes the matrix again", file=sys.stderr)
     print(f"{name}: finished before, skipped{same} (--overwrite does it again)", file=sys.stderr)
     return True
 
@@ -273,10 +277,10 @@ def reason(path, about, changed):
 
 
 def drop_changed(shard, files, kept=None):
-    """Discard finished batches whose files have changed since, or whose frames are missing."""
+    """Discard finished batches whose files have changed since, whose frames are missing, or that the machine failed."""
     for b, entry in list(shard.entries.items()):
         rows = shard.plan.rows(b)
-        if not files.same(rows, entry) \
+        if pipeline.passing(entry) or not files.same(rows, entry) \
                 or kept and not kept.exist(r for r in rows if str(r) not in entry["failed"]):
             del shard.entries[b]
 

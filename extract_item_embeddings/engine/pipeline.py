@@ -7,6 +7,8 @@ as the device's memory allows.
 import collections
 import contextlib
 import json
+import re
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,9 @@ import numpy as np
 from extract_item_embeddings.engine import audio
 from harness.errors import WorkError
 from harness.progress import Progress
+
+OF_MACHINE = r"^MemoryError|^\w+: \[Errno (11|12|23|24|28|107|116|122)\]|ffmpeg did not finish within"  # in reasons
+ABSENT = "ffmpeg, which .* is not installed"
 
 
 class Job:
@@ -173,10 +178,8 @@ def prepare_all(backends, path, seconds, offset):
     """As prepare, for several backends; the file is decoded once, and resampled once per sample rate."""
     try:
         clip, at_rate = audio.decode(path, seconds, offset), {}
-    except audio.AudioError as e:
-        return [str(e)] * len(backends)
-    except Exception as e:  # one invalid file must not end a run of hours; the reason is written to the json
-        return [f"{type(e).__name__}: {e}"] * len(backends)
+    except Exception as e:
+        return [reason(path, e)] * len(backends)
     items = []
     for backend in backends:
         try:
@@ -185,8 +188,31 @@ def prepare_all(backends, path, seconds, offset):
                 at_rate[rate] = audio.resample(clip, rate)
             items.append((*backend.prepare(at_rate[rate]), clip.seconds, clip.note, clip.quality))
         except Exception as e:
-            items.append(str(e) if isinstance(e, audio.AudioError) else f"{type(e).__name__}: {e}")
+            items.append(reason(path, e))
     return items
+
+
+def reason(path, error):
+    """Why a file has no values, for the json: one invalid file must not end a run of hours.
+
+    WorkError where the machine failed: that is no fact about the file, and would be a row of NaN for ever.
+    """
+    words = str(error) if isinstance(error, audio.AudioError | audio.MachineError) else \
+        ": ".join(filter(None, (type(error).__name__, str(error))))
+    if audio.of_machine(error):
+        raise WorkError(f"{path}: the machine failed, not the file ({words}); finished batches are kept, and the same "
+                        "command goes on after them; leave the file out if it fails again") from None
+    return words
+
+
+def passing(entry):
+    """The reasons in a batch's line of the journal that may not hold any more: of the machine, or of ffmpeg's absence.
+
+    Earlier versions noted failures of the machine as those of the file.
+    """
+    reasons = [why["reason"] for kind in ("failed", "notes") for why in entry.get(kind, {}).values()]
+    absent = ABSENT if shutil.which("ffmpeg") else "(?!)"
+    return [why for why in reasons if re.search(f"{OF_MACHINE}|{absent}", why)]
 
 
 def compute(backend, rows, ids, items, plan, kept=None):
