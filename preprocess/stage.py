@@ -84,6 +84,7 @@ class AtomicOutputs:
         self.hidden = self.folder / f".{manifest.stem}.new"
         self.old = read_json(manifest, FIELDS) if manifest.exists() else None
         self.stale = []      # files of a split, which go when these outputs come
+        self.locks = contextlib.ExitStack()     # of that split, until they have come
 
     def path(self, name):
         """Path to write to for the output file `name`."""
@@ -112,9 +113,10 @@ class AtomicOutputs:
         """Look, when the lists of ids are written, whether the workspace has a split whose numbers mean other ids.
 
         A user's number is a place in userid_sorted.csv, or, where there is none, the id itself. Such a split is a
-        UsageError; with `overwrite`, `publish` removes it.
+        UsageError; with `overwrite`, `publish` removes it, and nobody else writes there until then (WorkError).
         """
-        parts = sorted(p for p in (self.folder / "data").glob("*") if p.is_file())
+        split = self.folder / "data" / "split.json"
+        parts = sorted(p for p in split.parent.glob("*") if p.is_file() and not p.name.startswith("."))
         if not parts or not (self.folder / LISTS["tracks"]).exists():
             return
         other = next((what for what, name in LISTS.items() if not _same(self.folder / name, self.path(name))), None)
@@ -122,9 +124,10 @@ class AtomicOutputs:
             return
         if not overwrite:
             path = self.folder / LISTS[other]
-            has = f"{path} lists" if path.exists() else f"{self.folder / 'data'} is a split of"
+            has = f"{path} lists" if path.exists() else f"{split.parent} is a split of"
             raise UsageError(f"{has} other {other}; use a fresh --workdir, or --overwrite, which also deletes the "
                              f"split of the old {'track list' if other == 'tracks' else other}")
+        self.locks.enter_context(_locked(split))
         self.stale = parts
 
     def publish(self, manifest, remove=()):
@@ -157,11 +160,7 @@ def atomic_outputs(manifest, name=None):
     """
     manifest = Path(manifest)
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    with open(manifest.parent / f".{manifest.stem}.lock", "w") as lock:
-        try:
-            locks.take(lock)
-        except BlockingIOError:
-            raise WorkError(f"another process is writing {manifest}; wait until it has finished") from None
+    with _locked(manifest):
         new = AtomicOutputs(manifest)
         if name and (new.old or {}).get("name", name) != name:
             raise UsageError(f"{manifest.parent} holds the data set {new.old['name']!r}; choose another --workdir "
@@ -175,7 +174,19 @@ def atomic_outputs(manifest, name=None):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(new.folder)) from None
             raise
         finally:
+            new.locks.close()
             shutil.rmtree(new.hidden, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(manifest):
+    """Hold the lock of a manifest's outputs; WorkError where another process has it."""
+    with open(manifest.parent / f".{manifest.stem}.lock", "w") as lock:
+        try:
+            locks.take(lock)
+        except BlockingIOError:
+            raise WorkError(f"another process is writing {manifest}; wait until it has finished") from None
+        yield
 
 
 def _same(path, other):

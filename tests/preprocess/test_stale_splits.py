@@ -10,6 +10,7 @@ import pytest
 import dataset
 from harness import cli
 from harness.errors import WorkError
+from preprocess import stage
 from ranking import plays as plays_of_history
 from recommenders import popularity
 
@@ -94,3 +95,36 @@ def test_plays_of_a_split_that_records_none_are_read(tmp_path, say):
         plays_of_history.inputs(split, "--order plays")
     (workdir / "data" / "split.json").unlink()
     assert plays_of_history.inputs(split, "--order plays")[0].path == workdir / "plays.pqt"
+
+
+# --------------------------------------------------------------------------- what is no split, and whose it is
+
+@pytest.fixture
+def split_of_three(tmp_path, say):
+    """A workspace with a split of three users, and the command line that brings four."""
+    workdir = tmp_path / "w"
+    log = write_log(tmp_path / "log.tsv", ["ann", "bob", "cyd"])
+    assert say(get_plays, *brought("music4all", log, workdir))[0] == 0
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    return workdir, brought("music4all", write_log(tmp_path / "log.tsv", ["aa", "ann", "bob", "cyd"]), workdir)
+
+
+def test_what_a_failed_split_leaves_is_no_split(tmp_path, say):
+    workdir = tmp_path / "w"
+    assert say(get_plays, *brought("music4all", write_log(tmp_path / "log.tsv", ["ann", "bob"]), workdir))[0] == 0
+    assert say(splitter, "--protocol", "recsys24", "--test-date", "2031-01-01", "--workdir", workdir)[0] == 1
+    assert [p.name for p in (workdir / "data").iterdir()] == [".split.lock"]
+    assert say(get_plays, *brought("music4all", write_log(tmp_path / "log.tsv", ["aa", "ann", "bob"]), workdir))[0] == 0
+    assert (workdir / "data" / ".split.lock").exists()
+
+
+def test_a_split_is_not_removed_while_it_is_written(split_of_three, say):
+    workdir, four = split_of_three
+    before = (workdir / "plays.pqt").read_bytes()
+    with stage.atomic_outputs(workdir / "data" / "split.json"):
+        status, err = say(get_plays, *four, "--overwrite")
+        assert status == 1 and "another process is writing" in err and "data/split.json" in err
+        assert (workdir / "plays.pqt").read_bytes() == before and (workdir / "data" / "train.pqt").exists()
+    assert say(get_plays, *four, "--overwrite")[0] == 0
+    assert [p.name for p in (workdir / "data").iterdir()] == [".split.lock"]
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
