@@ -126,7 +126,7 @@ def main(argv=None):
     from preprocess import stage
     request = request_of(args, workdir, others)
     folder = workdir / "explore"
-    with stage.atomic_outputs(folder / "manifest.json") as new:
+    with stage.atomic_outputs(folder / "manifest.json", overwrite=args.overwrite) as new:
         if not new.same(request, args.overwrite):
             numbers = measured(args, workdir, others, new.path("spill"))
             paths = drawn(numbers, new)

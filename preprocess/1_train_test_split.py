@@ -317,7 +317,7 @@ def main(argv=None):
         _make_partitions(args, pieces, not args.overwrite and partitions.is_published(workdir, request))
         if args.partition is not None:
             return
-    with stage.atomic_outputs(workdir / "data" / "split.json") as new:
+    with stage.atomic_outputs(workdir / "data" / "split.json", overwrite=args.overwrite) as new:
         if new.same(request, args.overwrite):
             parts.print_stats(new.old["stats"])
             if expected:

@@ -48,7 +48,7 @@ def write_plays(log, tracks, workdir, *, name, source, licence, memory=2 << 30, 
     ids = _ids(tracks, workdir)
     request = {"dataset": name, "log": None, "tracks": runs.request_hash(ids), "more": more or {}}
     state = state_of(log)
-    with stage.atomic_outputs(workdir / "dataset.json", name) as new, ThreadPoolExecutor(1) as pool:
+    with stage.atomic_outputs(workdir / "dataset.json", name, overwrite) as new, ThreadPoolExecutor(1) as pool:
         digest = pool.submit(checksum, log)  # reads beside the parser, from the same page cache
         if new.old is not None:
             request["log"] = digest.result()

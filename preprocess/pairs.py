@@ -39,7 +39,7 @@ def get_plays(args, workdir):
         raise UsageError(f"--raw {raw} is not a file; name a text file with `user item` on each line")
     seen = hashed(raw)
     request = {"dataset": "pairs", raw.name: seen.digest}
-    with stage.atomic_outputs(workdir / "dataset.json", "pairs") as new:
+    with stage.atomic_outputs(workdir / "dataset.json", "pairs", args.overwrite) as new:
         if new.same(request, args.overwrite):
             return
         counts = write_tables(new.path, read(raw))

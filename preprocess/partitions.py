@@ -27,7 +27,7 @@ from harness.inputs import state_of
 from harness.machine import peak_memory
 from harness.progress import Progress
 from harness.readers import read_json
-from preprocess import cold_items, parts, protocols, row_groups
+from preprocess import cold_items, parts, protocols, row_groups, stage
 from preprocess.protocols import COLUMNS
 from preprocess.splitting import DATED, DATES, by_date
 
@@ -298,7 +298,7 @@ def typed_words(argv):
 def is_published(workdir, request):
     """Whether the workspace holds the finished split of a request, all of its files at their size."""
     path = workdir / "data" / "split.json"
-    old = read_json(path) if path.exists() else {}
+    old = stage.read_manifest(path) or {}
     return (old.get("status") == "finished" and old.get("request") == json.loads(json.dumps(request))
             and all((path.parent / name).exists() and (path.parent / name).stat().st_size == size
                     for name, size in old.get("bytes", {}).items()))

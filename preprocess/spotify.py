@@ -56,7 +56,7 @@ def get_plays(args, workdir):
         raise UsageError(f"--raw {raw} is not a file; name the csv of playlist songs (spotify_songs.csv)")
     seen = hashed(raw)
     request = {"dataset": "spotify", raw.name: seen.digest}
-    with stage.atomic_outputs(workdir / "dataset.json", "spotify") as new:
+    with stage.atomic_outputs(workdir / "dataset.json", "spotify", args.overwrite) as new:
         if new.same(request, args.overwrite) and all((workdir / "embeddings" / f"spotify.{s}").exists()
                                                      for s in ("npy", "json")):
             return

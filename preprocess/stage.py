@@ -78,11 +78,11 @@ def add_memory_flag(parser):
 class AtomicOutputs:
     """Output files of one stage, published together with their manifest; created by `atomic_outputs`."""
 
-    def __init__(self, manifest):
+    def __init__(self, manifest, overwrite=False):
         self.manifest = manifest
         self.folder = manifest.parent
         self.hidden = self.folder / f".{manifest.stem}.new"
-        self.old = read_json(manifest, FIELDS) if manifest.exists() else None
+        self.old = read_manifest(manifest, overwrite)
         self.stale = []      # files of a split, which go when these outputs come
         self.locks = contextlib.ExitStack()     # of that split, until they have come
 
@@ -152,16 +152,16 @@ class AtomicOutputs:
 
 
 @contextlib.contextmanager
-def atomic_outputs(manifest, name=None):
+def atomic_outputs(manifest, name=None, overwrite=False):
     """Lock the folder of a manifest for one writer and yield an AtomicOutputs; leftovers of killed runs are removed.
 
     Any exception raised inside leaves the old files unchanged. A second writer is a WorkError, a workspace that
-    holds another data set than `name` a UsageError.
+    holds another data set than `name` a UsageError. A damaged manifest is a WorkError, with `overwrite` it is as none.
     """
     manifest = Path(manifest)
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with _locked(manifest):
-        new = AtomicOutputs(manifest)
+        new = AtomicOutputs(manifest, overwrite)
         if name and (new.old or {}).get("name", name) != name:
             raise UsageError(f"{manifest.parent} holds the data set {new.old['name']!r}; choose another --workdir "
                              f"for {name!r}")
@@ -176,6 +176,16 @@ def atomic_outputs(manifest, name=None):
         finally:
             new.locks.close()
             shutil.rmtree(new.hidden, ignore_errors=True)
+
+
+def read_manifest(manifest, overwrite=False):
+    """What the manifest of a stage holds, None where there is none, or a damaged one is overwritten."""
+    try:
+        return read_json(manifest, FIELDS) if manifest.exists() else None
+    except WorkError as e:
+        if overwrite:
+            return None
+        raise WorkError(f"{e}; --overwrite makes it again") from None
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ def get_plays(args, workdir):
                                            "bad_rows", "multiline", "name", "source", "licence")}
     request = {"dataset": args.name, **{k: v for k, v in flags.items() if v is not None},
                "log": [[i.path.name, i.digest] for i in log], **{role: i.digest for role, i in beside.items()}}
-    with stage.atomic_outputs(workdir / "dataset.json", args.name) as new:
+    with stage.atomic_outputs(workdir / "dataset.json", args.name, args.overwrite) as new:
         if new.same(request, args.overwrite):
             return
         spill = new.path("spill")

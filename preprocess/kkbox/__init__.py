@@ -140,7 +140,7 @@ def get_plays(args, workdir):
         print(f"{args.raw} contains no test.csv: the last tenth of each playlist is test")
     states = {path: state_of(path) for path in sources.values()}
     request = {"dataset": "kkbox", **{flag: getattr(args, flag) for flag in FLAGS}, "raw": None}
-    with stage.atomic_outputs(workdir / "dataset.json", "kkbox") as new, ThreadPoolExecutor(2) as pool:
+    with stage.atomic_outputs(workdir / "dataset.json", "kkbox", args.overwrite) as new, ThreadPoolExecutor(2) as pool:
         sums = pool.submit(kkbox_archives.checksums, sources)
         if new.old is not None and not args.overwrite:
             request["raw"] = sums.result()

@@ -74,7 +74,7 @@ def get_plays(args, workdir):
     name = "lastfm-tags" if args.events == "tags" else "lastfm-audio" if args.audio_only else "lastfm"
     request = {"dataset": name, "tag_dim": tables.TAG_DIM, "seed": args.seed, **{i.path.name: i.digest for i in files}}
     time = {"time": "real", "resolution": "month"} if args.events == "tags" else {"time": "none"}
-    with stage.atomic_outputs(workdir / "dataset.json", name) as new:
+    with stage.atomic_outputs(workdir / "dataset.json", name, args.overwrite) as new:
         if new.same(request, args.overwrite) and _has_embeddings(workdir, new.old):
             return
         data = read(raw, dated=args.events == "tags")

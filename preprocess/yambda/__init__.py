@@ -56,7 +56,7 @@ def get_plays(args, workdir):
     seen = [hashed(path) for path in files.values()]
     request = {"dataset": "yambda", "size": args.size, "events": args.events, "form": args.form,
                "vectors": args.vectors, **{i.path.name: i.digest for i in seen}}
-    with stage.atomic_outputs(workdir / "dataset.json", "yambda") as new:
+    with stage.atomic_outputs(workdir / "dataset.json", "yambda", args.overwrite) as new:
         if new.same(request, args.overwrite) and all(path.exists() for path in vector_paths(workdir, args, files)):
             return
         with (stage.session(stage.engine_memory(args.memory), new.path("spill")) as con,

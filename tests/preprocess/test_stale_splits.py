@@ -128,3 +128,20 @@ def test_a_split_is_not_removed_while_it_is_written(split_of_three, say):
     assert say(get_plays, *four, "--overwrite")[0] == 0
     assert [p.name for p in (workdir / "data").iterdir()] == [".split.lock"]
     assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+
+
+# --------------------------------------------------------------------------- damaged manifests
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"request": 3}', "\x00"])
+def test_overwrite_mends_a_damaged_manifest(split_of_three, say, damage):
+    workdir, four = split_of_three
+    (workdir / "data" / "split.json").write_text(damage)
+    split = ["--protocol", "random", "--workdir", workdir]
+    status, err = say(splitter, *split)
+    assert status == 1 and "split.json" in err and "; --overwrite makes it again" in err and err.count("\n") == 1
+    assert say(splitter, *split, "--partitions", 2)[1] == err
+    assert say(splitter, *split, "--overwrite")[0] == 0 and say(splitter, *split)[0] == 0
+    (workdir / "dataset.json").write_text(damage)
+    status, err = say(get_plays, *four)
+    assert status == 1 and "dataset.json" in err and "; --overwrite makes it again" in err and err.count("\n") == 1
+    assert say(get_plays, *four, "--overwrite")[0] == 0 and say(get_plays, *four)[0] == 0
