@@ -7,10 +7,12 @@ by the same SQL as in one piece, on the partitions' files in place of the plays:
 
 data/.partitions/REQUEST/ holds NUMBER.pqt, whose columns are those of a part and `part`, and NUMBER.json, which is
 written last. REQUEST is a hash of the request, the number of partitions and DuckDB's version (which decides the hash
-of an id), so that two requests never share a file. The folder is removed when the parts are published.
+of an id), so that two requests never share a file. overwrite.json names the --overwrite that is going on, as do the
+records of what it made, so that it goes on when interrupted. The folder is removed when the parts are published.
 """
 import contextlib
 import json
+import secrets
 import shlex
 import shutil
 import time
@@ -84,22 +86,40 @@ class Partitions:
         path, file = self.path(number, ".json"), self.path(number)
         if not path.exists() or not file.exists():
             return None
-        about = read_json(path, FIELDS)
-        return about if file.stat().st_size == about.get("bytes") else None
+        about = _read(path, FIELDS)
+        return about if about and file.stat().st_size == about.get("bytes") else None
+
+    def _overwriting(self, numbers):
+        """The token of the --overwrite that is going on, which the records of what it made hold; a new one begins it.
+
+        It ends when the parts are published; asked for by their numbers, partitions that it made are made again.
+        """
+        path = self.folder / "overwrite.json"
+        token = (_read(path, {"token": str}) if path.exists() else {}).get("token")
+        if token is None or self.args.partition is not None and all(self._made(n, token) for n in numbers):
+            token = secrets.token_hex(8)
+            write_json(path, {"token": token})
+        return token
+
+    def _made(self, number, token):
+        """Whether a partition is finished and, where there is a token, of that --overwrite."""
+        about = self.record(number)
+        return about is not None and token in (None, about.get("overwrite"))
 
     # ----------------------------------------------------------------- one partition
 
     def make(self, numbers):
-        """Make partitions one after the other; finished ones are skipped unless --overwrite."""
+        """Make partitions one after the other; finished ones are skipped, with --overwrite those that it has made."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "request.json").exists():
             write_json(self.folder / "request.json", self.key)
+        token = self._overwriting(numbers) if self.args.overwrite else None
         with Progress(len(numbers), "partitions", "partitions") as bar:
             for number in numbers:
                 bar.update(0, now=number)
                 with self._alone(number):
-                    if self.args.overwrite or self.record(number) is None:
-                        self._try(number)
+                    if not self._made(number, token):
+                        self._try(number, token)
                     elif len(numbers) == 1:
                         print(f"partition {number} of {self.n}: finished before, skipped (--overwrite does it again)")
                 bar.update(1)
@@ -115,7 +135,7 @@ class Partitions:
                                 "until it has finished") from None
             yield
 
-    def _try(self, number):
+    def _try(self, number, token):
         """Make a partition, and keep count of the times it failed."""
         tries = self.path(number, ".tries.json")
         times = self._failures(number)[0] + 1
@@ -132,12 +152,12 @@ class Partitions:
         finally:
             shutil.rmtree(spill, ignore_errors=True)
         write_json(self.path(number, ".json"), {**about, "seconds": round(time.monotonic() - start, 3),
-                                                "peak_memory": peak_memory()})
+                                                "peak_memory": peak_memory(), "overwrite": token})
         tries.unlink(missing_ok=True)
 
     def _failures(self, number):
         path = self.path(number, ".tries.json")
-        about = read_json(path, {"times": int, "last": str}) if path.exists() else {}
+        about = _read(path, {"times": int, "last": str}) if path.exists() else {}
         return about.get("times", 0), about.get("last", "")
 
     def _write(self, number, spill):
@@ -211,6 +231,14 @@ class Partitions:
             print(f"kept: {other} holds partitions of another request; delete it unless its tasks are at work")
         with contextlib.suppress(OSError):
             self.parent.rmdir()
+
+
+def _read(path, fields):
+    """As read_json; {} of a damaged file, whose partition is made again."""
+    try:
+        return read_json(path, fields)
+    except WorkError:
+        return {}
 
 
 def local_pairs(args, settings, log, partition):
