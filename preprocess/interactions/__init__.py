@@ -271,7 +271,7 @@ class Reader:
             raise WorkError(f"{self.paths[0]}: {missing} rows have no time; mend them, leave them out with "
                             "--bad-rows skip, or leave the column out with --time none")
         sql, how = times.expression(self.con, "staged", '"time"', self.args.timezone, self.skip)
-        self.bad_times = times.check(self.con, sql, self.paths[0], self.skip)
+        self.bad_times = times.check(self.con, sql, self.paths[0], how, self.skip)
         self.taken["time"] = f"{self.roles['time']} ({how})"
         return sql
 

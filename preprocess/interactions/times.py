@@ -4,6 +4,8 @@ from preprocess.typed import FIRST_YEAR, LAST_YEAR, within
 
 UNITS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0, "nanoseconds": 1e-3}   # microseconds in one
 EARLIEST, LATEST = 1990, 2100       # years outside of which a time is named as odd
+BEGIN, END, LAST = 631152000e6, 4102444800e6, 7289654400e6      # microseconds of these years, and of the end of 2200
+DATES = 19000101, 22001232          # 20190220 is a date, as long as most numbers are
 FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%Y%m%d",
            "%a %b %d %H:%M:%S %z %Y", "%d %b %Y %H:%M:%S", "%d %b %Y, %H:%M", "%b %d, %Y", "%Y-%m-%d %I:%M:%S %p")
 YEAR = r"\d{4}"      # what each of FORMATS has; strptime also reads epoch and infinity, as 1900
@@ -14,7 +16,7 @@ ISO = r"\d{4}-\d{1,2}-\d{1,2}([T ] *\d{1,2}:\d{1,2}(:\d{1,2}(\.\d*)?)?)?"
 def unit_of(low, high) -> str:
     """The unit of unix times by their range: what puts the span between 1990 and 2100; UsageError for none."""
     for unit, micro in UNITS.items():
-        if 631152000e6 <= abs(high) * micro < 4102444800e6 and low * micro >= 0:
+        if BEGIN <= abs(high) * micro < END and low * micro >= 0:
             return unit
     raise UsageError(f"the times run from {low:g} to {high:g}, which is no time since 1970 in seconds, milliseconds, "
                      "microseconds or nanoseconds; name another column with --time, or none with --time none")
@@ -35,14 +37,23 @@ def expression(con, relation, column, timezone="UTC", skip=False):
         raise UsageError(f"--timezone {timezone} is no time zone; names are like Europe/Vienna or UTC") from None
     cell = f"trim({column})"
     number = f"(case when isfinite(try_cast({cell} as double)) then try_cast({cell} as double) end)"
-    rows, numbers, low, high, marks = con.execute(f"""select count({column}), count({number}), min({number}),
-        max({number}), bool_or({number} is not null and (contains({cell}, '.') or contains(lower({cell}), 'e')))
+    rows, numbers, low, high, marks, *found = con.execute(f"""select count({column}), count({number}), min({number}),
+        max({number}), bool_or({number} is not null and (contains({cell}, '.') or contains(lower({cell}), 'e'))),
+        {", ".join(f"count(*) filter ({_between(number, *ends)})" for ends in _ranges().values())}
         from {relation}""").fetchone()
     if not rows:
         raise WorkError("the column of times is empty; leave it out with --time none")
     enough = rows // 2 + 1 if skip else rows
-    if numbers >= enough and not (high < 1e8 and low >= 19000101):          # 20190220 is a date
-        return _unix(low, high, cell, whole=not marks)
+    if numbers >= enough and not (high < 1e8 and low >= DATES[0]):
+        counts = dict(zip(_ranges(), found, strict=True))
+        unit = max(counts, key=counts.__getitem__) if any(found) else unit_of(low, high)
+        if skip and 2 * counts[unit] <= sum(found):
+            some = ", ".join(f"{n} in {name}" for name, n in counts.items() if n)
+            raise WorkError(f"the times are of several units ({some}), and none of them is that of most; mend them, or "
+                            "leave the column out with --time none")
+        if unit != "dates":
+            return _unix(unit, cell, number, not marks, mixed=counts[unit] < numbers)
+        return next((sql, how) for how, sql in _ways(cell, "false", timezone) if how.startswith("%Y%m%d,"))
     zoned = rf"regexp_matches({cell}, '([zZ]| ?UTC|{OFFSET})$') and {cell} like '%:%'"
     most, found = enough - 1, None
     for how, sql in _ways(cell, zoned, timezone):
@@ -60,16 +71,17 @@ def expression(con, relation, column, timezone="UTC", skip=False):
                     "numbers, or dates; --time none leaves the column out")
 
 
-def check(con, sql, path, skip=False):
+def check(con, sql, path, how, skip=False):
     """Number of rows of the table `staged` whose "time" is no plausible one; WorkError for the first unless `skip`.
 
-    sql: of `expression`, null or outside of FIRST_YEAR to LAST_YEAR for such a row. Prints the number left out.
+    sql, how: of `expression`; sql is null or outside of FIRST_YEAR to LAST_YEAR for such a row. Prints the number left
+    out.
     """
     count, first = con.execute(f"""select count(*), any_value("time") from staged
         where not coalesce({within(sql)}, false)""").fetchone()
     if count and not skip:
         raise WorkError(f"{path}: {first!r} is no time between the years {FIRST_YEAR} and {LAST_YEAR} ({count} such "
-                        "rows); mend them, or leave them out with --bad-rows skip")
+                        f"rows; the others are {how}); mend them, or leave them out with --bad-rows skip")
     if count:
         print(f"left out: {count} rows without a time between the years {FIRST_YEAR} and {LAST_YEAR}"
               + (f", such as {first!r}" if first else ""))
@@ -84,9 +96,23 @@ def name_odd(con):
         print(f"warning: {odd} times are in the future or before {EARLIEST}; they run from {low} to {high}")
 
 
-def _unix(low, high, cell, whole):
-    """whole: no number has a fraction or an exponent, so that no decimals are needed, which take seven times as long"""
-    unit = unit_of(low, high)
+def _ranges():
+    """{unit: (least number, number above the largest)} of plausible times; no two of them overlap."""
+    return {**{unit: (BEGIN / micro, END / micro) for unit, micro in UNITS.items()}, "dates": DATES}
+
+
+def _between(number, low, high):
+    """SQL of whether a number is at least `low` and below `high`."""
+    return f"({number} >= {low!r} and {number} < {high!r})"
+
+
+def _unix(unit, cell, number, whole, mixed):
+    """SQL of unix times of a unit, and what they are called.
+
+    number: SQL of the cell as a number; whole: no number has a fraction or an exponent, so that no decimals are needed,
+    which take seven times as long; mixed: some are of another unit, or of none, and the SQL is null for those that are
+    of another, negative, or beyond any date
+    """
     if whole and unit in ("seconds", "milliseconds", "microseconds"):
         sql = f"make_timestamp(try_cast({cell} as bigint) * {round(UNITS[unit])})"
     elif unit == "nanoseconds":
@@ -95,6 +121,9 @@ def _unix(low, high, cell, whole):
         sql = f"make_timestamp((try_cast({cell} as decimal(28, 6)) * 1000000)::bigint)"
     else:
         sql = f"make_timestamp((try_cast({cell} as decimal(28, 3)) * {round(UNITS[unit])})::bigint)"
+    if mixed:
+        others = " or ".join(_between(number, *ends) for other, ends in _ranges().items() if other != unit)
+        sql = f"case when {_between(number, 0, LAST / UNITS[unit])} and not ({others}) then {sql} end"
     return sql, f"unix {unit}, UTC"
 
 
