@@ -342,7 +342,7 @@ def _ffmpeg(path, seconds, offset):
     try:
         done = subprocess.run(command, capture_output=True, timeout=FFMPEG_PATIENCE)
     except subprocess.TimeoutExpired:
-        raise MachineError(f"ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None
+        raise AudioError(f"ffmpeg did not finish within {FFMPEG_PATIENCE} s") from None   # a file may hang it always
     if done.returncode == -signal.SIGKILL:  # by a system that is out of memory
         raise MachineError("ffmpeg was killed")
     if len(done.stdout) < 24 or done.stdout[:4] != b".snd":

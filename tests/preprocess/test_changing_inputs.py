@@ -78,13 +78,13 @@ def test_a_failed_conversion_leaves_the_embeddings_as_they_were(tmp_path, monkey
         old.write_bytes(b"the old one")
     before = everything(tmp_path / "w")
     assert b"the old one" in before.values()
-    real, written = stage.stale_split, []
+    real, written = stage.AtomicOutputs.check_split, []
 
     def meanwhile(*args):
         rewrite(path)
         written.append(args)
         return real(*args)
-    monkeypatch.setattr(stage, "stale_split", meanwhile)
+    monkeypatch.setattr(stage.AtomicOutputs, "check_split", meanwhile)
     status, _, err = hetrec.say(kind, *flags, "--overwrite", workdir=tmp_path / "w")
     assert status == 1 and "changed while it was read" in err and written
     assert everything(tmp_path / "w") == before
