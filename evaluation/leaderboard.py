@@ -278,7 +278,7 @@ def repeats_paired(row):
 
 def ran_once(cell):
     """Whether a cell is one run of a method in which something is random, and so shows no spread over seeds."""
-    return len(cell.runs) == 1 and not registry.deterministic(cell.recommender)
+    return len(cell.runs) == 1 and not registry.deterministic(cell.recommender, cell.request)
 
 
 def worth_by_column(row):

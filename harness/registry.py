@@ -14,8 +14,10 @@ and, where it has something to tune, the settings that tune.py draws (experiment
 
 PARALLEL = True where torchrun may train it in several processes, and DETERMINISTIC = True where nothing in it is
 random, so that its runs differ by the order of ties alone: one seed is enough, and tables and claims take one run for
-all. They are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints
-NEEDS and COLD.
+all. A method that is so only given the factors that it reads declares the arguments with which it is, DETERMINISTIC =
+{"map": "ridge"}, {} where always: tables take its run for the only one of these factors, claims ask for more seeds. All
+are read from the text, so that asking costs nothing and runs nothing. `python -m recommenders --list` prints NEEDS and
+COLD.
 """
 import ast
 import contextlib
@@ -54,7 +56,7 @@ class Recommender:
     space: dict | None = None
     title: str | None = None
     parallel: bool = False
-    deterministic: bool = False
+    deterministic: bool | dict = False
 
     @property
     def script(self) -> str:
@@ -65,7 +67,7 @@ class Recommender:
 def declared(path: str | Path) -> dict[str, Any] | None:
     """What a file declares, or None: {"needs": tuple, "cold": bool, "about": first line of its docstring,
     "space": dict, None where there is no SEARCH_SPACE, "title": text, None without a TITLE, "parallel": bool,
-    "deterministic": bool}."""
+    "deterministic": bool or dict}."""
     try:
         tree = ast.parse(Path(path).read_text(encoding="utf-8"))
         values = {target.id: ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign)
@@ -81,7 +83,7 @@ def declared(path: str | Path) -> dict[str, Any] | None:
     about = (ast.get_docstring(tree) or "").partition("\n")[0]
     return {"needs": tuple(values["NEEDS"]), "cold": bool(values["COLD"]), "about": about, "space": space,
             "title": title, "parallel": values.get("PARALLEL") is True,
-            "deterministic": values.get("DETERMINISTIC") is True}
+            "deterministic": values.get("DETERMINISTIC", False)}
 
 
 def scripts() -> dict[str, Path]:
@@ -132,10 +134,16 @@ def capability(name: str) -> tuple[tuple, bool]:
     return (known.needs, known.cold) if known else ((), True)
 
 
-def deterministic(name: str) -> bool:
-    """Whether nothing in a recommender is random, as it declares; False for a name that is none."""
+def deterministic(name: str, request: Mapping[str, Any] | None = None) -> bool:
+    """Whether nothing in a recommender is random, as it declares; False for a name that is none.
+
+    request: of a run: then whether nothing is, given the factors that the run reads
+    """
     known = recommender(name)
-    return known is not None and known.deterministic
+    told = known.deterministic if known else False
+    if isinstance(told, dict):
+        return request is not None and all(request.get(key) == value for key, value in told.items())
+    return told is True
 
 
 def title(name: str, request: Mapping[str, Any] | None = None) -> str:

@@ -28,6 +28,7 @@ from training import content, factor_maps
 TITLE = "Content to factors"
 NEEDS = ("embedding",)
 COLD = True
+DETERMINISTIC = {"map": "ridge"}  # given the factors that it reads
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "evidence": {"log": [1.0, 100.0]},

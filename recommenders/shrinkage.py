@@ -36,6 +36,7 @@ from training import content, factor_maps, ridge
 TITLE = "Shrinkage"
 NEEDS = ("embedding",)
 COLD = True
+DETERMINISTIC = {}  # given the factors that it reads
 SEARCH_SPACE = {
     "factors": ["ials", "elsa"],
     "of": ["direction", "factor"],

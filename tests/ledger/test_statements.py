@@ -4,7 +4,7 @@ import re
 import pytest
 
 from harness.errors import UsageError
-from harness.registry import recommenders
+from harness.registry import deterministic, recommenders
 from ledger.plan import terms_of
 from ledger.statements import parse_effect, read_ledger
 from tests.conftest import ROOT
@@ -122,8 +122,11 @@ def test_the_published_systems_are_in_the_ledger(ours):
 
 def test_what_declares_itself_deterministic_has_nothing_random():
     """A method that trains by chance must not be among them: one seed of it decides nothing."""
-    assert {name for name, known in recommenders().items() if known.deterministic} == {
+    assert {name for name in recommenders() if deterministic(name)} == {
         "popularity", "itemknn", "ease", "knn", "content_knn", "content_prior", "artist_mean", "cease"}
+    given = {name for name in recommenders() if deterministic(name, {"map": "ridge"}) and not deterministic(name)}
+    assert given == {"content_factors", "shrinkage"} and not deterministic("content_factors", {"map": "mlp"})
+    assert deterministic("shrinkage", {}) and not deterministic("elsa", {}) and not deterministic("nobody", {})
 
 
 def test_terms_of_a_data_set_replace_each_and_versus(ours):
