@@ -12,9 +12,10 @@
 
 The key column is trackid, track_id, id or idx, or --id-column. Keys are original track ids, except in a column idx or
 an integer column track_id, where they are rows of trackid_sorted.csv, as in the files of a workspace. Where the
-integers of track_id are also ids of that list, they are ids if some of them can be no rows, and else a question that
---keys answers. For a matrix in the order of the workspace use --ids trackid_sorted.csv. Values become float32; tracks
-that are absent or have a value that is not finite become NaN rows, listed in the json.
+integers of track_id are also ids of that list, with or without the zeros before them, they are ids if some of them can
+be no rows, and else a question that --keys answers. For a matrix in the order of the workspace use --ids
+trackid_sorted.csv. Values become float32; tracks that are absent or have a value that is not finite become NaN rows,
+listed in the json.
 """
 if __package__ in (None, ""):  # run as a file: the project, not this folder, is where imports begin
     import sys

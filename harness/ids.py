@@ -44,6 +44,12 @@ def normal(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
 
 
+def unpadded(text: str) -> str:
+    """An id of digits as a program that reads numbers leaves it, without the zeros before it; other ids as compared."""
+    text = normal(text)
+    return text.lstrip("0") or "0" if text.isascii() and text.isdecimal() else text
+
+
 def normalised(texts: "pa.Array") -> "pa.Array":
     """`normal` of an arrow array of texts, the same array where nothing changes."""
     import pyarrow.compute as pc

@@ -13,7 +13,7 @@ from extract_item_embeddings.engine import shards
 from extract_item_embeddings.engine.backend import library_versions
 from harness.errors import UsageError, WorkError
 from harness.files import atomic, checksum, write_json
-from harness.ids import clash, normal
+from harness.ids import clash, normal, unpadded
 from harness.machine import git_state
 from harness.readers import read_json
 
@@ -45,14 +45,17 @@ class Rows:
         for _ in ids:
             f.write(empty)
         self.seen = np.zeros(len(ids), bool)
-        self.reasons, self.unknown, self.examples = {}, 0, []
+        self.bare = {} if source.by_row else {b: i for i in ids if (b := unpadded(i)) != normal(i)}
+        self.reasons, self.unknown, self.examples, self.lost = {}, 0, [], None
 
     def put(self, keys, values):
         """Write a block: n track ids (str) or rows (int), and (n, dim) numbers. WorkError for a duplicate track."""
         rows = np.array([self.find(k) for k in keys], dtype=np.int64)
         known = rows >= 0
         self.unknown += int((~known).sum())
-        self.examples += [str(k) for k, listed in zip(keys, known, strict=True) if not listed][:3 - len(self.examples)]
+        strange = [str(k) for k, listed in zip(keys, known, strict=True) if not listed]
+        self.examples += strange[:3 - len(self.examples)]
+        self.lost = self.lost or next((k for k in strange if k in self.bare), None)
         rows, values = rows[known], np.asarray(values)[known]
         twice = rows[np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])]
         twice = np.concatenate([rows[self.seen[rows]], twice])
@@ -75,12 +78,17 @@ class Rows:
         row = self.row_of.get(key)
         return self.row_of.get(normal(key), -1) if row is None else row
 
+    def hint(self):
+        """What to do about ids that lost the zeros before them, "" where none did."""
+        return f"; {self.lost} may be {self.bare[self.lost]} without its zeros: write ids as text" if self.lost else ""
+
     def failed(self):
         """{row: {"trackid", "reason"}} of the tracks without a vector; WorkError if these are all tracks."""
         name = self.source.name
         if not self.seen.any():
             raise WorkError(f"none of the {self.unknown} tracks of {name} is in trackid_sorted.csv: its ids look "
-                            f"like {', '.join(self.examples) or 'nothing'}, the list's like {self.ids[0]}")
+                            f"like {', '.join(self.examples) or 'nothing'}, the list's like {self.ids[0]}"
+                            f"{self.hint()}")
         reasons = {int(r): f"not in {name}" for r in np.flatnonzero(~self.seen)} | self.reasons
         if len(reasons) == len(self.ids):
             raise WorkError(f"no track of trackid_sorted.csv has a usable vector in {name}; the first reason: "
@@ -124,7 +132,7 @@ def _say(path, failed, rows):
     keys = "row numbers" if rows.source.by_row else "track ids"
     print(f"{path.stem}: {len(rows.ids) - len(failed)} of {len(rows.ids)} tracks have an embedding of {rows.dim} "
           f"values, {len(failed)} have none; {rows.unknown} {keys} of {rows.source.name} are not in the "
-          f"list: {path}")
+          f"list{rows.hint()}: {path}")
     for entry in list(failed.values())[:NAMED]:
         print(f"  {entry['trackid']}: {entry['reason']}")
     if len(failed) > NAMED:

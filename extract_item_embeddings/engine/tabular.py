@@ -29,7 +29,8 @@ class Table:
     """A table in a file. `key` is the name of its key column, by default one of KEYS.
 
     by_row: True if the keys are rows of trackid_sorted.csv, False for track ids; by default they are rows in a column
-            idx and in an integer column track_id, as in every file of a workspace, unless its values are ids, too
+            idx and in an integer column track_id, as in every file of a workspace, unless its values are ids, too,
+            also ids that lost the zeros before them; that rows are the default taken is printed
     listed: function giving the ids of trackid_sorted.csv, called where that has to be known
     """
 
@@ -44,6 +45,9 @@ class Table:
             raise WorkError(f"{path} has no column of numbers beside {self.key!r}")
         self.by_row = by_row if by_row is not None else self.key == "idx" or (
             self.key == "track_id" and whole and not self.are_ids(listed()))
+        if self.by_row and by_row is None:
+            print(f"{self.name}: the values of {self.key} are read as row numbers of trackid_sorted.csv; --keys id "
+                  "reads them as track ids", file=sys.stderr)
         if self.left_out:
             some = ", ".join(n or "the unnamed first" for n in self.left_out[:5])
             some += ", ..." if len(self.left_out) > 5 else ""
@@ -59,15 +63,20 @@ class Table:
         import pyarrow as pa
         parts = parquet_batches(self.path, [self.key], 1 << 16) if self.is_parquet else self.text_tables([])
         keys = [str(key) for part in parts for key in part.column(0).to_pylist()]
-        if not set(map(ids.normal, listed)) & {*keys}:
+        known = {ids.normal(i) for i in listed}
+        bare = {ids.unpadded(i): i for i in known}      # what a program that reads numbers leaves of an id
+        found = next((key for key in keys if key in known or key in bare), None)
+        if found is None:
             return False
         whole = ids.numbers(pa.array(keys, pa.string()))
         if whole is None or not all(0 <= key < len(listed) for key in whole.to_pylist()):
             return True
-        if all(listed[int(key)] == key for key in keys):
+        if all((ids.normal if key in known else ids.unpadded)(listed[int(key)]) == key for key in keys):
             return False        # either reading is the same
+        lost = "" if found in known else f", such as {bare[found]!r} without its zeros"
         raise UsageError(f"{self.path}: the values of track_id may be rows of trackid_sorted.csv, and are ids in it, "
-                         "too; say --keys id or --keys row")
+                         f"too{lost}; say --keys id or --keys row" + (
+                             ", and for ids write them as they are in the list" if lost else ""))
 
     def about(self):
         return {"columns_left_out": self.left_out}

@@ -209,6 +209,41 @@ def test_a_track_id_that_may_be_row_or_id_is_a_question(numbered, suffix):
     assert made(numbered)[1]["keys"] == "track ids"
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_ids_that_lost_their_zeros_are_never_taken_for_rows(tmp_path, suffix, capsys):
+    def write(keys, column="track_id"):
+        table, path = pd.DataFrame({column: keys, "a": np.arange(1.0, len(keys) + 1)}), tmp_path / f"m.{suffix}"
+        table.to_parquet(path) if suffix == "parquet" else table.to_csv(path, index=False)
+        return "--file", path
+
+    def listing(first):
+        (tmp_path / "trackid_sorted.csv").write_text(
+            "idx,trackid\n" + "".join(f"{r},{i:03d}\n" for r, i in enumerate(range(first, first + 6))))
+    listing(1)
+    refused(tmp_path, "may be rows of .*, and are ids in it, too, such as '001' without its zeros; say --keys id or",
+            *write([1, 2, 3]), error=UsageError)
+    refused(tmp_path, "none of the 6 tracks .*; 1 may be 001 without its zeros: write ids as text",
+            *write([1, 2, 3, 4, 5, 6]))
+    run(tmp_path, *write([1, 2, 3]), "--keys", "row")
+    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2, 3, np.nan, np.nan], equal_nan=True)
+    listing(0)
+    run(tmp_path, *write([1, 2, 3]), "--overwrite")      # rows and ids are the same
+    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2, 3, np.nan, np.nan], equal_nan=True)
+    listing(97)
+    capsys.readouterr()
+    run(tmp_path, *write([97, 98, 99, 100, 101], "id"), "--overwrite")
+    assert "3 track ids of m." in (said := capsys.readouterr().out) and "97 may be 097 without its zeros" in said
+
+
+@pytest.mark.parametrize("column", ["idx", "track_id"])
+def test_row_numbers_by_default_are_said(work, tmp_path, column, capsys):
+    frame().drop(columns="trackid").assign(**{column: ORDER}).to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv")
+    assert f"m.csv: the values of {column} are read as row numbers of trackid_sorted.csv" in capsys.readouterr().err
+    run(work, "--file", tmp_path / "m.csv", "--keys", "row", "--overwrite")
+    assert "read as row numbers" not in capsys.readouterr().err
+
+
 def test_a_list_whose_ids_are_its_rows_asks_nothing(tmp_path):
     (tmp_path / "trackid_sorted.csv").write_text("idx,trackid\n0,0\n1,1\n")
     pd.DataFrame({"track_id": [1, 0], "a": [1.0, 2.0]}).to_parquet(tmp_path / "m.parquet")
