@@ -24,12 +24,12 @@ from collections import Counter
 from pathlib import Path
 
 from harness import cli, ids
-from harness.errors import WorkError
+from harness.errors import UsageError, WorkError
 from harness.files import parquet_rows, quoted
 from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
-from preprocess.interactions import float_ids
+from preprocess.interactions import float_ids, summary
 from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
 from preprocess.typed import FIRST_YEAR, LAST_YEAR, within
 
@@ -93,7 +93,7 @@ def get_plays(args, workdir):
                      "licence": args.licence, "checksums": dict(zip(labels(i.path for i in inputs),
                                                                          (i.digest for i in inputs), strict=True)),
                      **about, "request": request, "versions": versions()}, remove=remove)
-    report(about, workdir)
+    summary.show(about, workdir)
 
 
 def labels(paths) -> list:
@@ -128,6 +128,10 @@ class Reader:
         self.log = formats.open_log(self.con, paths, spill, recipe, header, args.bad_rows == "skip", args.item)
         asked = {role: getattr(args, role) for role in ROLES if getattr(args, role)}
         self.roles = assign(self.log.columns, asked, recipe)
+        if args.min_rating is not None and "rating" not in self.roles:
+            raise UsageError("--min-rating needs a rating column; name it with --rating")
+        if args.timezone != "UTC" and ("time" not in self.roles or args.in_order):
+            raise UsageError("--timezone needs a column of times that is read; name it with --time, or leave it out")
         self.describing = describing(self.log.columns, self.roles, recipe)
         self.taken = {}      # role: what its column was taken for
         self.skip, self.bad_times = args.bad_rows == "skip", 0
@@ -239,7 +243,7 @@ class Reader:
         if "time" in self.roles and not self.args.in_order:
             times.name_odd(self.con)
         return {"log_rows": rows + bad, "bad_rows": bad, "empty_ids": empty,
-                **({"bad_times": self.bad_times} if self.bad_times else {}), "plays": left}
+                **({"bad_times": self.bad_times} if self.bad_times else {})}
 
     def name_forms(self):
         """Name ids that are written in another form than the one in which they are compared."""
@@ -296,10 +300,12 @@ class Reader:
         if bad:
             raise WorkError(f"{self.roles['rating']} holds {bad[0]!r}, which is no rating; leave the column out with "
                             "--rating none")
-        if self.args.min_rating is None:
+        least = self.args.min_rating
+        self.taken["rating"] += " (ignored)" if least is None else f" (at least {least:g})"
+        if least is None:
             print(f"every row counts as a play whatever its {self.roles['rating']}; --min-rating keeps the high ones")
             return []
-        return [f"{value} >= {self.args.min_rating!r}"]
+        return [f"{value} >= {least!r}"]
 
     # ids ------------------------------------------------------------------
     def number_users(self):
@@ -352,17 +358,18 @@ class Reader:
         self.con.execute(f"""copy (select users.number as user_id, items.number as track_id, timestamp{count}
             from rows join users using (userid) join items using (itemid) order by 1, 3, 2)
             to {quoted(self.path("plays.pqt"))} (format parquet, compression zstd, row_group_size 122880)""")
-        names = ("plays", "users", "tracks_played", "pairs", "first", "last")
+        names = ("rows", "plays", "users", "tracks_played", "pairs", "first", "last")
         self.con.execute(f"create temp view plays as from {parquet_rows(self.path('plays.pqt'))}")
-        values = self.con.execute("""select count(*), count(distinct user_id), count(distinct track_id),
+        plays = "coalesce(sum(count), 0)" if count else "count(*)"
+        values = self.con.execute(f"""select count(*), {plays}, count(distinct user_id), count(distinct track_id),
             (select count(*) from (select distinct user_id, track_id from plays)), min(timestamp)::varchar,
             max(timestamp)::varchar from plays""").fetchone()
         counts = dict(zip(names, values, strict=True)) | {"tracks": self.one("select count(*) from items")}
-        if not counts["plays"]:
+        if not counts["rows"]:
             some = self.one("select itemid from rows limit 1")
             raise WorkError(f"no row is of a listed item; the log has ids like {some}, the list "
                             f"{self.one('select itemid from items limit 1')}")
-        if left := self.one("select count(*) from rows") - counts["plays"]:
+        if left := self.one("select count(*) from rows") - counts["rows"]:
             print(f"left out: {left} rows of items that --tracks lacks")
         return counts
 
@@ -376,20 +383,3 @@ class Reader:
             self.con.execute("create temp table described as from (select distinct itemid from rows) "
                              + " ".join(commonest))
         items.write(self.con, self.path("items.pqt"), list(self.describing), self.args.items, self.roles["item"])
-
-
-def report(about, workdir):
-    """What each column was taken for, the counts and the next command."""
-    counts = about["counts"]
-    print(about["form"])
-    for role, column in about["columns"].items():
-        print(f"  {role:6} {column}")
-    span = f", {counts['first']} to {counts['last']}" if about["time"] == "real" else ""
-    print(f"{counts['plays']} plays, {counts['pairs']} distinct pairs of {counts['users']} users and "
-          f"{counts['tracks_played']} items{span}")
-    if repeated := counts["plays"] - counts["pairs"]:
-        print(f"{repeated} rows repeat a pair; a pair's plays are added up when it is split")
-    protocol = {"real": "random", "ordinal": "leave-one-out", "none": "random"}[about["time"]]
-    print(f"next: python preprocess/1_train_test_split.py --protocol {protocol} --workdir {workdir}")
-
-

@@ -34,7 +34,7 @@ def test_a_text_with_a_header(bring, delimiter):
     assert (
         "3 plays, 3 distinct pairs of 2 users and 2 items, 2019-02-20 13:45:10 to 2019-02-21 00:00:00" in out
     )
-    assert f"next: python preprocess/1_train_test_split.py --protocol random --workdir {w}" in out
+    assert f"1_train_test_split.py --protocol recsys24 --test-share-time .1 --workdir {w}" in out
     about = read_json(w / "dataset.json")
     assert (about["name"], about["licence"], about["source"], about["time"]) == (
         "own data",
@@ -153,8 +153,10 @@ def test_movielens(bring, text, name):
         status == 0
         and [r[1] for r in rows(w)] == ["31", "1029"]
         and "--min-rating keeps the high ones" in out
+        and "rating rating (ignored)" in out
     )
-    status, _, _, w = bring(text, "--recipe", "movielens", "--min-rating", "3", name=name)
+    status, out, _, w = bring(text, "--recipe", "movielens", "--min-rating", "3", name=name)
+    assert "rating rating (at least 3)" in out
     assert status == 0 and rows(w) == [("1", "1029", "2009-12-14 02:52:59")]
 
 

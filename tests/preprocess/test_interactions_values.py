@@ -180,3 +180,23 @@ def test_parts_of_an_id_and_the_table_of_items_may_be_floats(bring, tmp_path):
     text = "user,disc,place\n" + "7,1.0,2\n8,3, 4.0\n" * 10 + "9\n"
     status, out, _, w = bring(text, "--item", "disc + place", "--overwrite", "--bad-rows", "skip")
     assert status == 0 and ids(w) == ["1 - 2", "3 - 4"] and "left out: 1 rows that do not parse" in out
+
+
+def test_plays_are_added_up_and_rows_are_rows(bring):
+    status, out, _, w = bring("user,item,count\n1,a,3\n1,a,4\n2,b,9000000000000\n")
+    assert status == 0 and "9000000000007 plays in 3 rows, 2 distinct pairs of 2 users and 2 items\n" in out
+    assert "1 rows repeat a pair" in out and "--protocol random --workdir" in out
+    counts = read_json(w / "dataset.json")["counts"]
+    assert (counts["log_rows"], counts["rows"], counts["plays"], counts["pairs"]) == (3, 3, 9_000_000_000_007, 2)
+    status, out, _, w = bring("user,item\n1,a\n2,b\n", "--overwrite")
+    assert "\n2 plays, 2 distinct pairs" in out and read_json(w / "dataset.json")["counts"]["rows"] == 2
+
+
+@pytest.mark.parametrize("header, flags, sentence", [
+    ("rate", ("--min-rating", "4"), "--min-rating needs a rating column; name it with --rating"),
+    ("rating", ("--min-rating", "4", "--rating", "none"), "--min-rating needs a rating column; name it with --rating"),
+    ("rating", ("--timezone", "Europe/Vienna"), "--timezone needs a column of times that is read")])
+def test_a_flag_about_a_column_that_is_not_read_is_refused(bring, header, flags, sentence):
+    status, _, err, w = bring(f"user,item,{header}\n1,a,5\n", *flags)
+    assert status == 2 and sentence in err and err.count("\n") == 1 and not (w / "plays.pqt").exists()
+    assert bring("user,item,rate\n1,a,5\n1,b,2\n", "--min-rating", "4", "--rating", "rate")[0] == 0
