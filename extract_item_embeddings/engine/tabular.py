@@ -22,6 +22,7 @@ KEYS = ("trackid", "track_id", "id", "idx")   # names of the key column, in orde
 INDEX = re.compile(r"index|level_0|Unnamed: \d+(\.\d+)?|__index_level_\d+__")  # names of the index of pandas in files
 SAMPLE = 200                                  # rows used to detect the numeric columns
 BLOCK = 16 << 20                              # bytes of text per block
+COMMA = re.compile(r"[-+]?\d+,\d+")           # a number with a decimal comma
 NOTHING = ("", "nan", "NaN", "NAN", "NA", "N/A", "null", "NULL", "None")
 
 
@@ -103,24 +104,41 @@ class Table:
                 header = next(lines, "").rstrip("\r\n")
                 self.delimiter = "\t" if "\t" in header else ","
                 names = next(csv.reader([header], delimiter=self.delimiter), [])
-                first = list(csv.reader(lines, delimiter=self.delimiter))
+                reader = csv.reader(lines, delimiter=self.delimiter)
+                first = [(reader.line_num + 1, row) for row in reader]
         except (UnicodeDecodeError, csv.Error) as e:
             raise WorkError(f"{self.path} is not a text table in UTF-8 ({e})") from None
         if not header:
             raise WorkError(f"{self.path} is empty; a header line and a row per track are expected")
         if not first:
             raise WorkError(f"{self.path} has no rows after its header")
-        rows = [r for r in first if len(r) == len(names)]
+        numbered = [(n, r) for n, r in first if len(r) == len(names)]
+        rows = [r for _, r in numbered]
         self.key = self.pick_key(names, key)
         self.place = names.index(self.key)
         self.width = len(names)
         first_unnamed = 0 if names[0] == "" else None   # the index of pandas and R
         numbers = [i for i in range(len(names)) if i not in (self.place, first_unnamed)
-                   and all(_is_number(r[i]) for r in rows)
+                   and self.holds_numbers(names[i], [(n, r[i]) for n, r in numbered])
                    and not _is_label(names[i], _counts_rows([r[i] for r in rows]))]
         self.columns, self.names = numbers, names
         self.left_out = [names[i] for i in range(len(names)) if i != self.place and i not in set(numbers)]
         return bool(rows) and all(_is_row(r[self.place]) for r in rows)
+
+    def holds_numbers(self, name, cells):
+        """Whether all of these (line, cell) are numbers; WorkError where half of those with a value are, but not all.
+
+        A column of titles has a few numbers, too: it is no dimension, and is left out.
+        """
+        other = [(line, cell) for line, cell in cells if not _is_number(cell)]
+        like = sum(cell not in NOTHING and (_is_number(cell) or COMMA.fullmatch(cell) is not None) for _, cell in cells)
+        if other and like and like >= sum(cell not in NOTHING for _, cell in cells) / 2:
+            raise WorkError(f"{self.path}, line {other[0][0]}: {self.no_number(other[0][1], name)}")
+        return not other
+
+    def no_number(self, cell, name):
+        return (f"{cell[:40]!r} in the column {name} cannot be read as a number; mend it (nan where there is no "
+                "value), or leave the column out of the file")
 
     def text_blocks(self):
         for table in self.text_tables(self.columns):
@@ -169,6 +187,8 @@ class Table:
         """An error of the parser, with the line, the names of the columns and rows counted over its blocks."""
         if row := quotes.wrong_width(str(block, "utf-8", "replace"), self.delimiter, True, self.width, line):
             return f"line {row[0]}: Expected {self.width} columns, got {row[1]}"
+        if found := re.fullmatch(r"In CSV column #(\d+): Row #(\d+): .* invalid value '(.*)'", said, re.DOTALL):
+            return f"row {rows + int(found[2])}: {self.no_number(found[3], self.names[int(found[1])])}"
         said = re.sub(r"Row #(\d+)", lambda found: f"Row #{rows + int(found[1])}", said)
         for i, name in enumerate(self.names):
             said = said.replace(f"column c{i}:", f"column {name}:")

@@ -9,53 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 
 import dataset
-from extract_item_embeddings import npy
 from harness.errors import UsageError, WorkError
 from harness.files import checksum, write_text
-from harness.readers import read_json
 from tests.conftest import ROOT
-
-IDS = ["alpha", "beta", "delta", "gamma", "omega"]
-ORDER = [3, 0, 4, 1]                      # rows of the list that the files hold, in their order: no delta
-VALUES = np.arange(12, dtype=np.float64).reshape(4, 3) / 8
-KEYS = [IDS[r] for r in ORDER]
-
-
-@pytest.fixture
-def work(tmp_path):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    write_text(folder / "trackid_sorted.csv", "idx,trackid\n" + "".join(f"{r},{i}\n" for r, i in enumerate(IDS)))
-    return folder
-
-
-def run(work, *argv):
-    return npy.main(["mine", *map(str, argv), "--workdir", str(work)])
-
-
-def refused(work, sentence, *argv, error=WorkError):
-    with pytest.raises(error, match=sentence):
-        run(work, *argv)
-    assert not list(work.glob("embeddings/*"))
-
-
-def made(work, name="mine"):
-    about = read_json(work / f"embeddings/{name}.json")
-    return np.load(work / f"embeddings/{name}.npy"), about
-
-
-def check(work):
-    values, about = made(work)
-    assert values.dtype == np.float32 and values.shape == (5, 3)
-    assert np.array_equal(values[ORDER], VALUES.astype(np.float32)) and np.isnan(values[2]).all()
-    assert about["failed"]["2"]["trackid"] == "delta" and about["failed"]["2"]["reason"].startswith("not in ")
-    assert about["matrix_checksum"] == checksum(work / "embeddings/mine.npy")
-    return about
-
-
-def frame():
-    return pd.DataFrame({"trackid": KEYS, **{f"v{d}": VALUES[:, d] for d in range(3)}})
-
+from tests.worlds.vectors import (
+    KEYS,
+    ORDER,
+    VALUES,
+    check,
+    frame,
+    made,
+    refused,
+    run,
+    workspace,  # noqa: F401 - a fixture
+)
 
 # --------------------------------------------------------------------------- every form
 
@@ -207,41 +174,6 @@ def test_a_track_id_that_may_be_row_or_id_is_a_question(numbered, suffix):
     assert np.array_equal(made(numbered)[0][:, 0], [np.nan] * 3 + [1, 2], equal_nan=True)
     run(numbered, *write([2, 10, 30], "uint64"), "--overwrite")
     assert made(numbered)[1]["keys"] == "track ids"
-
-
-@pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_ids_that_lost_their_zeros_are_never_taken_for_rows(tmp_path, suffix, capsys):
-    def write(keys, column="track_id"):
-        table, path = pd.DataFrame({column: keys, "a": np.arange(1.0, len(keys) + 1)}), tmp_path / f"m.{suffix}"
-        table.to_parquet(path) if suffix == "parquet" else table.to_csv(path, index=False)
-        return "--file", path
-
-    def listing(first):
-        (tmp_path / "trackid_sorted.csv").write_text(
-            "idx,trackid\n" + "".join(f"{r},{i:03d}\n" for r, i in enumerate(range(first, first + 6))))
-    listing(1)
-    refused(tmp_path, "may be rows of .*, and are ids in it, too, such as '001' without its zeros; say --keys id or",
-            *write([1, 2, 3]), error=UsageError)
-    refused(tmp_path, "none of the 6 tracks .*; 1 may be 001 without its zeros: write ids as text",
-            *write([1, 2, 3, 4, 5, 6]))
-    run(tmp_path, *write([1, 2, 3]), "--keys", "row")
-    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2, 3, np.nan, np.nan], equal_nan=True)
-    listing(0)
-    run(tmp_path, *write([1, 2, 3]), "--overwrite")      # rows and ids are the same
-    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2, 3, np.nan, np.nan], equal_nan=True)
-    listing(97)
-    capsys.readouterr()
-    run(tmp_path, *write([97, 98, 99, 100, 101], "id"), "--overwrite")
-    assert "3 track ids of m." in (said := capsys.readouterr().out) and "97 may be 097 without its zeros" in said
-
-
-@pytest.mark.parametrize("column", ["idx", "track_id"])
-def test_row_numbers_by_default_are_said(work, tmp_path, column, capsys):
-    frame().drop(columns="trackid").assign(**{column: ORDER}).to_csv(tmp_path / "m.csv", index=False)
-    run(work, "--file", tmp_path / "m.csv")
-    assert f"m.csv: the values of {column} are read as row numbers of trackid_sorted.csv" in capsys.readouterr().err
-    run(work, "--file", tmp_path / "m.csv", "--keys", "row", "--overwrite")
-    assert "read as row numbers" not in capsys.readouterr().err
 
 
 def test_a_list_whose_ids_are_its_rows_asks_nothing(tmp_path):

@@ -1,0 +1,57 @@
+"""Files of vectors that may mean two things, or that are damaged in a cell: questions and errors, never a guess."""
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.errors import UsageError
+from tests.worlds.vectors import ORDER, check, frame, made, refused, run, workspace  # noqa: F401 - a fixture among them
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_ids_that_lost_their_zeros_are_never_taken_for_rows(tmp_path, suffix, capsys):
+    def write(keys, column="track_id"):
+        table, path = pd.DataFrame({column: keys, "a": np.arange(1.0, len(keys) + 1)}), tmp_path / f"m.{suffix}"
+        table.to_parquet(path) if suffix == "parquet" else table.to_csv(path, index=False)
+        return "--file", path
+
+    def listing(first):
+        (tmp_path / "trackid_sorted.csv").write_text(
+            "idx,trackid\n" + "".join(f"{r},{i:03d}\n" for r, i in enumerate(range(first, first + 6))))
+    listing(1)
+    refused(tmp_path, "may be rows of .*, and are ids in it, too, such as '001' without its zeros; say --keys id or",
+            *write([1, 2, 3]), error=UsageError)
+    refused(tmp_path, "none of the 6 tracks .*; 1 may be 001 without its zeros: write ids as text",
+            *write([1, 2, 3, 4, 5, 6]))
+    run(tmp_path, *write([1, 2, 3]), "--keys", "row")
+    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2, 3, np.nan, np.nan], equal_nan=True)
+    listing(0)
+    run(tmp_path, *write([1, 2, 3]), "--overwrite")      # rows and ids are the same
+    assert np.array_equal(made(tmp_path)[0][:, 0], [np.nan, 1, 2, 3, np.nan, np.nan], equal_nan=True)
+    listing(97)
+    capsys.readouterr()
+    run(tmp_path, *write([97, 98, 99, 100, 101], "id"), "--overwrite")
+    assert "3 track ids of m." in (said := capsys.readouterr().out) and "97 may be 097 without its zeros" in said
+
+
+@pytest.mark.parametrize("column", ["idx", "track_id"])
+def test_row_numbers_by_default_are_said(work, tmp_path, column, capsys):
+    frame().drop(columns="trackid").assign(**{column: ORDER}).to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv")
+    assert f"m.csv: the values of {column} are read as row numbers of trackid_sorted.csv" in capsys.readouterr().err
+    run(work, "--file", tmp_path / "m.csv", "--keys", "row", "--overwrite")
+    assert "read as row numbers" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cell", ["oops", "0,5", "-"])
+@pytest.mark.parametrize("place, where", [(2, "line 4:"), (300, "row 301:")])
+def test_a_cell_that_is_no_number_takes_no_dimension_away(work, tmp_path, cell, place, where):
+    table = pd.DataFrame({"trackid": [f"t{n}" for n in range(400)], "a": 1.5, "word": "x", "b": 2.5}, dtype=object)
+    table.loc[0, "word"], table.loc[place, "b"], table.loc[1, "b"] = 7, cell, None
+    table.to_csv(tmp_path / "m.tsv", sep="\t", index=False)
+    refused(work, f"m.tsv.*{where} '{cell}' in the column b cannot be read as a number", "--file", tmp_path / "m.tsv")
+
+
+def test_columns_of_text_are_left_out_and_said(work, tmp_path, capsys):
+    frame().assign(title=["1999", "Creep", "Karma", "Lucky"]).to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv")
+    assert check(work)["columns_left_out"] == ["title"] and "are left out: title" in capsys.readouterr().err
