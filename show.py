@@ -64,9 +64,9 @@ def track(catalogue, args):
 
 def user(catalogue, args):
     from lookup import listeners
-    number = listeners.user_of(catalogue, args.name)
+    number, name = listeners.user_of(catalogue, args.name)
     found = listeners.lists(catalogue, number, args.runs, args.n)
-    return {"user": number, "latest plays in train": [catalogue.called(row) for row in
+    return {"user": name, "latest plays in train": [catalogue.called(row) for row in
                                                       listeners.history(catalogue, number, args.n)],
             "lists": {part: {run: [{**catalogue.called(row), "hit": hit} for row, hit in rows]
                              for run, rows in by_run.items()} for part, by_run in found.items()}}

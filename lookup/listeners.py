@@ -15,25 +15,39 @@ BY_CONTENT = ("knn", "content_knn")      # answered by the vectors of what was p
 BY_FACTORS = ("elsa", "ials")            # answered by the factors of what was played
 
 
-def user_of(catalogue, word: str) -> int:
-    """user_id of a user by the id of the log (userid_sorted.csv), or by the number itself where no user of the log has
-    it as an id; UsageError for others."""
+def user_ids(catalogue) -> dict[str, int]:
+    """{id of the log: user_id} of userid_sorted.csv; {} without the file, where user_id is the id of the log."""
     path = catalogue.workdir / "userid_sorted.csv"
-    users = catalogue.split.users
-    if path.exists():
-        import pandas as pd
-        with reading(path, "the list of users", "run preprocess/0_get_plays_pqt.py again"):
-            known = pd.read_csv(path, dtype=str, keep_default_na=False)
-            found = known["idx"][known["userid"].map(normal) == normal(word)].astype(np.int64)
-        if len(found) and int(found.iloc[0]) in users:
-            return int(found.iloc[0])
-        if len(found):      # else a number would be taken for another user's
-            raise UsageError(f"user {word!r} of the log has no plays in train")
-    word = normal(word)
-    if word.isdecimal() and len(word) < 19 and int(word) in users:
-        return int(word)
-    some = ", ".join(map(str, users[:3]))
-    raise UsageError(f"no user {word!r} in train; users are {users[0]} to {users[-1]}, such as {some}")
+    if not path.exists():
+        return {}
+    import pandas as pd
+    with reading(path, "the list of users", "run preprocess/0_get_plays_pqt.py again"):
+        known = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return {normal(user): number for user, number in zip(known["userid"], known["idx"].astype(np.int64).tolist(),
+                                                             strict=True)}
+
+
+def user_of(catalogue, word: str) -> tuple[int, int | str]:
+    """user_id and id of a user of train by the id of the log; UsageError for others, with ids that are near.
+
+    Where the workspace has userid_sorted.csv, a user_id numbers its lines and is nobody's name; else it is the id.
+    """
+    ids, users, wanted = user_ids(catalogue), catalogue.split.users, normal(word)
+    if not ids:
+        if wanted.isdecimal() and len(wanted) < 19 and int(wanted) in users:
+            return int(wanted), int(wanted)
+        some = ", ".join(map(str, users[:3]))
+        raise UsageError(f"no user {word!r} in train; users are {users[0]} to {users[-1]}, such as {some}")
+    if wanted in ids and ids[wanted] in users:
+        return ids[wanted], wanted
+    if wanted in ids:
+        raise UsageError(f"user {word!r} of the log has no plays in train")
+    import difflib
+    in_train = set(users.tolist())
+    there = [user for user, number in ids.items() if number in in_train]
+    near = difflib.get_close_matches(wanted, there, n=3)
+    raise UsageError(f"no user has the id {word!r}; " + (f"near it: {', '.join(near)}" if near else
+                                                         f"users of train are such as {', '.join(there[:3])}"))
 
 
 def finished(catalogue, names=()) -> dict[str, dict]:
