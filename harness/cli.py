@@ -70,7 +70,7 @@ def run(main: Callable, argv: Sequence[str] | None = None, parallel: bool = Fals
     except WorkError as e:
         status = _say(prog, e, e.status)
     except KeyboardInterrupt:
-        status = _say(prog, "interrupted; the same command continues where it stopped", 130)
+        status = _say(prog, "interrupted; what is saved stays, and the same command continues from there", 130)
     except MemoryError as e:
         status = _say(prog, f"out of memory{f': {e}' if str(e) else ''}", 1)
     except RuntimeError as e:

@@ -1,6 +1,7 @@
 """Progress of long work, and signals that ask it to stop."""
 import io
 import math
+import os
 import signal
 import sys
 import time
@@ -71,21 +72,45 @@ class StopRequest:
     Loops ask `stop.requested` at a point from which they can resume, save, and call `stop_here`. Inside a
     run, `run.stop` is one that ends with the run. Of several processes all stop after the same step, on which
     training/parallel.py lets them agree: until then a signal is only noted.
+
+    Between `hear_interrupt` and `leave_interrupt` a first Ctrl-C (SIGINT) is such a request, too, and sets
+    `interrupted`; a second one ends the process at once.
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested = self.interrupted = self._hears = False
         self._before = {number: signal.signal(number, self._set) for number in (signal.SIGUSR1, signal.SIGTERM)}
 
     def _set(self, number, frame):
         processes.stop.asked = True
         self.requested = processes.world() == 1
 
+    def hear_interrupt(self) -> None:
+        """Take Ctrl-C for a request from now on; not where it was ignored, or does something else."""
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._hears = True
+
+    def leave_interrupt(self) -> None:
+        """Let Ctrl-C end the process again."""
+        if self._hears:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._hears = False
+
+    def _interrupt(self, number, frame):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._set(number, frame)
+        if processes.is_main():     # not by print, in whose middle a signal may come
+            os.write(2, b"\ninterrupted: a checkpoint is written first; Ctrl-C again ends at once, without it\n")
+
     def restore(self) -> None:
         """Let signals do again what they did before; a request nobody acted on goes to who listened before."""
+        self.leave_interrupt()
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-            if self.requested and callable(handler):
+            if self.requested and not self.interrupted and callable(handler):
                 handler(number, None)
 
 

@@ -179,7 +179,8 @@ LONG = ["content", "item", "5", "64", "30", "--lr", "0.003", "--user-init", "0",
 
 def start(workdir, *flags):
     return subprocess.Popen([sys.executable, "train.py", *LONG, "--workdir", str(workdir), *flags], cwd=ROOT,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for_epoch(workdir, epoch, process):
@@ -202,6 +203,19 @@ def assert_same_state(a, b):
             assert torch.equal(a[key], b[key]), key
         else:
             assert a[key] == b[key], key
+
+
+@pytest.mark.trains
+def test_ctrl_c_during_training_saves(tmp_path):
+    workdir = tiny_workspace(tmp_path, n_users=200)
+    process = start(workdir, "--checkpoint-seconds", "1000")
+    while "epoch 2 of" not in (line := process.stderr.readline()):
+        assert line, "ended before the second epoch"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 130 and said.endswith("the same command continues from there\n")
+    (name, config), = runs.find_runs(workdir)
+    assert checkpoint(workdir, name)["epoch"] >= 2 and config["status"] != "finished"
 
 
 @pytest.mark.trains

@@ -27,7 +27,7 @@ class Checkpoints:
     training: has `epoch` (epochs done), `done`, `state()` with `load(state)`, and `best_state()`, the content of `best`
     step_seconds, epoch_seconds: a checkpoint is written after a step, after an epoch, when the last one is at least so
         many seconds old; one is also written when training is done, and when a signal asks to stop, which then ends
-        the process with the status that means "run the same command again"
+        the process with the status that means "run the same command again", Ctrl-C with that of an interrupt
     """
 
     def __init__(self, run, training, step_seconds=math.inf, epoch_seconds=0.0):
@@ -35,6 +35,7 @@ class Checkpoints:
         self.step_seconds, self.epoch_seconds = step_seconds, epoch_seconds
         self.written = time.monotonic()
         self.unwritten = None   # of the best epoch, while its file holds an earlier one
+        self.stop.hear_interrupt()
 
     def resume(self, device="cpu"):
         """Load the last checkpoint of an interrupted run; whether the run has one. All processes load the same."""
@@ -43,6 +44,8 @@ class Checkpoints:
         self.training.load(load_checkpoint(self.run.checkpoint("last"), device, keys=self.training.state()))
         processes.check_same({"last checkpoint": (self.training.epoch, getattr(self.training, "step", 0))},
                              "give all processes one workspace, on a file system that all nodes see")
+        if self.training.done:
+            self.stop.leave_interrupt()
         if self.training.epoch:
             self.best()   # better now than after the training
         return True
@@ -60,7 +63,9 @@ class Checkpoints:
             self._write(self.training.best_state() if better else None)
         elif better and processes.is_main():
             self.unwritten = copy.deepcopy(self.training.best_state())
-        if self._stopping() and not done:
+        if done:        # what follows has no checkpoints
+            self.stop.leave_interrupt()
+        if self._stopping() and (not done or self.stop.interrupted):
             self._stop()
 
     def best(self, device="cpu"):
@@ -73,6 +78,8 @@ class Checkpoints:
 
     def _stop(self):
         processes.from_main(lambda: None)   # until all is saved: the first process to end takes the others along
+        if self.stop.interrupted:
+            raise KeyboardInterrupt
         stop_here(self.run.name)
 
     def _due(self, seconds):

@@ -207,6 +207,27 @@ def test_signals_are_given_back_when_the_run_ends(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_the_first_ctrl_c_is_a_request_and_the_second_ends(capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)   # ignored where tests run in the background
+    stop = StopRequest()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop.hear_interrupt()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested and stop.interrupted and "a checkpoint is written first" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        stop.leave_interrupt()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stop.hear_interrupt()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        stop.restore()
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_request_to_stop_that_came_too_late_for_a_run_reaches_the_grid_around_it(tmp_path):
     source, grid = tmp_path / "data", StopRequest()
     source.write_text("x")

@@ -145,7 +145,9 @@ class Run:
     name = "a run"
 
     def __init__(self, folder, resume=False):
-        self.folder, self.resume, self.stop = folder, resume, SimpleNamespace(requested=False)
+        self.folder, self.resume, self.heard = folder, resume, []
+        self.stop = SimpleNamespace(requested=False, interrupted=False, hear_interrupt=lambda: self.heard.append(True),
+                                    leave_interrupt=lambda: self.heard.append(False))
 
     def checkpoint(self, which):
         return self.folder / f"{which}.pt"
@@ -232,6 +234,24 @@ def test_a_signal_saves_and_ends_with_the_status_that_asks_for_the_same_command(
         checkpoints.after_step() if where == "step" else checkpoints.after_epoch(better=False)
     assert left.value.code == EXIT_RESUMABLE and run.epochs() == (1, 1)
     assert capsys.readouterr().err == "a run: stopped by a signal; everything is saved, the same command continues\n"
+
+
+@pytest.mark.parametrize("where", ["step", "epoch", "last epoch"])
+def test_ctrl_c_saves_and_ends_as_an_interrupt(tmp_path, clock, where):
+    run, training = Run(tmp_path), Training(epochs=1 if where == "last epoch" else 10)
+    checkpoints = Checkpoints(run, training, epoch_seconds=1000)
+    training.step, training.epoch, run.stop.requested, run.stop.interrupted = 1, 1, True, True
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.after_step() if where == "step" else checkpoints.after_epoch(better=True)
+    assert run.epochs() == (1, None if where == "step" else 1)
+    assert run.heard == ([True, False] if where == "last epoch" else [True])
+
+
+def test_ctrl_c_ends_at_once_where_the_training_is_done(tmp_path, clock):
+    training = Training(epochs=1)
+    training.train(Checkpoints(Run(tmp_path), training), better=True)
+    run = Run(tmp_path, resume=True)
+    assert Checkpoints(run, training).resume() and run.heard == [True, False]
 
 
 def test_a_signal_in_the_last_epoch_does_not_keep_the_run_from_finishing(tmp_path, clock):
