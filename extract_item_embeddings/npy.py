@@ -5,7 +5,8 @@
 
 | file                          | content                                                                        |
 |-------------------------------|--------------------------------------------------------------------------------|
-| .npy, and --ids               | (n, D) numbers; the ids one per line, or a csv with a column trackid or id     |
+| .npy, and --ids               | (n, D) numbers; the ids one per line (.txt: as they are; else an id with a     |
+|                               | comma is quoted), or a csv with a column trackid or id                         |
 | .npz                          | one array (n, D) and one of n ids, or an array (D,) under the id of each track |
 | .parquet, .pqt                | a column of keys, and one column of lists or columns of numbers                |
 | .csv, .tsv, also .bz2 and .gz | a header; a column of keys, and columns of numbers                             |
@@ -78,7 +79,10 @@ def as_ids(array, path):
 
 
 def read_ids(path):
-    """Track ids, one per row of a matrix: .npy, a csv with a column trackid or id, or text with one per line."""
+    """Track ids, one per row of a matrix: .npy, a csv with a column trackid or id, or text with one per line.
+
+    In a .txt without such a header a line is an id as it is, commas and quotes included.
+    """
     if not path.is_file():
         raise UsageError(f"--ids {path} does not exist")
     if path.suffix == ".npy":
@@ -87,7 +91,10 @@ def read_ids(path):
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise WorkError(f"--ids {path} is not text in UTF-8 ({e})") from None
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+    first = text.partition("\n")[0]
+    delimiter = "\t" if "\t" in first else ","
+    if path.suffix.lower() == ".txt" and not any(map(is_item_name, quotes.cells_of(first, delimiter))):
+        return [line for line in text.split("\n") if line]
     try:
         numbered = [(line, row) for line, row in quotes.numbered_rows(text, delimiter, True) if row]
     except csv.Error as e:
@@ -99,8 +106,11 @@ def read_ids(path):
     column = next((rows[0].index(n) for n in ("trackid", "track_id", "id") if rows and n in rows[0]), None)
     if column is None and rows:
         column = next((i for i, name in enumerate(rows[0]) if is_item_name(name)), None)
-    if column is None and any(len(row) > 1 for row in rows):
-        raise WorkError(f"--ids {path} must have one id per line, or a column trackid or id")
+    if column is None and (odd := next(((n, row) for n, row in numbered if len(row) > 1), None)):
+        raise WorkError(f"--ids {path}, line {odd[0]}: {delimiter.join(odd[1])[:60]!r} has {len(odd[1])} cells; one id "
+                        "per line, or a header with a column trackid or id, is expected: put ids that hold a "
+                        f"{'comma' if delimiter == ',' else 'tab'} in quotes, or call the file .txt, whose lines are "
+                        "ids as they are")
     if column is not None and (odd := next((n for n, row in numbered if len(row) != len(rows[0])), None)):
         raise WorkError(f"--ids {path}, line {odd}: the row has not the {len(rows[0])} cells of the header")
     return [row[column or 0] for row in (rows if column is None else rows[1:])]

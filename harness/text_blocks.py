@@ -129,9 +129,10 @@ def _read_slowly(path):
     """As `track_ids`, a list of Python texts: whatever is wrong is named with its words and its line."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as f:
-            reader, rows = csv.reader(f, strict=True), []
+            reader, rows, lines = csv.reader(f, strict=True), [], []
             for row in reader:
                 rows += [row] * bool(row)
+                lines += [reader.line_num] * bool(row)
                 if any("\n" in cell for cell in row):
                     raise WorkError(f"track list {path}: a quoted id ends in line {reader.line_num} and begins above "
                                     f"it, as behind a stray quote; {quotes.MEND}")
@@ -142,13 +143,15 @@ def _read_slowly(path):
                         f"{quotes.MEND}") from None
     header, said, warning = _is_header(rows)
     _say(path, said, warning)
-    rows = rows[header:]
+    rows, lines = rows[header:], lines[header:]
     if not rows:
         raise WorkError(f"track list {path} has no ids")
     widths = {len(row) for row in rows}
     if widths not in ({1}, {2}):
         raise WorkError(f"track list {path} must have the columns idx,trackid or ids alone, "
-                        f"but its lines have {' or '.join(map(str, sorted(widths)))} cells")
+                        f"but its lines have {' or '.join(map(str, sorted(widths)))} cells (line "
+                        f"{lines[[*map(len, rows)].index(max(widths))]}: {max(widths)}); put an id that holds a comma in "
+                        "quotes")
     if widths == {2} and [row[0] for row in rows] != [str(i) for i in range(len(rows))]:
         raise WorkError(f"track list {path}: idx must count 0, 1, 2, ... without gaps")
     listed = [row[-1] for row in rows]

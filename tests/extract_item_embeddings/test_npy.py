@@ -271,7 +271,7 @@ def test_matrices_that_are_refused(work, tmp_path):
     ids.write_text("alpha\nalpha\nbeta\ngamma\n")
     refused(work, "m.npy has the track alpha more than once", "--file", m, "--ids", ids)
     ids.write_text("a,b\nc,d\ne,f\ng,h\n")
-    refused(work, "must have one id per line, or a column trackid or id", "--file", m, "--ids", ids)
+    refused(work, "line 1: 'a,b' has 2 cells; one id per line, or a header .*: put ids that", "--file", m, "--ids", ids)
     ids.write_text("a\nb\nc\nd\n")
     refused(work, "none of the 4 tracks of m.npy .* look like a, b, c, the list's like alp", "--file", m, "--ids", ids)
     ids.write_bytes(b"\xff\xfe\x00")

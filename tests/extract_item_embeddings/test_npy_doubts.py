@@ -3,8 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.errors import UsageError
-from tests.worlds.vectors import ORDER, check, frame, made, refused, run, workspace  # noqa: F401 - a fixture among them
+from harness.errors import UsageError, WorkError
+from harness.files import write_text
+from tests.worlds.vectors import ORDER, VALUES, check, frame, made, refused, run, workspace  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
@@ -55,3 +56,20 @@ def test_columns_of_text_are_left_out_and_said(work, tmp_path, capsys):
     frame().assign(title=["1999", "Creep", "Karma", "Lucky"]).to_csv(tmp_path / "m.csv", index=False)
     run(work, "--file", tmp_path / "m.csv")
     assert check(work)["columns_left_out"] == ["title"] and "are left out: title" in capsys.readouterr().err
+
+
+def test_a_text_of_ids_is_read_as_it_is(work, tmp_path):
+    names = ["Love, Love", 'Say "Hi"', '"x"', "y"]
+    write_text(work / "trackid_sorted.csv",
+               'idx,trackid\n0,"Love, Love"\n1,"Say ""Hi"""\n2,"""x"""\n3,y\n')
+    np.save(tmp_path / "m.npy", VALUES)
+    for header, end in (("", "\n"), ("trackid\n", "\n"), ("", "\r\n")):
+        ids = tmp_path / "ids.txt"
+        ids.write_bytes((header + end.join(names) + end).encode("utf-8-sig"))
+        if header:      # a csv of one column
+            write_text(ids, header + '"Love, Love"\n"Say ""Hi"""\n"""x"""\ny\n')
+        run(work, "--file", tmp_path / "m.npy", "--ids", ids, "--overwrite")
+        assert np.array_equal(made(work)[0], np.float32(VALUES))
+    write_text(tmp_path / "ids.list", "\ny\nLove, Love\nx\nz\n")
+    with pytest.raises(WorkError, match="ids.list, line 3: 'Love, Love' has 2 cells; .* a comma in quotes, or call"):
+        run(work, "--file", tmp_path / "m.npy", "--ids", tmp_path / "ids.list", "--overwrite")

@@ -264,7 +264,7 @@ def test_bare_track_lists_are_sorted(tmp_path, text):
     ("idx,trackid\n0,a\n1,b\n2,a\n3,a\n", "has 2 duplicates, such as a; every id must stand once"),
     ("b\na\nb\n", "has 1 duplicates, such as b"),
     ("idx,trackid\n0,a\n2,b\n", "idx must count 0, 1, 2"),
-    ("idx,trackid\n0,a\n1,b,c\n", "its lines have 2 or 3 cells"),
+    ("idx,trackid\n0,a\n1,b,c\n", "its lines have 2 or 3 cells (line 3: 3); put an id that holds a comma in"),
     ("idx,trackid\n0,a\n1,\n", "has an empty id"),
     ("idx,trackid\n", "has no ids"),
     ("", "has no ids"),
