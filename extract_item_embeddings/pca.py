@@ -4,8 +4,9 @@
 
 Principal components of the vectors of all tracks, the largest variance first: embeddings/NAME-pca64.npy. Centred, they
 keep the cosines of the centred vectors as far as --dim allows. --whiten divides each component by its spread, so that
-all weigh alike (NAME-pca64w); --standardise gives the columns a spread of 1 before (NAME-pca64s). --dim at or above the
-embedding's own dimensions only rotates and whitens. The json has the share of the variance that is kept.
+all weigh alike (NAME-pca64w); --standardise gives the columns a spread of 1 before (NAME-pca64s). --dim of the
+embedding's own dimensions only rotates and whitens; a larger one is refused. The json has the share of the variance
+that is kept.
 
 Comparing embeddings at equal dimensions: python extract_item_embeddings/pca.py NAME --dim 128 for each.
 """
@@ -17,15 +18,20 @@ if __package__ in (None, ""):  # run as a file: the project, not this folder, is
 
 import numpy as np
 
+import dataset
 from extract_item_embeddings.engine import derived
 from harness import cli
+from harness.errors import UsageError, WorkError
+
+DIM = 128
 
 
 def parser():
     p = cli.Parser(description=__doc__)
     add = p.add_argument
     add("embedding", metavar="EMBEDDING", help="embedding of the workspace")
-    add("--dim", type=cli.positive, default=128, metavar="N", help="principal components that are kept (default 128)")
+    add("--dim", type=cli.positive, metavar="N",
+        help="principal components that are kept (default 128, or all of an embedding of fewer dimensions)")
     add("--whiten", action="store_true", help="divide each component by its spread")
     add("--standardise", action="store_true", help="give the columns a spread of 1 before")
     add("--name", metavar="NAME", help="name of the output (default: that of the embedding, -pca and the dimensions, "
@@ -58,6 +64,9 @@ class Components(derived.Source):
 
     def __init__(self, workdir, args):
         super().__init__(workdir, args.embedding)
+        if np.array_equal(self.own.min(axis=0), self.own.max(axis=0)):
+            raise WorkError(f"{self.path} has no variance: its {len(self.own)} vectors are all equal, so there is "
+                            "nothing to keep of it")
         x = derived.standardised(self.own) if args.standardise else self.own.astype(np.float64)
         self.vectors, self.kept = components(x, args.dim, args.whiten)
 
@@ -68,6 +77,11 @@ class Components(derived.Source):
 def main(argv=None):
     args = parser().parse_args(argv)
     workdir = cli.workspace(args)
+    own = dataset.open_embedding(workdir, args.embedding).shape[1]
+    args.dim = args.dim or min(DIM, own)
+    if args.dim > own:
+        raise UsageError(f"--dim {args.dim}: {args.embedding} has {own} dimensions and no more principal components; "
+                         f"--dim {own} keeps all of them")
     name = args.name or f"{args.embedding}-pca{args.dim}{'w' * args.whiten}{'s' * args.standardise}"
     request = {"backend": "pca", "dim_kept": args.dim, "whiten": args.whiten, "standardise": args.standardise}
 

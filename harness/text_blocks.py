@@ -148,10 +148,10 @@ def _read_slowly(path):
         raise WorkError(f"track list {path} has no ids")
     widths = {len(row) for row in rows}
     if widths not in ({1}, {2}):
-        raise WorkError(f"track list {path} must have the columns idx,trackid or ids alone, "
-                        f"but its lines have {' or '.join(map(str, sorted(widths)))} cells (line "
-                        f"{lines[[*map(len, rows)].index(max(widths))]}: {max(widths)}); put an id that holds a comma in "
-                        "quotes")
+        odd = lines[[*map(len, rows)].index(max(widths))]
+        raise WorkError(f"track list {path} must have the columns idx,trackid or ids alone, but its lines have "
+                        f"{' or '.join(map(str, sorted(widths)))} cells (line {odd}: {max(widths)}); put an id that "
+                        "holds a comma in quotes")
     if widths == {2} and [row[0] for row in rows] != [str(i) for i in range(len(rows))]:
         raise WorkError(f"track list {path}: idx must count 0, 1, 2, ... without gaps")
     listed = [row[-1] for row in rows]

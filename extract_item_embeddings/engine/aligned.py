@@ -47,6 +47,7 @@ class Rows:
         self.seen = np.zeros(len(ids), bool)
         self.bare = {} if source.by_row else {b: i for i in ids if (b := unpadded(i)) != normal(i)}
         self.reasons, self.unknown, self.examples, self.lost = {}, 0, [], None
+        self.zero, self.first, self.differ = 0, None, False     # of the usable vectors
 
     def put(self, keys, values):
         """Write a block: n track ids (str) or rows (int), and (n, dim) numbers. WorkError for a duplicate track."""
@@ -64,10 +65,13 @@ class Rows:
         self.seen[rows] = True
         with np.errstate(over="ignore"):  # values beyond float32 become infinite and are reported below
             narrow = values.astype("<f4")
-        for row, vector in zip(rows.tolist(), narrow, strict=True):
+        for row, vector, given in zip(rows.tolist(), narrow, values, strict=True):
             if bad := int(np.count_nonzero(~np.isfinite(vector))):
-                self.reasons[row] = f"{bad} of {self.dim} values are not finite numbers"
+                self.reasons[row] = f"{bad} of {self.dim} values are not finite numbers ({_kinds(vector, given)})"
                 continue
+            self.zero += not vector.any()
+            self.first = vector if self.first is None else self.first
+            self.differ = self.differ or not np.array_equal(vector, self.first)
             self.f.seek(self.start + row * self.dim * 4)
             self.f.write(vector.tobytes())
 
@@ -91,9 +95,20 @@ class Rows:
                             f"{self.hint()}")
         reasons = {int(r): f"not in {name}" for r in np.flatnonzero(~self.seen)} | self.reasons
         if len(reasons) == len(self.ids):
+            row, why = next(iter(sorted(self.reasons.items())))
             raise WorkError(f"no track of trackid_sorted.csv has a usable vector in {name}; the first reason: "
-                            f"{self.ids[0]}: {reasons[0]}")
+                            f"{self.ids[row]}: {why}")
+        if not self.differ and len(reasons) < len(self.ids) - 1:
+            raise WorkError(f"the {len(self.ids) - len(reasons)} usable vectors of {name} are all equal, so they say "
+                            "nothing about a track; look at how they were made")
         return {r: {"trackid": self.ids[r], "reason": why} for r, why in sorted(reasons.items())}
+
+
+def _kinds(vector, given):
+    """What the values of float32 (D,) that are not finite were as given."""
+    found = {"NaN": np.isnan(vector), "infinite": np.isinf(vector) & np.isinf(given),
+             "beyond float32": np.isinf(vector) & ~np.isinf(given)}
+    return ", ".join(kind for kind, where in found.items() if where.any())
 
 
 def make(work, name, request, opened, overwrite=False, packages=()):
@@ -133,6 +148,9 @@ def _say(path, failed, rows):
     print(f"{path.stem}: {len(rows.ids) - len(failed)} of {len(rows.ids)} tracks have an embedding of {rows.dim} "
           f"values, {len(failed)} have none; {rows.unknown} {keys} of {rows.source.name} are not in the "
           f"list{rows.hint()}: {path}")
+    if rows.zero:
+        print(f"{path.stem}: {rows.zero} of {len(rows.ids) - len(failed)} vectors are all zeros, which are similar to "
+              "nothing; write nan where a track has no vector", file=sys.stderr)
     for entry in list(failed.values())[:NAMED]:
         print(f"  {entry['trackid']}: {entry['reason']}")
     if len(failed) > NAMED:

@@ -247,7 +247,7 @@ def test_values_that_are_no_numbers_are_named(work, tmp_path, capsys):
     run(work, "--file", tmp_path / "m.npy", "--ids", ids_lines(tmp_path))
     matrix, about = made(work)
     assert np.isnan(matrix[[3, 0, 2]]).all() and np.isfinite(matrix[[4, 1]]).all()
-    assert about["failed"]["3"] == {"trackid": "gamma", "reason": "1 of 3 values are not finite numbers"}
+    assert about["failed"]["3"] == {"trackid": "gamma", "reason": "1 of 3 values are not finite numbers (infinite)"}
     assert "mine: 2 of 5 tracks have an embedding of 3 values, 3 have none; 0 track ids of m.npy are not in the list" \
         in capsys.readouterr().out
 
@@ -338,7 +338,7 @@ def test_a_list_that_is_missing_is_a_track_without_a_vector(work, tmp_path):
     pq.write_table(pa.table({"id": KEYS, "v": [[1.0, 2.0], None, [3.0, 4.0], [5.0, 6.0]]}), tmp_path / "m.parquet")
     run(work, "--file", tmp_path / "m.parquet")
     matrix, about = made(work)
-    assert np.isnan(matrix[0]).all() and about["failed"]["0"]["reason"] == "2 of 2 values are not finite numbers"
+    assert np.isnan(matrix[0]).all() and about["failed"]["0"]["reason"] == "2 of 2 values are not finite numbers (NaN)"
 
 
 def test_the_command_line(work, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from harness.errors import UsageError, WorkError
 from harness.files import write_text
-from tests.worlds.vectors import ORDER, VALUES, check, frame, made, refused, run, workspace  # noqa: F401 - a fixture
+from tests.worlds.vectors import KEYS, ORDER, VALUES, check, frame, made, refused, run, workspace  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
@@ -73,3 +73,30 @@ def test_a_text_of_ids_is_read_as_it_is(work, tmp_path):
     write_text(tmp_path / "ids.list", "\ny\nLove, Love\nx\nz\n")
     with pytest.raises(WorkError, match="ids.list, line 3: 'Love, Love' has 2 cells; .* a comma in quotes, or call"):
         run(work, "--file", tmp_path / "m.npy", "--ids", tmp_path / "ids.list", "--overwrite")
+
+
+def test_vectors_of_zeros_are_counted(work, tmp_path, capsys):
+    values = VALUES.copy()
+    values[[0, 2]] = 0
+    values[3] = 1e-60       # 0 in float32
+    pd.DataFrame({"trackid": KEYS, "v": values.tolist()}).to_parquet(tmp_path / "m.pqt")
+    run(work, "--file", tmp_path / "m.pqt")
+    assert "mine: 3 of 4 vectors are all zeros" in capsys.readouterr().err
+    frame().to_parquet(tmp_path / "m.pqt")
+    run(work, "--file", tmp_path / "m.pqt", "--overwrite")
+    assert "zeros" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0, 2.5])
+def test_vectors_that_are_all_equal_are_refused(work, tmp_path, value):
+    frame().assign(v0=value, v1=value, v2=1).to_csv(tmp_path / "m.csv", index=False)
+    refused(work, "the 4 usable vectors of m.csv are all equal", "--file", tmp_path / "m.csv")
+    frame().head(1).to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("value, kind", [(np.nan, "NaN"), (np.inf, "infinite"), (1e300, "beyond float32")])
+def test_the_reason_is_that_of_the_values(work, tmp_path, value, kind):
+    frame().assign(v0=value, v1=value, v2=value).to_parquet(tmp_path / "m.pqt")
+    refused(work, f"no track .* the first reason: alpha: 3 of 3 values are not finite numbers .{kind}", "--file",
+            tmp_path / "m.pqt")

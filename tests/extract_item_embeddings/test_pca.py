@@ -40,7 +40,7 @@ def test_components_are_those_of_the_singular_vectors(world):
 
 
 def test_all_components_keep_the_cosines_of_the_centred_vectors(world):
-    vectors, _ = make(world, "content-pca99", "--dim", "99")
+    vectors, _ = make(world, "content-pca8")
     x, y = own(world) - own(world).mean(axis=0), np.delete(vectors, [3, 9], axis=0)
     assert y.shape == x.shape
     one, two = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
@@ -84,7 +84,22 @@ def test_the_same_call_twice_is_skipped_and_bad_names_are_refused(world, capsys)
         pca.main(["other", "--workdir", str(world)])
 
 
+def test_more_components_than_dimensions_are_refused(world):
+    with pytest.raises(UsageError, match="--dim 64: content has 8 dimensions and no more principal components; --dim"):
+        make(world, "content-pca64", "--dim", "64")
+    assert not (world / "embeddings" / "content-pca64.npy").exists()
+
+
+def test_vectors_that_are_all_equal_are_refused(world):
+    for row in (np.zeros(4), np.linspace(.1, .7, 4)):
+        vectors = np.tile(row, (50, 1)).astype(np.float32)
+        vectors[3] = np.nan
+        write_embedding(world, "content", vectors)
+        with pytest.raises(WorkError, match="content.npy has no variance: its 49 vectors are all equal"):
+            make(world, "content-pca4")
+
+
 def test_an_embedding_without_a_finite_vector_is_refused(world):
     write_embedding(world, "content", np.full((50, 4), np.nan, np.float32))
     with pytest.raises(WorkError, match="no track with a finite vector"):
-        make(world, "content-pca128")
+        make(world, "content-pca4")
