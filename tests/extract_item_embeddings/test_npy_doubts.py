@@ -100,3 +100,15 @@ def test_the_reason_is_that_of_the_values(work, tmp_path, value, kind):
     frame().assign(v0=value, v1=value, v2=value).to_parquet(tmp_path / "m.pqt")
     refused(work, f"no track .* the first reason: alpha: 3 of 3 values are not finite numbers .{kind}", "--file",
             tmp_path / "m.pqt")
+
+
+def test_the_next_command_fits_the_vectors_and_the_workspace(work, tmp_path, capsys):
+    frame().to_csv(tmp_path / "m.csv", index=False)
+    run(work, "--file", tmp_path / "m.csv")
+    assert capsys.readouterr().out.endswith("\nnext: split with preprocess/1_train_test_split.py, then python knn.py "
+                                            f"mine --missing mean --workdir {work}\n")
+    (work / "data").mkdir()
+    (work / "data" / "train.pqt").touch()
+    np.save(tmp_path / "m.npy", np.eye(5))
+    run(work, "--file", tmp_path / "m.npy", "--ids", work / "trackid_sorted.csv", "--overwrite")
+    assert capsys.readouterr().out.endswith(f"\nnext: python knn.py mine --workdir {work}\n")
