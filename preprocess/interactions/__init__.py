@@ -72,9 +72,10 @@ def get_plays(args, workdir):
     """Write the workspace described above; skip it when nothing changed."""
     from preprocess.interactions import formats
     paths = formats.files_of(args.log)
-    log = [hashed(p) for p in paths]
-    beside = {role: hashed(Path(path).expanduser()) for role, path in (("tracks", args.tracks), ("items", args.items))
-              if path}
+    beside = {role: Path(path).expanduser() for role, path in (("tracks", args.tracks), ("items", args.items)) if path}
+    if absent := next((role for role, path in beside.items() if not path.is_file()), None):
+        raise UsageError(f"--{absent} {beside[absent]} is no file")
+    log, beside = [hashed(p) for p in paths], {role: hashed(path) for role, path in beside.items()}
     inputs = [*log, *beside.values()]
     flags = {k: getattr(args, k) for k in (*ROLES, "recipe", "header", "timezone", "in_order", "min_rating",
                                            "bad_rows", "multiline", "name", "source", "licence")}

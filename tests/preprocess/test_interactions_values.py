@@ -200,3 +200,9 @@ def test_a_flag_about_a_column_that_is_not_read_is_refused(bring, header, flags,
     status, _, err, w = bring(f"user,item,{header}\n1,a,5\n", *flags)
     assert status == 2 and sentence in err and err.count("\n") == 1 and not (w / "plays.pqt").exists()
     assert bring("user,item,rate\n1,a,5\n1,b,2\n", "--min-rating", "4", "--rating", "rate")[0] == 0
+
+
+@pytest.mark.parametrize("flag", ["--items", "--tracks"])
+def test_a_file_beside_the_log_that_is_none_is_a_wrong_command_line(bring, tmp_path, flag):
+    for path in (tmp_path / "nowhere.csv", tmp_path):
+        refused(bring, "user,item\n1,a\n", f"{flag} {path} is no file", flag, path, status=2)
