@@ -215,9 +215,10 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     named = header if header is not None else has_header(rows, recipe, paths[0])
     if named:
         columns = [cell.strip().strip('"') for cell in rows[0]]
-        if len({compared(c) for c in columns}) < width:
-            twice = next(c for c, n in Counter(map(compared, columns)).items() if n > 1)
-            raise WorkError(f"{paths[0]}: two columns of its header are called {twice!r}")
+        if len({c.lower() for c in columns}) < width:       # DuckDB does not tell them apart
+            twice = next(c for c, n in Counter(map(str.lower, columns)).items() if n > 1)
+            same = " and ".join(dict.fromkeys(repr(c) for c in columns if c.lower() == twice))
+            raise WorkError(f"{paths[0]}: two columns of its header are called {same}; rename one")
     elif recipe and recipe.names:
         columns = list(recipe.names[:width])
         if width > len(recipe.names):

@@ -68,7 +68,8 @@ def expression(con, relation, column, timezone="UTC", skip=False):
         try_cast({cell} as timestamptz) is not null) and not (regexp_full_match({cell}, '{ISO}') and
         try_cast({cell} as timestamp) is not null) limit 1""").fetchone()
     raise WorkError(f"{(bad or ['?'])[0]!r} is no time of a known writing; times are ISO (2019-02-20 13:45:10), unix "
-                    "numbers, or dates; --time none leaves the column out")
+                    "numbers, or dates; --bad-rows skip leaves out such rows where they are few, --time none the "
+                    "column")
 
 
 def check(con, sql, path, how, skip=False):

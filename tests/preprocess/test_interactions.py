@@ -373,12 +373,19 @@ def test_two_candidates_are_a_question(bring):
         ('{"user": 1, "item": "a"}\n{"user": 2, "item": \n', (), 1, "cannot be read as json"),
         (b"PAR1" + b"x" * 100, (), 1, "cannot be read as parquet"),
         ("user,user\n1,a\n", (), 1, "two columns of its header are called 'user'"),
+        ("User,user,item\n1,2,a\n", ("--user", "user"), 1, "are called 'User' and 'user'; rename one"),
+        ("user_id,userId,item\n1,2,a\n", (), 2, "2 columns that may be the user: user_id, userId; choose with --user"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(bring, content, flags, status, sentence):
     code, _, err, w = bring(content, *flags)
     assert code == status and sentence in err and err.count("\n") == 1 and "Traceback" not in err
     assert not (w / "plays.pqt").exists() and not (w / "dataset.json").exists()
+
+
+def test_of_two_columns_of_nearly_the_same_name_a_flag_chooses(bring):
+    status, _, _, w = bring("user_id,userId,item\nx,y,a\nx,z,b\n", "--user", "userId")
+    assert status == 0 and pd.read_csv(w / "userid_sorted.csv").userid.tolist() == ["y", "z"]
 
 
 def test_bad_rows_are_skipped_counted_and_the_first_is_named(bring):
