@@ -145,14 +145,14 @@ def check_ks(ks: Sequence[int]) -> tuple[int, ...]:
 def report(workdir: str | Path, run_name: str, part: str, preds: pd.DataFrame, truth: pd.DataFrame,
            ks: Sequence[int] = KS, scorer: str | None = None, split: Split | None = None,
            drawn: Subsets | None = None) -> dict[str, float]:
-    """Evaluate the lists of one part, write metrics/{run}_{part}.pqt and .csv, return {column: mean}.
+    """Evaluate the lists of one part, write metrics/{run}_{part}.pqt and .csv, return {column: mean} of this call.
 
     split:  adds Coverage, Gini, Popularity and, of all_test, ColdShare; the first two belong to all lists together and
             have no interval
     drawn:  adds SubsetAccuracy on these subsets of the part's pairs
     scorer: 'rs_metrics' has that library compute the values, too, and refuses to differ
-    With one user nothing has an interval: `conf` is empty. Columns of an earlier call that this one does not compute
-    stay where they are of the same lists. WorkError for a part without pairs and for lists that cannot be evaluated.
+    With one user nothing has an interval: `conf` is empty. Columns of an earlier call stay where they are of the same
+    lists. WorkError for a part without pairs and for lists that cannot be evaluated.
     """
     if not len(truth):
         raise WorkError(f"part {part} has no pairs to evaluate {run_name} on")
@@ -171,8 +171,9 @@ def report(workdir: str | Path, run_name: str, part: str, preds: pd.DataFrame, t
     more, more_whole = columns_from_before(path, values, digest, MADE,
                                            lambda lengths: figures(lists, pairs, lengths, split, part))
     seeds = {column: seed for column, seed in seeds_of(path).items() if column in more} if len(more.columns) else {}
-    return write_metrics(path, values.join(more), whole | more_whole, digest,
-                         seeds | ({drawn.column: drawn.seed} if drawn is not None else {}))
+    seeds |= {drawn.column: drawn.seed} if drawn is not None else {}
+    means = write_metrics(path, values.join(more), whole | more_whole, digest, seeds)
+    return {column: means[column] for column in (*values, *whole)}
 
 
 def figures(lists: Lists, truth: Truth, ks: Sequence[int], split: Split | None,
@@ -253,7 +254,7 @@ def evaluate_runs(args: argparse.Namespace) -> None:
     import dataset
     split, manifests = dataset.load(workdir), dict(runs.find_runs(workdir))
     drawn: dict[str, Subsets] = {}
-    written: list[tuple[str, str]] = []
+    written: list[tuple[str, str, dict[str, float]]] = []
     for name, part, path in current(jobs, split, manifests):
         preds = read_frame(path, ("user_id", "track_id", "rank"))
         try:
@@ -265,12 +266,12 @@ def evaluate_runs(args: argparse.Namespace) -> None:
                            split, drawn.get(part))
         except WorkError as e:
             raise WorkError(f"{path}: {e}") from None
-        written.append((part, name))
+        written.append((part, name, means))
         if args.long:
             print_means(f"{name}, {part}", means)
     if not args.long:
-        rows = {(part, name): read_rows(workdir / "metrics" / f"{name}_{part}.csv", "run this again")
-                for part, name in written}
+        rows = {(part, name): (means, read_rows(workdir / "metrics" / f"{name}_{part}.csv", "run this again")[1])
+                for part, name, means in written}
         print("\n".join(lines_of(rows, args.k, [f"SubsetAccuracy@{args.subset_size}"] * bool(args.subset_size))))
     print(f"written to {workdir / 'metrics'}: {len(written)} times RUN_PART.csv (means, intervals) and .pqt (users); "
           "python table.py compares the runs")
@@ -359,9 +360,8 @@ def lines_of(rows: Mapping[tuple[str, str], tuple[dict, dict]], ks: Sequence[int
              also: Sequence[str] = ()) -> list[str]:
     """A line for each part and run with SHOWN metrics and their half-widths; by part, the best first, ties by name.
 
-    rows: {(part, run): ({column: mean}, {column: half-width})}; ks: the list lengths asked for, of which SHOWN_AT or
-    the nearest below it is shown; a run whose lists are shorter shows the longest that it has; also: further columns,
-    left out where a run has none
+    rows: {(part, run): ({column: mean}, {column: half-width})}; ks: the lengths asked for, of which SHOWN_AT or the
+    nearest below is shown; shorter lists show the longest they have; also: further columns, where a run has them
     """
     def length(means):
         known = {int(column.split("@")[1]) for column in means if column.startswith("NDCG@")} & {*ks} or {

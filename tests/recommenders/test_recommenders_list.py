@@ -46,12 +46,17 @@ def test_listing_imports_nothing_heavy():
 
 @pytest.mark.parametrize("text, told", [
     ('"""A: b.\n\nmore"""\nNEEDS = ("order",)\nCOLD = False\n', {"needs": ("order",), "cold": False, "about": "A: b.",
-                                                                "space": None, "title": None, "parallel": False}),
+                                                                "space": None, "title": None, "parallel": False,
+                                                                "deterministic": False}),
     ('TITLE = "EASE"\nPARALLEL = True\nNEEDS = ()\nCOLD = True\nSEARCH_SPACE = {"l2": {"log": [1, 9]}}\n',
      {"needs": (), "cold": True, "about": "", "space": {"l2": {"log": [1, 9]}}, "title": "EASE",
-      "parallel": True}),
+      "parallel": True, "deterministic": False}),
+    ('DETERMINISTIC = {"map": "ridge"}\nNEEDS = ()\nCOLD = True\n',
+     {"needs": (), "cold": True, "about": "", "space": None, "title": None, "parallel": False,
+      "deterministic": {"map": "ridge"}}),
     ('NEEDS = ()\nCOLD = True\nraise SystemExit("run")\n', {"needs": (), "cold": True, "about": "",
-                                                               "space": None, "title": None, "parallel": False}),
+                                                               "space": None, "title": None, "parallel": False,
+                                                                "deterministic": False}),
     ('"""No recommender."""\nNEEDS = ()\n', None), ("", None)])
 def test_declarations_are_read_and_not_run(tmp_path, text, told):
     (tmp_path / "some.py").write_text(text)
