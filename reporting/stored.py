@@ -122,7 +122,7 @@ def _check_table(path, workdir):
 
 
 def _check_runs(paths, workdir):
-    """WorkError where a table shows a run that the workspace has not, or has of another split: it is of an earlier day.
+    """WorkError where a table shows a run that the workspace has not, or has of another split: it was written before.
 
     Of a workspace without runs, as one that only collects tables, nothing is asked.
     """
