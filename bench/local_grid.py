@@ -67,7 +67,7 @@ def run(quick):
     ratio = statistics.median(b / a for a, b in zip(*taken.values(), strict=True))
     return [{"what": f"{len(blocks(1, quick)) * SEEDS} short runs of a local grid",
              "ours": statistics.median(taken[forked]), "baseline": statistics.median(taken[apart]), "unit": "s",
-             "ratio": ratio, "against": "an interpreter for each run", "note": "processor seconds"}]
+             "ratio": ratio, "against": "an interpreter for each run"}]
 
 
 if __name__ == "__main__":
