@@ -46,6 +46,9 @@ def test_holds_fails_and_overall_over_two_data_sets(tmp_path, capsys):
     assert "| first | A sentence. | a paper | mixed |" in printed and "## made (by construction)" in printed
     frame = pd.read_csv(one / "claims" / "claims.csv")
     assert list(frame["verdict"]) == ["holds", "fails", "holds"] and (one / "claims" / "claims.md").exists()
+    judged([one, two, made], ledger(tmp_path, PAIR, claim("second")), "--claims", "second")
+    text = (one / "claims" / "claims.md").read_text(encoding="utf-8")      # the level is of all tests, shown or not
+    assert "Claims: 2, 1 of them shown; tests: 4 on real data and 2 on generated worlds" in text
 
 
 def test_an_effect_is_relative_to_what_is_subtracted(tmp_path):
@@ -186,6 +189,7 @@ def test_a_claim_without_a_test_says_why_and_some_can_be_shown_alone(tmp_path):
     assert rows["elsewhere", "one", ""]["notes"] == "a claim about two"
     assert rows["overall"] == dict.fromkeys(("first", "later", "elsewhere"), "not testable here")
     assert set(judged(one, path, "--claims", "later")) == {("later", "one", ""), "overall"}
+    assert "Claims: 3, 1 of them shown; tests: " in (one / "claims" / "claims.md").read_text(encoding="utf-8")
 
 
 def test_encoders_of_one_value_have_no_rank_correlation(tmp_path):

@@ -147,6 +147,15 @@ def test_usage(words, sentence, tiny, project):
         archive.main([*words, "--workdir", str(tiny)], project)
 
 
+def test_a_table_of_runs_that_are_gone_is_not_stored(evaluated, project):
+    stored.add(evaluated, "small", root=project)
+    before = files(project)
+    shutil.rmtree(next((evaluated / "runs").glob("content-knn_*")))
+    with pytest.raises(WorkError, match="shows run content-knn_.*which is not among the finished ones"):
+        stored.add(evaluated, "small", root=project)
+    assert files(project) == before
+
+
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
 def test_a_damaged_table_is_one_sentence(evaluated, project, text):
     (evaluated / "tables" / "results_test.csv").write_text(text, encoding="utf-8")
