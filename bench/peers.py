@@ -330,7 +330,7 @@ def main(argv=None):
     parser.add_argument("--catalogues", nargs="*", type=cli.whole_number(64), metavar="N",
                         help="training speed by numbers of items instead (default: 1000 20000 55000)")
     args = parser.parse_args(argv)
-    print_rows("peers" if args.catalogues is None else "peers-catalogues", run(args.quick, args.catalogues))
+    print_rows("peers" if args.catalogues is None else "peers_catalogues", run(args.quick, args.catalogues))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
     kind=rows     a line for each row, columns=FIELD:HEADER,.. with _ for blanks in the header
     kind=costs    a line for each recommender of bench.recommenders; sizes=lastfm,music4all: fit, rank, peak of each
     kind=growth   a line for each method of bench.growth: the exponents, in brackets the expected ones
+    kind=extraction   a line for each backend of bench.extract: tracks per second, the shares of a track's time, the
+                  speed beside a large matrix product, and the hours that catalogues=N,.. tracks take at that rate
 
 rows=TEXT,.. keeps the rows whose name begins so and puts them in that order, with _ for blanks.
 """
@@ -18,7 +20,7 @@ EMPTY = ("", "", "")
 
 def lines_of(options, frame, before):
     """The lines of a table. options: {key: text} of its comment; frame: rows of a bench; before: not needed."""
-    make = {"pairs": _pairs, "rows": _rows, "costs": _costs, "growth": _growth}
+    make = {"pairs": _pairs, "rows": _rows, "costs": _costs, "growth": _growth, "extraction": _extraction}
     if (kind := options.get("kind", "pairs")) not in make:
         raise WorkError(f"kind={kind} is none of {', '.join(make)}, those of a bench's rows")
     rows = [{key: value for key, value in row.items() if not _missing(value)} for row in frame.to_dict("records")]
@@ -140,3 +142,21 @@ def _growth(options, rows):
         stopped = re.search(r"\d+ times the [^;]*", row.get("note", ""))
         lines.append([f"`{row['what']}`", *cells, stopped[0] if stopped else ""])
     return ["recommender", *axes, "not reached"], lines
+
+
+# --------------------------------------------------------------------------- extraction
+
+def _extraction(options, rows):
+    sizes = [int(n) for n in options["catalogues"].split(",")]
+    lines = []
+    for row in rows:
+        name = f"`{row['what'].rpartition(',')[0] or row['what']}`"
+        if "ours" not in row:
+            lines.append([name, _plain(row["note"]), *[""] * (2 + len(sizes))])
+            continue
+        seconds, reached = row["seconds_per_part"], row.get("share_of_matrix_products")
+        shares = ", ".join(f"{100 * taken / sum(seconds.values()):.0f}" for taken in seconds.values())
+        lines.append([name, figure(row["ours"]), f"{shares} %", "" if reached is None else f"{100 * reached:.0f} %",
+                      *(f"{figure(n / row['ours'] / 3600)} h" for n in sizes)])
+    return ["backend", "tracks/s", "decode, resample, mel, model", "beside a large matrix product",
+            *(f"{n:,} tracks" for n in sizes)], lines

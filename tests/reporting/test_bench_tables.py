@@ -21,15 +21,21 @@ GROWTH = [
     {"what": "ease", "expected": [3, 0, 2], "users": 2.969, "items": None, "pairs": None, "note": "exponents: .."},
     {"what": "two_tower", "expected": None, "users": -.074, "items": None, "pairs": 1.2,
      "note": "exponents: users -; 8 times the pairs: stopped after 200 s"}]
+PARTS = {"decode": .01, "resample": .002, "mel": .008, "model": .02}
+EXTRACT = [
+    {"what": "musicnn, 32 tracks", "ours": 6.25, "seconds_per_part": PARTS, "share_of_matrix_products": .672},
+    {"what": "mfcc, 32 tracks", "ours": 40.0, "seconds_per_part": PARTS | {"model": 0.0},
+     "share_of_matrix_products": None},
+    {"what": "mule", "note": "not measured: no weights"}]
 
 
 @pytest.fixture(name="project")
 def project_with_rows(tmp_path, monkeypatch):
     """A project whose results/bench/ has the rows of three measurements."""
     monkeypatch.setattr(bench, "MEASURED", tmp_path / "measured")
-    for name, rows in (("pairs", ROWS), ("costs", COSTS), ("growth", GROWTH)):
+    for name, rows in (("pairs", ROWS), ("costs", COSTS), ("growth", GROWTH), ("extract", EXTRACT)):
         bench.print_rows(name, rows)
-    bench.keep(["pairs", "costs", "growth"], tmp_path)
+    bench.keep(["pairs", "costs", "growth", "extract"], tmp_path)
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("Nothing here.\n", encoding="utf-8")
     return tmp_path
@@ -77,6 +83,15 @@ def test_growth_has_expected_exponents_in_brackets(project):
         "| `two_tower` | -.07 | | 1.20 | 8 times the pairs: stopped after 200 s |"]
 
 
+def test_extraction_has_shares_of_a_tracks_time_and_the_hours_of_catalogues(project):
+    assert table(project, "file=results/bench/extract.json kind=extraction catalogues=56512,10000000") == [
+        "| backend | tracks/s | decode, resample, mel, model | beside a large matrix product | 56,512 tracks | "
+        "10,000,000 tracks |", "| --- | --- | --- | --- | --- | --- |",
+        "| `musicnn` | 6.25 | 25, 5, 20, 50 % | 67 % | 2.51 h | 444 h |",
+        "| `mfcc` | 40.0 | 50, 10, 40, 0 % | | .392 h | 69.4 h |",
+        "| `mule` | not measured: no weights | | | | |"]
+
+
 def test_a_sentence_takes_a_figure(project):
     path = project / "docs" / "page.md"
     told = "<!-- value: file=results/bench/pairs.json what="
@@ -102,7 +117,8 @@ def test_a_row_measured_again_takes_the_place_of_the_first(project):
 
 @pytest.mark.parametrize("options,message", [
     ("file=results/bench/pairs.json rows=nothing", "no row begins 'nothing'"),
-    ("file=results/bench/pairs.json kind=board columns=NDCG@10", "kind=board is none of pairs, rows, costs, growth"),
+    ("file=results/bench/pairs.json kind=board columns=NDCG@10",
+     "kind=board is none of pairs, rows, costs, growth, extraction"),
     ("file=results/bench/pairs.json kind=rows columns=what,colour", "no row has colour"),
     ("file=results/bench/none.json", "results/bench/none.json is not in results/checksums.txt"),
     ("file=results/bench/pairs.json kind=costs sizes=lastfm", "no row is of size lastfm")])
@@ -171,4 +187,4 @@ def test_rows_edited_by_hand_are_not_kept_with_new_ones(project):
 def test_leftovers_of_a_killed_writer_are_no_measurement(project):
     (bench.MEASURED / ".pairs.json.tmp.json").write_text("")
     bench.keep(bench.measured(), project)
-    assert bench.measured() == ["costs", "growth", "pairs"]
+    assert bench.measured() == ["costs", "extract", "growth", "pairs"]
