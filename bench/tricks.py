@@ -101,6 +101,29 @@ def wanted_positions(quick):
                "plain torch form (all positions, then a choice)", 5 if quick else 15, lambda a, b: close(a, b, 1e-3))
 
 
+def products_of_distinct(quick):
+    """clcrec.products where few items are distinct, against a copy of the vector of each candidate."""
+    import torch
+    from torch.nn.functional import embedding
+
+    from recommenders import clcrec
+    pairs, candidates, dim = 256, 129, 64
+    for items in (1200,) if quick else (1200, 5000):
+        draw = torch.Generator().manual_seed(0)
+        anchors, vectors = (torch.randn(n, dim, generator=draw, requires_grad=True) for n in (pairs, items))
+        place = torch.randint(items, (pairs, candidates), generator=draw)
+
+        def gradients(scores, anchors=anchors, vectors=vectors):
+            anchors.grad = vectors.grad = None
+            scores.square().sum().backward()
+            return [scores.detach(), anchors.grad, vectors.grad]
+        yield gain(f"CLCRec's scores by way of {items} distinct items, {pairs} pairs, {candidates} candidates, "
+                   "forward and backward",
+                   lambda a=anchors, v=vectors, p=place, g=gradients: g(clcrec.products(a, v, p)),
+                   lambda a=anchors, v=vectors, p=place, g=gradients: g((embedding(p, v) @ a[:, :, None])[..., 0]),
+                   "plain torch form (a copy of each candidate's vector)", 5 if quick else 15, close)
+
+
 # --------------------------------------------------------------------------- neighbours and closed forms
 
 def ease_inverse(quick):
@@ -179,7 +202,8 @@ def trimmed_ids(quick):
 
 
 def run(quick):
-    parts = fused_cosines, elsa_gradient, wanted_positions, ease_inverse, itemknn_compiled, top_k, trimmed_ids
+    parts = (fused_cosines, elsa_gradient, wanted_positions, products_of_distinct, ease_inverse, itemknn_compiled,
+             top_k, trimmed_ids)
     with one_thread():
         return [row for part in parts for row in part(quick)]
 

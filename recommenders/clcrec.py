@@ -22,7 +22,7 @@ is masked with that probability. It brings content to rows of length 1; here col
 standardised, as for every method. Other defaults: 128 negatives as in later comparisons, not 512,
 and equal weights of the two losses.
 
-Practical limit: a vector for each user and item; scores of a step's users x its distinct items.
+Practical limit: a vector for each user and item, and a copy of one for each candidate of a step.
 """
 from harness import cli, runs
 from training import content, network_loop, pair_loop, selection
@@ -40,6 +40,7 @@ SEARCH_SPACE = {
 }
 OWN = ("factors", "temperature", "balance", "mask", "negatives", "reg", "hot")
 HIDDEN = 256
+FEW = 40     # distinct items per candidate of a pair, up to which `products` computes all their scores
 
 
 def build_parser():
@@ -118,8 +119,8 @@ class Training(pair_loop.Training):
         user, ids = self.network["user_ids"](users), self.network["item_ids"](distinct)
         predicted = self.network["content"](self.features[distinct])
 
-        def scores(anchors, vectors):   # by way of (b, distinct), without a tensor (b, 1 + N, D)
-            return (anchors @ vectors.T).gather(1, place) / o.temperature
+        def scores(anchors, vectors):
+            return products(anchors, vectors, place) / o.temperature
         by_user = scores(user, predicted).where(masked, scores(user, ids))
         by_item = scores(normalize(ids, dim=1)[place[:, 0]], normalize(predicted, dim=1))
         lengths = (user.norm(dim=1).mean() + ids.norm(dim=1)[place].mean()) / 2
@@ -137,6 +138,14 @@ class Training(pair_loop.Training):
                 known = torch.from_numpy(~unseen).to(self.device).nonzero()[:, 0]
                 table[known] = self.network["item_ids"].weight[known]
         return table
+
+
+def products(anchors, vectors, place):
+    """Products (b, n) of anchors (b, D), each with its own rows place (b, n) of vectors (V, D)."""
+    from torch.nn.functional import embedding
+    if len(vectors) > FEW * place.shape[1]:
+        return (embedding(place, vectors) @ anchors[:, :, None])[..., 0]
+    return (anchors @ vectors.T).gather(1, place)   # no tensor (b, n, D)
 
 
 def info_nce(scores):

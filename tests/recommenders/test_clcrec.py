@@ -83,6 +83,18 @@ def test_the_loss_is_that_of_the_formula(world, changed):
     assert loss.item() == pytest.approx(expected, rel=1e-5)   # sums of float32
 
 
+@pytest.mark.numeric
+@pytest.mark.parametrize("items", [20, clcrec.FEW * 6 + 1])
+def test_products_by_either_form_are_those_of_each_row(items):
+    draw = torch.Generator().manual_seed(0)
+    anchors, vectors = torch.randn(7, 4, generator=draw), torch.randn(items, 4, generator=draw)
+    place = torch.randint(items, (7, 6), generator=draw)
+    found = clcrec.products(anchors, vectors, place)
+    expected = [[float(anchor.double() @ vectors[at].double()) for at in row]
+                for anchor, row in zip(anchors, place, strict=True)]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)   # sums of four float32 products
+
+
 @pytest.mark.parametrize("balance, masked, moved", [
     (1.0, None, {"item_ids", "content"}),        # the loss between IDs and content knows no users
     (0.0, True, {"user_ids", "content"}),        # all candidates are f(content)
