@@ -1,11 +1,12 @@
 """How the cost of every recommender grows with users, items and pairs. python -m bench.growth [--quick] [NAME ...]
 
 Generated workspaces of 1, 2, 4 and 8 times the users, the items or the pairs of a base (1,000 users, 8,000 items,
-200,000 pairs; --quick: an eighth of the users and items, 10,000 pairs, and 1 and 4 times), the other two held. Each
-recommender runs as in bench/recommenders.py, on one thread. The exponent of an axis is the slope of the logarithm of
-its processor seconds to fit, those of a workspace of 50 users taken off (imports, start), over that of the size; where
-a fit takes less than a second beyond those, there is none. `expected` is what the algorithm says for these sizes, in
-the order users, items, pairs; where it depends on more it is left empty.
+200,000 pairs; --quick: an eighth of the users and items, 10,000 pairs, and 1 and 4 times; --times N: N times the base,
+for methods that take less than a second on it), the other two held. Each recommender runs as in bench/recommenders.py,
+on one thread. The exponent of an axis is the slope of the logarithm of its processor seconds to fit, those of a
+workspace of 50 users taken off (imports, start), over that of the size; where a fit takes less than a second beyond
+those, there is none. `expected` is what the algorithm says for these sizes, in the order users, items, pairs; where it
+depends on more it is left empty.
 """
 import math
 import os
@@ -81,14 +82,16 @@ def grown(name, needs, folder, base, factors):
     return row | {"note": "; ".join([f"exponents: {show}; expected {row['expected'] or 'not said'}", *notes])}
 
 
-def run(quick, names=()):
+def run(quick, names=(), times=1):
     found = modules()
     unknown = sorted({*names} - {n.removeprefix("recommenders.") for n in found})
     if unknown:
         raise UsageError(f"no recommender {', '.join(unknown)}; known: {', '.join(found)}")
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
-        return [say(grown(name, made.needs, Path(folder), QUICK if quick else BASE, (1, 4) if quick else (1, 2, 4, 8)))
+        base, factors = (QUICK, (1, 4)) if quick else (BASE, (1, 2, 4, 8))
+        base = tuple(n * times for n in base)
+        return [say(grown(name, made.needs, Path(folder), base, factors) | {"base": base, "times": times})
                 for name, made in found.items() if not names or name.removeprefix("recommenders.") in names]
 
 
@@ -97,8 +100,10 @@ def main(argv=None):
     parser = cli.Parser(prog="bench.growth", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="recommenders (default: all)")
     parser.add_argument("--quick", action="store_true", help="a small base and two sizes")
+    parser.add_argument("--times", type=cli.positive, default=1, metavar="N",
+                        help="multiply users, items and pairs of the base (default 1)")
     args = parser.parse_args(argv)
-    print_rows("growth", run(args.quick, args.names))
+    print_rows("growth", run(args.quick, args.names, args.times))
 
 
 if __name__ == "__main__":

@@ -139,9 +139,10 @@ def _growth(options, rows):
         cells = [" ".join(part for part in (_zero_off(f"{row[axis]:.2f}") if axis in row else "",
                                             f"({at})" if at != "" else "") if part)
                  for axis, at in zip(axes, expected, strict=True)]
-        stopped = re.search(r"\d+ times the [^;]*", row.get("note", ""))
-        lines.append([f"`{row['what']}`", *cells, stopped[0] if stopped else ""])
-    return ["recommender", *axes, "not reached"], lines
+        remarks = [f"{row['times']:g} times the base"] if row.get("times", 1) > 1 else []
+        remarks += re.findall(r"\d+ times the (?:users|items|pairs): [^;]*", row.get("note", ""))
+        lines.append([f"`{row['what']}`", *cells, "; ".join(remarks)])
+    return ["recommender", *axes, "remarks"], lines
 
 
 # --------------------------------------------------------------------------- extraction

@@ -19,7 +19,7 @@ COSTS = [
     {"what": "dropoutnet, music4all", "ours": None, "peak_gib": 5.5, "note": "no figure: stopped after 300 s (5.50)"}]
 GROWTH = [
     {"what": "ease", "expected": [3, 0, 2], "users": 2.969, "items": None, "pairs": None, "note": "exponents: .."},
-    {"what": "two_tower", "expected": None, "users": -.074, "items": None, "pairs": 1.2,
+    {"what": "two_tower", "expected": None, "users": -.074, "items": None, "pairs": 1.2, "times": 4,
      "note": "exponents: users -; 8 times the pairs: stopped after 200 s"}]
 PARTS = {"decode": .01, "resample": .002, "mel": .008, "model": .02}
 EXTRACT = [
@@ -80,7 +80,7 @@ def test_costs_have_epochs_in_brackets_and_what_did_not_end(project):
 def test_growth_has_expected_exponents_in_brackets(project):
     assert table(project, "file=results/bench/growth.json kind=growth")[2:] == [
         "| `ease` | 2.97 (3) | (0) | (2) | |",
-        "| `two_tower` | -.07 | | 1.20 | 8 times the pairs: stopped after 200 s |"]
+        "| `two_tower` | -.07 | | 1.20 | 4 times the base; 8 times the pairs: stopped after 200 s |"]
 
 
 def test_extraction_has_shares_of_a_tracks_time_and_the_hours_of_catalogues(project):
