@@ -155,9 +155,13 @@ def _say(path, failed, rows):
         print(f"  {entry['trackid']}: {entry['reason']}")
     if len(failed) > NAMED:
         print(f"  and {len(failed) - NAMED} more, all in {path.stem}.json")
-    work = path.parent.parent
+    say_next(path.parent.parent, path.stem, failed)
+
+
+def say_next(work, name, failed):
+    """Print the command that uses a new embedding; failed: whether some tracks have no vector."""
     split = "" if (work / "data" / "train.pqt").exists() else "split with preprocess/1_train_test_split.py, then "
-    print(f"next: {split}python knn.py {path.stem}{' --missing mean' if failed else ''} --workdir {work}")
+    print(f"next: {split}python knn.py {name}{' --missing mean' if failed else ''} --workdir {work}")
 
 
 def _finished(path, request):

@@ -262,6 +262,8 @@ def is_finished(work, task, request, files, stop, kept=None):
     if n := len(pipeline.passing(about)):
         print(f"{name}: {n} track{'s lack' if n > 1 else ' lacks'} sound, as ffmpeg was not installed or the machine "
               "failed; --overwrite makes the matrix again", file=sys.stderr)
+    if task.args.shard is None:
+        pipeline.check_finished(name, about, task.args.max_failures)
     print(f"{name}: finished before, skipped{same} (--overwrite does it again)", file=sys.stderr)
     return True
 
@@ -290,6 +292,7 @@ def finish(work, task, of=None):
     name, partial, folder = task.name, task.partial(work), work / "embeddings"
     first = f"{name}{next(iter(task.backend.outputs()))}"  # its suffix is the same whatever the weights
     if not partial.exists() and (folder / f"{first}.json").exists():
+        pipeline.check_finished(name, read_json(folder / f"{first}.json"), task.args.max_failures)
         return print(f"{name}: merged before, nothing to do", file=sys.stderr)
     header, parts = shards.complete(partial, of or shards.counted(partial), plan_of)
     if dataset.read_tracks(work)[1] != header["track_checksum"]:
@@ -312,3 +315,4 @@ def finish(work, task, of=None):
             print(f"  {entry['trackid']}: {entry['reason']}")
         if len(lines) > 20:
             print(f"  and {len(lines) - 20} more, all in {first}.json")
+    aligned.say_next(work, first, failed)

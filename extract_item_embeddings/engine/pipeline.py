@@ -66,10 +66,20 @@ def check_failures(name, shards, most):
     most: None for any number. What an earlier run saved counts, too, so that a retry does not pass the limit.
     """
     failed = [why for shard in shards for entry in shard.entries.values() for why in entry["failed"].values()]
+    _refuse(name, shards[0] if len(shards) == 1 else "all shards", failed, most,
+            "finished batches are kept, mend the files or raise the number")
+
+
+def check_finished(name, about, most):
+    """As `check_failures`, of a matrix that is finished, by its json."""
+    _refuse(name, "the finished matrix", list(about.get("failed", {}).values()), most,
+            "mend the files or raise the number")
+
+
+def _refuse(name, where, failed, most, remedy):
     if most is not None and len(failed) > most:
-        raise WorkError(f"{name}: {len(failed)} tracks of {shards[0] if len(shards) == 1 else 'all shards'} could not "
-                        f"be used, more than --max-failures {most}; the latest: {failed[-1]['trackid']}: "
-                        f"{failed[-1]['reason']}; finished batches are kept, mend the files or raise the number")
+        raise WorkError(f"{name}: {len(failed)} tracks of {where} could not be used, more than --max-failures {most}; "
+                        f"the latest: {failed[-1]['trackid']}: {failed[-1]['reason']}; {remedy}")
 
 
 def extract(jobs, files, args, stop):

@@ -267,6 +267,8 @@ def test_finished_work_is_skipped_and_changes_are_noticed(sounds, tmp_path, caps
     for i in range(3):
         write(mine / f"{i}.wav", tone(seed=i))
     extract(tmp_path, mine)
+    assert f"next: split with preprocess/1_train_test_split.py, then python knn.py mfcc --workdir {tmp_path}" in (
+        capsys.readouterr().out)
     first = output(tmp_path)
     stamp = (tmp_path / "embeddings/mfcc.npy").stat().st_mtime_ns
     extract(tmp_path, mine)

@@ -158,6 +158,9 @@ def test_more_failures_than_allowed_end_the_run_and_keep_what_is_finished(sounds
     assert list((tmp_path / "w" / "embeddings").glob(".mfcc.partial/*"))
     matrix, about = extract(tmp_path / "w", "--audio", sounds, "--max-failures", 2)
     assert len(about["failed"]) == 2 and np.isfinite(matrix).all(axis=1).sum() == 6
+    for flags in (["--audio", sounds], ["--merge"]):     # a finished matrix is asked, too
+        with pytest.raises(WorkError, match="2 tracks of the finished matrix could not be used, more than --max-fail"):
+            extract(tmp_path / "w", *flags, "--max-failures", 1)
 
 
 def test_the_same_command_again_does_not_pass_the_limit(sounds, tmp_path):
