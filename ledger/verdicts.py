@@ -151,7 +151,12 @@ def what_it_takes(verdict):
     if verdict.line.single:
         return "at least 2 seeds"
     users, seeds = verdict.users_needed, verdict.seeds_needed
-    words = [f"{users:,} users" if users else "", f"{seeds:,} seeds" if seeds else ""]
+    words = [f"{_about(users):,} users" if users else "", f"{_about(seeds):,} seeds" if seeds else ""]
     if not any(words):
         return "no number of users or seeds alone, if the effect is as seen"
     return " or ".join(filter(None, words))
+
+
+def _about(number):
+    """A number rounded to two digits, as the effect that it assumes is known no better."""
+    return int(float(f"{number:.2g}"))
