@@ -79,8 +79,8 @@ def build_parser():
     group.add_argument("--patience", type=cli.whole_number(1), default=16, metavar="N",
                        help="evaluations of val without a better value before training stops (default 16)")
     group.add_argument("--plateau", type=cli.whole_number(0), default=5, metavar="N",
-                       help="evaluations of val without a better value before the learning rate is divided by 10 "
-                            "(ReduceLROnPlateau; default 5)")
+                       help="after more than N evaluations of val without a better value the learning rate is divided "
+                            "by 10 (ReduceLROnPlateau; default 5)")
     selection.flags(group, published=True)
     group.add_argument("--exclude-positives", action="store_true",
                        help="never draw a known positive as a negative (default: draw from all)")
@@ -160,7 +160,7 @@ def fit(run, training, cold, split, args, device, origin=None):
     val = shallow.pairs_of("val", split, settings, device) if "val" in split.parts else None
     checkpoints = Checkpoints(run, training, args.checkpoint_seconds or math.inf, args.checkpoint_seconds)
     begin(checkpoints, training, origin)
-    validation = Validation.of(split, args, selection.HOT if cold is None else selection.BOTH)
+    validation = Validation.of(split, args, training.stopping, selection.HOT if cold is None else selection.BOTH)
     note_missing_val(run.name, validation, args.epochs)
     initial = training.epoch * len(pairs) + training.step * args.batch_size
     with Progress(args.epochs * len(pairs), run.name, "pairs", initial=initial) as progress:

@@ -177,7 +177,7 @@ def top_k(quick):
 
     def rebuilt(distinct, index):
         return distinct[index.ravel()]
-    yield gain(f"distinct rows by a hash, ({items}, 200)", lambda: rebuilt(*topk._distinct_rows(rows)),
+    yield gain(f"distinct rows by a hash, ({items}, 200)", lambda: rebuilt(*topk.distinct_rows(rows)),
                lambda: rebuilt(*np.unique(rows, axis=0, return_inverse=True)), "plain numpy form (unique, axis=0)",
                2 if quick else 5, lambda a, b: close(a, b, 0))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import locks, processes, registry, run_files
+from harness import cli, locks, processes, registry, run_files
 from harness.errors import RunInProgress, WorkError
 from harness.files import checksum, write_json
 from harness.inputs import Input, hashed
@@ -117,7 +117,9 @@ class Run:
     # life -----------------------------------------------------------------
     def __enter__(self):
         values = {f"value of {k}": v for k, v in self.request.items()} | self.inputs
-        processes.check_same(values, "give all processes one command and one workspace")
+        if processes.world() > 1 and getattr(self.args, "device", None):
+            values["kind of device"] = cli.pick_device(self.args.device).type   # gradients would wait for one another
+        processes.check_same(values, "give all processes one command, one workspace and one kind of --device")
         self.started = time.time()
         self.finished, self.resume = processes.from_main(self._open)
         return self

@@ -106,7 +106,7 @@ def _dot_scorer(users, items, device):
     """Function of user codes giving dot products; rows of `items` that are equal are multiplied once."""
     import torch
     items = torch.as_tensor(items).to(dtype=torch.float32)
-    distinct, index = _distinct_rows(items.cpu().numpy())
+    distinct, index = distinct_rows(items.cpu().numpy())
     shared = len(distinct) < len(items)
     matrix = torch.as_tensor(distinct).to(device) if shared else items.to(device)
     index = torch.as_tensor(index, device=device)
@@ -144,8 +144,8 @@ def _hashes(matrix):
     return bits @ (np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1))
 
 
-def _distinct_rows(matrix):
-    """Distinct rows of (n, D), in a fixed order, and for each row the index of its like."""
+def distinct_rows(matrix):
+    """Distinct rows of float32 (n, D), in a fixed order, and for each row the index of its like."""
     matrix = np.ascontiguousarray(matrix) + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
     if not len(matrix):
         return matrix, np.zeros(0, np.int64)

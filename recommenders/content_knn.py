@@ -4,7 +4,7 @@
     python -m recommenders.content_knn vggish --neighbours 50
     python -m recommenders.content_knn spotify --like "The Beatles"       print similar tracks, recommend nothing
 
-Features are standardised over the tracks of the split (each column to mean 0 and standard deviation 1, so that
+Features are standardised over the tracks of train (each column to mean 0 and standard deviation 1, so that
 tempo in beats per minute does not outweigh energy from 0 to 1) and compared by the cosine. With N(j) the
 --neighbours tracks most similar to track j among the candidates of a part, excluding j,
 
@@ -104,25 +104,29 @@ def neighbours(queries, items, n, ids, tracks, seed=42, device="cpu"):
     """The n most similar items of each query with their cosines, if positive; csr float32 (Q, I).
 
     queries: float32 (Q, D) and items: float32 (I, D), rows of length 1 or zero; ids: int64 (Q,) and
-    tracks: int64 (I,) their track ids. A track is not its own neighbour; ties are broken in a seeded random order
-    per query.
+    tracks: int64 (I,) their track ids. A track is not its own neighbour; ties, as of equal rows, which are multiplied
+    once, are broken in a seeded random order per query.
     """
     import numpy as np
     import torch
     from scipy.sparse import csr_matrix, vstack
 
     from ranking import topk
-    items, ids, tracks = (torch.as_tensor(a).to(device) for a in (items, ids, tracks))
-    rows, blocks = max(1, topk.BLOCK_BYTES // (4 * max(len(items), 1))), []
+    distinct, index = topk.distinct_rows(items)
+    shared = len(distinct) < len(items)
+    items, index, ids, tracks = (torch.as_tensor(a).to(device) for a in (distinct if shared else items, index, ids,
+                                                                         tracks))
+    rows, blocks = max(1, topk.BLOCK_BYTES // (4 * max(len(tracks), 1))), []
     with Progress(len(queries), "content_knn: neighbours", "tracks", quiet=True) as bar:
         for start in range(0, len(queries), rows):
             some = ids[start:start + rows]
-            cosine = torch.as_tensor(queries[start:start + rows]).to(device) @ items.T          # (b, I)
+            cosine = torch.as_tensor(queries[start:start + rows]).to(device) @ items.T          # (b, distinct)
+            cosine = cosine[:, index] if shared else cosine                                     # (b, I)
             cosine.masked_fill_(some[:, None] == tracks[None, :], -torch.inf)
-            value, column = (a.cpu().numpy() for a in topk.top(cosine, min(n, len(items)), some, tracks, seed))
+            value, column = (a.cpu().numpy() for a in topk.top(cosine, min(n, len(tracks)), some, tracks, seed))
             kept = value > 0
             row = np.broadcast_to(np.arange(len(value))[:, None], kept.shape)
-            blocks.append(csr_matrix((value[kept], (row[kept], column[kept])), shape=(len(value), len(items))))
+            blocks.append(csr_matrix((value[kept], (row[kept], column[kept])), shape=(len(value), len(tracks))))
             bar.update(len(some))
     return vstack(blocks, format="csr")
 

@@ -146,7 +146,7 @@ def factor_features(split, learned, seed=None):
         vectors[~played] = random * np.linalg.norm(vectors[played], axis=1).mean()
     order = np.argsort(~played, kind="stable")
     features = np.empty_like(vectors)
-    features[order] = content.standardise(vectors[order], int(played.sum()))
+    features[order] = content.standardise(vectors[order], slice(int(played.sum())))
     if seed is None:
         features[~played] = 0
     return features

@@ -103,8 +103,9 @@ def modalities(split, args):
     vectors = []
     for m, name in enumerate(args.embedding, 1):
         x = dataset.load_embedding(split, name, "mean" if skip else args.missing, seed)
-        vectors.append(content.standardise(x, split.n_hot).astype(np.float32))
         has[:, m] = dataset.has_embedding(split, name) if skip else True
+        hot = has[:, m] & (np.arange(split.n_items) < split.n_hot)
+        vectors.append(content.standardise(x, hot if hot.any() else has[:, m]).astype(np.float32))
     bare = int((~has[:, 1:].any(axis=1)).sum())
     if bare:
         raise WorkError(f"{bare} of the {split.n_items} tracks of this split have no row in any of "

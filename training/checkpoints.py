@@ -51,21 +51,22 @@ class Checkpoints:
         return True
 
     def after_step(self):
-        if self._due(self.step_seconds):
+        stopping = self._stopping()     # asked once: a signal after this line waits for the next step
+        if stopping or self._old(self.step_seconds):
             self._write()
-        if self._stopping():
+        if stopping:
             self._stop()
 
     def after_epoch(self, better):
         """better: whether this epoch is the best so far."""
-        done = self.training.done
-        if done or self._due(self.epoch_seconds):
+        done, stopping = self.training.done, self._stopping()
+        if done or stopping or self._old(self.epoch_seconds):
             self._write(self.training.best_state() if better else None)
         elif better and processes.is_main():
             self.unwritten = copy.deepcopy(self.training.best_state())
         if done:        # what follows has no checkpoints
             self.stop.leave_interrupt()
-        if self._stopping() and (not done or self.stop.interrupted):
+        if self._stopping() and self.stop.interrupted if done else stopping:
             self._stop()
 
     def best(self, device="cpu"):
@@ -82,8 +83,8 @@ class Checkpoints:
             raise KeyboardInterrupt
         stop_here(self.run.name)
 
-    def _due(self, seconds):
-        return self._stopping() or time.monotonic() - self.written >= seconds
+    def _old(self, seconds):
+        return time.monotonic() - self.written >= seconds
 
     def _write(self, best=None):
         if not processes.is_main():

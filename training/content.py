@@ -69,7 +69,7 @@ def features(split, args):
 
     import dataset
     seed = args.seed if args.shuffle else None
-    return np.hstack([standardise(dataset.load_embedding(split, name, args.missing, seed), split.n_hot)
+    return np.hstack([standardise(dataset.load_embedding(split, name, args.missing, seed), slice(split.n_hot))
                       for name in args.embedding])
 
 
@@ -91,16 +91,17 @@ def network_input(features, n_hot, device="cpu"):
     return torch.as_tensor(features / spread, dtype=torch.float32).to(device)
 
 
-def standardise(vectors, n_hot):
-    """One embedding (n_items, D) with the mean and deviation of its first n_hot rows taken out, float64.
+def standardise(vectors, rows):
+    """One embedding (n_items, D) with the mean and deviation of some of its rows taken out, float64.
 
-    The hot rows have mean square length 1, a constant column is 0; all rows equal give zeros.
+    rows: what indexes those, such as slice(n_hot); at least one. They have mean square length 1, a constant column is
+    0; all rows equal give zeros.
     """
     import numpy as np
     x = np.asarray(vectors, np.float64)
-    size = np.abs(x[:n_hot]).max(axis=0)
-    x = x - x[:n_hot].mean(axis=0)
-    spread = x[:n_hot].std(axis=0)
+    size = np.abs(x[rows]).max(axis=0)
+    x = x - x[rows].mean(axis=0)
+    spread = x[rows].std(axis=0)
     varies = spread > FLAT * size
     scale = np.where(varies, spread, 1.0) * np.sqrt(max(varies.sum(), 1))
     return np.where(varies, x / scale, 0.0)

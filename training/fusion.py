@@ -6,7 +6,8 @@
     concat    the content beside a trained ID vector of --hidden-dim values
 
 A cold item has its content, in delta with a difference of 0, in concat with an ID of 0; so has an item that nobody
-played in train. delta is that of "Let It Go? Not Quite" (RecSys 2025, arXiv 2507.19473), whose bound of .5 keeps the
+played in train (in `start` of the sequence models, whose softmax holds every item of the split, it trains as one that
+nobody chooses). delta is that of "Let It Go? Not Quite" (RecSys 2025, arXiv 2507.19473), whose bound of .5 keeps the
 cosine of a vector with its content at .866 or more. Content is standardised by column over the hot items, brought to
 the model's width by PCA where it is wider, and each row to length 1.
 
@@ -97,7 +98,7 @@ def unit_content(split: Split, names: list[str], missing: str, shuffle: int | No
     gaps = missing == "mean"
     present = np.stack([dataset.has_embedding(split, name) if gaps else np.ones(split.n_items, bool)
                         for name in names], axis=1)                                                 # (n_items, names)
-    x = np.hstack([content.standardise(dataset.load_embedding(split, name, missing, shuffle), split.n_hot)
+    x = np.hstack([content.standardise(dataset.load_embedding(split, name, missing, shuffle), slice(split.n_hot))
                    * own[:, None] for name, own in zip(names, present.T, strict=True)])
     if width is not None and x.shape[1] > width:
         from sklearn.decomposition import PCA

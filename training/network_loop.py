@@ -178,9 +178,9 @@ def fit(run, training, split, args, ranker, serves):
 
     from training.validation import Validation
     epochs = training.settings.epochs
-    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    checkpoints = Checkpoints(run, training, args.checkpoint_seconds, args.checkpoint_seconds)
     checkpoints.resume(training.device)
-    validation = Validation.of(split, args, serves)
+    validation = Validation.of(split, args, training.stopping, serves)
     note_missing_val(run.name, validation, epochs, training.OWN_LOSS)
 
     def ranked(part):

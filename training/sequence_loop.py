@@ -206,7 +206,7 @@ def train_epoch(training, sequences, batch_size, progress, checkpoints=None):
         dropout_seed = parallel.own_seed(draw.initial_seed())
         torch.random.default_generator.manual_seed(dropout_seed)
         if sequences.device.type == "cuda":
-            torch.cuda.manual_seed(dropout_seed)
+            torch.cuda.manual_seed_all(dropout_seed)   # the device may not be the current one
         batch = training.batch(sequences, users, draw)
         training.step += 1
         progress.update(len(users), epoch=epoch + 1)
@@ -236,7 +236,8 @@ def fit(run, training, sequences, encoder, batch_size, args):
     from training import parallel
     from training.validation import Validation
     split, epochs = encoder.split, training.settings.epochs
-    validation = Validation.of(split, args, selection.HOT if encoder.cold is None else selection.BOTH)
+    serves = selection.HOT if encoder.cold is None else selection.BOTH
+    validation = Validation.of(split, args, training.stopping, serves)
     checkpoints = Checkpoints(run, training, epoch_seconds=args.checkpoint_seconds)
     checkpoints.resume()
     note_missing_val(run.name, validation, epochs)

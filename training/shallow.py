@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import dataset
+from harness import processes
 from harness.errors import UsageError, WorkError
 from model import LOSSES, ShallowEmbeddingModel, confidence
 from training import fusion, parallel
@@ -184,6 +185,9 @@ class Training:
         release = (lambda: model.freeze_item_embs(False)) if settings.dynamic_item_freeze else None
         self.stopping = EarlyStopping(settings.stop_on, settings.epochs, settings.patience, self.optimizer,
                                       settings.plateau, release=release)
+        if torch.device(device).type == "cuda":     # where pairs are drawn, which other models do with other results
+            processes.check_same({"GPU model": torch.cuda.get_device_name(device)},
+                                 "start the processes on GPUs of one model")
         self.draw = generator(settings.seed, 1, device)
         self.epoch = 0                      # epochs done
         self.step, self.opening = 0, None   # of the epoch under way: steps, and the state of `draw` before them

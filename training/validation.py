@@ -76,9 +76,11 @@ class Validation:
             self.references = {part: references.reference(self.split, part, stop_on) for part in self.parts}
 
     @classmethod
-    def of(cls, split: Split, args: Any, serves: str = selection.BOTH) -> Validation:
-        """That of a command line."""
-        return cls(split, args.stop_on, args.eval_every, args.val_users, serves, args.seed)
+    def of(cls, split: Split, args: Any, stopping: Any, serves: str = selection.BOTH) -> Validation:
+        """That of a command line; the EarlyStopping of the training is told what its value is of."""
+        made = cls(split, args.stop_on, args.eval_every, args.val_users, serves, args.seed)
+        stopping.parts = () if made.stop_on == selection.LOSS else made.parts
+        return made
 
     def selects(self, own_loss: bool = False) -> bool:
         """Whether anything says which epoch is best; own_loss: whether a loss does that needs no val part."""
@@ -91,8 +93,6 @@ class Validation:
         on val, None without one
         """
         stopping, epoch = training.stopping, training.epoch
-        if self.stop_on != selection.LOSS:
-            stopping.parts = tuple(self.parts)
         if self.stop_on == selection.LOSS:
             better = stopping.update(epoch, {} if loss is None else {selection.LOSS: loss})
             due = training.done or epoch % self.eval_every == 0

@@ -19,7 +19,7 @@ Ours and the source differ:
               songs, so it cancels in the softmax: the user side gets no gradient and all users get one ranking.
               Ours adds their elementwise product to that layer; --rating concat is the source's.
   ties        the source counts a tie as a hit (the label stands first and argmax takes it); ours shares it.
-  negatives   the source may draw the label or known songs; ours never does, and knows nothing of val and test.
+  negatives   the source may draw the label or known songs; ours never does, and knows no user's val and test.
   history     the source stops at the first play of the label, so a song played twice looks back from its first
               play; ours looks back from the play that is predicted.
   encoding    the source's columns follow a set's order, and unknown values have none; ours are sorted by bytes,
@@ -242,7 +242,7 @@ def fit(run, training, args):
     playlists, epochs = training.playlists, training.settings.epochs
     checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
     checkpoints.resume()
-    validation = Validation.of(playlists.split, args)
+    validation = Validation.of(playlists.split, args, training.stopping)
     note_missing_val(run.name, validation, epochs)
     points = len(playlists.rows["train"])
     with Progress(epochs * points, run.name, "points", initial=training.epoch * points) as progress:

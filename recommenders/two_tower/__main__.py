@@ -134,9 +134,9 @@ def fit(run, training, split, args):
     """Train until done, from the last checkpoint where there is one; the best epoch's towers are loaded at the end."""
     from training.validation import Validation
     epochs, device, pairs = training.settings.epochs, training.data.device, len(training.data.user)
-    checkpoints = Checkpoints(run, training, step_seconds=args.checkpoint_seconds)
+    checkpoints = Checkpoints(run, training, args.checkpoint_seconds, args.checkpoint_seconds)
     checkpoints.resume(device)
-    validation = Validation.of(split, args)
+    validation = Validation.of(split, args, training.stopping)
     note_missing_val(run.name, validation, epochs)
 
     def ranker(part):

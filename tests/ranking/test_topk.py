@@ -172,7 +172,7 @@ def test_rows_that_share_a_hash_stay_apart(monkeypatch):
         def integers(self, high, size, dtype):
             return np.ones(size, dtype)
     for _ in range(2):
-        distinct, index = topk._distinct_rows(matrix)
+        distinct, index = topk.distinct_rows(matrix)
         assert len(distinct) == 2 and np.array_equal(distinct[index], matrix)
         monkeypatch.setattr(np.random, "default_rng", lambda seed: Ones())  # now all rows have one hash
 

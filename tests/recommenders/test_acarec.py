@@ -228,6 +228,9 @@ def test_the_epoch_is_selected_on_cold_val_by_the_lists_that_are_written(world, 
     (name, config), _ = run
     assert config["best_value"] == pytest.approx(value(world, name, "cold_val"), abs=1e-6)   # csv, other blocks
     assert config["selected_on"] == ["cold_val"]
+    (world / "preds" / f"{name}_val.pqt").unlink()       # a run that is resumed when its training is over
+    again, config = made(world, *QUICK)
+    assert again == name and config["selected_on"] == ["cold_val"]
 
 
 def test_all_parts_have_the_scores_of_one_table(world, run):

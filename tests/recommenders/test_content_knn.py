@@ -29,6 +29,20 @@ def test_three_tracks_by_hand():
     assert np.allclose(content_knn.neighbours(unit, unit, 1, ids, ids).toarray(), [[0, .6, 0], [0, 0, .8], [0, .8, 0]])
 
 
+@pytest.mark.numeric
+def test_equal_rows_have_equal_cosines_and_are_drawn_by_the_seed():
+    rng = np.random.default_rng(0)
+    few = content_knn.directions(rng.normal(size=(40, 24)))
+    unit = few[rng.permutation(np.repeat(np.arange(40), 25))]           # 25 tracks of each kind
+    ids = np.arange(len(unit))
+    near = content_knn.neighbours(few, unit, len(unit), np.arange(-40, 0), ids).toarray()
+    for row in near:
+        assert all(len(np.unique(row[(unit == one).all(axis=1)])) == 1 for one in few)
+    first, second = (content_knn.neighbours(few, unit, 10, np.arange(-40, 0), ids, seed) for seed in (1, 2))
+    assert np.allclose(np.sort(first.data), np.sort(second.data), atol=1e-6)
+    assert (first != second).nnz > 0
+
+
 def test_directions_by_hand():
     """Columns (1, 3, 5) and (0, 0, 3): z-scores -a, 0, a with a = sqrt(1.5), and -b, -b, 2b with b = 1 / sqrt(2)."""
     a, b = 1.5 ** 0.5, 0.5 ** 0.5

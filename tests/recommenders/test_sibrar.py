@@ -278,6 +278,8 @@ def test_a_track_may_lack_one_of_several_embeddings(world):
     training = training_of(split, "--missing", "skip", embedding=("content", "holes"))
     has = training.has[:, 2].numpy()
     assert np.array_equal(np.sort(split.tracks[~has]), np.sort(lacking))
+    hot = training.vectors[1][:split.n_hot][has[:split.n_hot]]
+    assert hot.square().sum(1).mean().item() == pytest.approx(1, rel=1e-5)      # of the rows that there are
     before = training.network.eval() and training.table()
     training.vectors[1][~has] = 99.0
     assert torch.equal(training.table(), before)

@@ -236,6 +236,25 @@ def test_a_signal_saves_and_ends_with_the_status_that_asks_for_the_same_command(
     assert capsys.readouterr().err == "a run: stopped by a signal; everything is saved, the same command continues\n"
 
 
+@pytest.mark.parametrize("where", ["step", "epoch"])
+def test_a_signal_between_looking_and_stopping_waits_for_the_next_step(tmp_path, clock, where):
+    run, training = Run(tmp_path), Training()
+    checkpoints = Checkpoints(run, training, step_seconds=1000, epoch_seconds=1000)
+    state = training.best_state
+
+    def signalled():
+        run.stop.requested = True
+        return state()
+    clock.seconds = 0.0 if where == "epoch" else 1000.0     # the first looks and copies, the second writes
+    training.best_state, training.epoch = signalled, 1
+    checkpoints.after_epoch(better=True)
+    if where == "step":
+        assert run.epochs() == (1, 1)
+    with pytest.raises(SystemExit):
+        checkpoints.after_step()
+    assert run.epochs() == (1, 1)
+
+
 @pytest.mark.parametrize("where", ["step", "epoch", "last epoch"])
 def test_ctrl_c_saves_and_ends_as_an_interrupt(tmp_path, clock, where):
     run, training = Run(tmp_path), Training(epochs=1 if where == "last epoch" else 10)

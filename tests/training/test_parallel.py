@@ -257,7 +257,7 @@ def test_processes_that_disagree_on_the_split_or_the_request_are_refused_by_one_
     assert done.returncode == 1 and done.stderr.count("Traceback") == 1, done.stderr   # both torchrun's
     assert sentences(done.stderr) == [
         "train.py: process 1 of 2 has another data/cold_test.pqt, data/test.pqt, data/train.pqt, data/val.pqt, "
-        "embeddings/content.npy than process 0; give all processes one command and one workspace"]
+        "embeddings/content.npy than process 0; give all processes one command, one workspace and one kind of --device"]
     assert not list(tmp_path.glob("*/runs/*/config.json"))
 
 
