@@ -10,16 +10,54 @@ from harness.files import exact, parquet_rows, quoted
 
 ROWS = 1 << 19     # rows of a row group
 RANGE = 32         # row groups of a range of users whose pairs are compared at a time
+SORTED = 320       # bytes of --memory for each row of a sort
+WRITTEN = "user_id, track_id, timestamp, count"
 COLUMNS = ("Rows", "Users", "Items", "TracksMedian", "TracksMin", "TracksMax", "PlaysMedian", "PlaysMin", "PlaysMax")
 NAMES = {"train": "Train", "val": "Val", "test": "Test", "cold_test": "ColdTest", "cold_val": "ColdVal"}
 HOT = "part not in ('cold_test', 'cold_val')"   # SQL: of the held-out pairs, those that rank the tracks of train
 
 
 def write(log, part, path):
-    """Write a part, or `hidden`, sorted by user and track, compressed with zstd; an empty part keeps its columns."""
+    """Write a part, or `hidden`, sorted by user and track, compressed with zstd; an empty part keeps its columns.
+
+    Where it has more rows than are sorted within the memory, it is sorted range by range into files beside `path`,
+    which are joined in their order. All but the last hold whole row groups, so the bytes are those of one sort.
+    """
     table = part if part in ("train", "hidden") else f"(from held where part = '{part}')"
-    log.run(f"""copy (select user_id, track_id, timestamp, count from {table} order by user_id, track_id)
-                to {quoted(path)} (format parquet, compression zstd, compression_level 1, row_group_size {ROWS})""")
+    ranges = _ranges(log, table)
+    if len(ranges) == 1:
+        return _copy(log, f"select {WRITTEN} from {table} order by user_id, track_id", path)
+    files = [path.with_name(f".{path.name}.{i}") for i in range(len(ranges))]
+    for rows, file in zip(ranges, files, strict=True):
+        _copy(log, f"select {WRITTEN} from {table} where {rows} order by user_id, track_id", file)
+    log.run("set preserve_insertion_order=true")
+    # a union, not a list of files, for the same reason as in partitions.Joined
+    _copy(log, " union all ".join(f"select {WRITTEN} from {parquet_rows(file)}" for file in files), path)
+    log.run("set preserve_insertion_order=false")
+    for file in files:
+        file.unlink()
+
+
+def _copy(log, query, path):
+    log.run(f"""copy ({query}) to {quoted(path)} (format parquet, compression zstd, compression_level 1,
+                                                  row_group_size {ROWS})""")
+
+
+def _ranges(log, table):
+    """SQL conditions that divide a table of distinct pairs by user and track into ranges, in their order, each of as
+    many row groups as are sorted within the memory."""
+    most, total = max(log.memory // SORTED // ROWS, 1) * ROWS, log.one(f"select count(*) from {table}")
+    if total <= most:
+        return ["true"]
+    cuts = log.run(f"""select user_id, first - before from range({most}, {total}, {most}) as cuts(first)
+        join (select user_id, rows, sum(rows) over (order by user_id) - rows as before
+              from (select user_id, count(*) as rows from {table} group by user_id))
+        on first >= before and first < before + rows order by first""").fetchall()
+    bounds = [(user, log.one(f"select track_id from {table} where user_id = {user} order by 1 limit 1 offset {skip}"))
+              for user, skip in cuts]
+    low = ["true", *(f"user_id >= {u} and (user_id > {u} or track_id >= {t})" for u, t in bounds)]
+    high = [*(f"user_id <= {u} and (user_id < {u} or track_id < {t})" for u, t in bounds), "true"]
+    return [f"{a} and {b}" for a, b in zip(low, high, strict=True)]
 
 
 def stats(log, paths):

@@ -63,7 +63,7 @@ class Log:
         """plays: Path; columns: its column names; memory: bytes; spill: folder for temporary files beyond that;
         kept: int64 track_ids to restrict the data set to, or None; partition: (number, how many) of the users, or
         None for all of them."""
-        self.con, self.plays = stage.session(memory, spill), plays
+        self.con, self.plays, self.memory = stage.session(memory, spill), plays, memory
         self.made = ()   # names of the tables that are there already, made partition by partition
         self.run("set preserve_insertion_order=false")
         self.run(f"create type part as enum {PARTS}")

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from harness.files import write_json, write_parquet
-from preprocess import partitions, protocols
+from preprocess import partitions, parts, protocols
 from tests.conftest import ROOT
 from tests.worlds.listening import crowd, files, manifest, mount_small_disk, split_command, workspace  # noqa: F401
 from tests.worlds.world import write_embedding, write_tracks
@@ -84,6 +84,24 @@ def test_the_same_bytes_of_yambdas_protocol(tmp_path, split, flags):
     (whole, about), (many, _) = one_and_many(split, yambda_crowd(tmp_path / "w", 3), "--protocol", "yambda", *flags)
     assert many == whole
     assert about["dropped"]["users absent from train"] and about["dropped"]["in the gaps"]
+
+
+@pytest.mark.parametrize("flags", [("--protocol", "leave-one-out"), ("--protocol", "random", "--train-share", ".7")],
+                         ids=" ".join)
+def test_a_part_sorted_range_by_range_has_the_bytes_of_one_sort(tmp_path, split, monkeypatch, flags):
+    """One user has more tracks than a range has rows, so that its rows are divided."""
+    rng = np.random.default_rng(0)
+    pairs = {(3, t) for t in rng.choice(9000, 7000, replace=False)}
+    pairs |= set(zip(rng.integers(30, size=6000), rng.integers(9000, size=6000), strict=True))
+    times = pd.Timestamp("2020-01-01") + pd.to_timedelta([int(u * t) % 9973 for u, t in pairs], unit="min")
+    workdir = workspace(tmp_path / "w", [(*pair, time) for pair, time in zip(pairs, times, strict=True)], 9000)
+    monkeypatch.setattr(parts, "ROWS", 2048)
+    (whole, about), (joined, _) = one_and_many(split, workdir, *flags)
+    made, ranges = [], parts._ranges
+    monkeypatch.setattr(parts, "_ranges", lambda *args: made.append(ranges(*args)) or made[-1])
+    monkeypatch.setattr(parts, "SORTED", 1 << 40)
+    (again, same), (again_joined, _) = one_and_many(split, workdir, *flags)
+    assert max(map(len, made)) >= 4 and again == whole == joined == again_joined and same == about
 
 
 def test_counts_without_times(tmp_path, split):
