@@ -157,7 +157,8 @@ def read_figure(trial, finished, where, metric, references):
     wanted = arguments_of(trial.job)
     module = registry.module_name(trial.job.script)
     recommender = {name for name, r in registry.recommenders().items() if r.module == module}
-    for name, config in finished:
+    # the latest first: an older one may be of another --config file of the same name
+    for name, config in sorted(finished, key=lambda run: run[1].get("started", ""), reverse=True):
         parts = [part for part in config.get("selected_on") or ("val", "cold_val") if part in config.get("parts", [])]
         same = config["recommender"] in recommender and parts
         if same and all(config["arguments"].get(k) == v for k, v in wanted.items()):

@@ -108,7 +108,7 @@ class SegmentValues(Values):
         if not path.exists():
             raise WorkError(f"{path} is gone, and --by reads the lists; the command of that run makes them again")
         frame = read_frame(path, ("user_id", "track_id", "rank"))
-        longest = config.get("request", {}).get("k") or int(frame["rank"].max()) + 1
+        longest = config.get("request", {}).get("k") or int(frame["rank"].max() if len(frame) else 0) + 1
         lists = read_lists(frame, self.truth.users)
         values = values_of(lists, self.truth, [k for k in ks if k <= longest] or [longest])
         self.users, self.first = self.truth.users, self.first or name

@@ -8,11 +8,12 @@ that all m_s are equal is tested by Wald's statistic
     V = V_users + V_perm + V_seeds,
 
 where V_users is the covariance of the means over users, who are the clusters (a user's residuals in all its segments
-stay together), V_perm that over permutations, divided by P, and V_seeds that of the value over seeds of its own,
-divided by their number, where they are not those of the permutations. Where the value is a single run of a method that
-trains by chance, V_perm counts once more, undivided (`once`, as in evaluation/worth.py). The spread of users within a
-permutation or seed is in all, which makes the test cautious. W is compared with F(q, nu), nu by Satterthwaite's formula
-from the traces of the parts. With one permutation, or one seed, there is no such part.
+stay together; of each segment with its own n - 1, as it may be small), V_perm that over permutations, divided by P, and
+V_seeds that of the value over seeds of its own, divided by their number, where they are not those of the permutations.
+Where the value is a single run of a method that trains by chance, V_perm counts once more, undivided (`once`, as in
+evaluation/worth.py). The spread of users within a permutation or seed is in all, which makes the test cautious. W is
+compared with F(q, nu), nu by Satterthwaite's formula from the traces of the parts. With one permutation, or one seed,
+there is no such part.
 
 Sources: Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference", J. Human Resources 50, 2015; Gelman
 and Stern, "The difference between significant and not significant is not itself statistically significant", The
@@ -56,10 +57,12 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     everybody = np.unique(np.concatenate(users))
     residuals = np.zeros((len(everybody), s))
     for i, (ids, d) in enumerate(zip(users, differences, strict=True)):
-        residuals[np.searchsorted(everybody, ids), i] = (d.mean(axis=0) - means[i]) / len(ids)
+        n = len(ids)
+        residuals[np.searchsorted(everybody, ids), i] = (d.mean(axis=0) - means[i]) / (n * (n - 1)) ** 0.5
     contrast = np.diff(np.eye(s), axis=0)                                        # (q, S)
-    parts = [(contrast @ residuals.T @ residuals @ contrast.T * len(everybody) / (len(everybody) - 1),
-              len(everybody) - 1)]
+    own = (residuals ** 2).sum(axis=0) * (contrast ** 2).sum(axis=0)             # of each segment, without covariances
+    nu = own.sum() ** 2 / max((own ** 2 / (np.array([len(ids) for ids in users]) - 1)).sum(), np.finfo(float).tiny)
+    parts = [(contrast @ residuals.T @ residuals @ contrast.T, min(nu, len(everybody) - 1))]
     drawn = [differences] if seeds is None else [differences, [v[:, k] for v, k in zip(seeds, known, strict=True)]]
     for tables in drawn:
         if (n := len(tables[0])) > 1:

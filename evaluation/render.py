@@ -11,7 +11,7 @@ from evaluation import provenance
 from evaluation.leaderboard import readable
 from evaluation.paired_tests import CORRECTIONS, LEVEL
 from evaluation.results import unlike_defaults
-from evaluation.worth import USERS_ONLY
+from evaluation.worth import PERMUTATIONS_ONLY, USERS_ONLY
 
 LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_\allowbreak{}",
          "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$",
@@ -98,6 +98,9 @@ def notes(board, every=False, extra=""):
                 f"control, its interval over users and permutations (crossed); other {text}")
         if any(row.worth[c].over == USERS_ONLY for row in board.rows for c in shown if c in row.worth):
             text += f"; (1): {USERS_ONLY}"
+        alone = [c for c in shown if any(r.worth[c].over == PERMUTATIONS_ONLY for r in board.rows if c in r.worth)]
+        if alone:
+            text += f"; of {', '.join(alone)}, without values of each user here, over {PERMUTATIONS_ONLY}"
         if any(row.worth[c].once for row in board.rows for c in shown if c in row.worth):
             text += "; of a trained method that ran once, the spread of the permutations stands for that of its seeds"
     sentences = [text + ("; seeds: their number and the interval over them" if has_seeds(board) else "")]

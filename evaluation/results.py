@@ -1,11 +1,13 @@
 """Group finished runs into result cells (mean over seeds) for table.py.
 
-A cell is a request without its seed: one recommender, one representation, one set of arguments. Runs that
-differ by the seed alone are its repeats and are averaged; runs that differ in anything else are different
-cells and are never averaged. Shuffled runs (the control) are repeats of each other in the same way: every
-seed is one permutation. All is read from runs/*/config.json and metrics/; of the split only the checksums.
+A cell is a request without its seed: one recommender, one representation, one set of arguments, and the same runs
+whose factors or lists it reads. Runs that differ by the seed alone are its repeats and are averaged; runs that differ
+in anything else are different cells and are never averaged. Shuffled runs (the control) are repeats of each other in
+the same way: every seed is one permutation. All is read from runs/*/config.json and metrics/; of the split only the
+checksums.
 """
 import difflib
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -71,7 +73,8 @@ def collect(workdir):
         shuffled = runs.is_shuffled(request)
         repeats = (*REPEATS, "model") if config.get("embedding") else REPEATS
         shared = {k: v for k, v in sorted(request.items()) if k not in repeats}
-        key = (config["recommender"], config.get("embedding") or "", shuffled, json.dumps(shared))
+        key = (config["recommender"], config.get("embedding") or "", shuffled, json.dumps(shared),
+               json.dumps(sorted(config.get("sources", {}).items())))
         cell = cells.setdefault(key, Cell(key[0], config.get("embedding"), shuffled, shared))
         if "departures" in config:
             cell.departures = {k: v for k, v in config["departures"].items() if k not in repeats}
@@ -82,7 +85,17 @@ def collect(workdir):
             continue
         left.append(Left(name, f"{changed[0]} changed since", "stale") if changed else
                     Left(name, "unfinished", "unfinished"))
+    _name_sources(cells)
     return [cells[key] for key in sorted(cells)], left
+
+
+def _name_sources(cells):
+    """Of cells that differ by the runs they read alone, say which those are, beside their arguments."""
+    for _, twins in itertools.groupby(sorted(cells), key=lambda key: key[:4]):
+        if len(twins := list(twins)) > 1:
+            for key in twins:
+                cells[key].departures = {**unlike_defaults(cells[key]), "reads": " ".join(
+                    run for _, run in json.loads(key[4]))}
 
 
 def cell_named(cells, left, text):

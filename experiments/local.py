@@ -44,10 +44,18 @@ def possible(jobs, workdir):
             say(f"  {job}")
         if len(group) > 5:
             say(f"  and {len(group) - 5} more")
-    rest = [job for job in jobs if not reasons[job]]
-    if not rest:
-        raise UsageError(f"no run of {len(jobs)} can be made in {workdir}; the reasons are above")
-    return rest
+    return [job for job in jobs if not reasons[job]]
+
+
+def possible_stages(stages, workdir):
+    """The stages of runs with the jobs that the workspace can serve, without those that have none; UsageError where
+    no stage has."""
+    before = sum(len(stage.jobs) for stage in stages)
+    for stage in stages:
+        stage.jobs = possible(stage.jobs, workdir)
+    if not any(stage.jobs for stage in stages):
+        raise UsageError(f"no run of {before} can be made in {workdir}; the reasons are above")
+    return [stage for stage in stages if stage.jobs]
 
 
 # --------------------------------------------------------------------------- one run, one process
@@ -278,10 +286,10 @@ def counts(failed, elsewhere):
 def run_here(stages, workdir, at_once):
     """Run the stages in order; 1 if any run failed. A failed split ends it, a failed extraction does not."""
     failed, elsewhere, count = [], [], 0
-    for stage in stages:
-        jobs = possible(stage.jobs, workdir) if stage.of_runs else stage.jobs
-        count += len(jobs)
-        results = run_stage(jobs, at_once if stage.of_runs or stage.extract else 1)
+    before = [stage for stage in stages if not stage.of_runs]
+    for stage in itertools.chain(before, _of_runs(stages[len(before):], workdir)):
+        count += len(stage.jobs)
+        results = run_stage(stage.jobs, at_once if stage.of_runs or stage.extract else 1)
         failed += results[0]
         elsewhere += results[1]
         if results[0] and stage.name == "split":
@@ -290,3 +298,8 @@ def run_here(stages, workdir, at_once):
     for job, why in failed + elsewhere:
         say(f"  {job}: {why}")
     return 1 if failed else 0
+
+
+def _of_runs(stages, workdir):
+    """The stages of runs that the workspace can serve, looked at when those before them are over."""
+    yield from possible_stages(stages, workdir) if stages else ()

@@ -7,7 +7,6 @@ is not published count only where a claim asks for them. Runs of another split o
 import itertools
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -52,11 +51,12 @@ class Line:
     variant: str
     estimates: list = field(default_factory=list)
     labels: list = field(default_factory=list)       # what each estimate compares
-    baselines: list = field(default_factory=list)    # mean of the terms that are subtracted, NaN without
+    baselines: list = field(default_factory=list)    # mean of the term that is subtracted, NaN without or of several
     reason: str = ""
     single: list = field(default_factory=list)
     needs: list = field(default_factory=list)
     runs: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
 
 
 class Workspace:
@@ -74,6 +74,11 @@ class Workspace:
 
     def has_vectors(self, name):
         return (self.workdir / "embeddings" / f"{name}.npy").exists() or any(c.embedding == name for c in self.cells)
+
+    def has_part(self, part):
+        """Whether the split has a part: its file, or, of restored runs, one that was evaluated on it."""
+        return (self.workdir / "data" / f"{part}.pqt").exists() or any(
+            part in config.get("parts", []) for cell in self.cells for _, config in cell.runs)
 
     def value(self, cell, argument):
         """An argument of a cell's request, of a configuration within it too; the script's default where it lacks."""
@@ -176,7 +181,7 @@ def _compare(line, chosen, workspace):
         bound = {name: _bound(term, chosen, rival) for name, term in claim.terms.items()}
         for weights in claim.effects:
             needed = {name: bound[name] for name in _with_anchors(weights, bound)}
-            cells, lacking = resolve(workspace, needed, claim)
+            cells, lacking = resolve(workspace, needed, claim, line)
             if lacking:
                 line.needs += [need for need, _ in lacking if need is not None]
                 reasons += [why for _, why in lacking]
@@ -224,7 +229,7 @@ def _figure(values, cell, claim):
         name, k = claim.metric.split("@")
         how = {"SubsetAccuracy": f"python metrics.py --subset-size {k}", "PointAccuracy": "recommenders.dtnmr"}
         raise WorkError(f"{cell.runs[0][0]} has no {claim.metric} of {claim.part}; "
-                        f"{how.get(name, f'python metrics.py --k {k}')} evaluates it")
+                        f"{how.get(name, f'python metrics.py --k {k}')} --workdir {values.folder.parent} evaluates it")
     return figures[claim.metric]
 
 
@@ -252,13 +257,16 @@ def _estimate(line, workspace, weights, bound, cells):
     if result.users < 2:
         raise WorkError(f"{result.users} users have a value in all of these runs: no interval")
     line.estimates.append(result)
-    line.baselines.append(sum(subtracted) if subtracted else np.nan)
+    line.baselines.append(subtracted[0] if len(subtracted) == 1 else np.nan)
 
 
 # --------------------------------------------------------------------------- cells of terms
 
-def resolve(workspace, terms, claim):
-    """({term: Cell}, []) of a claim's terms, or ({}, [(Need or None, why)]) where some have no finished run."""
+def resolve(workspace, terms, claim, line=None):
+    """({term: Cell}, []) of a claim's terms, or ({}, [(Need or None, why)]) where some have no finished run.
+
+    line: a Line that is told of settings that are better on val, but lack what they are compared with
+    """
     anchors = {name: term for name, term in terms.items() if not term.like}
     chosen, lacking = {}, []
     for name, term in anchors.items():
@@ -269,6 +277,11 @@ def resolve(workspace, terms, claim):
         if complete:
             chosen[name], more = complete[0]
             chosen |= more
+            if line is not None and chosen[name] is not found[0]:
+                have = _followers(workspace, found[0], term, followers, claim)
+                line.notes.append(f"another setting of {_word(1, term).removeprefix('+ ')} is better on val, but lacks "
+                                  "what it is compared with")
+                line.needs += [_need(t, found[0]) for n, t in followers.items() if n not in have]
             continue
         if not found:
             lacking.append(_lacking(workspace, term, claim))
@@ -328,7 +341,7 @@ def _lacking(workspace, term, claim, like=None):
     cold = claim.part in COLD_PARTS
     if cold and (not registry.capability(term.method)[1] or term.representation == "random"):
         return None, ("{} cannot rank cold items", name, "")
-    if claim.part != "all_test" and not (Path(workspace.workdir) / "data" / f"{claim.part}.pqt").exists():
+    if claim.part != "all_test" and not workspace.has_part(claim.part):
         return None, ("this split has no {}", claim.part, "")
     return _need(term, like), ("no finished run of {}", name, PLAN)
 

@@ -69,6 +69,7 @@ def _of_request(request, script, varied):
     recommender = next(r for r in registry.recommenders().values() if r.script == script)
     usual, content = registry.defaults(recommender.name), "embedding" in recommender.needs
     own = NOT_SETTINGS if content else ("seed", "comment")     # model is no embedding of a random forest
+    own = [name for name in own if name != "comment" or not request.get(name)]
     config = {} if "as_published" in varied else {
         OF_CONFIG.get(k, k): v for k, v in (request.get("config") or {}).items()
         if k != "positions" and v != usual["config"].get(k)}   # positions follow from --order

@@ -10,7 +10,8 @@ the smallest effect that matters (evaluation/margins.py):
     not testable here
 
 A claim of several effects holds where all their intervals lie inside (no correction is needed for all being true), and
-fails where that of one lies outside, at a level divided by their number.
+fails where that of one lies outside, at a level divided by their number. The interval that is shown is at the level of
+the side on which its effect lies.
 
 Adjusted is the interval of confidence 1 - a with a = level R / M: M is the number of tests of the ledger, R of those
 that Benjamini and Hochberg's procedure finds at `level`, 1 where it finds none. An interval of that confidence excludes
@@ -101,6 +102,7 @@ def _tested(line):
     for name in ("difference", "superior", "not_inferior", "equivalent"):
         test = getattr(margins, f"p_{name}")
         setattr(verdict, f"p_{name}", test(result) if name == "difference" else test(result, claim.smallest))
+    verdict.notes += dict.fromkeys(line.notes)
     if several > 1:
         verdict.notes.append(f"the least of {several} effects")
     if result.se == 0:
@@ -116,8 +118,12 @@ def _decide(verdict, level, rules):
     """The word of a tested verdict, its adjusted interval, and what would decide where it is undecided."""
     line, claim = verdict.line, verdict.line.claim
     result = line.estimates[verdict.worst]
-    verdict.low, verdict.high = result.interval(1 - level)
     verdict.word = HOLDS if verdict.p_inside <= level else FAILS if verdict.p_outside <= level else UNDECIDED
+    if margins.p_outside(result, claim.direction, claim.smallest) < margins.p_inside(result, claim.direction,
+                                                                                      claim.smallest):
+        level /= len(line.estimates)        # where the claim is false one of its effects decides
+        verdict.level = 1 - level
+    verdict.low, verdict.high = result.interval(1 - level)
     if verdict.word == UNDECIDED and isinstance(result, Estimate):
         gap = margins.distance(result.effect, claim.direction, claim.smallest)
         needed = users_needed, seeds_needed

@@ -89,7 +89,8 @@ def _frame(options, root):
             raise WorkError(f"{name} and {names[0]} are of different splits; a table needs the same in every line")
     if len(frames) == 1:
         return frames[0]
-    return pd.concat(frames, ignore_index=True).drop_duplicates(["runs", "metric", "k"], ignore_index=True)
+    every = pd.concat(frames, ignore_index=True)
+    return every.drop_duplicates([c for c in ("runs", "metric", "k", "segment") if c in every], ignore_index=True)
 
 
 @contextlib.contextmanager

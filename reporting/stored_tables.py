@@ -80,7 +80,8 @@ def _claims(options, frame, before):
         own = own[own["claim"].isin(wanted.split(","))]
     rows = [[line["claim"] + (f" ({_text(line['variant'])})" if _text(line["variant"]) else ""), line["dataset"],
              escape_markdown(line["compares"]), _strong(line["verdict"]),
-             f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f})", _text(line["takes"])]
+             f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f}"
+             f"{'' if math.isfinite(line['p_holm']) else '; 95 %, not adjusted'})", _text(line["takes"])]
             for _, line in own.iterrows()]
     return _lines(["claim", "data set", "compares", "verdict", "effect (adjusted interval)", "would take"], rows)
 
@@ -97,8 +98,8 @@ def _segments(options, frame, before):
                           "segment", lambda line: with_half(number(line["mean"]), line["half_users"]), str)
     names, rows = list(dict.fromkeys(frame["segment"])), []
     # a cut of two families of segments has a p, and so a line, for each
-    keys = ["method", frame["representation"].fillna(""), "p_corrected"]
-    for (method, representation, p), own in frame.groupby(keys, sort=False, dropna=False):
+    keys = ["method", frame["representation"].fillna(""), "p_corrected", "p"]
+    for (method, representation, p, _), own in frame.groupby(keys, sort=False, dropna=False):
         worth = own.set_index("segment")
         rows.append([escape_markdown(method), escape_markdown(representation),
                      *(with_half(f"{worth.loc[name, 'worth']:+.4f}", worth.loc[name, "half_worth"])

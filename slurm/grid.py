@@ -249,8 +249,7 @@ def main(argv=None):
     alone = all(stage.of_runs for stage in stages)
     checked = alone and (args.mode == "submit" or (workdir / "data" / "train.pqt").exists())
     if checked:
-        for stage in stages:
-            stage.jobs = local.possible(stage.jobs, workdir)
+        stages = local.possible_stages(stages, workdir)
     if args.mode == "submit":
         return submit.submit(stages, workdir, args.wait)
     jobs = [j for stage in stages for j in stage.jobs]
