@@ -25,11 +25,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LEAST = 5     # users of a segment; of fewer the variance is not known well enough for any degrees of freedom
+
 
 @dataclass
 class Interaction:
     """means: float64 (S,) worth of each segment; statistic: W; q, freedom: its degrees of freedom; p: of equal worth,
-    NaN where a segment has fewer than two users or nothing varies."""
+    NaN where a segment has fewer than LEAST users or nothing varies."""
     means: np.ndarray
     statistic: float
     q: int
@@ -52,7 +54,7 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     s = len(users)
     means = np.array([d.mean() if d.size else np.nan for d in differences])
     nothing = Interaction(means, np.nan, s - 1, np.nan, np.nan)
-    if s < 2 or min(map(len, users)) < 2:
+    if s < 2 or min(map(len, users)) < LEAST:
         return nothing
     everybody = np.unique(np.concatenate(users))
     residuals = np.zeros((len(everybody), s))

@@ -33,6 +33,17 @@ def test_equal_worth_is_called_unequal_no_more_often_than_stated(permutations, s
     assert alarms > 5     # it is a test, not silence
 
 
+@pytest.mark.parametrize("small", [5, 12])
+def test_a_segment_of_few_users_alarms_no_more_often(small):
+    """Beside 150 users in the other segment; with all users' degrees of freedom 5 users alarmed in 15 % of worlds."""
+    rng, alarms = np.random.default_rng(3), 0
+    for _ in range(1000):
+        sizes = (small, 150)
+        ids = [np.arange(small), np.arange(small, small + 150)]
+        alarms += interaction(ids, [rng.normal(size=(1, n)) for n in sizes]).p < 0.05
+    assert 2 < alarms and stats.beta.ppf(0.01, alarms, 1000 - alarms + 1) <= 0.05
+
+
 def test_seeds_of_the_value_that_are_not_the_permutations_count_too():
     """Five seeds whose effect differs from segment to segment, ten permutations: false alarms as often as stated."""
     rng, alarms = np.random.default_rng(14), 0

@@ -7,6 +7,7 @@ import pytest
 
 from evaluation import leaderboard
 from evaluation.files import write_metrics
+from evaluation.results import collect
 from harness.errors import WorkError
 from tests.test_table import half, line, lines_of, make_run, row_of, tables
 
@@ -30,6 +31,14 @@ def test_rows_stand_in_blocks_sorted_by_the_first_metric(tmp_path):
         ("*with content*", ""), ("Shallow Net", "a_b"), ("Shallow Net", "mfcc"), ("Shallow Net", "oracle"),
         ("KNN", "mfcc"), ("KNN", "a_b"), ("Two-tower", "a_b+mfcc"), ("DTNMR", "metadata"),
         ("*mixtures*", ""), ("Hybrid", "x")]
+
+
+def test_seeds_that_read_other_runs_are_rows_of_their_own(tmp_path):
+    for seed, source in ((1, "ials_a"), (2, "ials_a"), (3, "ials_b")):
+        make_run(tmp_path, "content_factors", "mfcc", [.1 * seed] * 4, seed=seed,
+                 manifest={"sources": {"ials": source}})
+    cells, _ = collect(tmp_path)
+    assert sorted((cell.departures["reads"], len(cell.runs)) for cell in cells) == [("ials_a", 2), ("ials_b", 1)]
 
 
 def test_the_best_is_bold_and_controls_are_no_candidates(tmp_path):

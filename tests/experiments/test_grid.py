@@ -241,6 +241,19 @@ def test_impossible_runs_are_left_out_with_the_reason(tiny, capsys):
     assert "1 of 2 runs left out: no embedding nosuch here; there are content, noise" in said.err
 
 
+@pytest.mark.parametrize("mode", [[], ["--local"]])
+def test_a_wave_that_cannot_be_made_does_not_end_the_others(tmp_path, tiny, capsys, mode):
+    file = written(tmp_path, "blocks: [{script: recommenders.popularity}, "
+                             "{script: recommenders.content_factors, set: {embedding: nosuch}}]")
+    assert grid.main(["--file", file, "--workdir", str(tiny), *mode]) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 runs left out: no embedding nosuch here" in said.err
+    if mode:
+        assert "grid: 1 of 1 runs are done, 0 failed" in said.err
+    else:
+        assert said.out.split() == ["python", "-m", "recommenders.popularity", "--workdir", str(tiny)]
+
+
 def test_sequences_without_an_order_are_left_out_unless_count_is_asked(tmp_path, capsys):
     workdir = tiny_workspace(tmp_path / "w", timed=False)
     words = ["train_bert.py", "--model", "content", "--order", "time", "count"]

@@ -60,6 +60,14 @@ def test_of_two_effects_in_the_same_words_the_judged_one_is_shown():
     assert verdict.word == FAILS and verdict.low < verdict.effect == -6 < verdict.high
 
 
+@pytest.mark.parametrize("effect, word", [(-6, FAILS), (-1.2, UNDECIDED), (-1.0, UNDECIDED), (6, HOLDS)])
+def test_the_interval_of_several_effects_is_that_by_which_one_refutes_the_claim(effect, word):
+    """An effect of -1.2 lies outside at 95 %, and not at the level that is divided by three."""
+    verdict, = judge([line(known(6), known(effect), known(6))], RULES)
+    assert verdict.word == word and (verdict.low > 1 or verdict.high < 1) == (word != UNDECIDED)
+    assert verdict.level == pytest.approx(1 - .05 / (1 if word == HOLDS else 3))
+
+
 def test_generated_worlds_are_a_family_of_their_own_and_enter_no_overall_verdict():
     real = [line(known(6), name="a"), line(known(-6), name="b")]
     alone = judge(real, RULES)
