@@ -72,7 +72,7 @@ def peaks(cases):
 
 
 def compare(form, size, frozen, bf16, repeats):
-    """Two rows, time and memory, of one case."""
+    """The row of one case, its memory in the note."""
     case = *size, frozen, bf16
     what = f"{'frozen' if frozen else 'trained'}, {'bf16' if bf16 else 'float32'}, M={size[0]} V={size[1]} D={size[2]}"
 
@@ -83,8 +83,7 @@ def compare(form, size, frozen, bf16, repeats):
     with one_thread():
         row = gain(f"blocked softmax, {what}", step("blocked", *case), step(form, *case), FORMS[form], repeats, same)
     ours, plain = peaks([("blocked", *case), (form, *case)])
-    return [row, {"what": f"blocked softmax, {what}, memory", "ours": ours, "baseline": plain, "unit": "MiB",
-                  "ratio": plain / ours, "against": FORMS[form]}]
+    return [row | {"note": f"peak memory {ours:.3g} MiB, plain form {plain:.3g} MiB"}]
 
 
 def run(quick):
