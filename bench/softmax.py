@@ -78,6 +78,7 @@ def compare(form, size, frozen, bf16, repeats):
 
     def same(a, b):     # torch sums the loss in bf16, too, which takes 5 % off it where the rows are many
         return close(a[1:], b[1:], 0.05) if bf16 else close(a, b, 1e-4)
+
     if form == "dense":
         what += ", beside all scores"
     with one_thread():
