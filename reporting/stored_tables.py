@@ -81,7 +81,7 @@ def _claims(options, frame, before):
     rows = [[line["claim"] + (f" ({_text(line['variant'])})" if _text(line["variant"]) else ""), line["dataset"],
              escape_markdown(line["compares"]), _strong(line["verdict"]),
              f"{line['effect']:+.4f} ({line['low']:+.4f} to {line['high']:+.4f}"
-             f"{'' if math.isfinite(line['p_holm']) else '; 95 %, not adjusted'})", _text(line["takes"])]
+             f"{'; 95 %, not adjusted' if math.isnan(line.get('p_holm', 0)) else ''})", _text(line["takes"])]
             for _, line in own.iterrows()]
     return _lines(["claim", "data set", "compares", "verdict", "effect (adjusted interval)", "would take"], rows)
 
