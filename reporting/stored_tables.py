@@ -98,8 +98,8 @@ def _segments(options, frame, before):
                           "segment", lambda line: with_half(number(line["mean"]), line["half_users"]), str)
     names, rows = list(dict.fromkeys(frame["segment"])), []
     # a cut of two families of segments has a p, and so a line, for each
-    keys = ["method", frame["representation"].fillna(""), "p_corrected", "p"]
-    for (method, representation, p, _), own in frame.groupby(keys, sort=False, dropna=False):
+    keys = ["method", frame["representation"].fillna(""), "p_corrected", *(["p"] if "p" in frame else [])]
+    for (method, representation, p, *_), own in frame.groupby(keys, sort=False, dropna=False):
         worth = own.set_index("segment")
         rows.append([escape_markdown(method), escape_markdown(representation),
                      *(with_half(f"{worth.loc[name, 'worth']:+.4f}", worth.loc[name, "half_worth"])
