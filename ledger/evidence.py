@@ -265,7 +265,7 @@ def _estimate(line, workspace, weights, bound, cells):
 def resolve(workspace, terms, claim, line=None):
     """({term: Cell}, []) of a claim's terms, or ({}, [(Need or None, why)]) where some have no finished run.
 
-    line: a Line that is told of settings that are better on val, but lack what they are compared with
+    line: a Line whose notes name settings that are better on val, but lack what they are compared with
     """
     anchors = {name: term for name, term in terms.items() if not term.like}
     chosen, lacking = {}, []

@@ -144,7 +144,7 @@ def _hashes(matrix):
     return bits @ (np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1))
 
 
-def distinct_rows(matrix):
+def distinct_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct rows of float32 (n, D), in a fixed order, and for each row the index of its like."""
     matrix = np.ascontiguousarray(matrix) + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
     if not len(matrix):

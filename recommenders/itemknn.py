@@ -39,8 +39,8 @@ def build_parser():
                         help="weighting of the user-item matrix before the cosine: cosine is none, tfidf or bm25 "
                              "(default cosine)")
     parser.add_argument("--values", choices=("binary", "count"), default="binary",
-                        help="in the similarities a pair counts 1, or its plays; in a user's history always 1 (default "
-                             "binary)")
+                        help="a pair counts 1, or its plays, in the similarities; in a user's history it counts 1 "
+                             "(default binary)")
     parser.add_argument("--neighbours", type=cli.whole_number(1), default=200, metavar="N",
                         help="neighbours kept per item (default 200)")
     parser.add_argument("--shrink", type=cli.number(0), default=0.0, metavar="FLOAT",

@@ -157,7 +157,7 @@ def test_a_metric_that_no_run_has_names_the_command(tmp_path):
     for metric, command in (("Recall@20", "python metrics.py --k 20"),
                             ("SubsetAccuracy@5", "python metrics.py --subset-size 5")):
         row = judged(one, ledger(tmp_path, claim(metric=metric)))["first", "one", ""]
-        assert row["verdict"] == "not testable here" and f"; {command} evaluates it" in row["notes"]
+        assert row["verdict"] == "not testable here" and f"; {command} --workdir {one} evaluates it" in row["notes"]
 
 
 @pytest.mark.parametrize(("argv", "sentence"), [

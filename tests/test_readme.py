@@ -289,7 +289,7 @@ def test_bring_your_own_runs_as_written(tmp_path):
     sections = [README[README.index("## Bring your own"):README.index("## Published tables")],
                 PAGES["docs/datasets.md"].partition("## Your own log")[2].partition("\n## ")[0]]
     commands = [words(c) for text in sections for c in re.findall(r"^python .*", text, re.M) if "work/demo" not in c]
-    assert len(commands) == 9
+    assert len(commands) == 11
     for command in dict.fromkeys(map(tuple, commands)):
         argv = [str(tmp_path / w) if w.startswith("work/") or (tmp_path / w).exists() else w for w in command[1:]]
         done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=HANGING)

@@ -77,7 +77,7 @@ class Validation:
 
     @classmethod
     def of(cls, split: Split, args: Any, stopping: Any, serves: str = selection.BOTH) -> Validation:
-        """That of a command line; the EarlyStopping of the training is told what its value is of."""
+        """That of a command line; `parts` of the EarlyStopping of the training are set."""
         made = cls(split, args.stop_on, args.eval_every, args.val_users, serves, args.seed)
         stopping.parts = () if made.stop_on == selection.LOSS else made.parts
         return made
