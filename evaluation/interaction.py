@@ -64,7 +64,7 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     contrast = np.diff(np.eye(s), axis=0)                                        # (q, S)
     own = (residuals ** 2).sum(axis=0) * (contrast ** 2).sum(axis=0)             # of each segment, without covariances
     nu = own.sum() ** 2 / max((own ** 2 / (np.array([len(ids) for ids in users]) - 1)).sum(), np.finfo(float).tiny)
-    parts = [(contrast @ residuals.T @ residuals @ contrast.T, min(nu, len(everybody) - 1))]
+    parts = [(contrast @ residuals.T @ residuals @ contrast.T, min(max(nu, 1.0), len(everybody) - 1))]
     drawn = [differences] if seeds is None else [differences, [v[:, k] for v, k in zip(seeds, known, strict=True)]]
     for tables in drawn:
         if (n := len(tables[0])) > 1:

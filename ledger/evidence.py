@@ -18,6 +18,7 @@ from harness.errors import UsageError, WorkError
 from harness.readers import read_json
 from harness.run_files import COLD_PARTS
 from harness.runs import UNSAID
+from ledger.correlation import Correlation
 from ledger.statements import CONSTANT, EACH, FEWEST, VERSUS, Term
 
 CLUSTER = "python claims.py --plan --dataset music4all prints the grid for a cluster with Music4All"
@@ -353,38 +354,6 @@ def _need(term, like):
 
 
 # --------------------------------------------------------------------------- rank correlation
-
-@dataclass
-class Correlation:
-    """Spearman's rank correlation of n pairs; interval and tests by Fisher's z with Bonett and Wright's error.
-
-    Source: Bonett and Wright, Psychometrika 65, 2000.
-    """
-    effect: float
-    n: int
-    users: int = 0
-    seeds: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    @property
-    def se(self):
-        return float(np.sqrt((1 + self.effect ** 2 / 2) / (self.n - 3)))
-
-    def _z(self):
-        return np.arctanh(np.clip(self.effect, -1 + 1e-9, 1 - 1e-9))
-
-    def interval(self, level=0.95):
-        from scipy.special import ndtri
-        half = ndtri((1 + level) / 2) * self.se
-        return float(np.tanh(self._z() - half)), float(np.tanh(self._z() + half))
-
-    def p_above(self, bound):
-        from scipy.special import ndtr
-        return float(ndtr((np.arctanh(bound) - self._z()) / self.se))
-
-    def p_below(self, bound):
-        from scipy.special import ndtr
-        return float(ndtr((self._z() - np.arctanh(bound)) / self.se))
-
 
 def _correlate(line, chosen, workspace):
     """Rank correlation over encoders of published scores with what a method reaches on each."""

@@ -44,6 +44,12 @@ def test_a_segment_of_few_users_alarms_no_more_often(small):
     assert 2 < alarms and stats.beta.ppf(0.01, alarms, 1000 - alarms + 1) <= 0.05
 
 
+def test_users_who_all_have_one_difference_leave_the_permutations_to_test_with():
+    each = [np.repeat(np.array(values, float)[:, None], 20, 1) for values in ((0, 1, 2, 3, 4), (1, 1, 3, 2, 8))]
+    found = interaction([np.arange(20), np.arange(20, 40)], each)
+    assert found.freedom == 4 and 0 < found.p < 1
+
+
 def test_seeds_of_the_value_that_are_not_the_permutations_count_too():
     """Five seeds whose effect differs from segment to segment, ten permutations: false alarms as often as stated."""
     rng, alarms = np.random.default_rng(14), 0

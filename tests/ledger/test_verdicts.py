@@ -7,7 +7,8 @@ from scipy import stats
 
 from evaluation.crossed import Estimate, Term, estimate, power, reach
 from ledger import verdicts
-from ledger.evidence import Correlation, Line
+from ledger.correlation import Correlation
+from ledger.evidence import Line
 from ledger.statements import Claim
 from ledger.verdicts import FAILS, HOLDS, MADE, MIXED, REAL, UNDECIDED, UNTESTABLE, judge, overall
 
