@@ -108,6 +108,13 @@ def print_plans(ledger, found, made, only):
         print(("---\n" if number else "") + plan.text(grid, comments, head_of_plan(space.name, space.workdir)), end="")
 
 
+def inputs_of(space, made):
+    """{run: checksum of the files that it was made from} of the runs that were judged on a workspace."""
+    from evaluation.provenance import inputs_checksum
+    judged = {run for verdict in made if verdict.line.dataset == space.name for run in verdict.line.runs}
+    return {name: inputs_checksum(config) for cell in space.cells for name, config in cell.runs if name in judged}
+
+
 def report(args, ledger, made, found):
     """Write claims.md, .csv and .json, and print the first."""
     import pandas as pd
@@ -118,7 +125,8 @@ def report(args, ledger, made, found):
     git = git_state()
     about = {"ledger": ledger.path.name, "ledger_sha256": checksum(ledger.path),
              "commit": (git.get("commit") or "")[:8] + ("+" if git.get("dirty") else ""),
-             "workspaces": {space.name: str(space.workdir) for space in found}}
+             "workspaces": {space.name: str(space.workdir) for space in found},
+             "inputs": {space.name: inputs_of(space, shown) for space in found}}
     folder = expanded(args.out) if args.out else found[0].workdir / "claims"
     text = render.markdown(ledger, shown, about, every=made)
     write_report_csv(folder / "claims.csv", pd.DataFrame(render.rows(shown)))

@@ -8,7 +8,7 @@ from evaluation.segments import ACTIVITY, POPULARITY
 from exploration import html
 from harness import registry
 from harness.errors import WorkError
-from harness.files import write_json, write_text
+from harness.files import checksum, write_json, write_text
 from harness.progress import Progress
 from harness.readers import read_json
 from lookup.catalogue import opened
@@ -39,13 +39,16 @@ def make(workdir, args, parts):
     shown["runs"] = {name: _label(name, config) for name, config in chosen.items()}
     origin = {"data": provenance.of_data(workdir), "runs": provenance.of_runs(cells),
               "embeddings": provenance.of_embeddings(workdir, len(catalogue.ids))}
+    if changed := _changed_since_exploration(workdir):
+        notes.append("the description of the data was made before " + short(", ".join(changed)) + " changed; python "
+                     "explore.py makes it again")
     made, points = excerpts.Excerpts(folder / "sound", files or {}, catalogue.ids), args.points
     while True:
         content, names, more = _content(catalogue, args, parts, chosen, points, made, files is None)
         text = page.render({**shown, **content}, name=short(dataset.about(workdir).get("name") or workdir.name),
                            notes=notes + more, sound=sound, workdir=str(workdir), exploration=_exploration(workdir),
                            origin=origin, **verdicts.of_data_set(
-                               workdir, {name for cell in cells for name, _ in cell.runs}))
+                               workdir, {name: config for cell in cells for name, config in cell.runs}))
         if len(text.encode()) <= page.LIMIT or points <= FEWEST:
             break
         points = max(FEWEST, points // 2)
@@ -160,6 +163,19 @@ def _excerpts(made, rows, most, notes):
     elif made.files and len(found) < len(rows):
         notes.append(f"{len(rows) - len(found):,} tracks of this page have no sound that can be played")
     return found
+
+
+def _changed_since_exploration(workdir):
+    """Files of the split and of the data set (not plays and embeddings) that are not those explore.py read, sorted."""
+    path = workdir / "explore" / "manifest.json"
+    if not path.is_file():
+        return []
+    recorded = read_json(path, {"request": dict}).get("request", {})
+    names = ["dataset.json", "items.pqt", "users.pqt", "trackid_sorted.csv",
+             *(f"data/{found.name}" for found in (workdir / "data").glob("*.pqt"))]
+    now = {name: checksum(workdir / name) for name in names if (workdir / name).is_file()}
+    before = {name: digest for name, digest in recorded.items() if name in names or name.startswith("data/")}
+    return sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
 
 
 def _exploration(workdir):

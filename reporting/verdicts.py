@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import dataset
+from evaluation.provenance import inputs_checksum
 from harness.readers import checked_fields, read_json
 
 FIELDS = {"sentence": str, "variant": str, "verdict": str, "dataset": str, "kind": str, "takes": str,
@@ -12,15 +13,16 @@ UNTESTABLE, MADE = "not testable here", "by construction"
 
 def of_data_set(workdir, finished):
     """{"claims": [row as texts] of claims/claims.json, "untested": how many more, "made": whether it is generated,
-    "judged_by": the commit that judged, "gone": how many of their runs are not among the `finished` ones, by name}.
+    "judged_by": the commit that judged, "gone": how many of the runs judged are not among the `finished` ones, {name:
+    config}, "other": how many are, but made since from another split or embedding}.
 
     The rows are those of the name under which the file lists this folder: the entry of another split of the same plays
     has a name of its own. Empty where claims.py has not run here; WorkError where the file is damaged.
     """
     path = workdir / "claims" / "claims.json"
     if not path.exists():
-        return {"claims": [], "untested": 0, "made": False, "judged_by": "", "gone": 0}
-    document = read_json(path, {"verdicts": list, "workspaces": dict})
+        return {"claims": [], "untested": 0, "made": False, "judged_by": "", "gone": 0, "other": 0}
+    document = read_json(path, {"verdicts": list, "workspaces": dict, "inputs": dict})
     rows = [checked_fields(row, path, FIELDS) for row in document.get("verdicts", [])]
     listed = [name for name, folder in document.get("workspaces", {}).items()
               if Path(str(folder)).resolve() == Path(workdir).resolve()]
@@ -28,9 +30,12 @@ def of_data_set(workdir, finished):
     own = [row for row in rows if row.get("dataset") == name]
     tested = [row for row in own if row.get("verdict") != UNTESTABLE and row.get("effect") is not None]
     runs = {run for row in tested for run in str(row.get("runs") or "").split()}
+    inputs = document.get("inputs", {}).get(name)
+    other = [run for run, judged in (inputs if isinstance(inputs, dict) else {}).items()
+             if run in runs and run in finished and inputs_checksum(finished[run]) != judged]
     return {"claims": [_texts(row) for row in tested], "untested": len(own) - len(tested),
             "made": any(row.get("kind") == MADE for row in own), "judged_by": str(document.get("commit") or ""),
-            "gone": len(runs - set(finished))}
+            "gone": len(runs - set(finished)), "other": len(other)}
 
 
 def _texts(row):

@@ -4,6 +4,7 @@ import importlib
 import pytest
 
 import report
+from evaluation.provenance import inputs_checksum
 from harness.errors import WorkError
 from harness.files import write_json
 from reporting.verdicts import of_data_set
@@ -11,12 +12,12 @@ from reporting.verdicts import of_data_set
 ROW = {"claim": "a", "sentence": "<b>Audio</b> helps.", "variant": "musicnn", "verdict": "holds", "dataset": "tiny",
        "kind": "by construction", "takes": "", "direction": "above", "effect": .02, "low": .01, "high": .03,
        "smallest": .005, "runs": "content_cosine old_s1"}
-FINISHED = {"content_cosine"}
+FINISHED = {"content_cosine": {"inputs": {"data/train.pqt": "a1"}}}
 
 
 def test_rows_are_those_of_this_data_set(tiny):
     assert of_data_set(tiny, FINISHED) == {
-        "claims": [], "untested": 0, "made": False, "judged_by": "", "gone": 0}
+        "claims": [], "untested": 0, "made": False, "judged_by": "", "gone": 0, "other": 0}
     write_json(tiny / "claims" / "claims.json", {"commit": "abcdef12", "verdicts": [
         ROW, {**ROW, "dataset": "another"}, {**ROW, "verdict": "not testable here", "effect": None, "low": None}]})
     found = of_data_set(tiny, FINISHED)
@@ -45,3 +46,14 @@ def test_a_damaged_file_is_named(tiny, verdicts):
     write_json(tiny / "claims" / "claims.json", {"verdicts": verdicts})
     with pytest.raises(WorkError, match="claims.json"):
         of_data_set(tiny, FINISHED)
+
+
+def test_runs_made_again_since_from_other_data_are_counted(tiny):
+    """`old_s1` is gone; content_cosine is there, by name, and was judged on another train."""
+    before = inputs_checksum({"inputs": {"data/train.pqt": "b2"}})
+    write_json(tiny / "claims" / "claims.json", {"verdicts": [ROW], "inputs": {"tiny": {"content_cosine": before}}})
+    found = of_data_set(tiny, FINISHED)
+    assert (found["gone"], found["other"]) == (1, 1)
+    now = inputs_checksum(FINISHED["content_cosine"])
+    write_json(tiny / "claims" / "claims.json", {"verdicts": [ROW], "inputs": {"tiny": {"content_cosine": now}}})
+    assert of_data_set(tiny, FINISHED)["other"] == 0
