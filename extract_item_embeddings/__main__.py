@@ -126,6 +126,9 @@ def main(argv=None):
         return extraction.run(tasks)
     for each in tasks:
         _ = each.request  # report missing weights now, not after hours of other backends
+    files = [each.name + suffix for each in tasks for suffix in each.backend.outputs()]
+    if twice := next((n for n in files if files.count(n) > 1), None):
+        raise UsageError(f"two backends would write embeddings/{twice}.npy; give one of them a --name")
     passes = in_passes(tasks, room_for(tasks, args.device))
     if len(passes) > 1:
         print(f"{len(passes)} passes over the audio, because the models do not fit into memory together: "

@@ -22,7 +22,6 @@ from argparse import ArgumentTypeError
 
 import numpy as np
 
-import dataset
 from extract_item_embeddings.engine import derived
 from harness import cli
 from harness.errors import WorkError
@@ -104,17 +103,15 @@ def main(argv=None):
     args = parser().parse_args(argv)
     workdir = cli.workspace(args)
     name = args.name or f"{args.embedding}-rq"
-    codes_path = dataset.embedding_path(workdir, name).with_name(f"{name}_codes.pqt")
     request = {"backend": "rq", "levels": args.levels, "codes": args.codes, "dim_before": args.dim, "seed": args.seed}
 
     def opened():
         source = Quantised(workdir, args)
-        write_codes(codes_path, source)
         print(f"{name}: {args.levels} levels of {args.codes} codes give {source.about()['distinct_ids']} distinct IDs "
               f"to {len(source.rows)} tracks and leave {source.left:.1%} of the variance")
         return source
-    derived.make(workdir, name, args.embedding, request, opened, args.overwrite or not codes_path.exists(),
-                 ("faiss-cpu",))
+    derived.make(workdir, name, args.embedding, request, opened, args.overwrite, ("faiss-cpu",),
+                 {"_codes.pqt": write_codes})
 
 
 if __name__ == "__main__":

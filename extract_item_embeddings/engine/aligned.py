@@ -4,6 +4,7 @@ A source yields blocks of (keys, values); each value is written to the row of it
 and values that are not finite are counted and listed in the provenance. Memory is that of one block.
 """
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -111,12 +112,13 @@ def _kinds(vector, given):
     return ", ".join(kind for kind, where in found.items() if where.any())
 
 
-def make(work, name, request, opened, overwrite=False, packages=()):
+def make(work, name, request, opened, overwrite=False, packages=(), beside=None):
     """Write embeddings/NAME.npy and its json, unless it exists and was made from the same input.
 
     request: settings that identify the embedding, with "source_checksum"
     opened:  function that opens the source, called only if needed: .name, .by_row, .about() (a dict for
              the json) and .blocks(), which yields (track ids, or rows if by_row; (n, dim) numbers)
+    beside:  {end of a file's name: function(path, source) that writes embeddings/NAME + end}, part of the embedding
     """
     check_name(name)
     ids, track_checksum = dataset.read_tracks(work)
@@ -124,7 +126,8 @@ def make(work, name, request, opened, overwrite=False, packages=()):
         raise WorkError(f"{work / 'trackid_sorted.csv'} has no tracks")
     request = {**request, "track_checksum": track_checksum, "n_tracks": len(ids)}
     path = work / "embeddings" / f"{name}.npy"
-    if not overwrite and _finished(path, request):
+    others = {path.with_name(name + end): write for end, write in (beside or {}).items()}
+    if not overwrite and _finished(path, request, others):
         return
     source, rows = opened(), None
     with atomic(path) as temporary:
@@ -136,6 +139,10 @@ def make(work, name, request, opened, overwrite=False, packages=()):
             raise WorkError(f"{source.name} has no rows")
         failed, matrix = rows.failed(), checksum(temporary)
         path.with_suffix(".json").unlink(missing_ok=True)  # so that a json file always describes the current matrix
+    for other, write in others.items():
+        write(other, source)
+    if others:
+        request["beside"] = {other.name: checksum(other) for other in others}
     write_json(path.with_suffix(".json"), {
         "name": name, **request, **source.about(), "keys": "rows" if source.by_row else "track ids", "dim": rows.dim,
         "unknown_ids": rows.unknown, "versions": library_versions(packages), "git": git_state(),
@@ -161,11 +168,12 @@ def _say(path, failed, rows):
 def say_next(work, name, failed):
     """Print the command that uses a new embedding; failed: whether some tracks have no vector."""
     split = "" if (work / "data" / "train.pqt").exists() else "split with preprocess/1_train_test_split.py, then "
-    print(f"next: {split}python knn.py {name}{' --missing mean' if failed else ''} --workdir {work}")
+    print(f"next: {split}python knn.py {name}{' --missing mean' if failed else ''} --workdir "
+          f"{shlex.quote(str(work))}")
 
 
-def _finished(path, request):
-    """Whether the file was made by this request; UsageError if it was made with other settings."""
+def _finished(path, request, others=()):
+    """Whether the file, and the `others` beside it, were made by this request; UsageError if by other settings."""
     provenance = path.with_suffix(".json")
     if not path.exists():
         return False
@@ -178,9 +186,13 @@ def _finished(path, request):
     if any(k not in INPUTS for k in changed):
         raise UsageError(f"{path} was made with other settings ({shards.said(old, request, changed)}); choose another "
                          "name, or --overwrite")
-    if changed or checksum(path) != about.get("matrix_checksum"):
+    beside = about.get("beside") if isinstance(about.get("beside"), dict) else {}
+    recorded = {path.name: about.get("matrix_checksum"), **beside}
+    files = [other.name for other in (path, *others)
+             if not other.exists() or checksum(other) != recorded.get(other.name)]
+    if changed or files:
         why = {"track_checksum": "the track list", "n_tracks": "the track list", "source_checksum": "the source"}
-        print(f"{path.stem}: made again, because {why[changed[0]] if changed else path.name} changed since",
+        print(f"{path.stem}: made again, because {why[changed[0]] if changed else files[0]} changed since",
               file=sys.stderr)
         return False
     print(f"{path.stem}: finished before, skipped (--overwrite does it again)", file=sys.stderr)

@@ -48,10 +48,10 @@ def standardised(vectors):
     return np.divide(x - x.mean(axis=0), spread, out=np.zeros_like(x), where=spread > FLAT * np.abs(x).max(axis=0))
 
 
-def make(workdir, name, source, request, opened, overwrite=False, packages=()):
+def make(workdir, name, source, request, opened, overwrite=False, packages=(), beside=None):
     """Write embeddings/NAME.npy and its json, unless it was made of the same embedding by the same request.
 
-    source: name of the embedding that it is made of; request, opened: as for aligned.make
+    source: name of the embedding that it is made of; request, opened, beside: as for aligned.make
     UsageError for an unknown embedding, and for a name that is its own.
     """
     aligned.check_name(name)
@@ -59,4 +59,4 @@ def make(workdir, name, source, request, opened, overwrite=False, packages=()):
         raise UsageError(f"{name} is the embedding itself; choose another --name")
     dataset.embedding_inputs(workdir, source)   # refuses an unknown one
     request = {**request, "embedding": source, "source_checksum": checksum(dataset.embedding_path(workdir, source))}
-    aligned.make(workdir, name, request, opened, overwrite, packages)
+    aligned.make(workdir, name, request, opened, overwrite, packages, beside)

@@ -88,8 +88,8 @@ def _hub(source, revision):
                                  f"fetched; {_fetch(source, revision)}") from None
     path = paths.pop(source.file)
     if source.sha256 and revision == source.revision and checksum(path) != source.sha256:
-        raise WorkError(f"{path} is not the published file (its sha256 should be {source.sha256}); "
-                        "remove it, so that it is downloaded again")
+        raise WorkError(f"{path} is not the published file (its sha256 should be {source.sha256}); remove "
+                        f"{path.resolve()}, so that it is downloaded again")   # the cache links a snapshot to it
     return Files(source, path, paths, path.parent.name)  # the cache stores files by commit
 
 

@@ -65,8 +65,37 @@ def test_a_second_call_is_skipped_and_other_settings_are_refused(world, capsys):
     assert (world / "embeddings" / "content-rq.npy").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match="other settings"):
         make(world, "--codes", "16")
-    (world / "embeddings" / "content-rq_codes.pqt").unlink()
+    with pytest.raises(UsageError, match="other settings"):      # whether or not the IDs are there
+        (world / "embeddings" / "content-rq_codes.pqt").unlink()
+        make(world, "--codes", "16")
+    capsys.readouterr()
     make(world, "--codes", "8")
+    assert "made again, because content-rq_codes.pqt changed since" in capsys.readouterr().err
+
+
+def test_an_embedding_of_another_origin_is_not_overwritten(world):
+    write_embedding(world, "own", np.eye(60, 4, dtype=np.float32))
+    before = (world / "embeddings" / "own.npy").read_bytes()
+    with pytest.raises(UsageError, match="other settings|without the json"):
+        rq.main(["content", "--codes", "8", "--name", "own", "--workdir", str(world)])
+    assert (world / "embeddings" / "own.npy").read_bytes() == before
+    assert not (world / "embeddings" / "own_codes.pqt").exists()
+
+
+def test_a_killed_overwrite_leaves_no_codes_of_another_request_as_finished(world, monkeypatch):
+    make(world, "--codes", "8", "--levels", "3")
+
+    def killed(path, source):
+        write(path, source)
+        raise KeyboardInterrupt
+    write = rq.write_codes
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rq, "write_codes", killed)
+        make(world, "--codes", "8", "--levels", "4", "--overwrite")
+    with pytest.raises(UsageError, match="without the json"):
+        make(world, "--codes", "8", "--levels", "3")
+    vectors, codes, about = make(world, "--codes", "8", "--levels", "3", "--overwrite")
+    assert list(codes) == ["track_id", "code_1", "code_2", "code_3"] and about["levels"] == 3
 
 
 def test_wide_vectors_are_brought_to_dim_and_constant_columns_are_zero(world):
