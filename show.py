@@ -66,8 +66,9 @@ def user(catalogue, args):
     from lookup import listeners
     number, name = listeners.user_of(catalogue, args.name)
     found = listeners.lists(catalogue, number, args.runs, args.n)
-    return {"user": name, "latest plays in train": [catalogue.called(row) for row in
-                                                      listeners.history(catalogue, number, args.n)],
+    history = [catalogue.called(row) for row in listeners.history(catalogue, number, args.n)]
+    first = {"latest": "latest plays in train", "most played": "most played in train"}
+    return {"user": name, first[listeners.order_of_history(catalogue)]: history,
             "lists": {part: {run: [{**catalogue.called(row), "hit": hit} for row, hit in rows]
                              for run, rows in by_run.items()} for part, by_run in found.items()}}
 
@@ -128,10 +129,10 @@ def words(entry):
     return cli.one_line("  ".join([*dict.fromkeys(names), entry["id"]]))
 
 
-def lines(value, depth=0):
-    """Text lines of what was found."""
+def lines(value, depth=0, tracks=True):
+    """Text lines of what was found; tracks: whether a dict with an id is a track, as it is anywhere but in metadata."""
     pad = "  " * depth
-    if isinstance(value, dict) and "id" in value:
+    if tracks and isinstance(value, dict) and "id" in value:
         front = f"{value['score']:8.3f}  " if "score" in value else "* " if value.get("hit") else ""
         yield f"{pad}{front}{words(value)}"
     elif isinstance(value, dict):
@@ -139,14 +140,14 @@ def lines(value, depth=0):
             if isinstance(inner, (dict, list)):
                 if inner:
                     yield f"{pad}{cli.one_line(str(key))}"
-                    yield from lines(inner, depth + 1)
+                    yield from lines(inner, depth + 1, tracks and key != "metadata")
             else:
                 yield f"{pad}{cli.one_line(str(key))}: {cli.one_line(str(inner))}"
     elif value and isinstance(value[0], (list, tuple)):
         yield pad + ", ".join(f"{cli.one_line(str(name))} {score:.2f}" for name, score in value)
     elif value and isinstance(value[0], dict):
         for inner in value:
-            yield from lines(inner, depth)
+            yield from lines(inner, depth, tracks)
     elif value:
         yield pad + ", ".join(cli.one_line(str(v)) for v in value)
 

@@ -199,9 +199,12 @@ def write(workdir, cells, args, board, values):
     text, written = render.markdown(board, every, extra), []
     for recommender, stem in published.STEMS.items():
         frame = published.frame(workdir, cells, recommender, part, values, published_columns(args))
-        if frame is not None:
-            written.append(f"{stem}{'' if part == 'test' else f'_{part}'}.csv")
-            write_report_csv(folder / written[-1], frame)
+        path = folder / f"{stem}{'' if part == 'test' else f'_{part}'}.csv"
+        if frame is None:
+            path.unlink(missing_ok=True)      # of runs that are gone
+        else:
+            write_report_csv(path, frame)
+            written.append(path.name)
     write_report_csv(folder / f"results_{part}.csv", render.frame(board))
     write_text(folder / f"{part}.tex", render.latex(board, every, extra))
     write_text(folder / f"{part}.md", text)
@@ -232,11 +235,14 @@ def write_cuts(workdir, cells, parts, args, reference):
         stem = f"{part}_by_{args.by.replace('-', '_')}"
         write_report_csv(workdir / "tables" / f"results_{stem}.csv", pd.concat(frames, ignore_index=True))
         written += [f"{stem}.md", f"results_{stem}.csv"]
+        worth = workdir / "tables" / f"worth_{stem}.csv"
         if compared := profits.who_profits(boards, args.by):
             how = args.by, columns_of(args)[0], args.correction
             texts.append(profits.markdown(compared, *how))
-            write_report_csv(workdir / "tables" / f"worth_{stem}.csv", profits.frame(compared, *how))
-            written.append(f"worth_{stem}.csv")
+            write_report_csv(worth, profits.frame(compared, *how))
+            written.append(worth.name)
+        else:
+            worth.unlink(missing_ok=True)     # of controls that are gone
         write_text(workdir / "tables" / f"{stem}.md", "\n".join(texts))
         print("\n".join(texts), flush=True)
     return written

@@ -55,16 +55,31 @@ class Left(NamedTuple):
     kind: str
 
 
+def changed_inputs(workdir, manifests):
+    """{run: files} of the runs that were made from files other than those of now; manifests: of `runs.find_runs`.
+
+    Such a file belongs to a split that is not the one in the workspace, or a later run has read another version of it.
+    """
+    split, latest, found = runs.split_checksums(workdir), {}, {}
+    for _, config in sorted(manifests, key=lambda run: run[1].get("started", "")):
+        latest.update(config.get("inputs", {}))
+    latest.update(split)   # the files themselves say more than any run
+    for name, config in manifests:
+        changed = runs.changed_since(config, split) or [
+            file for file, checksum in config.get("inputs", {}).items() if latest[file] != checksum]
+        if changed:
+            found[name] = changed
+    return found
+
+
 def collect(workdir):
     """Cells of all runs of a workspace, and the runs left out of them: ([Cell], [Left]).
 
     A run is left out when it is unfinished, when the split in the workspace is not the one it was made from, or when
     another run has since been made from a newer version of one of its inputs (the embedding).
     """
-    manifests, split, cells, left, latest = runs.find_runs(workdir), runs.split_checksums(workdir), {}, [], {}
-    for _, config in sorted(manifests, key=lambda run: run[1].get("started", "")):
-        latest.update(config.get("inputs", {}))
-    latest.update(split)   # the files themselves say more than any run
+    manifests, cells, left = runs.find_runs(workdir), {}, []
+    changed = changed_inputs(workdir, manifests)
     for name, config in manifests:
         if "recommender" not in config:
             left.append(Left(name, "its config.json names no recommender", "foreign"))
@@ -78,12 +93,10 @@ def collect(workdir):
         cell = cells.setdefault(key, Cell(key[0], config.get("embedding"), shuffled, shared))
         if "departures" in config:
             cell.departures = {k: v for k, v in config["departures"].items() if k not in repeats}
-        changed = runs.changed_since(config, split) or [
-            p for p, checksum in config.get("inputs", {}).items() if latest[p] != checksum]
-        if config.get("status") == "finished" and not changed:
+        if config.get("status") == "finished" and name not in changed:
             cell.runs.append((name, config))
             continue
-        left.append(Left(name, f"{changed[0]} changed since", "stale") if changed else
+        left.append(Left(name, f"{changed[name][0]} changed since", "stale") if name in changed else
                     Left(name, "unfinished", "unfinished"))
     _name_sources(cells)
     return [cells[key] for key in sorted(cells)], left

@@ -156,7 +156,9 @@ def caught_up(curve):
     head, pairs = f"{curve[0].label}: above the best method without content", f"{curve[until].pairs:,} pairs"
     if not later:
         return f"{head} with all {pairs}{but}"
-    near = "" if later[0].mark == "↓" else f", not distinguishable from {later[0].pairs:,} on"
+    undecided = [p for p in later if p.mark != "↓"]
+    near = "" if not undecided else f", not distinguishable from {undecided[0].pairs:,} on" if later == undecided else \
+        f", not distinguishable with {', '.join(f'{p.pairs:,}' for p in undecided)}"
     return f"{head} up to {pairs}{but}{near}{_below(later, ', {}', '')}"
 
 

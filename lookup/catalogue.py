@@ -1,6 +1,7 @@
 """The tracks of a workspace by name, their plays, and their neighbours in each representation."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,8 +107,9 @@ class Catalogue:
 
 
 def plain(value) -> str | int | float:
-    """A value of items.pqt as json has it: numbers and text as they are, all else, such as dates and pairs, as text."""
-    return value if isinstance(value, (str, int, float)) else str(value)
+    """A value of items.pqt as json has it: text and finite numbers as they are, all else, such as dates, as text."""
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return value if isinstance(value, (str, int, float)) and finite else str(value)
 
 
 def strongest(values: np.ndarray, labels: list[str], n: int = TAGS) -> list[tuple[str, float]]:

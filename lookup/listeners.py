@@ -6,8 +6,10 @@ import numpy as np
 import dataset
 from evaluation.files import read_rows
 from evaluation.lists import read_frame
+from evaluation.results import changed_inputs
 from harness import runs
 from harness.errors import UsageError, WorkError
+from harness.files import checksum
 from harness.ids import normal
 from harness.readers import reading
 
@@ -54,13 +56,13 @@ def finished(catalogue, names=()) -> dict[str, dict]:
     """{run: its config} of the finished runs asked for, or of the best on val of each method.
 
     Controls (shuffled rows, the truth of a generated world) are shown only when they are asked for; runs of another
-    split never, WorkError where one is named.
+    split, or of an embedding that has been made anew since, never; WorkError where one is named.
     """
-    every = {name: config for name, config in runs.find_runs(catalogue.workdir) if config.get("status") == "finished"}
-    now = runs.split_checksums(catalogue.workdir)
-    stale = {name: changed[0] for name, config in every.items() if (changed := runs.changed_since(config, now))}
-    if wrong := [name for name in names if name in stale]:
-        raise WorkError(f"run {wrong[0]} was made from another {stale[wrong[0]]} than the workspace has now; run it "
+    manifests = runs.find_runs(catalogue.workdir)
+    stale = changed_inputs(catalogue.workdir, manifests)
+    every = {name: config for name, config in manifests if config.get("status") == "finished"}
+    if wrong := [name for name in names if name in stale and name in every]:
+        raise WorkError(f"run {wrong[0]} was made from another {stale[wrong[0]][0]} than the workspace has now; run it "
                         "again")
     every = {name: config for name, config in every.items() if name not in stale}
     if names:
@@ -116,6 +118,11 @@ def history(catalogue, user: int, n: int) -> list[int]:
     return split.tracks[split.train.item[rows][order]][:n].tolist()
 
 
+def order_of_history(catalogue) -> str:
+    """What comes first in `history`: "latest", or where the plays have no times "most played"."""
+    return "most played" if catalogue.split.train.time is None else "latest"
+
+
 # --------------------------------------------------------------------------- somebody new
 
 def newcomer(catalogue, played: list[int], name: str, n: int) -> list[tuple[int, float]]:
@@ -145,6 +152,12 @@ def by_content(catalogue, played, name, config, n):
     if request.get("as_published"):
         raise UsageError(f"run {name} has the means of wrong rows as its users (--as-published), which nobody new has; "
                          "name a run without")
+    for name_of in str(config["embedding"]).split("+"):
+        file = dataset.embedding_path(catalogue.workdir, name_of)
+        recorded = config.get("inputs", {}).get(f"embeddings/{file.name}")
+        if recorded and file.exists() and checksum(file) != recorded:
+            raise WorkError(f"run {name} was made from another embeddings/{file.name} than the workspace has now; run "
+                            "it again")
     place = {int(row): code for code, row in enumerate(split.tracks)}
     if unknown := [row for row in played if row not in place]:
         raise WorkError(f"run {name} cannot answer: {catalogue.ids[unknown[0]]} is not a track of the split")

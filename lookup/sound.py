@@ -15,8 +15,9 @@ import dataset
 from harness.environment import absent_package
 from harness.errors import UsageError, WorkError
 
+# of a json: what may differ between extractions with equal settings
 OWN = {"name", "track_checksum", "n_tracks", "batch", "versions", "audio_checksum", "git", "failed", "incomplete",
-       "matrix_checksum", "quality", "frames"}   # of a json: what may differ between extractions with equal settings
+       "matrix_checksum", "quality", "frames", "passes", "kept_in_float32"}
 OPTIONS = {"seconds": "seconds", "offset": "offset", "dtype": "dtype", "layer": "layer", "precision": "precision",
            "as_published": "as_published", "variant": "variant", "size": "variant", "trained_on": "variant"}
 FILE = "first reason: sound: "   # what a WorkError says before its sentence about the file itself

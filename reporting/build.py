@@ -11,6 +11,7 @@ from harness.errors import WorkError
 from harness.files import checksum, write_json, write_text
 from harness.progress import Progress
 from harness.readers import read_json
+from lookup import listeners
 from lookup.catalogue import opened
 from reporting import board, curves, excerpts, listening, maps, page, provenance, verdicts
 from reporting.tracks import Tracks, colours, short
@@ -84,8 +85,15 @@ def _sound(folder, asked, ids, notes):
     if reason := excerpts.without_ffmpeg():
         notes.append(f"no new excerpts of the sound: {reason}")
         return "No new excerpts could be made, as ffmpeg is missing; those made before can be played.", None
-    files = {row: path for row, path in enumerate(sounds.find(audio, ids)) if path is not None}
-    return f"Excerpts are the first {excerpts.SECONDS} seconds, as the encoders read a track from its beginning.", files
+    try:
+        files = {row: path for row, path in enumerate(sounds.find(audio, ids)) if path is not None}
+    except WorkError as error:
+        if asked:
+            raise
+        notes.append(f"the audio folder of the page before cannot be used: {error}; excerpts made before are kept, and "
+                     "--audio DIR names another")
+        return "The audio folder cannot be used; only excerpts made before can be played.", None
+    return f"Excerpts are the first {excerpts.SECONDS} seconds of a track.", files
 
 
 # --------------------------------------------------------------------------- figures of all rows
@@ -124,7 +132,9 @@ def _content(catalogue, args, parts, chosen, points, made, keep):
     shown = tracks.rows.tolist()
     sounds = made.kept(shown) if keep else _excerpts(made, shown, args.sounds, notes)
     columns = tracks.plain({row: f"sound/{name}" for row, name in sounds.items()})
-    found = {"users": users, "near": near, "tracks": columns, "map": {**map_, "tracks": on_map}}
+    first = listeners.order_of_history(catalogue) if catalogue.is_split else ""
+    found = {"users": users, "near": near, "tracks": columns, "map": {**map_, "tracks": on_map},
+             "history": f"history, {first} first", "asked": args.users}
     return found, set(sounds.values()), notes
 
 

@@ -129,7 +129,7 @@
       .filter((o) => o !== c && board().columns.includes(o));
     const heads = [["method", "method"], ["representation", "representation"], [c, c],
       ...(content ? [["control", "control"], ["worth", "worth"]] : []), ...others.map((o) => [o, o])];
-    const sorted = state.sort || c;
+    const sorted = state.sort || (c === board().columns[0] ? "" : c);     // without a wish, rows are in the table's order
     const header = element("tr", {}, ...heads.map(([key, text], i) => element("th",
       { scope: "col", class: i > 1 ? "number" : null, "data-column": key,
         "aria-sort": sorted === key ? (state.up ? "ascending" : "descending") : "none" },
@@ -225,6 +225,7 @@
         hovertemplate: `${metric}@%{x}: %{y:.4f}` };
     }), { height: tall("k-plot", rows.length), xaxis: { title: { text: "length of the list" }, type: "log", tickvals: [1, 2, 5, 10, 20, 50, 100] },
       yaxis: { title: { text: metric }, rangemode: "tozero" } });
+    const cold = byId("part").value.startsWith("cold");
     for (const [id, kind] of [["activity-plot", "activity"], ["popularity-plot", "popularity"]]) {
       draw(id, rows.filter(({ figures }) => figures[kind][metric]).map(({ row, figures }, i) => ({
         type: "scatter", mode: "lines+markers", name: plain(label(row)), x: data.segments[kind],
@@ -232,7 +233,7 @@
         line: line(i), error_y: { type: "data", array: figures[kind][metric].map((v) => v[1] || 0), thickness: 1, width: 2 },
         hovertemplate: `${metric}@${figures.at} %{y:.4f}, %{text}` })),
       { height: tall(id, rows.length), xaxis: { type: "category" }, yaxis: { title: { text: rows.length ? `${metric}@${rows[0].figures.at}` : metric }, rangemode: "tozero" } },
-      kind === "popularity" ? "Cold tracks have no plays in train, so there are no such segments." : undefined);
+      kind === "popularity" && cold ? "Cold tracks have no plays in train, so there are no such segments." : undefined);
     }
     for (const [id, other, text] of [["coverage-plot", "Coverage", "share of the catalogue recommended"],
       ["popular-plot", "Popularity", "share of users who played what is recommended"]]) {
@@ -242,7 +243,7 @@
         marker: { size: 11, color: colours[i % colours.length] },
         error_y: { type: "data", array: [row.figures[c][1] || 0], thickness: 1 }, hovertemplate: "%{x:.3f}, %{y:.4f}" })),
       { height: 400, showlegend: false, xaxis: { title: { text: `${text} (${o})` }, rangemode: "tozero" }, yaxis: { title: { text: c }, rangemode: "tozero" } },
-      other === "Popularity" ? "Cold tracks have no popularity." : undefined);
+      other === "Popularity" && cold ? "Cold tracks have no popularity." : undefined);
     }
     drawLearning();
   }
@@ -270,7 +271,7 @@
     if (playing !== number) audio.src = tracks.sound[number];
     playing = number;
     byId("playing").textContent = `${tracks.name[number]}${tracks.by[number] ? ` · ${tracks.by[number]}` : ""}`;
-    audio.play().catch((error) => { byId("playing").textContent = `${tracks.name[number]} cannot be played: ${error.message}`; });
+    audio.play().catch((error) => { if (error.name !== "AbortError") byId("playing").textContent = `${tracks.name[number]} cannot be played: ${error.message}`; });
   }
 
   function pressed() {
@@ -373,11 +374,11 @@
     options(byId("listen-part"), userParts);
     options(byId("user"), data.users.map((user, i) => [String(i), `${user.user} (${user.held_out} held out, ${hits(user)} hits)`]).filter(([i]) => data.users[i].part === byId("listen-part").value));
     const user = data.users[byId("user").value];
-    if (!user) { byId("user-lists").replaceChildren("No users to show: the workspace has no split, or no part to test."); return; }
+    if (!user) { byId("user-lists").replaceChildren(data.asked ? "No users to show: the workspace has no split, or no part to test." : "No users were asked for (report.py --users N)."); return; }
     const wanted = new Set([...document.querySelectorAll("#runs-shown input:checked")].map((box) => box.value));
     const lists = Object.entries(user.lists).filter(([run]) => wanted.has(run)).map(([run, list]) => card(`${data.runs[run]} (${list.filter(([, hit]) => hit).length} hits)`,
       list.map(([number, hit]) => trackLine(number, hit))));
-    byId("user-lists").replaceChildren(card("history, latest first", user.history.map((n) => trackLine(n))), card("held out: what the lists should hold", user.truth.map((n) => trackLine(n))), ...lists);
+    byId("user-lists").replaceChildren(card(data.history, user.history.map((n) => trackLine(n))), card("held out: what the lists should hold", user.truth.map((n) => trackLine(n))), ...lists);
     pressed();
   }
 
@@ -391,7 +392,7 @@
 
   // ------------------------------------------------------------------------------------------------ start
 
-  for (const id of ["part", "metric", "k", "method", "representation"]) byId(id).addEventListener("change", () => { if (id !== "method" && id !== "representation") state.sort = ""; drawBoard(); });
+  for (const id of ["part", "metric", "k", "method", "representation"]) byId(id).addEventListener("change", () => { if (id !== "method" && id !== "representation") { state.sort = ""; state.up = false; } drawBoard(); });
   byId("detail-rows").addEventListener("change", drawDetail);
   byId("curve").addEventListener("change", drawLearning);
   for (const id of ["embedding", "projection", "colour"]) byId(id).addEventListener("change", drawMap);

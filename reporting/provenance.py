@@ -3,6 +3,7 @@ import dataset
 from evaluation.leaderboard import readable
 from evaluation.results import unlike_defaults
 from harness.readers import read_json
+from harness.split_files import read_manifest
 from reporting.tracks import short
 
 COUNTS = ("plays", "pairs", "users", "tracks", "first", "last")   # of dataset.json
@@ -12,8 +13,9 @@ FAILED = 5       # failed tracks of an embedding that are named
 
 def of_data(workdir):
     """[(word, text)] of the data set and of the split."""
-    about, split = (read_json(path) if path.exists() else {} for path in (workdir / "dataset.json",
-                                                                         workdir / "data" / "split.json"))
+    paths = workdir / "dataset.json", workdir / "data" / "split.json"
+    about = read_json(paths[0]) if paths[0].exists() else {}
+    split = read_manifest(paths[1], {"request": dict, "stats": dict}) if paths[1].exists() else {}
     lines = [(word, about[word]) for word in ("name", "source", "licence", "time", "track_ids") if about.get(word)]
     counts = about.get("counts", {})
     lines += [(word, counts[word]) for word in COUNTS if isinstance(counts, dict) and word in counts]
@@ -21,7 +23,7 @@ def of_data(workdir):
     lines += [(word.replace("_", " "), value) for word, value in asked.items()
               if isinstance(value, (str, int, float, list)) and len(str(value)) != SHA256]
     lines += [(part, ", ".join(f"{n:,} {word.lower()}" for word, n in numbers.items()
-                               if word in ("Rows", "Users", "Items"))) for part, numbers in
+                               if word in ("Rows", "Users", "Items") and type(n) is int)) for part, numbers in
               split.get("stats", {}).items() if isinstance(numbers, dict)]
     return [(word, _text(value)) for word, value in lines if value not in (None, "", [])]
 
@@ -45,15 +47,22 @@ def of_embeddings(workdir, n_tracks):
                  ("checksum of the weights", weights.get("checksum")), ("variant", info.get("variant")),
                  ("layer", info.get("layer")), ("pooling", info.get("pooling")),
                  ("sample rate", f"{info['sample_rate']} Hz" if info.get("sample_rate") else None),
-                 ("excerpt", f"{info['seconds']:g} s from the {info.get('offset', 'start')}"
-                  if isinstance(info.get("seconds"), (int, float)) else None),
+                 ("excerpt", _excerpt(info)),
                  ("dimensions", vectors.shape[1]), ("tracks", f"{n_tracks:,}"),
-                 ("commit", (info.get("git") or {}).get("commit"))]
+                 ("commit", info["git"].get("commit") if isinstance(info.get("git"), dict) else None)]
         reasons = [(short(e.get("trackid", row)), short(e.get("reason", ""))) for row, e in failed.items()
                    if isinstance(e, dict)]
         found.append({"name": name, "lines": [(word, short(text)) for word, text in lines if text not in (None, "")],
                       "failed": reasons[:FAILED], "n_failed": len(failed)})
     return found
+
+
+def _excerpt(info):
+    """What of a track an embedding was made from, None where its json does not say so; 0 seconds are all of it."""
+    seconds = info.get("seconds")
+    if not isinstance(seconds, (int, float)):
+        return None
+    return f"{seconds:g} s from the {info.get('offset', 'start')}" if seconds else "the whole track"
 
 
 def of_runs(cells):

@@ -49,7 +49,7 @@ def test_the_shares_at_which_content_stops_being_above_are_named(worlds, tmp_pat
     assert list(content.mark.fillna("")) == ["↑", "", "↓"]
     np.testing.assert_allclose(content.difference, [0.2, 0, -0.2], atol=0.02)    # four standard errors of the worlds
     np.testing.assert_allclose(content.worth, 0.2, atol=0.02)
-    assert ("KNN mfcc: above the best method without content up to 1,000 pairs, not distinguishable from 3,000 on, "
+    assert ("KNN mfcc: above the best method without content up to 1,000 pairs, not distinguishable with 3,000, "
             "below from 10,000") in text
     assert "0.1 (1,000 pairs)" in text
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -75,7 +75,7 @@ def test_content_that_is_always_or_never_above(tmp_path, plays, says):
 @pytest.mark.parametrize(("marks", "says"), [
     ("↓↑ ", "up to 20 pairs, but not with 10, not distinguishable from 30 on"),
     ("↑ ↑↓", "up to 30 pairs, but not with 20, below from 40"),
-    ("↑↓ ", "up to 10 pairs, below with 20"),
+    ("↑↓ ", "up to 10 pairs, not distinguishable with 30, below with 20"),
     ("↓ ↓ ", "never above the best method without content, below it with 10, 30 pairs"),
     (" ↑", "with all 20 pairs, but not with 10")])
 def test_the_sentence_of_a_curve_says_no_more_than_its_marks(marks, says):

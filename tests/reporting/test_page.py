@@ -91,6 +91,7 @@ def rows(driver, block="with content"):
 def test_the_leaderboard_is_sorted_and_filtered(opened):
     first = rows(opened)
     assert {"KNN", "Shallow Net"} == {row[0] for row in first}
+    assert sorts(opened) == set()        # rows are in the table's order, by no column
     click(opened, '#board th[data-column="representation"] button')
     ascending = [row[1] for row in rows(opened)]
     assert ascending == sorted(ascending, key=str.lower) and len(set(ascending)) > 1
@@ -109,6 +110,14 @@ def test_the_leaderboard_is_sorted_and_filtered(opened):
     choose(opened, "metric", "HitRate")
     choose(opened, "k", "5")
     assert opened.find_elements("css selector", '#board th[data-column="HitRate@5"]')
+    assert sorts(opened) == {("HitRate@5", "descending")}
+
+
+def sorts(driver):
+    """{(column, direction)} of the columns that the head names as sorted."""
+    heads = driver.find_elements("css selector", "#board th[aria-sort]")
+    return {(head.get_attribute("data-column"), head.get_attribute("aria-sort")) for head in heads} - {
+        (head.get_attribute("data-column"), "none") for head in heads}
 
 
 def test_the_worth_of_content_and_the_curves_are_drawn(opened):
