@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,12 @@ PIECE = 1 << 18          # bytes
 CLOSED = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"')
 QUOTE, LINE_END, RETURN = b'"\n\r'
 MEND = "mend the row (a quote inside a quoted cell is written twice)"
+
+
+def occur(path: str | Path) -> bool:
+    """Whether a file has a quotation mark anywhere; without one, every line end is the end of a row."""
+    with open(path, "rb") as f:
+        return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
 
 
 def scan(text: Any, delimiter: str, width: int) -> tuple[tuple[int, str] | None, int | None]:

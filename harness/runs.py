@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -234,8 +235,9 @@ class Run:
         what = f"{registry.title(self.recommender, self.request)}, {'ID embeddings' if made == 'random' else made}"
         epochs = f"{results['epochs']} epochs, " if results.get("epochs") else ""
         parts = results.get("parts", [])
-        lists = (f"lists in preds/{self.name}_{{{','.join(parts)}}}.pqt; next: python table.py --workdir "
-                 f"{self.workdir}") if parts else "no lists, as this split has no part that it can rank"
+        lists = "no lists, as this split has no part that it can rank" if not parts else \
+            (f"lists in preds/{self.name}_{{{','.join(parts)}}}.pqt; next: python table.py --workdir "
+             f"{shlex.quote(str(self.workdir))}")
         return (f"{self.name}: {what}: {'val ' + self.reached if self.reached else 'no val part'}; {epochs}"
                 f"{time.time() - self.started:.1f} s; {lists}")
 

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from harness import quotes, runs, text_blocks
 from harness.errors import UsageError, WorkError
 from harness.files import checksum
@@ -23,6 +25,7 @@ from harness.machine import cores, versions
 from harness.progress import Progress
 from harness.text_blocks import TextUsers
 from preprocess import stage
+from preprocess.typed import FIRST_YEAR, LAST_YEAR
 
 ROWS = 1 << 19           # rows of a row group of plays.pqt
 BLOCK = 8 << 20          # bytes of the log parsed at once, less where --memory is small
@@ -119,6 +122,10 @@ def _convert(log, ids, new, memory, integers):
         raise WorkError(f"the log {log} has no plays" if not tally.read else
                         f"none of the {tally.read} plays of {log} is of a track in the track list; "
                         f"the log has ids like {next(iter(tally.unknown))}, the track list has ids like {ids[0]}")
+    for moment in np.array([tally.first, tally.last], "datetime64[us]"):
+        if not FIRST_YEAR <= int(str(np.datetime64(moment, "Y"))) <= LAST_YEAR:
+            raise WorkError(f"the log {log} has the time {np.datetime64(moment, 's')}, which is outside of the years "
+                            f"{FIRST_YEAR} to {LAST_YEAR}; mend or remove the row")
     for what, forms in tally.forms.items():
         if said := forms.sentence(f"{log.name}, {what}"):
             print(said)

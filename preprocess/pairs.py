@@ -80,8 +80,12 @@ def read(path):
 
 def _frame(path, skip_blank_lines=True):
     """The words of each line as a pandas frame of text, columns user, item and more; '' where a line has fewer."""
+    import warnings
+
     import pandas as pd
-    return pd.read_csv(path, sep=r"\s+", header=None, names=["user", "item", "more"], index_col=False, dtype=str,
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)     # of words beyond the third, which `more` shows
+        return pd.read_csv(path, sep=r"\s+", header=None, names=["user", "item", "more"], index_col=False, dtype=str,
                        keep_default_na=False, quoting=3, encoding="utf-8-sig",
                        skip_blank_lines=skip_blank_lines).fillna("")
 

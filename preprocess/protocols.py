@@ -13,7 +13,7 @@ import math
 import duckdb
 
 from harness.errors import WorkError
-from harness.files import exact, parquet_rows
+from harness.files import parquet_rows
 from preprocess import row_groups, stage, typed
 from preprocess.parts import HOT
 
@@ -40,16 +40,17 @@ def _asked(plays, select):
 def inspect(plays):
     """Column names of a plays file, and whether it has times; WorkError for any other file."""
     kinds = {row[0]: row[1] for row in _asked(plays, "describe")}
-    [[rows, nulls]] = _asked(plays, f"""select count(*), (select sum(stats_null_count)
-        from parquet_metadata({exact(plays)}) where path_in_schema = 'timestamp')""")
-    if nulls is None and "timestamp" in kinds:
-        nulls = rows - _asked(plays, "select count(timestamp)")[0][0]
     for name in ("user_id", "track_id"):
-        if "INT" not in kinds.get(name, ""):
+        if kinds.get(name) not in typed.FITTING and kinds.get(name) not in typed.UNSIGNED:
             columns = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
             raise WorkError(f"{plays} must have an integer column {name}, but has {columns}")
     typed.check_fit(duckdb, parquet_rows(plays), kinds, plays)
-    timed = "timestamp" in kinds and (nulls < rows or not rows)
+    known = [name for name in ("user_id", "track_id", "count", "timestamp") if name in kinds]
+    [[rows, *there]] = _asked(plays, f"select count(*), {', '.join(f'count({name})' for name in known)}")
+    nulls = {name: rows - n for name, n in zip(known, there, strict=True)}
+    if lacking := next((name for name in known if nulls[name] and name != "timestamp"), None):
+        raise WorkError(f"{plays}: {nulls[lacking]} of its {rows} rows have no {lacking}; leave them out, or mend them")
+    timed, nulls = "timestamp" in kinds and (nulls["timestamp"] < rows or not rows), nulls.get("timestamp")
     if timed and (nulls or kinds["timestamp"] not in ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")):
         raise WorkError(f"{plays}: timestamp must be UTC timestamps without time zone and without nulls, "
                         f"but is {kinds['timestamp'].lower()} with {nulls} nulls")
@@ -163,14 +164,14 @@ class Log:
 
     def check_pairs(self, n_tracks):
         """WorkError unless there are pairs, and all of them have valid ids and at least one play."""
-        rows, nulls, low, high, plays = self.run("""select count(*), count(*) filter (user_id is null or
-            track_id is null or count is null), min(track_id), max(track_id), min(count) from pairs""").fetchone()
+        rows, low, high, plays = self.run("""select count(*), min(track_id), max(track_id), min(count)
+            from pairs""").fetchone()
         if not rows:
             raise WorkError("plays.pqt has no plays (of the selected tracks), so there is nothing to split; "
                             "use other --tracks-with, or run 0_get_plays_pqt.py again")
-        if nulls or low < 0 or high >= n_tracks:
-            raise WorkError(f"plays.pqt: track_id runs from {low} to {high} with {nulls} incomplete pairs, "
-                            f"but trackid_sorted.csv has {n_tracks} rows; run 0_get_plays_pqt.py again")
+        if low < 0 or high >= n_tracks:
+            raise WorkError(f"plays.pqt: track_id runs from {low} to {high}, but trackid_sorted.csv has {n_tracks} "
+                            "rows; run 0_get_plays_pqt.py again")
         if plays < 1:
             raise WorkError(f"plays.pqt: a pair has {plays} plays; every count must be at least 1")
 

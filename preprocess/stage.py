@@ -133,6 +133,7 @@ class AtomicOutputs:
     def publish(self, manifest, remove=()):
         """Rename every file written so far into place, delete the files named in `remove`, write the manifest.
 
+        Beside a plays.pqt the manifest has its checksum, so that a split of other plays is noticed (dataset.load).
         A split of other ids (`check_split`) goes first: whenever it is killed, no split is beside ids of others.
         """
         written = sorted(p for p in self.hidden.iterdir() if p.is_file())
@@ -140,6 +141,8 @@ class AtomicOutputs:
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
         manifest = {"status": "finished", **manifest, "bytes": {p.name: p.stat().st_size for p in written}}
+        if (plays := self.path("plays.pqt")) in written:
+            manifest["plays_checksum"] = checksum(plays)
         write_json(self.manifest, {**manifest, "status": "writing"})
         for path in self.stale:
             path.unlink(missing_ok=True)

@@ -54,10 +54,15 @@ def split_table(con, path):
     else:
         delimiter, names = delimited.header(path)
         delimited.check_quotes(path, delimiter)
+        names = [name or f"column {i}" for i, name in enumerate(names, 1)]
+        if lacking := [name for name in ("user_id", "track_id", "part") if name not in names]:
+            raise WorkError(f"{path} has no column {' or '.join(lacking)}; it has {', '.join(names)[:300]}")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise WorkError(f"{path} has two columns of the name {twice}")
         columns = "{" + ", ".join(f"{quoted(name)}: 'varchar'" for name in names) + "}"
-        relation = (f"read_csv({exact(path)}, columns={columns}, delim={quoted(delimiter)}, header=true, quote='\"', "
-                    "hive_partitioning=false, "
-                    "escape='\"', nullstr='', auto_detect=false, strict_mode=true)")
+        relation = (f"read_csv({exact(path)}, compression='none', columns={columns}, delim={quoted(delimiter)}, "
+                    "header=true, quote='\"', hive_partitioning=false, escape='\"', nullstr='', auto_detect=false, "
+                    "strict_mode=true)")
     kinds = {row[0]: row[1] for row in con.execute(f"describe from {relation}").fetchall()}
     for name in ("user_id", "track_id", "count"):
         if name in kinds and kinds[name] not in FITTING:
@@ -82,6 +87,8 @@ def read_split(log, split, parts):
     except duckdb.Error as e:
         raise WorkError(f"{split} must be a table with the columns user_id, track_id and part "
                         f"({str(e).splitlines()[0]})") from None
+    if not log.one("select count(*) from split"):
+        raise WorkError(f"{split} has no rows")
     if unknown := log.run(f"""select distinct part from split where part is null or part not in {tuple(parts)}
                               limit 3""").fetchall():
         raise WorkError(f"{split}: part must be one of {', '.join(parts)}, not {', '.join(repr(s) for s, in unknown)}")

@@ -29,7 +29,7 @@ from harness.files import parquet_rows, quoted
 from harness.inputs import check_unchanged, hashed
 from harness.machine import versions
 from preprocess import stage
-from preprocess.interactions import float_ids, summary
+from preprocess.interactions import float_ids, formats, summary
 from preprocess.interactions.columns import RECIPES, ROLES, assign, describing
 from preprocess.typed import FIRST_YEAR, LAST_YEAR, within
 
@@ -70,7 +70,6 @@ def add_arguments(parser):
 
 def get_plays(args, workdir):
     """Write the workspace described above; skip it when nothing changed."""
-    from preprocess.interactions import formats
     paths = formats.files_of(args.log)
     beside = {role: Path(path).expanduser() for role, path in (("tracks", args.tracks), ("items", args.items)) if path}
     if absent := next((role for role, path in beside.items() if not path.is_file()), None):
@@ -119,8 +118,6 @@ class Reader:
 
     def __init__(self, args, paths, spill, path):
         import duckdb
-
-        from preprocess.interactions import formats
         self.args, self.paths, self.path, self.duckdb = args, paths, path, duckdb
         self.con = stage.session(parsing_memory(args.memory), spill)
         self.con.execute("set TimeZone='UTC'")
@@ -129,6 +126,7 @@ class Reader:
         self.log = formats.open_log(self.con, paths, spill, recipe, header, args.bad_rows == "skip", args.item)
         asked = {role: getattr(args, role) for role in ROLES if getattr(args, role)}
         self.roles = assign(self.log.columns, asked, recipe)
+        formats.check_cells(self.log, self.roles, paths[0])
         if args.min_rating is not None and "rating" not in self.roles:
             raise UsageError("--min-rating needs a rating column; name it with --rating")
         if args.timezone != "UTC" and ("time" not in self.roles or args.in_order):
@@ -140,6 +138,7 @@ class Reader:
     def write(self):
         """Write every file; returns what dataset.json says beside the request."""
         try:
+            unused = self.unused()
             self.stage_rows()
             counts = self.check_rows()
             self.number_users()
@@ -150,13 +149,18 @@ class Reader:
             raise WorkError(f"out of memory or of disk to spill to ({str(e).splitlines()[0]}); give more with "
                             "--memory, or free disk in the workspace") from None
         except (self.duckdb.InvalidInputException, self.duckdb.ConversionException, self.duckdb.IOException) as e:
-            from preprocess.interactions import formats
             raise WorkError(formats.sentence(e, self.paths[0], self.log)) from None
         finally:
             self.con.close()
         time = ORDINAL if self.args.in_order else "real" if "time" in self.roles else "none"
         return {"time": time, "form": self.log.form, "columns": self.taken, "counts": counts,
-                "track_ids": "text of the log, Unicode NFC", "user_ids": self.user_ids}
+                "track_ids": "text of the log, Unicode NFC", "user_ids": self.user_ids, "unused": unused}
+
+    def unused(self):
+        """{column that nothing is made of: what it may be, '' where nothing says so}"""
+        taken = {*" + ".join(self.roles.values()).split(" + "), *self.describing.values()}
+        return {column: formats.hint(self.con, self.log, column) if "time" not in self.roles else ""
+                for column in self.log.columns if column not in taken}
 
     # rows -----------------------------------------------------------------
     def stage_rows(self):
@@ -354,10 +358,10 @@ class Reader:
 
     # files ----------------------------------------------------------------
     def write_plays(self):
-        """plays.pqt, sorted by user, time and item, so that equal logs give equal bytes; the counts of it."""
+        """plays.pqt, sorted by user, time, item and count, so that equal logs give equal bytes; the counts of it."""
         count = ", count" if "count" in self.roles else ""
         self.con.execute(f"""copy (select users.number as user_id, items.number as track_id, timestamp{count}
-            from rows join users using (userid) join items using (itemid) order by 1, 3, 2)
+            from rows join users using (userid) join items using (itemid) order by 1, 3, 2{count})
             to {quoted(self.path("plays.pqt"))} (format parquet, compression zstd, row_group_size 122880)""")
         names = ("rows", "plays", "users", "tracks_played", "pairs", "first", "last")
         self.con.execute(f"create temp view plays as from {parquet_rows(self.path('plays.pqt'))}")

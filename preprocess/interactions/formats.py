@@ -4,10 +4,10 @@ Text is read strictly: a row with a cell too many or too few, or a quote that ne
 row, or is counted and left out with --bad-rows skip. Packed files (gz, bz2, xz, zst) are unpacked to disk first.
 """
 import bz2
-import csv
 import gzip
 import lzma
 import re
+import shlex
 import shutil
 import zlib
 from collections import Counter
@@ -17,14 +17,10 @@ from pathlib import Path
 from harness import ids
 from harness.errors import UsageError, WorkError
 from harness.files import exact, quoted
-from preprocess.interactions import float_ids, quoting
-from preprocess.interactions.columns import compared, plain, role_of
+from preprocess.interactions import float_ids, quoting, recognising
+from preprocess.interactions.columns import role_of
 
 PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x28\xb5\x2f\xfd": None}   # None: zstd
-DELIMITERS = ("::", "\t", ";", ",", "|", " ")
-SAMPLE = 256 << 10        # bytes of a text that are looked at to recognise its form
-START = 64 << 10          # bytes of every further text of a log: its first line, and some rows below
-BLANKS = re.compile(rb"[ \t]+")
 
 
 @dataclass
@@ -38,6 +34,7 @@ class Log:
     files: tuple = ()          # the unpacked files of a text, and the delimiter of its cells
     delimiter: str = ""
     floats: dict = field(default_factory=dict)    # {column of floats: from what size on they skip whole numbers, or 0}
+    kinds: dict = field(default_factory=dict)     # {column: DuckDB's type} of parquet and json
 
     def take_floats(self, con, column, path):
         """Read a column of texts that is one of floats, as preprocess/interactions/float_ids.py says, as such."""
@@ -74,10 +71,12 @@ def open_log(con, paths, spill, recipe=None, header=None, skip_bad=False, item=N
     if len(kinds) > 1:
         raise UsageError(f"the files of the log are of different kinds ({', '.join(sorted(kinds))}); read one kind "
                          "at a time")
-    kind, names = kinds.pop(), "[" + ", ".join(map(exact, plain_files)) + "]"
+    kind = kinds.pop()
+    if kind == "json":
+        plain_files = [_unmarked(path, spill / f"{n}.json") for n, path in enumerate(plain_files)]
+    names = "[" + ", ".join(map(exact, plain_files)) + "]"
     if kind == "parquet":
-        for path, file in zip(paths, plain_files, strict=True):
-            _check_names(path, file)
+        _check_columns(paths, plain_files)
         return _as_text(con, f"read_parquet({names}, union_by_name=true, hive_partitioning=false)", "parquet", paths[0],
                         item)
     if kind == "json":
@@ -132,23 +131,44 @@ def _kind(path):
 
 # --------------------------------------------------------------------------- parquet and json
 
-def _check_names(path, file):
-    """WorkError for a parquet file of which two columns have one name, in whatever case; DuckDB renames the second."""
+def _check_columns(paths, files):
+    """WorkError for a parquet file of which two columns have one name, in whatever case, as DuckDB renames the second,
+    and for files of which some have the zone of their times and some do not, as DuckDB takes the latter for UTC."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    try:
-        names = [name.lower() for name in pq.read_schema(file).names]
-    except (pa.ArrowException, OSError):
-        return      # DuckDB says what is wrong
-    if twice := next((name for name, n in Counter(names).items() if n > 1), None):
-        raise WorkError(f"{path}: two of its columns are called {twice!r}")
+    zoned = {}      # column: {whether its times have a zone: a file}
+    for path, file in zip(paths, files, strict=True):
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError):
+            return      # DuckDB says what is wrong
+        names = Counter(name.lower() for name in schema.names)
+        if twice := next((name for name, n in names.items() if n > 1), None):
+            raise WorkError(f"{path}: two of its columns are called {twice!r}")
+        for column in schema:
+            if pa.types.is_timestamp(column.type):
+                zoned.setdefault(column.name, {}).setdefault(column.type.tz is not None, path)
+    for name, kinds in zoned.items():
+        if len(kinds) > 1:
+            raise WorkError(f"{name} has a time zone in {kinds[True]} and none in {kinds[False]}; write it alike in "
+                            "all files of the log")
 
 
-def _as_text(con, relation, form, path, item, floats=None):
+def _unmarked(path, target):
+    """The path itself, or that of a copy without the byte order mark that it begins with."""
+    with open(path, "rb") as source:
+        if source.read(3) != b"\xef\xbb\xbf":
+            return path
+        with open(target, "wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+    return target
+
+
+def _as_text(con, relation, form, path, item, given=None):
     """Columns of a typed file as text; one row per user with lists, of items too, becomes one row per element.
 
-    Where a row has one item, its lists, such as genres, are several values in a cell. floats: see Log, by default of
-    the types of the columns.
+    Where a row has one item, its lists, such as genres, are several values in a cell. given: {column: type} as the file
+    has them, where the relation has texts.
     """
     import duckdb
     try:
@@ -165,34 +185,68 @@ def _as_text(con, relation, form, path, item, floats=None):
         relation = f"(select {cells} from {relation})"
         kinds |= {name: kinds[name].removesuffix("[]") for name in lists}
     cells = ", ".join(_cell(name, kinds[name]) for name in names)
-    if floats is None:
+    if given is None:
         floats = {name: float_ids.EXACT[kind] for name, kind in kinds.items() if kind in float_ids.EXACT}
-    return Log(f"(select {cells} from {relation})", names, form, floats=floats)
+    else:
+        kinds = {name: given[name].removesuffix("[]") if name in lists else given[name] for name in names}
+        floats = {name: 0 for name in names if kinds[name] == "DOUBLE"}
+    return Log(f"(select {cells} from {relation})", names, form, floats=floats, kinds=kinds)
 
 
 def _json(con, names, path, item):
     """As _as_text, of fields that are read as they are written: typed ones would lose digits of large numbers, the
     capitals of a UUID and more, and a field of numbers and texts its texts."""
     import duckdb
-    options = "hive_partitioning=false, maximum_object_size=67108864"
+    options = "hive_partitioning=false, maximum_object_size=67108864, compression='none'"
     try:
         described = con.execute(f"""describe select * from read_json({names}, union_by_name=true, sample_size=-1,
             {options})""").fetchall()      # of all rows, as a field may be first named anywhere
     except duckdb.Error as e:
         raise WorkError(f"{path} cannot be read as json ({str(e).splitlines()[0]})") from None
-    kinds = ", ".join(f"{quoted(row[0])}: {quoted('varchar[]' if row[1].endswith('[]') else 'varchar')}"
-                      for row in described)
-    floats = {row[0]: 0 for row in described if row[1].removesuffix("[]") == "DOUBLE"}
-    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path, item, floats)
+    given = {row[0]: row[1] for row in described}
+    if given in ({"json": "JSON"}, {"json": "MAP(VARCHAR, JSON)"}):      # what DuckDB calls values without fields
+        raise WorkError(f"{path} has no json objects with fields, which would be its rows")
+    kinds = ", ".join(f"{quoted(name)}: {quoted('varchar[]' if kind.endswith('[]') else 'varchar')}"
+                      for name, kind in given.items())
+    return _as_text(con, f"read_json({names}, columns={{{kinds}}}, {options})", "json", path, item, given)
 
 
 def _cell(name, kind):
     """A typed column as text; times with their offset from UTC, so that no zone is lost."""
     if kind.endswith("[]"):
         return f"array_to_string({_name(name)}::varchar[], '|') as {_name(name)}"
+    if kind == "BLOB":      # texts, as some writers do not say that they are
+        return f"decode({_name(name)}) as {_name(name)}"
     if kind == "TIMESTAMP WITH TIME ZONE":
         return f"strftime({_name(name)} at time zone 'UTC', '%Y-%m-%d %H:%M:%S.%f') || '+00' as {_name(name)}"
     return f"{_name(name)}::varchar as {_name(name)}"
+
+
+def check_cells(log, roles, path):
+    """WorkError where a role's column holds objects or lists within lists; roles: {role: column}."""
+    for role, columns in roles.items():
+        for column in columns.split(" + "):
+            kind = log.kinds.get(column, "")
+            if kind.startswith(("STRUCT", "MAP")) or kind.endswith("]"):
+                what = "lists" if kind.endswith("]") else "objects with fields of their own"
+                raise WorkError(f"{path}: {column}, the {role}, holds {what}; write the {role} as a column of its own")
+            if kind == "FLOAT" and role == "time":
+                raise WorkError(f"{path}: {column}, the time, is of 32-bit floats, which are minutes apart at times of "
+                                "today; write it as integers or 64-bit floats")
+
+
+def hint(con, log, column):
+    """The flag for a column that no flag names, as far as its first values are dates; '' for any other."""
+    import duckdb
+    if log.rejects:      # every query of such a log counts its bad rows again
+        return ""
+    try:
+        name = _name(column)
+        values = con.execute(f"select {name} from {log.sql} where {name} is not null limit 50").fetchall()
+    except duckdb.Error:
+        return ""
+    dated = values and all(re.match(r"\s*\d{4}-\d\d-\d\d", str(value)) for value, in values)
+    return f"it holds times: --time {shlex.quote(column)}" if dated else ""
 
 
 def _name(column):
@@ -204,17 +258,20 @@ def _name(column):
 
 def _text(con, paths, files, spill, recipe, header, skip_bad):
     """csv and its kin, all of one form; WorkError where a file has another header than the first, or only some do."""
-    lines = _first_lines(files[0], paths[0])
-    delimiter = recipe.delimiter if recipe and recipe.delimiter else delimiter_of(lines, paths[0])
+    lines = recognising.first_lines(files[0], paths[0])
+    delimiter = recipe.delimiter if recipe and recipe.delimiter else \
+        recognising.delimiter_of(lines, paths[0], len(recipe.names) if recipe else 0)
     if delimiter == " ":        # runs of blanks: one tab each
-        files, delimiter = [_tabbed(path, spill / f"{n}.tabs") for n, path in enumerate(files)], "\t"
-        lines = _first_lines(files[0], paths[0])
+        files, delimiter = [recognising.tabbed(path, spill / f"{n}.tabs") for n, path in enumerate(files)], "\t"
+        lines = recognising.first_lines(files[0], paths[0])
+    else:
+        files = [recognising.one_line_end(path, spill / f"{n}.lines") for n, path in enumerate(files)]
     quote, occurs = quoting.mark(files, delimiter, lines)
-    rows = [_cells(line, delimiter, quote) for line in lines]
+    rows = [recognising.cells_of(line, delimiter, quote) for line in lines]
     width = len(rows[0])
-    named = header if header is not None else has_header(rows, recipe, paths[0])
+    named = header if header is not None else recognising.has_header(rows, recipe, paths[0])
     if named:
-        columns = [cell.strip().strip('"') for cell in rows[0]]
+        columns = [cell.strip().strip('"') or f"column {i}" for i, cell in enumerate(rows[0], 1)]
         if len({c.lower() for c in columns}) < width:       # DuckDB does not tell them apart
             twice = next(c for c, n in Counter(map(str.lower, columns)).items() if n > 1)
             same = " and ".join(dict.fromkeys(repr(c) for c in columns if c.lower() == twice))
@@ -226,120 +283,17 @@ def _text(con, paths, files, spill, recipe, header, skip_bad):
     else:
         columns = [f"column{i}" for i in range(1, width + 1)]
     if header is not False:
-        _check_headers(paths, files, delimiter, quote, rows, named, recipe)
+        recognising.check_headers(paths, files, delimiter, quote, rows, named, recipe)
     kinds = "{" + ", ".join(f"{quoted(c)}: 'varchar'" for c in columns) + "}"
     names = "[" + ", ".join(map(exact, files)) + "]"
-    relation = (f"read_csv({names}, hive_partitioning=false, columns={kinds}, delim={quoted(delimiter)}, "
-                f"header={str(named).lower()}, quote={quoted(quote)}, escape={quoted(quote)}, auto_detect=false, "
-                "strict_mode=true, nullstr='', "
+    relation = (f"read_csv({names}, hive_partitioning=false, compression='none', columns={kinds}, "
+                f"delim={quoted(delimiter)}, header={str(named).lower()}, quote={quoted(quote)}, "
+                f"escape={quoted(quote)}, auto_detect=false, strict_mode=true, nullstr='', "
                 f"max_line_size={16 << 20}, buffer_size={32 << 20}" + (", store_rejects=true)" if skip_bad else ")"))
     shown = {"\t": "tabs", " ": "blanks"}.get(delimiter, repr(delimiter))
     form = (f"text, cells separated by {shown}, {'with' if named else 'without'} a header"
             + (', \'"\' an ordinary character' if occurs and not quote else ""))
     return Log(relation, columns, form, skip_bad, bool(quote) and occurs, (*files,), delimiter)
-
-
-def _check_headers(paths, files, delimiter, quote, rows, named, recipe):
-    """WorkError for a file whose header is not that of the first file, or that alone has one, or has none.
-
-    rows: the first rows of the first file as cells; named: whether the first of them is its header.
-    """
-    wanted = list(map(compared, rows[0]))
-    for path, file in zip(paths[1:], files[1:], strict=True):
-        with open(file, "rb") as f:
-            text = f.read(START).decode("utf-8-sig", "replace")
-        found = [_cells(line, delimiter, quote) for line in text.splitlines() if line.strip()]
-        if not found or list(map(compared, found[0])) == wanted:
-            continue
-        header, first = _seems_header(found, rows[named:], recipe), found[0]
-        line = f"{path}: its first line, {delimiter.join(first)[:60]!r},"
-        if header and not named:
-            raise WorkError(f"{line} looks like a header, but {paths[0]} has none; give every file of the log the same "
-                            "header or none, or say --header no if it is a row")
-        if named and not header:
-            raise WorkError(f"{line} is no header, but {paths[0]} has one ({delimiter.join(rows[0])[:60]!r}); give "
-                            "every file of the log the same header or none")
-        if named:
-            differs = next((f"column {i} is {a.strip()!r} where {paths[0]} has {b.strip()!r}" for i, (a, b)
-                            in enumerate(zip(first, rows[0], strict=False), 1) if compared(a) != compared(b)),
-                           f"it has {len(first)} columns where {paths[0]} has {len(rows[0])}")
-            raise WorkError(f"{path}: its header is not that of the first file: {differs}; give every file of the log "
-                            "the same columns in the same order")
-
-
-def _seems_header(rows, others, recipe):
-    """Whether the first row names columns: by usual names, or as text above what is a number in all other rows."""
-    first = rows[0]
-    if any(map(_numeric, first)):
-        return False
-    if any(map(role_of, first)) or (recipe and any(plain(c) in map(plain, recipe.names) for c in first)):
-        return True
-    below = [row for row in [*rows[1:], *others] if len(row) == len(first)]
-    return bool(below) and not (recipe and recipe.names) and any(all(map(_numeric, column))
-                                                                 for column in zip(*below, strict=True))
-
-
-def _first_lines(path, shown):
-    with open(path, "rb") as f:
-        start = f.read(SAMPLE)
-    try:
-        text = start[:start.rfind(b"\n") + 1 or len(start)].decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise WorkError(f"{shown} is not UTF-8 text (byte {e.start}); convert it, for example with iconv") from None
-    lines = [line for line in text.splitlines() if line.strip()][:500]
-    if not lines:
-        raise WorkError(f"{shown} has no line with anything in it")
-    return lines
-
-
-def _cells(line, delimiter, quote='"'):
-    if len(delimiter) > 1:
-        return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE))
-
-
-def delimiter_of(lines, path):
-    """The delimiter that cuts the first lines into the same number of cells, two at least; WorkError for none."""
-    for delimiter in DELIMITERS:
-        first = _cells(lines[0], delimiter) if delimiter != " " else lines[0].split()
-        if len({role_of(cell) for cell in first} - {None}) > 1:       # a header that names two roles decides
-            return delimiter
-        for quote in ('"', "")[:1 if delimiter in quoting.ALWAYS else 2]:
-            counts = Counter(len(_cells(line.strip("\r\n"), delimiter, quote) if delimiter != " " else line.split())
-                             for line in lines)
-            width, often = counts.most_common(1)[0]
-            if width > 1 and often >= .9 * len(lines):
-                return delimiter
-    raise WorkError(f"{path}: its first lines are not cut into the same number of cells by tabs, commas, semicolons, "
-                    f"'::', '|' or blanks; the first is {lines[0][:80]!r}")
-
-
-def _tabbed(path, target):
-    with open(path, "rb") as source, open(target, "wb") as out:
-        for line in source:
-            if line.strip():
-                out.write(BLANKS.sub(b"\t", line.strip()) + b"\n")
-    return target
-
-
-def has_header(rows, recipe, path):
-    """Whether the first row names columns; UsageError where neither names nor numbers say so."""
-    first = rows[0]
-    if any(role_of(cell) for cell in first) or (recipe and any(plain(c) in map(plain, recipe.names) for c in first)):
-        return True
-    if recipe and recipe.names:
-        return False
-    for i, cell in enumerate(first):
-        below = [_numeric(row[i]) for row in rows[1:] if len(row) == len(first)]
-        if _numeric(cell):
-            return False
-        if below and all(below):
-            return True
-    raise UsageError(f"{path}: is its first line, {'  '.join(first)[:60]!r}, a header? say --header yes or --header no")
-
-
-def _numeric(cell):
-    return re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", cell.strip()) is not None
 
 
 # --------------------------------------------------------------------------- rows that do not parse
@@ -361,6 +315,7 @@ def rejected(con) -> tuple:
 
 ERRORS = (   # words of DuckDB's errors, in lower case, and ours
     ("unicode", "bytes that are not UTF-8 text"), ("utf-8", "bytes that are not UTF-8 text"),
+    ("invalid state", "line ends or quotes that are not alike in all rows"),
     ("quote", "a quoted cell that never ends, or text behind a closing quote"),
     ("maximum line size", "a line of more than 16 MB: probably a quote that never ends"))
 

@@ -20,16 +20,11 @@ def mark(files, delimiter, lines) -> tuple:
 
     files: the unpacked texts of a log; lines: the first lines of the first one
     """
-    occurs = any(map(_occurs, files))
+    occurs = any(map(quotes.occur, files))
     if delimiter in ALWAYS:
         return '"', occurs
     width = Counter(line.count(delimiter) + 1 for line in lines).most_common(1)[0][0]
     return '"' if occurs and all(_well_formed(path, delimiter, width) for path in files) else "", occurs
-
-
-def _occurs(path):
-    with open(path, "rb") as f:
-        return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
 
 
 def _well_formed(path, delimiter, width):

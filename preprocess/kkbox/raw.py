@@ -13,7 +13,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import delimited
+from harness import delimited, quotes
 from harness.errors import WorkError
 from harness.files import exact, quoted
 from preprocess import stage
@@ -45,12 +45,6 @@ def columns_of(path, needed):
     if twice := [c for c in needed if columns.count(c) > 1]:
         raise WorkError(f"{path} has the column {', '.join(twice)} more than once; remove or rename the duplicates")
     return [c if c in needed else f"column {i}" for i, c in enumerate(columns)]
-
-
-def has_quotes(path):
-    """Whether a file has a quotation mark anywhere; without one, every line end is the end of a row."""
-    with open(path, "rb") as f:
-        return any(b'"' in block for block in iter(lambda: f.read(1 << 20), b""))
 
 
 class Raw:
@@ -105,7 +99,7 @@ class Raw:
         """
         import pyarrow as pa
         from pyarrow import csv as arrow
-        path, quoting = self.files[name], has_quotes(self.files[name])
+        path, quoting = self.files[name], quotes.occur(self.files[name])
         try:
             table = arrow.read_csv(
                 path, arrow.ReadOptions(block_size=BLOCK), arrow.ParseOptions(newlines_in_values=quoting),

@@ -256,7 +256,8 @@ def write_vectors(con, path, which, folder, track_checksum, digest):
     if not listed or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
         raise WorkError(f"{path}: {column} should be lists of numbers, but is {kind}")
     ids = con.execute("select id from tracks order by code").fetchnumpy()["id"].astype(np.int64)
-    target, matrix, found = folder / "embeddings" / "yambda.npy", None, np.zeros(len(ids), bool)
+    target, matrix = folder / "embeddings" / "yambda.npy", None
+    found, usable = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic(target) as temporary:
         for batch in parquet_batches(path, ["item_id", column], BATCH):
@@ -270,18 +271,21 @@ def write_vectors(con, path, which, folder, track_checksum, digest):
             dim = int(width[0]) if matrix is None else matrix.shape[1]
             if not dim or (width != dim).any():
                 raise WorkError(f"{path}: the vectors of {column} have unequal lengths, or none")
-            flat = values.flatten().to_numpy(zero_copy_only=False).astype("<f4").reshape(-1, dim)
+            with np.errstate(over="ignore"):
+                flat = values.flatten().to_numpy(zero_copy_only=False).astype("<f4").reshape(-1, dim)
+            flat[~np.isfinite(flat).all(axis=1)] = np.nan        # a track without a usable vector has none
             if matrix is None:
                 matrix = np.lib.format.open_memmap(temporary, "w+", "<f4", (len(ids), dim))
                 matrix[:] = np.nan
             matrix[row[known]] = flat[known]
             found[row[known]] = True
-        if matrix is None or not found.any():
+            usable[row[known]] = np.isfinite(flat[known]).all(axis=1)
+        if matrix is None or not usable.any():
             raise WorkError(f"{path} has no vector of a track of this log")
         matrix.flush()
         del matrix
     about = {"backend": "yambda", "name": "yambda", "dim": dim, "column": column, "source_checksum": digest,
-             "track_checksum": track_checksum, "failed": {}, "without": int((~found).sum()),
-             "reason": "tracks that embeddings.parquet lacks"}
+             "track_checksum": track_checksum, "failed": {}, "without": int((~usable).sum()),
+             "reason": "tracks that embeddings.parquet lacks, or has values of that are not finite"}
     write_json(target.with_suffix(".json"), about)
     return {"yambda": {"rows": int(found.sum()), "dim": dim}}

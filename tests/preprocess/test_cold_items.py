@@ -430,4 +430,4 @@ def test_a_pair_without_a_track_is_refused_as_by_the_other_protocols(tmp_path):
     write_parquet(workdir / "plays.pqt", plays)
     for protocol in (COLD, ("--protocol", "random")):
         status, err = call(workdir, *protocol)
-        assert status == 1 and "with 1 incomplete pairs" in err, protocol
+        assert status == 1 and "1 of its " in err and "rows have no track_id" in err, protocol

@@ -365,7 +365,7 @@ def test_given_needs_a_split_of_the_right_form(tmp_path, split):
     workdir = given_workspace(tmp_path / "w")
     (workdir / "wrong.csv").write_text("user,item\n1,2\n")
     status, _, err = split(workdir, "--protocol", "given", "--split", workdir / "wrong.csv")
-    assert status == 1 and "must be a table with the columns user_id, track_id and part" in err
+    assert status == 1 and "has no column user_id or track_id or part; it has user, item" in err
     (workdir / "split.pqt").unlink()
     status, _, err = split(workdir, "--protocol", "given")
     assert status == 2 and "no published split at" in err

@@ -155,11 +155,11 @@ def test_usage(tmp_path, split, argv, sentence):
 @pytest.mark.parametrize("change, sentence", [
     (lambda f: f.assign(user_id=f["user_id"].astype(str)), "must have an integer column user_id"),
     (lambda f: f.drop(columns="track_id"), "must have an integer column track_id"),
-    (lambda f: f.assign(track_id=f["track_id"] + 2), "track_id runs from 2 to 5 with 0 incomplete pairs, "
+    (lambda f: f.assign(track_id=f["track_id"] + 2), "track_id runs from 2 to 5, "
      "but trackid_sorted.csv has 4 rows"),
     (lambda f: f.assign(timestamp=f["timestamp"].where(f.index > 2)), "without nulls, but is timestamp with 3 nulls"),
     (lambda f: f.assign(timestamp=f["timestamp"].dt.tz_localize("UTC")), "must be UTC timestamps without time zone"),
-    (lambda f: f.assign(user_id=f["user_id"].astype("Int64").where(f.index > 0)), "incomplete pairs"),
+    (lambda f: f.assign(user_id=f["user_id"].astype("Int64").where(f.index > 0)), "1 of its 13 rows have no user_id"),
     (lambda f: f.assign(count=-1), "every count must be at least 1"),
     (lambda f: f.head(0), "nothing to split"),
     (None, "cannot be read as parquet"),

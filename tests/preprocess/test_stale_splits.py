@@ -78,8 +78,9 @@ def test_more_plays_of_the_same_users_are_no_other_split_but_no_plays_of_it(tmp_
     with open(tmp_path / "log.tsv", "a") as f:
         f.write("bob\tt1\t2020-02-01 00:00:00\n")
     assert say(get_plays, *brought("music4all", tmp_path / "log.tsv", workdir))[0] == 0
-    status, err = say(popularity, *ask, "--overwrite")
-    assert status == 1 and "plays.pqt is not the one that data/ was split from" in err and err.count("\n") == 1
+    for words in ([*ask, "--overwrite"], ["--workdir", workdir, "--overwrite"]):      # with every play, and without
+        status, err = say(popularity, *words)
+        assert status == 1 and "data was split from other plays than those of" in err and err.count("\n") == 1
     assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
     assert say(popularity, *ask)[0] == 0
 

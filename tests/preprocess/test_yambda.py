@@ -339,6 +339,16 @@ def test_vectors_that_do_not_fit_are_refused(tmp_path, vectors, says):
     assert not (tmp_path / "w" / "embeddings" / "yambda.npy").exists()
 
 
+def test_a_vector_that_is_not_finite_is_none(tmp_path):
+    damaged(tmp_path, "flat/50m/listens.parquet", GOOD)
+    vectors = {"item_id": [5, 6], "embed": [[1.0, 1e300], [3.0, 4]]}
+    make(damaged(tmp_path, "embeddings.parquet", vectors), tmp_path / "w")
+    about = json.loads((tmp_path / "w" / "embeddings" / "yambda.json").read_text())
+    matrix = np.load(tmp_path / "w" / "embeddings" / "yambda.npy")
+    assert about["without"] == np.isnan(matrix).any(axis=1).sum() == np.isnan(matrix).all(axis=1).sum()
+    assert np.isfinite(matrix).any()
+
+
 def test_a_track_with_two_vectors_is_one_track(tmp_path):
     damaged(tmp_path, "flat/50m/listens.parquet", GOOD)
     make(damaged(tmp_path, "embeddings.parquet", {"item_id": [5, 5], "embed": [[1.0, 2], [3.0, 4]]}), tmp_path / "w")
