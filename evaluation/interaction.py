@@ -10,14 +10,16 @@ that all m_s are equal is tested by Wald's statistic
 where V_users is the covariance of the means over users, who are the clusters (a user's residuals in all its segments
 stay together; of each segment with its own n - 1, as it may be small), V_perm that over permutations, divided by P, and
 V_seeds that of the value over seeds of its own, divided by their number, where they are not those of the permutations.
-Where the value is a single run of a method that trains by chance, V_perm counts once more, undivided (`once`, as in
-evaluation/worth.py). The spread of users within a permutation or seed is in all, which makes the test cautious. W is
-compared with F(q, nu), nu by Satterthwaite's formula from the traces of the parts. With one permutation, or one seed,
-there is no such part.
+The true order of the rows is one more draw, as in evaluation/worth.py: the covariance of the control over permutations
+counts once more, undivided (with that of the seeds in it, where each permutation is a training). The spread of users
+within a permutation or seed is in all, which makes the test cautious (of worlds without a difference .4 to 3 % alarm at
+.05). V has nu degrees of freedom, by Satterthwaite's formula from the traces of the parts, so that
+W (nu - q + 1) / nu is compared with F(q, nu - q + 1), as Hotelling's T2 is. With one permutation, or one seed, there is
+no such part.
 
 Sources: Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference", J. Human Resources 50, 2015; Gelman
 and Stern, "The difference between significant and not significant is not itself statistically significant", The
-American Statistician 60, 2006.
+American Statistician 60, 2006; Hotelling, Ann. Math. Statist. 2, 1931.
 """
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ LEAST = 5     # users of a segment; of fewer the variance is not known well enou
 @dataclass
 class Interaction:
     """means: float64 (S,) worth of each segment; statistic: W; q, freedom: its degrees of freedom; p: of equal worth,
-    NaN where a segment has fewer than LEAST users or nothing varies."""
+    NaN where a segment has fewer than LEAST users, nothing varies, or there are too few permutations for the segments.
+    """
     means: np.ndarray
     statistic: float
     q: int
@@ -40,11 +43,12 @@ class Interaction:
 
 
 def interaction(users: list[np.ndarray], differences: list[np.ndarray],
-                seeds: list[np.ndarray] | None = None, once: bool = False) -> Interaction:
+                seeds: list[np.ndarray] | None = None, controls: list[np.ndarray] | None = None) -> Interaction:
     """The test over segments. users: ids (U_s,) of each of S segments, at least 2; differences: float64 (P, U_s) each.
 
     seeds: the value under each of its seeds, float64 (seeds, U_s) each, where every difference is of their mean
-    once: whether the value is one run of a method in which something is random
+    controls: the control alone, float64 (P, U_s) each; None where the differences have its spread, of a value whose
+        seeds are not the permutations'
     A user with a NaN in a segment is left out there.
     """
     from scipy.stats import f
@@ -65,15 +69,18 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     own = (residuals ** 2).sum(axis=0) * (contrast ** 2).sum(axis=0)             # of each segment, without covariances
     nu = own.sum() ** 2 / max((own ** 2 / (np.array([len(ids) for ids in users]) - 1)).sum(), np.finfo(float).tiny)
     parts = [(contrast @ residuals.T @ residuals @ contrast.T, min(max(nu, 1.0), len(everybody) - 1))]
-    drawn = [differences] if seeds is None else [differences, [v[:, k] for v, k in zip(seeds, known, strict=True)]]
-    for tables in drawn:
-        if (n := len(tables[0])) > 1:
+    others = [tables and [v[:, k] for v, k in zip(tables, known, strict=True)] for tables in (seeds, controls)]
+    seeds, controls = others
+    for tables, times in ((differences, 1 if controls is None else 0), (seeds, 0), (controls, None)):
+        if tables and (n := len(tables[0])) > 1:
             each = np.stack([table.mean(axis=1) for table in tables], axis=1) @ contrast.T      # (n, q)
-            parts.append((np.cov(each.T).reshape(s - 1, s - 1) * (1 / n + (once and tables is differences)), n - 1))
+            parts.append((np.cov(each.T).reshape(s - 1, s - 1) * (1 if times is None else 1 / n + times), n - 1))
     variance = sum(part for part, _ in parts)
     if np.linalg.matrix_rank(variance) < s - 1:
         return nothing
     wanted = contrast @ means
     statistic = float(wanted @ np.linalg.solve(variance, wanted)) / (s - 1)
     freedom = np.trace(variance) ** 2 / sum(np.trace(part) ** 2 / n for part, n in parts)
-    return Interaction(means, statistic, s - 1, float(freedom), float(f.sf(statistic, s - 1, freedom)))
+    left = freedom - (s - 1) + 1
+    p = float(f.sf(statistic * left / freedom, s - 1, left)) if left > 0 else np.nan
+    return Interaction(means, statistic, s - 1, float(freedom), p)

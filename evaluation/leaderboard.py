@@ -284,15 +284,15 @@ def ran_once(cell):
 def worth_by_column(row):
     """{column: Worth} of a row over its control; each permutation is paired with the seed of the same number."""
     paired_seeds, order = repeats_paired(row)
-    once, worth = ran_once(row.cell), {}
+    worth = {}
     for column, figure in row.figures.items():
         control = row.controls.get(column)
         if control is None:
             continue
         if figure.table is None or control.table is None:
-            worth[column] = worth_of_means(figure.means, control.means[order], paired_seeds, once)
+            worth[column] = worth_of_means(figure.means, control.means[order], paired_seeds)
         else:
-            worth[column] = worth_of(figure.table, control.table[order], paired_seeds, once)
+            worth[column] = worth_of(figure.table, control.table[order], paired_seeds)
     return worth
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from evaluation import paired_tests
 from evaluation.cuts import ARTIST
 from evaluation.interaction import interaction
-from evaluation.leaderboard import ran_once, repeats_paired
+from evaluation.leaderboard import repeats_paired
 from evaluation.render import escape_markdown, with_half
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ def who_profits(boards: dict[str, tuple[Leaderboard, np.ndarray]], cut: str) -> 
             worths = [other.worth.get(first.columns[0]) if other else None for other in rows]
             if None not in worths:
                 each, seeds = zip(*(_each(other, first.columns[0]) for other in rows), strict=True)
+                controls = [other.controls[first.columns[0]].table for other in rows]
                 test = interaction([boards[name][1] for name in family], each, None if seeds[0] is None else seeds,
-                                   once=ran_once(row.cell))
+                                   controls if seeds[0] is None and len(row.cell.runs) > 1 else None)
                 results.append({"method": row.method, "representation": row.label, "test": test,
                                 "worth": dict(zip(family, worths, strict=True))})
     return results

@@ -95,14 +95,12 @@ def notes(board, every=False, extra=""):
     shown, text = with_worth(board, every), "±: 95 % interval over users"
     if any(row.worth for row in board.rows):
         text = ("control: the same vectors on the wrong tracks, mean over (n) permutations; worth: value minus "
-                f"control, its interval over users and permutations (crossed); other {text}")
+                f"control, its interval over users and permutations, the true order one more of them; other {text}")
         if any(row.worth[c].over == USERS_ONLY for row in board.rows for c in shown if c in row.worth):
             text += f"; (1): {USERS_ONLY}"
         alone = [c for c in shown if any(r.worth[c].over == PERMUTATIONS_ONLY for r in board.rows if c in r.worth)]
         if alone:
             text += f"; of {', '.join(alone)}, without values of each user here, over {PERMUTATIONS_ONLY}"
-        if any(row.worth[c].once for row in board.rows for c in shown if c in row.worth):
-            text += "; of a trained method that ran once, the spread of the permutations stands for that of its seeds"
     sentences = [text + ("; seeds: their number and the interval over them" if has_seeds(board) else "")]
     if text := _note_on_tests(board):
         sentences.append(text)
@@ -332,7 +330,7 @@ def _control_of_line(row, column):
     elif row.block == "with content":
         values["worth_over"] = NO_CONTROL
     return values | {name: getattr(worth, name) if worth else np.nan
-                     for name in ("se_users", "se_permutations", "se_rest", "se_seeds")}
+                     for name in ("se_users", "se_permutations", "se_rest", "se_seeds", "se_draw")}
 
 
 def _tests_of_line(prefix, test):

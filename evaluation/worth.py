@@ -6,13 +6,17 @@ and variance evaluation/crossed.py has (its seeds s are permutations p here):
 
     Var(d..) = s2_a / U + s2_b / P + s2_e / (U P)        = (MS_users + MS_permutations - MS_rest) / (U P),
 
-the last where no component was negative. The interval is d.. +- t(nu) sqrt(Var(d..)), with Satterthwaite's degrees of
-freedom nu for that sum of mean squares.
+the last where no component was negative. Repeats of the value itself (seeds) that are those of the permutations are
+paired with them, each permutation with its seed, and their spread is part of d_up. Other repeats are averaged for each
+user, and their component s2_seed / S, of the same layout on the values, is added.
 
-Repeats of the value itself (seeds) that are those of the permutations are paired with them, each permutation with its
-seed, and their spread is part of d_up. Other repeats are averaged for each user, and their component s2_seed / S, of
-the same layout on the values, is added. A single run of a method that trains by chance shows no spread over seeds; each
-permutation is a training of its own, so s2_p, in which that spread is, then counts once more, undivided (`once`).
+To that comes the true order of the rows, which is one more draw from all orders: if the vectors said nothing about
+their tracks, the value would be one more of the control's figures, and would lie as far from their mean as any of them.
+Its variance is the component of the permutations in the control, less that of the value's seeds, which is in it where
+each permutation is a training of its own; it is not divided by P (a prediction interval). Without it the vectors of a
+generator of noise are worth something, or cost something, in a third to a half of all cases.
+
+The interval is d.. +- t(nu) sqrt(Var), with Satterthwaite's degrees of freedom nu for the sum of all mean squares.
 """
 from dataclasses import dataclass
 
@@ -24,6 +28,7 @@ CROSSED = "users and permutations"
 USERS_ONLY = "control: 1, interval over users only"
 PERMUTATIONS_ONLY = "permutations only"     # of a metric of all users together
 NO_INTERVAL = "one user, no interval"
+COLUMNS = np.array([0.0, 1.0, -1.0])        # of mean squares (rows, columns, rest): the columns' component, times rows
 
 
 @dataclass
@@ -32,7 +37,8 @@ class Worth:
 
     half: half-width of the 95 % interval; over: what it is an interval over
     se_users, se_permutations, se_rest, se_seeds: parts of the standard error: sqrt(s2_a / U), sqrt(s2_b / P),
-        sqrt(s2_e / (U P)) and sqrt(s2_seed / S), or sqrt(s2_b) with `once`
+        sqrt(s2_e / (U P)) and sqrt(s2_seed / S)
+    se_draw: that of the true order as one more draw; NaN with one permutation, which says nothing of it
     """
     difference: float
     half: float
@@ -40,20 +46,19 @@ class Worth:
     users: int
     permutations: int
     paired: bool = False              # each permutation with a seed of the value
-    once: bool = False                # the spread of permutations stands for that of the value's seeds, too
     freedom: float = np.nan
     se_users: float = np.nan
     se_permutations: float = np.nan
     se_rest: float = np.nan
     se_seeds: float = np.nan
+    se_draw: float = np.nan
 
 
-def worth_of(value, control, paired=False, once=False):
+def worth_of(value, control, paired=False):
     """The Worth of a value over its control.
 
     value:   float64 (S, U), each user's value in each repeat; control: float64 (P, U), of the same users in each
              permutation; paired: whether row i of both is one seed (then S = P)
-    once:    whether the value is one run (S = 1) of a method in which something is random
     A user with a NaN in any row is left out. With one user, or none, there is no interval.
     """
     value, control = np.asarray(value, np.float64), np.asarray(control, np.float64)
@@ -61,13 +66,10 @@ def worth_of(value, control, paired=False, once=False):
     value, control = value[:, known].T, control[:, known].T                            # (U, S), (U, P)
     users, permutations = control.shape
     each = (value if paired else value.mean(axis=1, keepdims=True)) - control          # (U, P)
-    result = Worth(float(each.mean()) if users else np.nan, np.nan, NO_INTERVAL, users, permutations, paired,
-                   once and permutations > 1)
+    result = Worth(float(each.mean()) if users else np.nan, np.nan, NO_INTERVAL, users, permutations, paired)
     if users < 2:
         return result
-    ours, seeds = layout(each), None
-    if not paired and value.shape[1] > 1:
-        seeds = layout(value)
+    ours, seeds = layout(each), layout(value) if value.shape[1] > 1 else None
     if permutations == 1:
         squares, coefficients, freedom = ours.squares[:1], np.array([1 / users]), ours.freedom[:1]
         result.over, least = USERS_ONLY, users - 1
@@ -79,29 +81,42 @@ def worth_of(value, control, paired=False, once=False):
         result.se_users = float(np.sqrt(of_users / users))
         result.se_permutations = float(np.sqrt(of_permutations / permutations))
         result.se_rest = float(np.sqrt(rest / each.size))
-        if result.once and of_permutations > 0:
-            result.se_seeds = float(np.sqrt(of_permutations))
-            coefficients = coefficients + np.array([0.0, 1.0, -1.0]) / users
-    if seeds is not None:
-        component = seeds.components()[1] / value.shape[1]
-        result.se_seeds = float(np.sqrt(component))
-        if component > 0:
-            more = np.array([0.0, 1.0, -1.0]) / np.prod(seeds.shape)
-            squares, freedom = np.append(squares, seeds.squares), np.append(freedom, seeds.freedom)
-            coefficients, least = np.append(coefficients, more), min(least, value.shape[1] - 1)
+    of_seeds, times = 0.0 if seeds is None else float(seeds.components()[1]), 0.0
+    if seeds is not None and not paired:
+        result.se_seeds, times = float(np.sqrt(of_seeds / value.shape[1])), 1 / value.shape[1]
+    more = []                           # (layout, how often its component of columns counts)
+    if permutations > 1:
+        orders = layout(control)
+        draw = _beyond(float(orders.components()[1]), of_seeds)
+        result.se_draw = float(np.sqrt(draw))
+        if draw > 0:
+            times -= 1                  # of the seeds, which are in the control's component
+            if paired:
+                more += [(orders, 1.0)]
+            else:                       # the differences' own, as the value is one constant of each user
+                coefficients = coefficients + COLUMNS / users
+    if of_seeds > 0 and times:
+        more += [(seeds, times)]
+    for table, count in more:
+        squares, freedom = np.append(squares, table.squares), np.append(freedom, table.freedom)
+        coefficients, least = np.append(coefficients, count * COLUMNS / users), min(least, table.shape[1] - 1)
     result.half, result.freedom = half_width(squares, coefficients, freedom, least)
     return result
 
 
-def worth_of_means(value, control, paired=False, once=False):
+def _beyond(orders, seeds):
+    """The variance of orders beyond that of seeds, 0 where it is smaller, or only the rounding of the difference."""
+    return orders - seeds if orders - seeds > 1e-9 * orders else 0.0
+
+
+def worth_of_means(value, control, paired=False):
     """The Worth in a metric of all users together (Coverage): value float64 (S,), control float64 (P,).
 
-    The interval is over permutations, and over the value's repeats where they are others and several; with `once`, a
-    single value of a random method, the permutations' variance counts once more.
+    The interval is over permutations, the true order as one more of them, and over the value's repeats where they are
+    others and several.
     """
     value, control = np.asarray(value, np.float64), np.asarray(control, np.float64)
-    result = Worth(float(value.mean() - control.mean()), np.nan, PERMUTATIONS_ONLY, 0, len(control), paired,
-                   once and len(control) > 1)
+    result = Worth(float(value.mean() - control.mean()), np.nan, PERMUTATIONS_ONLY, 0, len(control), paired)
     columns = [value - control] if paired else [control] + ([value] if len(value) > 1 else [])
     if len(control) < 2:
         result.over = "control: 1, no interval"
@@ -112,7 +127,13 @@ def worth_of_means(value, control, paired=False, once=False):
     result.se_permutations = float(np.sqrt(squares[0] / sizes[0]))
     if len(columns) > 1:
         result.se_seeds = float(np.sqrt(squares[1] / sizes[1]))
-    elif result.once:
-        result.se_seeds, shares = float(np.sqrt(squares[0])), shares + 1
+    own = [control, *([value] if len(value) > 1 else [])]
+    draw = _beyond(float(own[0].var(ddof=1)), sum(float(v.var(ddof=1)) for v in own[1:]))
+    result.se_draw = float(np.sqrt(draw))
+    if draw > 0 and not paired:             # the columns are those of the control, and of the value's seeds
+        shares = shares + np.array([1.0, -1.0])[:len(shares)]
+    elif draw > 0:
+        squares = np.append(squares, [v.var(ddof=1) for v in own])
+        shares, sizes = np.append(shares, [1.0, -1.0]), np.append(sizes, [len(v) for v in own])
     result.half, result.freedom = half_width(squares, shares, sizes - 1, sizes.min() - 1)
     return result

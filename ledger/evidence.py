@@ -245,10 +245,12 @@ def _estimate(line, workspace, weights, bound, cells):
         figure = _figure(values, cell, claim)
         if figure.table is None:
             raise WorkError(f"{claim.metric} belongs to all users together: no test over users")
-        terms.append(crossed.Term(weight, figure.table, tuple(repeat_numbers(cell)), bound[name].control))
+        fixed = not bound[name].control and registry.deterministic(cell.recommender, cell.request)
+        once = slice(1) if fixed else slice(None)       # runs of a method without chance are one, by whatever seed
+        terms.append(crossed.Term(weight, figure.table[once], tuple(repeat_numbers(cell))[once], bound[name].control))
         subtracted += [-weight * figure.mean] if weight < 0 else []
         line.runs += [run for run, _ in cell.runs if run not in line.runs]
-        if bound[name].control or not registry.deterministic(cell.recommender):
+        if not fixed:
             line.single += [_word(1, bound[name]).removeprefix("+ ")] if figure.repeats == 1 else []
             if figure.repeats < workspace.ledger.rules["seeds"]:
                 line.needs.append(_need(bound[name], cell))

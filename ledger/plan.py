@@ -4,6 +4,7 @@ Settings are those of the data set's grid file (claims.yaml names it), which tun
 lacks takes those of another one under the same method, and a comment says so. A term that is `like` another takes that
 run's own settings. What a claim varies goes over both.
 """
+import functools
 import json
 
 from harness import registry
@@ -101,12 +102,18 @@ def _of_grid(need, dataset, script, flag):
     return usual, f"not in a grid of {dataset.name}, so the script's defaults"
 
 
+@functools.cache
+def _blocks(path):
+    """The blocks of a grid file, to be read only: it is asked for once per run that lacks."""
+    from experiments import grid_file
+    return grid_file.read(path).get("blocks") or []
+
+
 def _known(dataset, script, flag):
     """[(representations, {flag: value})] of a script's blocks in the data set's grids, without its controls."""
-    from experiments import grid_file
     known, flags = [], {action.dest for action in registry.load(script).build_parser()._actions}
     for path in dataset.grids:
-        for block in grid_file.read(ROOT / path).get("blocks") or []:
+        for block in _blocks(ROOT / path):
             lists = block.get("grid") or {}
             settings = {k: v[0] if isinstance(v, list) else v for k, v in lists.items()} | (block.get("set") or {})
             if block["script"] != script or _is_on(settings.get("shuffle")):

@@ -132,7 +132,7 @@ def estimate(jobs, workdir):
 def extraction(args, document, flags, workdir):
     """Stages that make the embeddings: per backend its shards, then their merge."""
     about = document.get("extract") or {}
-    backends = args.extract or list(about.get("backends") or [])
+    backends = list(dict.fromkeys(args.extract or about.get("backends") or []))
     if args.shards and not backends:
         raise UsageError("--shards divides an extraction; add --extract BACKEND")
     shards = args.shards or about.get("shards") or 1

@@ -97,6 +97,35 @@ def test_a_control_counts_its_own_permutation(tmp_path):
     assert row["verdict"] == "undecided" and row["low"] < 0 < row["high"]
 
 
+def test_a_run_without_chance_that_was_repeated_is_one(tmp_path):
+    """Equal values under two seeds: two paired seeds without spread would leave one degree of freedom."""
+    one, twice = (workspace(tmp_path / name) for name in "ab")
+    for workdir, seeds in ((one, (42,)), (twice, (42, 1))):
+        rng = np.random.default_rng(5)
+        value = rng.normal(.7, .02, 200)
+        for seed in seeds:
+            add_run(workdir, "knn", value, "a", seed, shuffle=False)
+        for seed in range(1, 7):
+            add_run(workdir, "knn", rng.normal(.5, .02, 200), "a", seed, shuffle=True)
+    terms = "{x: {method: knn, representation: a}, y: {method: knn, representation: a, control: true, like: x}}"
+    path = ledger(tmp_path, claim(terms=terms))
+    first, second = (judged(workdir, path)["first", "one", ""] for workdir in (one, twice))
+    assert first["verdict"] == "holds"
+    assert {k: v for k, v in first.items() if k != "runs"} == {k: v for k, v in second.items() if k != "runs"}
+
+
+def test_a_claim_about_new_items_takes_the_setting_that_is_best_on_new_items_of_val(tmp_path):
+    one = workspace(tmp_path / "w", parts=("val", "cold_val", "test", "cold_test"))
+    users = np.random.default_rng(0).normal(0, .01, 50)
+    add_run(one, "popularity", .5 + users[::-1], cold=True)
+    add_run(one, "ease", .9 + users, val=.4, cold=.2, l2=1.0)
+    chosen = add_run(one, "ease", .6 + users, val=.2, cold=.4, l2=2.0)
+    row = judged(one, ledger(tmp_path, claim(part="cold_test")))["first", "one", ""]
+    assert row["effect"] == pytest.approx(.1) and chosen in row["runs"]
+    row = judged(one, ledger(tmp_path, PAIR))["first", "one", ""]
+    assert row["effect"] == pytest.approx(.4)
+
+
 # --------------------------------------------------------------------------- bad input
 
 def test_half_the_runs_missing_is_not_testable_and_the_plan_has_the_other_half(tmp_path, capsys):

@@ -77,6 +77,8 @@ def test_the_embeddings_own_order_counts_as_one_more_permutation():
     table = np.broadcast_to(levels, (3, 10))
     plain, one_more = (estimate([term(np.full(10, .5)), term(table, -1, control=c)]) for c in (False, True))
     assert plain.se ** 2 == pytest.approx(1 / 3) and one_more.se ** 2 == pytest.approx(1 + 1 / 3)
+    twice = estimate([term(np.full(10, .5), 2), term(table, -2, control=True)])
+    assert twice.se ** 2 == pytest.approx(4 * one_more.se ** 2) and twice.more == pytest.approx(4 * one_more.more)
 
 
 @pytest.mark.numeric
@@ -89,7 +91,10 @@ def test_one_run_of_a_random_method_has_the_others_spread_of_seeds():
     assert once.effect == fixed.effect and once.more == pytest.approx(fixed.s2_seeds[0])
     assert once.se ** 2 == pytest.approx(fixed.se ** 2 + fixed.s2_seeds[0])
     assert sum(part for part, _ in once.parts()) == pytest.approx(once.se ** 2)
+    assert once.parts()[-1] == (once.more, 4)                           # the seeds' degrees of freedom, not the users'
     assert once.p_two_sided() > fixed.p_two_sided()
+    twice = estimate([term(table, 2), Term(-2, np.zeros((1, 60)), (9,), once=True)])
+    assert twice.more == pytest.approx(4 * once.more)
     alone = [Term(1, table[:1], (1,), once=True), Term(-1, table[1:2], (2,), once=True)]
     assert estimate(alone).more == 0                                    # nobody's spread is known
 

@@ -227,7 +227,8 @@ def test_where_both_vary_p_lies_between_and_the_interval_agrees_with_it():
         pytest.approx(result.se ** 2)
     away = abs(result.effect) / result.se
     assert 2 * stats.t.sf(away, 89) < p < 2 * stats.t.sf(away, 4)
-    assert result.critical(p) == pytest.approx(away, rel=1e-6) and reach > (high - low) / 2
+    assert result.critical(p) == pytest.approx(away, rel=1e-6)
+    assert reach == pytest.approx((result.critical(0.05) + result.critical(0.4)) * result.se)   # t of .05 and of .8
     assert (p < 0.05) == (low > 0 or high < 0)
 
 

@@ -31,7 +31,11 @@ def test_tracks_of_a_segment_hold_about_a_third_of_the_plays(tmp_path):
     segments = by_popularity(split)
     assert segments.tolist() == [0, 1, 1, 1, *[2] * 8]
     flat = split_of(tmp_path, [(u, t) for u in range(3) for t in range(4)])
-    assert len(set(by_popularity(flat).tolist())) == 1          # equally popular tracks are not taken apart
+    assert by_popularity(flat).tolist() == [1] * 4              # equally popular tracks are not taken apart: the middle
+    # 5 plays, 4 tracks of 2, 5 of one: the second level begins in the first third of 18, its middle is in the second
+    levels = split_of(tmp_path, [(u, 0) for u in range(5)] + [(u, t) for t in (1, 2, 3, 4) for u in range(2)]
+                      + [(u, 5 + u) for u in range(5)])
+    assert by_popularity(levels).tolist() == [0, 1, 1, 1, 1, *[2] * 5]
 
 
 def test_the_truth_of_a_segment_has_only_the_users_who_have_a_pair():

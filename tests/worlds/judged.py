@@ -49,16 +49,23 @@ def workspace(folder, name="one", parts=("val", "test")):
     return folder
 
 
-def add_run(workdir, method, values, embedding=None, seed=42, users=None, inputs=None, val=0.5, **request):
-    """A finished run whose NDCG@10 on test is `values` (U,), and whose mean on val is `val`; returns its name."""
+def add_run(workdir, method, values, embedding=None, seed=42, users=None, inputs=None, val=0.5, cold=None, **request):
+    """A finished run whose NDCG@10 on test is `values` (U,), and whose mean on val is `val`; returns its name.
+
+    cold: its mean on cold_val, of a run that has the same values on cold_test; None: it has no cold parts
+    """
     values = np.asarray(values, np.float64)
     request = {"seed": seed, "comment": "", **request}
     name = run_name(method, embedding, request, seed)
     write_json(workdir / "runs" / name / "config.json", {
         "run": name, "status": "finished", "recommender": method, "embedding": embedding, "seed": seed,
-        "request": request, "inputs": inputs or {}, "parts": ["val", "test"], "departures": {}, "started": f"{seed}"})
+        "request": request, "inputs": inputs or {}, "departures": {}, "started": f"{seed}",
+        "parts": ["val", "test"] + ["cold_val", "cold_test"] * (cold is not None)})
     users = np.arange(len(values)) if users is None else users
-    for part, figures in (("test", values), ("val", np.full(len(values), val))):
+    figures_of = {"test": values, "val": np.full(len(values), val)}
+    if cold is not None:
+        figures_of |= {"cold_test": values, "cold_val": np.full(len(values), float(cold))}
+    for part, figures in figures_of.items():
         write_metrics(workdir / "metrics" / f"{name}_{part}.csv",
                       pd.DataFrame({"NDCG@10": figures}, index=pd.Index(users, name="user_id")))
     return name
