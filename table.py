@@ -223,7 +223,7 @@ def write_cuts(workdir, cells, parts, args, reference):
     for part in parts:
         texts, frames, boards = [], [], {}
         for name, truth in segments(split, part, args.by).items():
-            values = SegmentValues(workdir, part, columns_of(args), truth)
+            values = SegmentValues(workdir, part, columns_of(args), truth, args.by.startswith("user-"))
             tested = reference if reference and part in reference.runs[0][1].get("parts", []) else None
             board = leaderboard(workdir, cells, part, values, columns_of(args), args.correction, tested,
                                 f"{name} ({len(truth.track):,} pairs)")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluation.files import again, read_metrics
 from evaluation.lists import read_frame, read_lists, read_truth
 from evaluation.results import Values
 from evaluation.segments import (
@@ -95,14 +96,24 @@ def _artists_known(split, truth):
 
 
 class SegmentValues(Values):
-    """Figures of cells on one segment, computed from the saved lists; metrics of all users together have none."""
+    """Figures of cells on one segment, computed from the saved lists; metrics of all users together have none.
 
-    def __init__(self, workdir, part, columns, truth):
+    by_user: whether the segment has all pairs of its users, whose values are then those in metrics/, as far as there
+    """
+
+    def __init__(self, workdir, part, columns, truth, by_user=False):
         super().__init__(workdir, part, columns)
-        self.truth = truth
+        self.truth, self.by_user = truth, by_user
 
     def _read(self, name: str, config: dict) -> tuple[pd.DataFrame, dict]:
         from metrics import METRICS, values_of
+        if self.by_user:
+            frame, _ = read_metrics(self.folder / f"{name}_{self.part}.csv", again(self.folder.parent, name, self.part))
+            frame = frame[frame["user_id"].isin(self.truth.users)].reset_index(drop=True)
+            if {*self.columns} <= {*frame} and np.array_equal(frame["user_id"], self.truth.users):
+                self.users, self.first = self.truth.users, self.first or name
+                self.lengths.update(int(column.split("@")[1]) for column in self.columns)
+                return frame, {}
         ks = sorted({int(column.split("@")[1]) for column in self.columns if column.split("@")[0] in METRICS})
         path = self.folder.parent / "preds" / f"{name}_{self.part}.pqt"
         if not path.exists():

@@ -9,7 +9,7 @@ import pytest
 import dataset
 import metrics
 import table
-from evaluation.cuts import segments
+from evaluation.cuts import SegmentValues, segments
 from harness import runs
 from harness.errors import UsageError, WorkError
 from harness.files import write_parquet
@@ -195,3 +195,17 @@ def test_held_out_tracks_without_an_artist_are_one_sentence(world, tmp_path):
         "track_id": np.arange(80), "artists": [None if t in held_out else [f"artist {t // 3}"] for t in range(80)]}))
     with pytest.raises(UsageError, match="no held-out track of test has an artist in items.pqt"):
         table.main(["--workdir", str(workdir), "--k", "10", "--by", "artist", "--parts", "test"])
+
+
+def test_cuts_by_user_need_no_lists_and_are_those_of_the_lists(world, monkeypatch):
+    """Values of the metrics' files; computed from the lists they are the same."""
+    argv = ["--workdir", str(world), "--metrics", "NDCG@10", "Recall@10", "--by", "user-activity", "--parts", "test"]
+    path = world / "tables" / "results_test_by_user_activity.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "SegmentValues", lambda *args: SegmentValues(*args[:4]))
+        table.main(argv)
+    of_lists = pd.read_csv(path)
+    for lists in (world / "preds").glob("*_test.pqt"):
+        lists.unlink()
+    table.main(argv)
+    pd.testing.assert_frame_equal(pd.read_csv(path), of_lists, rtol=1e-12)
