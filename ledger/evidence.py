@@ -245,7 +245,7 @@ def _estimate(line, workspace, weights, bound, cells):
         figure = _figure(values, cell, claim)
         if figure.table is None:
             raise WorkError(f"{claim.metric} belongs to all users together: no test over users")
-        fixed = not bound[name].control and registry.deterministic(cell.recommender, cell.request)
+        fixed = not bound[name].control and registry.deterministic(cell.recommender)
         once = slice(1) if fixed else slice(None)       # runs of a method without chance are one, by whatever seed
         terms.append(crossed.Term(weight, figure.table[once], tuple(repeat_numbers(cell))[once], bound[name].control))
         subtracted += [-weight * figure.mean] if weight < 0 else []
