@@ -315,6 +315,8 @@ def evaluate_files(args: argparse.Namespace) -> None:
         lists = read_lists(preds, pairs.users, users)
     except WorkError as e:
         raise WorkError(f"{args.preds}: {e}") from None
+    if not lists.length.any():
+        raise WorkError(f"no user of {args.truth} has a list in {args.preds}; are the ids of both the same?")
     values = values_of(lists, pairs, ks)
     if args.scorer:
         cross_check(values, by_rs_metrics(lists, pairs, ks), Path(args.preds).name)
@@ -322,8 +324,6 @@ def evaluate_files(args: argparse.Namespace) -> None:
         values.index = values.index.map(np.array(users).__getitem__)
     if args.out:
         write_metrics(Path(args.out).expanduser(), values)
-    if not lists.length.any():
-        print(f"warning: no user of {args.truth} has a list in {args.preds}", file=sys.stderr)
     if lists.length.max() < max(ks):
         print(f"the longest list has {lists.length.max()} tracks; at a larger k the figures are of shorter lists",
               file=sys.stderr)

@@ -37,7 +37,7 @@ LINKED = ("dataset.json", "trackid_sorted.csv", "userid_sorted.csv", "items.pqt"
           "data/rules.json")   # and embeddings/; plays.pqt and points.pqt hold test
 DEFAULTS = Path(__file__).with_name("tune.yaml")
 LENGTHS = (1, 2, 3, 4, 5, 10, 20, 50)        # of lists that a run measures itself (ranking/save.py)
-TEXTS = ("method", "representation", "metric", "setting", "run", "reason")    # columns of tuning/trials.csv
+TEXTS = ("method", "representation", "metric", "setting", "of", "run", "reason")    # columns of tuning/trials.csv
 UNRELATED = {"workdir", "device", "overwrite"}  # arguments that are no part of a request
 
 
@@ -54,6 +54,7 @@ class Trial:
     value: float = math.nan
     conf: float = math.nan
     seconds: float = math.nan
+    parts: tuple = ()      # that the value is of; of two it is the mean of both over their references
     run: str = ""
     reason: str = ""
 
@@ -162,7 +163,7 @@ def read_figure(trial, finished, where, metric, references):
         parts = [part for part in config.get("selected_on") or ("val", "cold_val") if part in config.get("parts", [])]
         same = config["recommender"] in recommender and parts
         if same and all(config["arguments"].get(k) == v for k, v in wanted.items()):
-            trial.run, trial.seconds = name, config["wall_seconds"]
+            trial.run, trial.seconds, trial.parts = name, config["wall_seconds"], tuple(parts)
             trial.value, trial.conf = figure_of(where / "metrics", name, parts, metric, references)
             return
     trial.reason = "it ended without lists of val"
@@ -247,7 +248,8 @@ def summary(best, group):
     if best is None:
         return f"{label}: none of {len(group)} trials gave a figure ({group[0].reason})"
     failed = f"; {len(group) - len(values)} gave none" if len(values) < len(group) else ""
-    return (f"{label}: {best.value:.4f} \u00b1{best.conf:.4f}, the best of {len(values)} trials from "
+    unit = f" times the references of {' and '.join(best.parts)}" if len(best.parts) > 1 else ""
+    return (f"{label}: {best.value:.4f} \u00b1{best.conf:.4f}{unit}, the best of {len(values)} trials from "
             f"{min(values):.4f} up{failed}")
 
 
@@ -272,8 +274,8 @@ def write_trials(path, trials, args):
     rows = pd.DataFrame([{
         "method": t.method.name, "representation": " ".join(map(str, t.which.values())), "metric": args.metric,
         "seed": args.seed, "trial": t.number,
-        "setting": " ".join(f"--{k.replace('_', '-')} {v}" for k, v in t.setting.items()), "value": t.value,
-        "conf": t.conf, "seconds": t.seconds, "run": t.run, "reason": t.reason} for t in trials])
+        "setting": " ".join(f"--{k.replace('_', '-')} {v}" for k, v in t.setting.items()), "of": " and ".join(t.parts),
+        "value": t.value, "conf": t.conf, "seconds": t.seconds, "run": t.run, "reason": t.reason} for t in trials])
     if rows.empty:
         return
     with locks.waited(path.with_name(".trials.lock")):     # another call may add its rows

@@ -233,7 +233,7 @@ class Run:
         """Method, representation, what was reached on val, time, where the lists are and what to type next."""
         made = self.embedding or "no embedding"
         what = f"{registry.title(self.recommender, self.request)}, {'ID embeddings' if made == 'random' else made}"
-        epochs = f"{results['epochs']} epochs, " if results.get("epochs") else ""
+        epochs = _epochs(results) + ", " if results.get("epochs") else ""
         parts = results.get("parts", [])
         lists = "no lists, as this split has no part that it can rank" if not parts else \
             (f"lists in preds/{self.name}_{{{','.join(parts)}}}.pqt; next: python table.py --workdir "
@@ -332,6 +332,12 @@ def departures(request: dict, reference: dict) -> dict[str, Any]:
     request, reference = flat(request), flat(reference)
     request |= {k: v for k, v in UNSAID.items() if k in reference and k not in request}
     return {k: v for k, v in request.items() if (reference[k] != v if k in reference else v)}
+
+
+def _epochs(results):
+    """How many epochs a training took, and which it kept, by which parts."""
+    number, on = results.get("best_epoch"), " and ".join(results.get("selected_on") or [])
+    return f"{results['epochs']} epochs" + (f", number {number} kept" + (f" (by {on})" if on else "") if number else "")
 
 
 def split_checksums(workdir: str | Path) -> dict[str, str]:

@@ -105,7 +105,8 @@ def _entry_of(workdir, name, ledger):
             return entry
     if name not in ledger.datasets or ledger.datasets[name].plays_of:
         raise UsageError(f"{workdir} is the data set {name!r}, which {ledger.path.name} does not describe; it "
-                         f"has {', '.join(ledger.datasets)}; add an entry with its representations")
+                         f"has {', '.join(ledger.datasets)}; add an entry with its representations to a copy of "
+                         "it, and name that with --ledger")
     return ledger.datasets[name]
 
 

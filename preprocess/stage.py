@@ -167,7 +167,7 @@ def atomic_outputs(manifest, name=None, overwrite=False):
         new = AtomicOutputs(manifest, overwrite)
         if name and (new.old or {}).get("name", name) != name:
             raise UsageError(f"{manifest.parent} holds the data set {new.old['name']!r}; choose another --workdir "
-                             f"for {name!r}")
+                             f"for {name!r}, or remove {manifest} if that one is not needed")
         shutil.rmtree(new.hidden, ignore_errors=True)
         try:
             new.hidden.mkdir()

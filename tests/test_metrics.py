@@ -325,7 +325,8 @@ def test_any_pair_of_files(tmp_path, suffix):
      1, "a file of that name is in the way"),
 ])
 def test_bad_input_is_one_sentence(tmp_path, tiny, words, status, sentence):
-    write_parquet(tiny / "preds/x_test.pqt", frame_of({3: [4]}))
+    someone = int(pd.read_parquet(tiny / "data/test.pqt")["user_id"].iloc[0])
+    write_parquet(tiny / "preds/x_test.pqt", frame_of({someone: [4]}))
     (tmp_path / "empty").mkdir()
     done = cli(*(w.format(empty=tmp_path / "empty", full=tiny) for w in words))
     assert (done.returncode, done.stderr.count("\n")) == (status, 1), done.stderr
@@ -468,6 +469,7 @@ def test_malformed_rows_of_lists_are_named(tmp_path, rows, sentence):
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_lists_of_no_user_of_the_truth_are_named(tmp_path, capsys):
-    assert evaluated(tmp_path, "user_id,track_id,rank\n7,1,0\n", "user_id,track_id\n8,1\n") == {8: 0}
-    assert re.search("warning: no user of .*t.csv has a list in .*p.csv", capsys.readouterr().err)
+def test_lists_of_no_user_of_the_truth_are_refused(tmp_path):
+    with pytest.raises(WorkError, match="no user of .*t.csv has a list in .*p.csv; are the ids of both the same"):
+        evaluated(tmp_path, "user_id,track_id,rank\n7,1,0\n", "user_id,track_id\n8,1\n")
+    assert not (tmp_path / "o.csv").exists()

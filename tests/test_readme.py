@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import dataset
+from experiments.expand import EMBEDDING_FLAGS
 from extract_item_embeddings.engine import extraction
 from harness import registry, runs
 from tests.conftest import ROOT
@@ -242,6 +243,7 @@ def template(path, folder):
 def test_the_template_of_a_recommender_keeps_the_contract(tmp_path):
     module, file = template("recommenders/profile.py", tmp_path)
     assert {"needs": ("embedding",), "cold": True}.items() <= registry.declared(file).items()
+    assert {action.dest for action in module.build_parser()._actions} & {*EMBEDDING_FLAGS}      # for tune.py
     workdir = tiny_workspace(tmp_path / "tiny")
     for power in ("0", "1"):
         module.main(["content", "--power", power, "--k", "10", "--workdir", str(workdir)])

@@ -25,7 +25,9 @@ class EpochLog:
         for tag, value in scalars.items():
             self.writer.add_scalar(tag, value, epoch)
         first = [k for k in ("NDCG@10", *values) if k in values][:1]
-        shown = {f"{k} loss": v for k, v in losses.items()} | {f"val {k}": values[k] for k in first}
+        first += [k for k in ("cold_val/NDCG@10",) if k in values and k not in first]
+        shown = {f"{k} loss": v for k, v in losses.items()} | {
+            k.replace("/", " ") if "/" in k else f"val {k}": values[k] for k in first}
         self.progress.say(f"{self.name}: epoch {epoch} of {self.epochs}, "
                           + ", ".join(f"{what} {value:.4f}" for what, value in shown.items())
                           + f", {now - self.last:.1f} s")

@@ -14,6 +14,7 @@ What is written
   userid_sorted.csv    user ids likewise, where not every one is a canonical whole number (007 is none)
   plays.pqt            user_id, track_id, timestamp (naive UTC, microseconds; null without times)[, count]
   items.pqt            title, artists, ... where the log or --items has them
+  users.pqt            age, country, ... where --users has them
   dataset.json         name, source and licence as given, checksums, counts, `time`: real, ordinal or none
 
 Memory stays within --memory whatever the size of the log; what does not fit goes to disk in the workspace.
@@ -63,6 +64,7 @@ def add_arguments(parser):
         "stray quote would join rows)")
     add("--tracks", metavar="FILE", help="list of item ids to keep, in this order (default: the items of the log)")
     add("--items", metavar="FILE", help="csv, tsv or parquet of items with title, artist, genres, ... for items.pqt")
+    add("--users", metavar="FILE", help="csv, tsv or parquet of users with age, country, ... for users.pqt")
     add("--name", default="own data", metavar="TEXT", help="name of the data set (default 'own data')")
     add("--source", metavar="TEXT", help="origin of the data (default: the name of the file)")
     add("--licence", default="not stated", metavar="TEXT", help="licence of the data (default 'not stated')")
@@ -71,7 +73,7 @@ def add_arguments(parser):
 def get_plays(args, workdir):
     """Write the workspace described above; skip it when nothing changed."""
     paths = formats.files_of(args.log)
-    beside = {role: Path(path).expanduser() for role, path in (("tracks", args.tracks), ("items", args.items)) if path}
+    beside = {role: Path(path).expanduser() for role in ("tracks", "items", "users") if (path := getattr(args, role))}
     if absent := next((role for role, path in beside.items() if not path.is_file()), None):
         raise UsageError(f"--{absent} {beside[absent]} is no file")
     log, beside = [hashed(p) for p in paths], {role: hashed(path) for role, path in beside.items()}
@@ -88,7 +90,7 @@ def get_plays(args, workdir):
         about = Reader(args, paths, spill, new.path).write()
         check_unchanged(inputs)
         new.check_split(args.overwrite)
-        remove = [n for n in ("userid_sorted.csv", "items.pqt") if not new.path(n).exists()]
+        remove = [n for n in ("userid_sorted.csv", "items.pqt", "users.pqt") if not new.path(n).exists()]
         new.publish({"name": args.name, "source": args.source or ", ".join(p.name for p in paths),
                      "licence": args.licence, "checksums": dict(zip(labels(i.path for i in inputs),
                                                                          (i.digest for i in inputs), strict=True)),
@@ -388,3 +390,5 @@ class Reader:
             self.con.execute("create temp table described as from (select distinct itemid from rows) "
                              + " ".join(commonest))
         items.write(self.con, self.path("items.pqt"), list(self.describing), self.args.items, self.roles["item"])
+        if self.args.users:
+            items.write_users(self.con, self.path("users.pqt"), self.args.users, self.roles.get("user", "user"))

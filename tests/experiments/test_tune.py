@@ -83,7 +83,7 @@ def test_trials_of_earlier_calls_stay(tmp_path):
 @pytest.mark.parametrize("name", ["None", "NA", "@x", "=x", "007", "a,b", "-"])
 def test_a_repeated_trial_has_one_row_whatever_its_representation_is_called(tmp_path, name):
     trial = SimpleNamespace(method=SimpleNamespace(name="1"), which={"names": name}, number=1, setting={"l2": 1.0},
-                            value=.1, conf=np.nan, seconds=1.0, run="", reason="")
+                            parts=("val",), value=.1, conf=np.nan, seconds=1.0, run="", reason="")
     for trial.value in (.1, .2):
         tune.write_trials(tmp_path / "trials.csv", [trial], SimpleNamespace(metric="NDCG@10", seed=42))
     (row,) = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False).to_dict("records")

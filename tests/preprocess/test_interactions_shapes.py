@@ -153,3 +153,26 @@ def test_what_is_not_read_is_named_and_times_by_their_look(read, tmp_path):
     status, out, _, workdir = read([write(tmp_path / "log.csv", text)], "--user", "listener", "--item", "song")
     assert status == 0 and "not read: heard_at (it holds times: --time heard_at)\n  not read: note\n" in out
     assert f"--workdir '{workdir}'" in out      # a blank in the name: the command can be typed as it is printed
+
+
+def test_a_table_of_users_becomes_users_pqt(read, tmp_path):
+    """By the ids of the log, whatever their order; numbers are numbers, and a user without a line has nothing."""
+    write(tmp_path / "users.csv", "age,Country,member since,user_id\n40,AT,2011-02-03,b\n,DE,,a\n30,FR,2012-01-01,zz\n")
+    log = write(tmp_path / "log.csv", "user_id,track_id\na,1\nb,2\nc,3\n")
+    status, out, err, workdir = read([log], "--users", tmp_path / "users.csv")
+    assert (status, err) == (0, "") and "users: 2 users of the log are described in users.csv" in out
+    users = pd.read_parquet(workdir / "users.pqt")
+    assert users["user_id"].tolist() == [0, 1, 2] and users["age"].dropna().tolist() == [40]
+    assert users["country"].fillna("").tolist() == ["DE", "AT", ""] and users["age"].dtype.kind in "if"
+    assert users["membersince"].fillna("").tolist() == ["", "2011-02-03", ""]
+    assert read([log], "--overwrite")[0] == 0 and not (workdir / "users.pqt").exists()
+    status, _, err, _ = read([write(tmp_path / "other.csv", "user_id,track_id\nx,1\n")], "--users",
+                             tmp_path / "users.csv", "--overwrite")
+    assert status == 1 and "none of its ids (column user_id) is one of the log's users" in err
+
+
+def test_a_column_of_numbers_and_texts_is_one_of_texts(read, tmp_path):
+    write(tmp_path / "users.csv", "user_id,age,score\n1,40,1.5\n2,old,2\n")
+    status, _, _, workdir = read([write(tmp_path / "log.csv", LOG)], "--users", tmp_path / "users.csv")
+    users = pd.read_parquet(workdir / "users.pqt")
+    assert status == 0 and users["age"].tolist() == ["40", "old"] and users["score"].tolist() == [1.5, 2.0]
