@@ -51,11 +51,11 @@ demo-full: demo
 	$(PY) report.py --workdir $(DEMO) --audio $(DEMO)/raw/audio
 
 test: $(STAMP) lint
-	$(PY) -m pytest -n 2 --dist loadfile --durations=20 -m "not slurm" $(TESTS)
-	$(PY) -m pytest -m slurm $(TESTS); status=$$?; test $$status -eq 5 || exit $$status
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -m "not slurm" $(TESTS)
+	$(PY) -m pytest -m slurm $(or $(TESTS),tests/experiments/test_slurm.py); status=$$?; test $$status -eq 5 || exit $$status
 
 test-quick: $(STAMP) lint
-	$(PY) -m pytest -n 2 --dist loadfile --durations=5 -m "not slurm and not trains" $(TESTS)
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=5 -m "not slurm and not trains" $(TESTS)
 
 test-processors: $(STAMP)
 	$(PY) -m tests.processors

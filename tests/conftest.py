@@ -8,6 +8,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, and before torch is imp
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST = ("test_readme.py", "harness/test_faults.py", "test_claims.py", "reporting/test_archive.py",
+           "training/test_parallel.py", "experiments/test_tune.py", "test_train.py", "reporting/test_page.py",
+           "bench/test_growth.py", "extract_item_embeddings/test_real_music.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no worker is left alone with one of them at the end."""
+    place = {str(ROOT / "tests" / name): n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(str(item.path), len(place)))
 
 
 @pytest.fixture(scope="session")

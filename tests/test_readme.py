@@ -68,19 +68,14 @@ def test_make_demo_ends_with_both_tables(demo):
 
 
 @pytest.mark.trains
-def test_a_second_make_demo_skips_everything(demo, tmp_path):
-    folder, _ = demo
-    before = {p: p.stat().st_mtime_ns for kind in ("preds", "embeddings", "data", "checkpoints")
-              for p in (folder / kind).rglob("*") if p.is_file() and not p.name.startswith(".")}
-    make_demo(folder, tmp_path / "installed")
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-
-
-@pytest.mark.trains
 def test_make_demo_full_adds_networks_and_cold_start_methods(demo, tmp_path):
+    """It begins with make demo, which skips what is there: nothing of the first call is written again."""
     folder = tmp_path / "demo"
     shutil.copytree(demo[0], folder)
+    before = {p: p.stat().st_mtime_ns for kind in ("preds", "embeddings", "data", "checkpoints")
+              for p in (folder / kind).rglob("*") if p.is_file() and not p.name.startswith(".")}
     printed = make_demo(folder, tmp_path / "installed", "demo-full")
+    assert before == {p: p.stat().st_mtime_ns for p in before}
     for method in ("KNN", "Content prior", "Content KNN", "Content to factors", "Shrinkage"):
         for name in ("musicnn-mtt", "vgg-msd", "vgg-mtt", "pitch"):
             assert len(re.findall(rf"^\| {method} +\| {name} ", printed, re.M)) == 2, (method, name)   # hot and cold

@@ -7,8 +7,7 @@ from bench import fused_bar
 from evaluation.crossed import Term
 from harness.errors import UsageError, WorkError
 from harness.files import write_json, write_parquet
-from reporting import archive, stored_tables
-from tests.conftest import ROOT
+from reporting import stored_tables
 
 
 def write(workdir, run, part, values, cold_share=0.5):
@@ -149,18 +148,3 @@ def test_a_file_that_does_not_fit_is_one_sentence(tmp_path, text, sentence):
     with pytest.raises(UsageError, match=sentence):
         fused_bar.main(flags)
     assert not (tmp_path / "tables").exists()
-
-
-@pytest.mark.parametrize("name", ["lastfm-fused", "lastfm-cold"])
-def test_the_kept_runs_give_the_stored_comparisons(tmp_path, monkeypatch, name):
-    """Restored without data; the bootstrap of the lower ends is shortened, all else is as stored."""
-    archive.main(["restore", name, "--workdir", str(tmp_path)])
-    monkeypatch.setattr(fused_bar, "relative", lambda own, other: (own.table.mean() / other.table.mean() - 1, 0.0))
-    fused_bar.main(["--workdir", str(tmp_path), "--file", str(ROOT / "bench" / "bars" / f"{name}.yaml")])
-    made, kept = (pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in
-                  (tmp_path / "tables" / "bar.csv", ROOT / "results" / name / "bar.csv"))
-    assert len(kept) > 50
-    exact = ["group", "model", "runs", "seeds", "part", "against", "margin"]
-    pd.testing.assert_frame_equal(made[exact], kept[exact])
-    for column in ("value", "cold_share", "reference", "difference", "p"):   # float64 sums in one order
-        np.testing.assert_allclose(made[column], kept[column], rtol=1e-9, err_msg=column)

@@ -1,6 +1,8 @@
 """Runs kept in results/ give, restored, the tables that they were kept from; what does not fit is refused."""
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -8,8 +10,10 @@ import claims
 import knn
 import metrics
 import table
+from bench import fused_bar
 from harness.errors import UsageError, WorkError
 from reporting import archive, stored
+from tests.worlds.world import tiny_workspace
 
 
 @pytest.fixture
@@ -19,10 +23,10 @@ def project(tmp_path):
     return tmp_path / "project"
 
 
-@pytest.fixture
-def evaluated(tiny):
-    """A tiny workspace with runs of three methods, a control of two permutations, and its table."""
+@pytest.fixture(scope="module")
+def evaluated_once(tmp_path_factory):
     from recommenders import content_knn, popularity
+    tiny = tiny_workspace(tmp_path_factory.mktemp("evaluated") / "tiny")
     knn.main(["content", "--workdir", str(tiny)])
     for seed in (1, 2):
         knn.main(["content", "--shuffle", "--seed", str(seed), "--workdir", str(tiny)])
@@ -31,6 +35,24 @@ def evaluated(tiny):
     metrics.main(["--workdir", str(tiny)])
     table.main(["--metrics", "NDCG@10", "Coverage@10", "--workdir", str(tiny)])
     return tiny
+
+
+@pytest.fixture
+def evaluated(evaluated_once, tmp_path):
+    """A tiny workspace with runs of three methods, a control of two permutations, and its table."""
+    return Path(shutil.copytree(evaluated_once, tmp_path / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory):
+    """A function: the workspace of the kept runs of a name, restored once; tests write into its tables/ alone."""
+    folder = tmp_path_factory.mktemp("restored")
+
+    def of(name):
+        if not (folder / name).exists():
+            archive.restore(name, folder / name)
+        return folder / name
+    return of
 
 
 def tables(workdir):
@@ -77,10 +99,10 @@ def test_subsets_of_another_draw_are_refused_beside_restored_ones(evaluated, pro
         table.main([*shown, str(new)])
 
 
-def test_no_path_of_the_machine_is_kept(evaluated, project):
-    archive.main(["keep", "small", "--workdir", str(evaluated)], project)
+def test_no_path_of_the_machine_is_kept(evaluated_once, project):
+    archive.main(["keep", "small", "--workdir", str(evaluated_once)], project)
     kept = pd.read_parquet(project / "results" / "small" / "runs" / "runs.pqt")
-    assert len(kept) == 5 and not kept["config"].str.contains(str(evaluated.parent), regex=False).any()
+    assert len(kept) == 5 and not kept["config"].str.contains(str(evaluated_once.parent), regex=False).any()
 
 
 def test_kept_again_it_is_the_same_and_a_method_that_is_gone_goes(evaluated, project):
@@ -284,10 +306,9 @@ KEPT = sorted(path.parents[1].name for path in stored.ROOT.glob("results/*/runs/
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_the_stored_tables_are_those_of_the_kept_runs(name, tmp_path):
+def test_the_stored_tables_are_those_of_the_kept_runs(name, restored):
     """Figures of results_<part>.csv again from the values of users: within the last digits of their sums."""
-    workdir = tmp_path / name
-    archive.restore(name, workdir)
+    workdir = restored(name)
     for path in sorted((stored.ROOT / "results" / name).glob("results_*test.csv")):
         expected = pd.read_csv(path)
         part = path.stem.removeprefix("results_")
@@ -301,15 +322,28 @@ def test_the_stored_tables_are_those_of_the_kept_runs(name, tmp_path):
                                       check_dtype=False)
 
 
-def test_the_stored_verdicts_are_those_of_the_kept_runs(tmp_path):
+def test_the_stored_verdicts_are_those_of_the_kept_runs(tmp_path, restored):
     """claims.csv again from the values of users alone: the same verdicts, and numbers within the last digits."""
     about = stored.read("results/claims/claims.csv")
     of = {"kkbox": "kkbox-generated", "demo": "demo-full", "spotify": "spotify-cold"}
     names = [of.get(name, name) for name in dict.fromkeys(about["dataset"])]
-    for name in names:
-        archive.restore(name, tmp_path / name)
-    claims.main(["--workdir", *(str(tmp_path / name) for name in names), "--out", str(tmp_path / "claims")])
+    claims.main(["--workdir", *(str(restored(name)) for name in names), "--out", str(tmp_path / "claims")])
     given = pd.read_csv(tmp_path / "claims" / "claims.csv", keep_default_na=False, na_values=[""])
     numbers = ["effect", "low", "high", "users", "seeds", "p", "p_bh", "p_holm"]
     columns = ["claim", "dataset", "kind", "variant", "verdict", "overall", "compares", "runs", *numbers]
     pd.testing.assert_frame_equal(given[columns], about[columns], rtol=1e-6, check_dtype=False)
+
+
+@pytest.mark.parametrize("name", ["lastfm-fused", "lastfm-cold"])
+def test_the_kept_runs_give_the_stored_comparisons(restored, monkeypatch, name):
+    """Restored without data; the bootstrap of the lower ends is shortened, all else is as stored."""
+    workdir = restored(name)
+    monkeypatch.setattr(fused_bar, "relative", lambda own, other: (own.table.mean() / other.table.mean() - 1, 0.0))
+    fused_bar.main(["--workdir", str(workdir), "--file", str(stored.ROOT / "bench" / "bars" / f"{name}.yaml")])
+    made, kept = (pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in
+                  (workdir / "tables" / "bar.csv", stored.ROOT / "results" / name / "bar.csv"))
+    assert len(kept) > 50
+    exact = ["group", "model", "runs", "seeds", "part", "against", "margin"]
+    pd.testing.assert_frame_equal(made[exact], kept[exact])
+    for column in ("value", "cold_share", "reference", "difference", "p"):   # float64 sums in one order
+        np.testing.assert_allclose(made[column], kept[column], rtol=1e-9, err_msg=column)
