@@ -337,7 +337,10 @@ def departures(request: dict, reference: dict) -> dict[str, Any]:
 def _epochs(results):
     """How many epochs a training took, and which it kept, by which parts."""
     number, on = results.get("best_epoch"), " and ".join(results.get("selected_on") or [])
-    return f"{results['epochs']} epochs" + (f", number {number} kept" + (f" (by {on})" if on else "") if number else "")
+    value, chance = results.get("best_value"), results.get("value_by_chance")
+    lost = f", no better than chance ({chance:.4f})" if None not in (value, chance) and value <= chance else ""
+    kept = f", number {number} kept" + (f" (by {on}{lost})" if on else "") if number else ""
+    return f"{results['epochs']} epochs{kept}"
 
 
 def split_checksums(workdir: str | Path) -> dict[str, str]:

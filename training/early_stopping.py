@@ -24,8 +24,10 @@ class EarlyStopping:
     of `update`, which --eval-every makes rarer than an epoch (selection.py). A plateau is judged by torch's rule, for
     which a value that is better by less than 1e-4 of the best is no better; patience counts any improvement.
     parts: those that the value is of, set by whoever evaluates (validation.py); of two it is relative to references
+    chance: what random rankings reach in it, None where that is not known
     """
     parts: tuple = ()
+    chance: float | None = None
 
     def __init__(self, watch, epochs, patience, optimizer=None, plateau=None, factor=0.1, release=None):
         self.watch, self.epochs, self.patience, self.release = watch, epochs, patience, release
@@ -71,8 +73,8 @@ class EarlyStopping:
         """What a run's config.json says of the epoch that was kept; the value is None without a val part."""
         value = self.best if math.isfinite(self.best) else None
         return {"best_epoch": self.best_epoch, "selected_by": self.watch, "selected_on": list(self.parts),
-                "best_value": value,
-                "best_val_loss": value if self.minimised else None}
+                "best_value": value, "best_val_loss": value if self.minimised else None,
+                **({} if self.chance is None else {"value_by_chance": self.chance})}
 
     def learning_rate(self):
         return self.optimizer.param_groups[0]["lr"]

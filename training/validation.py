@@ -80,6 +80,8 @@ class Validation:
         """That of a command line; `parts` of the EarlyStopping of the training are set."""
         made = cls(split, args.stop_on, args.eval_every, args.val_users, serves, args.seed)
         stopping.parts = () if made.stop_on == selection.LOSS else made.parts
+        if len(stopping.parts) == 1:
+            stopping.chance = references.chance(made.split, stopping.parts[0], made.stop_on)
         return made
 
     def selects(self, own_loss: bool = False) -> bool:

@@ -335,3 +335,15 @@ def test_long_fits_and_rankings_say_how_long_they_take(tiny, script, words, monk
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith(script.partition(".")[2]) and " left" in line for line in lines), lines
     assert any(line.startswith("test: ranking: ") and " left" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({}, "3 epochs"), ({"best_epoch": 2}, "3 epochs, number 2 kept"),
+    ({"best_epoch": 2, "selected_on": ["val", "cold_val"], "best_value": 1.2},
+     "3 epochs, number 2 kept (by val and cold_val)"),
+    ({"best_epoch": 2, "selected_on": ["val"], "best_value": .01, "value_by_chance": .0146},
+     "3 epochs, number 2 kept (by val, no better than chance (0.0146))"),
+    ({"best_epoch": 2, "selected_on": ["val"], "best_value": .02, "value_by_chance": .0146},
+     "3 epochs, number 2 kept (by val)")])
+def test_the_last_line_says_which_epoch_was_kept_and_whether_it_has_learned(more, said):
+    assert runs._epochs({"epochs": 3, **more}) == said

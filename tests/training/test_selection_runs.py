@@ -212,3 +212,18 @@ def test_the_users_of_val_are_encoded_once_for_loss_and_lists(tiny):
         assert known.user_id.tolist() == alone.user_id.tolist()
     whole = {*validation.sample(split, "cold_val", 9)} <= {*encoder.codes}
     assert calls == ([9, 9] if whole else [9, 9, 9])   # who has no vector yet is encoded
+
+
+def test_a_training_that_is_no_better_than_chance_says_so(tmp_path, capsys):
+    """Without a step of any size the Shallow Net with ID embeddings ranks at random."""
+    import train
+    workdir = tiny_workspace(tmp_path / "w")
+    argv = ["--model", "random", "--hidden-dim", "4", "--batch-size", "64", "--k", "10", "--workdir", str(workdir)]
+    train.main([*argv, "--epochs", "1", "--lr", "1e-12"])
+    (_, config), = runs.find_runs(workdir)
+    assert 0 < config["value_by_chance"] < 1
+    said = "no better than chance" in capsys.readouterr().out
+    assert said == (config["best_value"] <= config["value_by_chance"])
+    train.main([*argv, "--epochs", "12", "--lr", "0.05", "--overwrite"])
+    best = max(config["best_value"] for _, config in runs.find_runs(workdir))
+    assert best > config["value_by_chance"] and "no better than chance" not in capsys.readouterr().out.splitlines()[-1]
