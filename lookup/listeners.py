@@ -61,6 +61,7 @@ def finished(catalogue, names=()) -> dict[str, dict]:
     manifests = runs.find_runs(catalogue.workdir)
     stale = changed_inputs(catalogue.workdir, manifests)
     every = {name: config for name, config in manifests if config.get("status") == "finished"}
+    names = [_whole_name(name, every) for name in names]
     if wrong := [name for name in names if name in stale and name in every]:
         raise WorkError(f"run {wrong[0]} was made from another {stale[wrong[0]][0]} than the workspace has now; run it "
                         "again")
@@ -78,6 +79,17 @@ def finished(catalogue, names=()) -> dict[str, dict]:
             method = config.get("recommender", "")
             best[method] = max(best.get(method, (-1.0, "")), (on_val(catalogue, name), name))
     return {name: every[name] for _, name in sorted(best.values(), reverse=True)}
+
+
+def _whole_name(name: str, known) -> str:
+    """The one name that begins so, or the name itself; UsageError where several begin so."""
+    beginning = [one for one in known if one.startswith(name)]
+    if name in known or not beginning:
+        return name
+    if len(beginning) > 1:
+        some = ", ".join(sorted(beginning)[:3])
+        raise UsageError(f"{name!r} begins the names of {len(beginning)} runs, such as {some}; name one of them")
+    return beginning[0]
 
 
 def on_val(catalogue, name: str) -> float:
@@ -132,7 +144,7 @@ def newcomer(catalogue, played: list[int], name: str, n: int) -> list[tuple[int,
     mean vector, content KNN by the neighbours of what was played, ELSA by the sum of the factors, iALS by one solve of
     its normal equations. UsageError for a run of another method, WorkError for tracks that the run does not know.
     """
-    config = finished(catalogue, [name])[name]
+    name, config = next(iter(finished(catalogue, [name]).items()))
     method = config.get("recommender", "")
     if method in BY_CONTENT and runs.is_shuffled(config.get("request", {})):
         raise UsageError(f"run {name} is a control, whose vectors are those of other tracks; name a run that is none")

@@ -195,6 +195,33 @@ def test_an_audio_folder_that_has_moved(made, tmp_path, capsys):
         report.main(["--workdir", str(workdir), "--audio", str(audio)])
 
 
+def test_an_audio_folder_that_is_empty_now(made, tmp_path, capsys):
+    workdir, audio = copied(made, tmp_path), tmp_path / "audio"
+    shutil.copytree(made[1], audio)
+    report.main(["--workdir", str(workdir), "--audio", str(audio)])
+    sounds = content(workdir)["tracks"]["sound"]
+    shutil.rmtree(audio)
+    audio.mkdir()
+    capsys.readouterr()
+    report.main(["--workdir", str(workdir)])
+    assert "the audio folder of the page before cannot be used: none of the" in capsys.readouterr().out
+    assert content(workdir)["tracks"]["sound"] == sounds
+    with pytest.raises(WorkError, match="none of the"):
+        report.main(["--workdir", str(workdir), "--audio", str(audio)])
+
+
+def test_manifests_of_other_makers_do_not_end_the_page(made, tmp_path):
+    workdir = copied(made, tmp_path)
+    path = workdir / "data" / "split.json"
+    split = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**split, "stats": {"train": {"Rows": "many", "Users": 3}}})
+    for path in (workdir / "embeddings").glob("*.json"):
+        write_json(path, {**json.loads(path.read_text()), "git": "abc", "seconds": 0})
+    report.main(["--workdir", str(workdir)])
+    text = (workdir / "report" / "index.html").read_text(encoding="utf-8")
+    assert "the whole track" in text and "0 s from" not in text
+
+
 def test_few_sounds_are_those_of_the_lists_first(made, tmp_path, capsys):
     workdir = copied(made, tmp_path)
     report.main(["--workdir", str(workdir), "--audio", str(made[1]), "--sounds", "5"])

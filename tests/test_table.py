@@ -352,6 +352,10 @@ def test_published_tables_have_a_row_per_backend_with_its_size(tmp_path):
         {"model": "mfcc", "size": 7, "Recall@2": pytest.approx(1 / 4)}]
     assert pd.read_csv(tmp_path / "tables/bert.csv")["Recall@2"].tolist() == pytest.approx([(0.1 + 0.2) / 2])
     assert (tmp_path / "tables/cosine_cold_test.csv").exists() and not (tmp_path / "tables/shallow.csv").exists()
+    for path in (tmp_path / "runs").glob("bert4rec*"):
+        shutil.rmtree(path)
+    tables(tmp_path)
+    assert not (tmp_path / "tables/bert.csv").exists() and (tmp_path / "tables/cosine.csv").exists()
 
 
 def test_the_wide_csv_of_an_earlier_version_goes_and_anybody_elses_stays(tmp_path, capsys):
