@@ -110,7 +110,7 @@ def print_plans(ledger, found, made, only):
 
 def inputs_of(space, made):
     """{run: checksum of the files that it was made from} of the runs that were judged on a workspace."""
-    from evaluation.provenance import inputs_checksum
+    from harness.runs import inputs_checksum
     judged = {run for verdict in made if verdict.line.dataset == space.name for run in verdict.line.runs}
     return {name: inputs_checksum(config) for cell in space.cells for name, config in cell.runs if name in judged}
 

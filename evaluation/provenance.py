@@ -68,12 +68,6 @@ def split_checksum(configs):
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest() if lines else ""
 
 
-def inputs_checksum(config):
-    """sha256 over `file checksum` lines of all the files that a run was made from; '' where it recorded none."""
-    lines = [f"{name} {digest}\n" for name, digest in sorted(config.get("inputs", {}).items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
-
-
 def embedding_checksum(configs):
     """sha256 of the embeddings that runs were made from, separated by blanks; '' where there are none."""
     return " ".join(sorted({digest for config in configs for name, digest in config.get("inputs", {}).items()

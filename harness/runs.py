@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -341,6 +341,12 @@ def _epochs(results):
     lost = f", no better than chance ({chance:.4f})" if None not in (value, chance) and value <= chance else ""
     kept = f", number {number} kept" + (f" (by {on}{lost})" if on else "") if number else ""
     return f"{results['epochs']} epochs{kept}"
+
+
+def inputs_checksum(config: Mapping[str, Any]) -> str:
+    """sha256 over `file checksum` lines of all the files that a run was made from; '' where it recorded none."""
+    lines = [f"{name} {digest}\n" for name, digest in sorted(config.get("inputs", {}).items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else ""
 
 
 def split_checksums(workdir: str | Path) -> dict[str, str]:

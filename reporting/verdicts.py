@@ -2,8 +2,8 @@
 from pathlib import Path
 
 import dataset
-from evaluation.provenance import inputs_checksum
 from harness.readers import checked_fields, read_json
+from harness.runs import inputs_checksum
 
 FIELDS = {"sentence": str, "variant": str, "verdict": str, "dataset": str, "kind": str, "takes": str,
           "direction": str, "effect": (int, float, type(None)), "low": (int, float, type(None)),

@@ -4,9 +4,9 @@ import importlib
 import pytest
 
 import report
-from evaluation.provenance import inputs_checksum
 from harness.errors import WorkError
 from harness.files import write_json
+from harness.runs import inputs_checksum
 from reporting.verdicts import of_data_set
 
 ROW = {"claim": "a", "sentence": "<b>Audio</b> helps.", "variant": "musicnn", "verdict": "holds", "dataset": "tiny",
