@@ -7,9 +7,10 @@ from harness.errors import UsageError
 from slurm import submit
 
 SCRIPT = "preprocess/1_train_test_split.py"
-# Million plays a second of the clock, of the split of 100.9 million plays in 4 partitions on 2 cores that other work
-# shared (docs/scale.md): a task hashes and scans all plays and groups its own; the merge sorts, counts and checks.
-READ, GROUP, MERGE = 13.0, 0.8, 0.62
+# Million plays a second of the clock, of the split of 348.4 million plays in 8 partitions on 2 cores that other work
+# shared (docs/scale.md: 25 s a task, the merge 131 s): a task scans all plays, which is taken for half of its time
+# there, and groups its own; the merge sorts, counts and checks.
+READ, GROUP, MERGE = 26.0, 3.8, 2.66
 PLAY, PAIR, SPILL = 9.2, 8.4, 40      # bytes: of a play in plays.pqt and of a pair in a part, measured; of a pair that
 #                                       is sorted, 32 of its columns and 8 of its place
 
