@@ -250,12 +250,12 @@ def _read_split(workdir, inputs):
     if not (folder / "train.pqt").exists():
         raise WorkError(f"{folder / 'train.pqt'} is missing: split first with preprocess/1_train_test_split.py")
     path = folder / "split.json"  # may be absent if the parts come from elsewhere
-    manifest = split_files.read_manifest(path, {"track_checksum": str, "request": dict})
+    manifest = split_files.read_manifest(path, {"track_checksum": str, "plays_checksum": str})
     if manifest.get("track_checksum", track_checksum) != track_checksum:
         raise WorkError(f"{folder} was made for another trackid_sorted.csv (by the checksum in {path.name}); "
                         "run preprocess/1_train_test_split.py again")
-    plays = about(workdir).get("plays_checksum")
-    if plays and manifest.get("request", {}).get("plays.pqt", plays) != plays:
+    now = about(workdir).get("plays_checksum")
+    if now and manifest.get("plays_checksum", now) != now:
         raise WorkError(f"{folder} was split from other plays than those of {workdir / 'plays.pqt'}; run "
                         "preprocess/1_train_test_split.py again")
     paths = {i.path.stem: i.path for i in inputs if i.path.suffix == ".pqt"}

@@ -82,7 +82,8 @@ def listener(catalogue, args):
     if args.run:
         if args.embedding:
             raise UsageError("--run has a representation of its own; give --run or --embedding")
-        answers[args.run] = places(catalogue, listeners.newcomer(catalogue, played, args.run, args.n))
+        run = next(iter(listeners.finished(catalogue, [args.run])))         # a beginning names it, too
+        answers[run] = places(catalogue, listeners.newcomer(catalogue, played, run, args.n))
     else:
         for name in catalogue.embeddings(args.embedding):
             vectors = catalogue.vectors(name)[played]

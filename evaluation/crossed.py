@@ -65,11 +65,11 @@ def layout(table):
         return Layout(np.where(freedom > 0, sums / freedom, np.nan), freedom, (n, m))
 
 
-def half_width(squares, coefficients, freedom, least):
+def half_width(squares, coefficients, freedom):
     """(half-width of the 95 % interval, degrees of freedom) of a mean whose variance is coefficients @ squares.
 
-    Satterthwaite's degrees of freedom, but at least `least`: with a negative coefficient they can fall below the
-    smallest of their own.
+    Satterthwaite's degrees of freedom, but at least 1: with a negative coefficient they fall, rightly, below the
+    smallest of their own, as a difference of mean squares is known less well than either.
     """
     from scipy.special import stdtrit
     parts = coefficients * squares
@@ -77,7 +77,7 @@ def half_width(squares, coefficients, freedom, least):
     if not variance > 0:
         return (0.0 if variance == 0 else np.nan), np.nan
     used = parts != 0
-    nu = max(variance ** 2 / (parts[used] ** 2 / freedom[used]).sum(), least)
+    nu = max(variance ** 2 / (parts[used] ** 2 / freedom[used]).sum(), 1.0)
     return float(stdtrit(nu, 0.975) * np.sqrt(variance)), float(nu)
 
 

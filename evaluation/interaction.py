@@ -12,10 +12,10 @@ stay together; of each segment with its own n - 1, as it may be small), V_perm t
 V_seeds that of the value over seeds of its own, divided by their number, where they are not those of the permutations.
 The true order of the rows is one more draw, as in evaluation/worth.py: the covariance of the control over permutations
 counts once more, undivided (with that of the seeds in it, where each permutation is a training). The spread of users
-within a permutation or seed is in all, which makes the test cautious (of worlds without a difference .4 to 3 % alarm at
-.05). V has nu degrees of freedom, by Satterthwaite's formula from the traces of the parts, so that
+within a permutation or seed is in all, which makes the test cautious (of worlds without a difference .4 to 6 % alarm at
+.05, most where orders and seeds are nearly all that varies). V has nu degrees of freedom, by Satterthwaite's formula from the traces of the parts, so that
 W (nu - q + 1) / nu is compared with F(q, nu - q + 1), as Hotelling's T2 is. With one permutation, or one seed, there is
-no such part.
+no such part; tables test from three permutations on (profits.py).
 
 Sources: Cameron and Miller, "A Practitioner's Guide to Cluster-Robust Inference", J. Human Resources 50, 2015; Gelman
 and Stern, "The difference between significant and not significant is not itself statistically significant", The
@@ -70,11 +70,10 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     nu = own.sum() ** 2 / max((own ** 2 / (np.array([len(ids) for ids in users]) - 1)).sum(), np.finfo(float).tiny)
     parts = [(contrast @ residuals.T @ residuals @ contrast.T, min(max(nu, 1.0), len(everybody) - 1))]
     others = [tables and [v[:, k] for v, k in zip(tables, known, strict=True)] for tables in (seeds, controls)]
-    seeds, controls = others
-    for tables, times in ((differences, 1 if controls is None else 0), (seeds, 0), (controls, None)):
-        if tables and (n := len(tables[0])) > 1:
-            each = np.stack([table.mean(axis=1) for table in tables], axis=1) @ contrast.T      # (n, q)
-            parts.append((np.cov(each.T).reshape(s - 1, s - 1) * (1 if times is None else 1 / n + times), n - 1))
+    if (n := len(differences[0])) > 1:
+        parts.append((_covariance(differences, contrast) / n + _covariance(others[1] or differences, contrast), n - 1))
+    if others[0] and len(others[0][0]) > 1:
+        parts.append((_covariance(others[0], contrast) / len(others[0][0]), len(others[0][0]) - 1))
     variance = sum(part for part, _ in parts)
     if np.linalg.matrix_rank(variance) < s - 1:
         return nothing
@@ -84,3 +83,9 @@ def interaction(users: list[np.ndarray], differences: list[np.ndarray],
     left = freedom - (s - 1) + 1
     p = float(f.sf(statistic * left / freedom, s - 1, left)) if left > 0 else np.nan
     return Interaction(means, statistic, s - 1, float(freedom), p)
+
+
+def _covariance(tables, contrast):
+    """Over the rows of tables (n, U_s), float64 (q, q): of the contrasts of their means over users."""
+    each = np.stack([table.mean(axis=1) for table in tables], axis=1) @ contrast.T      # (n, q)
+    return np.cov(each.T).reshape(len(contrast), len(contrast))

@@ -5,6 +5,7 @@ are corrected over the rows of the table.
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +44,9 @@ def who_profits(boards: dict[str, tuple[Leaderboard, np.ndarray]], cut: str) -> 
                 each, seeds = zip(*(_each(other, first.columns[0]) for other in rows), strict=True)
                 controls = [other.controls[first.columns[0]].table for other in rows]
                 test = interaction([boards[name][1] for name in family], each, None if seeds[0] is None else seeds,
-                                   controls if seeds[0] is None and len(row.cell.runs) > 1 else None)
+                                   controls if seeds[0] is None else None)
+                if len(controls[0]) < 3:        # too few to say how far orders are apart, the true one among them
+                    test = replace(test, p=np.nan)
                 results.append({"method": row.method, "representation": row.label, "test": test,
                                 "worth": dict(zip(family, worths, strict=True))})
     return results

@@ -65,6 +65,7 @@ def worth_of(value, control, paired=False):
     known = np.isfinite(value).all(axis=0) & np.isfinite(control).all(axis=0)
     value, control = value[:, known].T, control[:, known].T                            # (U, S), (U, P)
     users, permutations = control.shape
+    paired = paired and bool((value != value[:, :1]).any())      # equal values have no seeds to pair
     each = (value if paired else value.mean(axis=1, keepdims=True)) - control          # (U, P)
     result = Worth(float(each.mean()) if users else np.nan, np.nan, NO_INTERVAL, users, permutations, paired)
     if users < 2:
@@ -72,11 +73,11 @@ def worth_of(value, control, paired=False):
     ours, seeds = layout(each), layout(value) if value.shape[1] > 1 else None
     if permutations == 1:
         squares, coefficients, freedom = ours.squares[:1], np.array([1 / users]), ours.freedom[:1]
-        result.over, least = USERS_ONLY, users - 1
+        result.over = USERS_ONLY
         result.se_users = float(np.sqrt(ours.squares[0] / users))
     else:
         squares, coefficients, freedom = ours.squares, ours.terms(), ours.freedom
-        result.over, least = CROSSED, min(users, permutations) - 1
+        result.over = CROSSED
         of_users, of_permutations, rest = ours.components()
         result.se_users = float(np.sqrt(of_users / users))
         result.se_permutations = float(np.sqrt(of_permutations / permutations))
@@ -99,8 +100,8 @@ def worth_of(value, control, paired=False):
         more += [(seeds, times)]
     for table, count in more:
         squares, freedom = np.append(squares, table.squares), np.append(freedom, table.freedom)
-        coefficients, least = np.append(coefficients, count * COLUMNS / users), min(least, table.shape[1] - 1)
-    result.half, result.freedom = half_width(squares, coefficients, freedom, least)
+        coefficients = np.append(coefficients, count * COLUMNS / users)
+    result.half, result.freedom = half_width(squares, coefficients, freedom)
     return result
 
 
@@ -116,6 +117,7 @@ def worth_of_means(value, control, paired=False):
     others and several.
     """
     value, control = np.asarray(value, np.float64), np.asarray(control, np.float64)
+    paired = paired and bool((value != value[0]).any())
     result = Worth(float(value.mean() - control.mean()), np.nan, PERMUTATIONS_ONLY, 0, len(control), paired)
     columns = [value - control] if paired else [control] + ([value] if len(value) > 1 else [])
     if len(control) < 2:
@@ -135,5 +137,5 @@ def worth_of_means(value, control, paired=False):
     elif draw > 0:
         squares = np.append(squares, [v.var(ddof=1) for v in own])
         shares, sizes = np.append(shares, [1.0, -1.0]), np.append(sizes, [len(v) for v in own])
-    result.half, result.freedom = half_width(squares, shares, sizes - 1, sizes.min() - 1)
+    result.half, result.freedom = half_width(squares, shares, sizes - 1)
     return result

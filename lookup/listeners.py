@@ -61,7 +61,7 @@ def finished(catalogue, names=()) -> dict[str, dict]:
     manifests = runs.find_runs(catalogue.workdir)
     stale = changed_inputs(catalogue.workdir, manifests)
     every = {name: config for name, config in manifests if config.get("status") == "finished"}
-    names = [_whole_name(name, every) for name in names]
+    names = [_whole_name(name, every, {name for name, _ in manifests}) for name in names]
     if wrong := [name for name in names if name in stale and name in every]:
         raise WorkError(f"run {wrong[0]} was made from another {stale[wrong[0]][0]} than the workspace has now; run it "
                         "again")
@@ -81,10 +81,11 @@ def finished(catalogue, names=()) -> dict[str, dict]:
     return {name: every[name] for _, name in sorted(best.values(), reverse=True)}
 
 
-def _whole_name(name: str, known) -> str:
-    """The one name that begins so, or the name itself; UsageError where several begin so."""
-    beginning = [one for one in known if one.startswith(name)]
-    if name in known or not beginning:
+def _whole_name(name: str, known, every) -> str:
+    """The one name of the known that begins so, or the name itself where a run of `every` is called so or none begins
+    so; UsageError where several do. A control is named in full."""
+    beginning = [one for one in known if one.startswith(name) and not runs.is_shuffled(known[one].get("request", {}))]
+    if name in every or not beginning:
         return name
     if len(beginning) > 1:
         some = ", ".join(sorted(beginning)[:3])

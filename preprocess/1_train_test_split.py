@@ -214,9 +214,13 @@ def _check_shares(settings):
 
 # --------------------------------------------------------------------------- the inputs
 
-def _time(workdir, timed):
+def _about(workdir):
     path = workdir / "dataset.json"
-    manifest = read_json(path) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
+
+
+def _time(workdir, timed):
+    path, manifest = workdir / "dataset.json", _about(workdir)
     if manifest.get("status", "finished") != "finished":
         raise WorkError(f"{path} is not finished: writing plays.pqt was interrupted; run 0_get_plays_pqt.py again")
     return manifest.get("time", "real") if timed else "none"
@@ -283,9 +287,7 @@ def _inspected(args, plays, settings):
                          f"use --protocol random{', leave-one-out' if timed else ''} or given")
     if time == "real":
         typed.check_times(plays)
-    about = plays.parent / "dataset.json"
-    name = read_json(about).get("name") if about.exists() else None
-    return columns, time, _dates_of_the_log(args, settings, plays, name)
+    return columns, time, _dates_of_the_log(args, settings, plays, _about(plays.parent).get("name"))
 
 
 def _make_partitions(args, pieces, finished):
@@ -329,8 +331,9 @@ def main(argv=None):
             if pieces:
                 pieces.unchanged()
             inputs.check_unchanged(files.values())
+            of_plays = {k: v for k, v in _about(workdir).items() if k == "plays_checksum"}      # as they were read
             new.publish({"protocol": args.protocol, "time": time, "track_checksum": request["trackid_sorted.csv"],
-                         **written, "request": request, "versions": versions()},
+                         **of_plays, **written, "request": request, "versions": versions()},
                         remove=[*(file for part in (*ALL_PARTS, "hidden")
                                   if not new.path(file := f"{part}.pqt").exists()),
                                 *(["rules.json"] if args.protocol not in RULES else [])])

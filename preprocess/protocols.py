@@ -45,10 +45,9 @@ def inspect(plays):
             columns = ", ".join(f"{n} {kind.lower()}" for n, kind in kinds.items())
             raise WorkError(f"{plays} must have an integer column {name}, but has {columns}")
     typed.check_fit(duckdb, parquet_rows(plays), kinds, plays)
-    known = [name for name in ("user_id", "track_id", "count", "timestamp") if name in kinds]
-    [[rows, *there]] = _asked(plays, f"select count(*), {', '.join(f'count({name})' for name in known)}")
-    nulls = {name: rows - n for name, n in zip(known, there, strict=True)}
-    if lacking := next((name for name in known if nulls[name] and name != "timestamp"), None):
+    nulls = {name: typed.nulls(plays, name) for name in ("user_id", "track_id", "count", "timestamp") if name in kinds}
+    [[rows]] = _asked(plays, "select count(*)")
+    if lacking := next((name for name in nulls if nulls[name] and name != "timestamp"), None):
         raise WorkError(f"{plays}: {nulls[lacking]} of its {rows} rows have no {lacking}; leave them out, or mend them")
     timed, nulls = "timestamp" in kinds and (nulls["timestamp"] < rows or not rows), nulls.get("timestamp")
     if timed and (nulls or kinds["timestamp"] not in ("TIMESTAMP", "TIMESTAMP_NS", "TIMESTAMP_MS", "TIMESTAMP_S")):

@@ -31,6 +31,16 @@ def check_times(path):
                         "0_get_plays_pqt.py again on a mended log")
 
 
+def nulls(path, column):
+    """How many cells of a column of a plays file are null, by its own statistics where it has them."""
+    import duckdb
+    known, found = duckdb.execute(f"""select count(stats_null_count) = count(*), sum(stats_null_count)::bigint
+        from parquet_metadata({exact(path)}) where path_in_schema = '{column}'""").fetchone()
+    if known:
+        return found or 0
+    return duckdb.execute(f"select count(*) - count({column}) from {parquet_rows(path)}").fetchone()[0]
+
+
 def check_fit(con, relation, kinds, path):
     """WorkError where an integer column of a parquet file does not fit int64, or a count is no whole number.
 

@@ -139,8 +139,8 @@ def make(work, name, request, opened, overwrite=False, packages=(), beside=None)
             raise WorkError(f"{source.name} has no rows")
         failed, matrix = rows.failed(), checksum(temporary)
         path.with_suffix(".json").unlink(missing_ok=True)  # so that a json file always describes the current matrix
-    for other, write in others.items():
-        write(other, source)
+        for other, write in others.items():
+            write(other, source)
     if others:
         request["beside"] = {other.name: checksum(other) for other in others}
     write_json(path.with_suffix(".json"), {

@@ -90,7 +90,8 @@ def get_plays(args, workdir):
         about = Reader(args, paths, spill, new.path).write()
         check_unchanged(inputs)
         new.check_split(args.overwrite)
-        remove = [n for n in ("userid_sorted.csv", "items.pqt", "users.pqt") if not new.path(n).exists()]
+        own = {"userid_sorted.csv", "items.pqt", *(new.old or {}).get("bytes", {})}      # not a users.pqt made by hand
+        remove = [n for n in ("userid_sorted.csv", "items.pqt", "users.pqt") if n in own and not new.path(n).exists()]
         new.publish({"name": args.name, "source": args.source or ", ".join(p.name for p in paths),
                      "licence": args.licence, "checksums": dict(zip(labels(i.path for i in inputs),
                                                                          (i.digest for i in inputs), strict=True)),

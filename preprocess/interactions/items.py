@@ -41,8 +41,9 @@ def write_users(con, path, table, user):
     given = _open(con, Path(table).expanduser(), path.parent / "spill", "user", user, {})
     cells = []
     for key in given:
-        whole, numbers = con.execute(f"""select bool_and(regexp_full_match("{key}", '-?\\d{{1,15}}')),
-            bool_and(try_cast("{key}" as double) is not null) from given where "{key}" is not null""").fetchone()
+        whole, numbers = con.execute(f"""select bool_and(regexp_full_match("{key}", '-?(0|[1-9]\\d{{0,14}})')),
+            bool_and(coalesce(isfinite(try_cast("{key}" as double)), false) and not regexp_matches("{key}", '^-?0\\d'))
+            from given where "{key}" is not null""").fetchone()       # 007 is a name, and so is nan
         kind = "bigint" if whole else "double" if numbers else "varchar"
         cells.append(f', given."{key}"::{kind} as "{key}"')
     rows = f"select users.number as user_id{''.join(cells)} from users left join given on users.userid = given.{KEY}"

@@ -6,7 +6,8 @@ from harness.errors import UsageError, WorkError
 from preprocess.interactions import quoting
 from preprocess.interactions.columns import compared, plain, role_of
 
-DELIMITERS = ("\t", ";", ",", "::", "|", " ")     # of two that cut lines into equally many cells the first counts
+DELIMITERS = ("\t", "::", ";", ",", "|", " ")     # of two of a kind that cut into equally many cells the first counts
+KINDS = (("\t", "::"), (";", ","), ("|",), (" ",))    # from those that texts hold least
 SAMPLE = 256 << 10        # bytes of a text that are looked at to recognise its form
 START = 64 << 10          # bytes of every further text of a log: its first line, and some rows below
 BLANKS = re.compile(rb"[ \t]+")
@@ -74,9 +75,9 @@ def cells_of(line, delimiter, quote='"'):
 def delimiter_of(lines, path, width=0):
     """The delimiter that cuts the first line, and nine lines of ten, into the same number of cells, two at least.
 
-    A header that names two roles decides. Of several delimiters the one that gives `width` cells counts, else the one
-    that gives most, blanks last of all: what is inside of a cell, such as the `;` between genres, stands in no header
-    and rarely cuts all lines alike. WorkError for none.
+    A header that names two roles decides. Of several delimiters the one that gives `width` cells counts, else those
+    that texts hold least (KINDS), and of a kind the one that gives most cells: what is inside of a cell, such as the
+    `;` between genres, stands in no header and rarely cuts all lines alike. WorkError for none.
     """
     found = {}      # delimiter: cells
     for delimiter in DELIMITERS:
@@ -87,7 +88,8 @@ def delimiter_of(lines, path, width=0):
             if cells[0] > 1 and cells.count(cells[0]) >= .9 * len(lines):
                 found.setdefault(delimiter, cells[0])
     if found:
-        return max(found, key=lambda delimiter: (found[delimiter] == width, delimiter != " ", found[delimiter]))
+        kind = {delimiter: -n for n, several in enumerate(KINDS) for delimiter in several}
+        return max(found, key=lambda delimiter: (found[delimiter] == width, kind[delimiter], found[delimiter]))
     raise WorkError(f"{path}: its first lines are not cut into the same number of cells by tabs, commas, semicolons, "
                     f"'::', '|' or blanks; the first is {lines[0][:80]!r}")
 

@@ -288,4 +288,4 @@ def write_vectors(con, path, which, folder, track_checksum, digest):
              "track_checksum": track_checksum, "failed": {}, "without": int((~usable).sum()),
              "reason": "tracks that embeddings.parquet lacks, or has values of that are not finite"}
     write_json(target.with_suffix(".json"), about)
-    return {"yambda": {"rows": int(found.sum()), "dim": dim}}
+    return {"yambda": {"rows": int(usable.sum()), "dim": dim}}

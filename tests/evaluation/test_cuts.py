@@ -161,7 +161,8 @@ def test_the_worth_of_each_segment_and_the_test_over_them_stand_below_the_tables
         users.append(truth.users)
         differences.append(np.stack([value - control for control in controls]))
     expected = interaction(users, differences)
-    assert shown["p"].iloc[0] == pytest.approx(expected.p, nan_ok=True)
+    assert len(others) == 2 and shown["p"].isna().all()      # two permutations do not say how far orders are apart
+    assert shown["wald_f"].iloc[0] == pytest.approx(expected.statistic, nan_ok=True)
     np.testing.assert_allclose(shown["worth"], expected.means, atol=1e-9)
     assert list(shown["segment"]) == ["niche", "medium", "mainstream"]
 

@@ -72,7 +72,7 @@ def test_one_run_of_a_trained_method_alarms_no_more_often_either():
     assert 2 < alarms and stats.beta.ppf(0.01, alarms, 400 - alarms + 1) <= 0.05
 
 
-@pytest.mark.parametrize(("permutations", "own"), [((1, 2), False), ((1, 2, 3), True)])
+@pytest.mark.parametrize(("permutations", "own"), [((1, 2, 3), False), ((1, 2, 3, 4), True)])
 def test_the_table_hands_over_seeds_that_are_not_the_permutations(permutations, own):
     rng, boards, each, values, controls = np.random.default_rng(15), {}, [], [], []
 
@@ -81,13 +81,13 @@ def test_the_table_hands_over_seeds_that_are_not_the_permutations(permutations, 
 
     def figure(table):
         return Figure(table.mean(), 0, 0, len(table), table.mean(axis=0), table, table.mean(axis=1))
-    cells = cell((2, 1)), cell(permutations)
+    cells = cell((2, 1, 3)), cell(permutations)
     for name in ("light", "heavy"):
-        value, control = rng.normal(size=(2, 30)), rng.normal(size=(len(permutations), 30))
+        value, control = rng.normal(size=(3, 30)), rng.normal(size=(len(permutations), 30))
         row = Row("with content", "shallow", "Shallow Net", "a", "", "", cells[0], cells[1],
                   {"NDCG@10": figure(value)}, {"NDCG@10": figure(control)}, {"NDCG@10": "worth"})
         boards[name] = Leaderboard("test", ["NDCG@10"], [row], {}), np.arange(30)
-        each.append((value.mean(axis=0) if own else value) - (control if own else control[[1, 0]]))
+        each.append((value.mean(axis=0) if own else value) - (control if own else control[[1, 0, 2]]))
         values.append(value)
         controls.append(control)
     (result,) = who_profits(boards, "user-activity")

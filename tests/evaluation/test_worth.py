@@ -30,7 +30,7 @@ def test_the_crossed_interval_by_hand():
     assert sum(components) == pytest.approx(variance)
     parts = 21.5 / 6, 13.5 * (1 / 6 + 1 / 3), 3.5 * (1 / 6 + 1 / 3)
     freedom = variance ** 2 / (parts[0] ** 2 / 2 + parts[1] ** 2 / 1 + parts[2] ** 2 / 2)
-    assert worth.freedom == pytest.approx(max(freedom, 1))
+    assert worth.freedom == pytest.approx(max(freedom, 1)) and worth.freedom >= 1
     assert worth.half == pytest.approx(stats.t.ppf(0.975, max(freedom, 1)) * math.sqrt(variance))
 
 
@@ -133,6 +133,9 @@ def coverage(users, permutations, seeds, spread, paired, seed, worth=WORTH):
     (200, 5, 1, (1, 0, 0.5, 0), False),        # users alone: nu is near U - 1
     (200, 5, 5, (1, 0.1, 0.5, 0.1), True),     # each permutation with a seed
     (200, 10, 5, (1, 0.1, 0.5, 0.1), False),   # seeds of other numbers
+    (200, 5, 5, (0.1, 0.4, 0.5, 0.4), True),   # orders and seeds are nearly all of it
+    (200, 10, 10, (0.1, 0.4, 0.5, 0.4), True),
+    (200, 3, 3, (0.1, 0.4, 0.5, 0), True),     # runs without chance, repeated under the permutations' seeds
 ])
 def test_the_interval_holds_the_truth_95_times_of_100(users, permutations, seeds, spread, paired):
     """1,500 worlds: binomial sd .0056, four of them are .023; Satterthwaite's nu itself is off by less than .01."""

@@ -71,7 +71,11 @@ def test_a_table_of_items_may_have_an_index_and_lists_with_semicolons(read, tmp_
     ("1,s;10,1\n1,s;11,2\n2,s;10,1\n", ("--recipe", "triplets"), [("1", "s;10"), ("1", "s;11"), ("2", "s;10")]),
     ("user_id,track_id\n1,a::10\n1,a::11\n2,a::10\n", (), [("1", "a::10"), ("1", "a::11"), ("2", "a::10")]),
     ("user_id,track_id,title\n1,10,\"x\ty\"\n1,11,\"p\tq\"\n2,10,\"x\ty\"\n", (), EXPECTED),
-    ("user_id;track_id;count\n1;10;1,5\n1;11;2,5\n2;10;1,5\n", ("--count", "none"), EXPECTED)])
+    ("user_id;track_id;count\n1;10;1,5\n1;11;2,5\n2;10;1,5\n", ("--count", "none"), EXPECTED),
+    ("1\t10\ta, b, c, d\n1\t11\te, f, g, h\n2\t10\ta, b, c, d\n",
+     ("--header", "no", "--user", "column1", "--item", "column2"), EXPECTED),
+    ("1,10,a|b|c|d\n1,11,e|f|g|h\n2,10,a|b|c|d\n",
+     ("--header", "no", "--user", "column1", "--item", "column2"), EXPECTED)])
 def test_what_stands_inside_of_cells_delimits_none(read, tmp_path, text, flags, expected):
     status, _, err, workdir = read([write(tmp_path / "log.csv", text)], *flags)
     assert (status, err) == (0, "") and pairs(workdir) == expected
@@ -172,7 +176,16 @@ def test_a_table_of_users_becomes_users_pqt(read, tmp_path):
 
 
 def test_a_column_of_numbers_and_texts_is_one_of_texts(read, tmp_path):
-    write(tmp_path / "users.csv", "user_id,age,score\n1,40,1.5\n2,old,2\n")
+    write(tmp_path / "users.csv", "user_id,age,score,zip,mood\n1,40,1.5,00123,nan\n2,old,2,99999,1\n")
     status, _, _, workdir = read([write(tmp_path / "log.csv", LOG)], "--users", tmp_path / "users.csv")
     users = pd.read_parquet(workdir / "users.pqt")
     assert status == 0 and users["age"].tolist() == ["40", "old"] and users["score"].tolist() == [1.5, 2.0]
+    assert users["zip"].tolist() == ["00123", "99999"] and users["mood"].tolist() == ["nan", "1"]
+
+
+def test_a_table_of_users_made_by_hand_stays(read, tmp_path):
+    log = write(tmp_path / "log.csv", LOG)
+    assert read([log])[0] == 0
+    made = tmp_path / "w x" / "users.pqt"
+    pd.DataFrame({"user_id": [1, 2], "age": [30, 40]}).to_parquet(made)
+    assert read([log], "--licence", "mine")[0] == 0 and made.exists()

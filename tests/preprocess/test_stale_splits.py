@@ -85,6 +85,21 @@ def test_more_plays_of_the_same_users_are_no_other_split_but_no_plays_of_it(tmp_
     assert say(popularity, *ask)[0] == 0
 
 
+def test_a_log_read_again_with_other_options_has_no_split_and_own_plays_have_one(tmp_path, say):
+    workdir, log = tmp_path / "w", write_log(tmp_path / "log.tsv", [1, 2, 3])
+    ask = brought("interactions", log, workdir)
+    assert say(get_plays, *ask)[0] == 0 and say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    plays = pd.read_parquet(workdir / "plays.pqt")
+    plays[plays["user_id"] != 3].to_parquet(workdir / "plays.pqt")      # somebody's own, which the splitter takes
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0
+    assert dataset.load(workdir).n_users == 2
+    log.write_text("\n".join(log.read_text().splitlines()[:-1]) + "\n")
+    assert say(get_plays, *ask)[0] == 0
+    with pytest.raises(WorkError, match="was split from other plays than those of .*1_train_test_split.py again"):
+        dataset.load(workdir)
+    assert say(splitter, "--protocol", "random", "--workdir", workdir)[0] == 0 and dataset.load(workdir).n_users == 3
+
+
 def test_plays_of_a_split_that_records_none_are_read(tmp_path, say):
     workdir = tmp_path / "w"
     assert say(get_plays, *brought("music4all", write_log(tmp_path / "log.tsv", ["ann", "bob"]), workdir))[0] == 0
