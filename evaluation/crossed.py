@@ -68,8 +68,8 @@ def layout(table):
 def half_width(squares, coefficients, freedom):
     """(half-width of the 95 % interval, degrees of freedom) of a mean whose variance is coefficients @ squares.
 
-    Satterthwaite's degrees of freedom, but at least 1: with a negative coefficient they fall, rightly, below the
-    smallest of their own, as a difference of mean squares is known less well than either.
+    Satterthwaite's degrees of freedom, but at least 1: with a negative coefficient they can fall below the smallest of
+    their own.
     """
     from scipy.special import stdtrit
     parts = coefficients * squares

@@ -12,8 +12,9 @@ user, and their component s2_seed / S, of the same layout on the values, is adde
 
 To that comes the true order of the rows, which is one more draw from all orders: if the vectors said nothing about
 their tracks, the value would be one more of the control's figures, and would lie as far from their mean as any of them.
-Its variance is the component of the permutations in the control, less that of the value's seeds, which is in it where
-each permutation is a training of its own; it is not divided by P (a prediction interval). Without it the vectors of a
+Its variance is the component of the permutations in the control, not divided by P (a prediction interval). Where each
+permutation is a training of its own, that has the spread of trainings in it, too: it then stands for the seed of a
+value that ran once, and makes the interval of one with several seeds somewhat wide. Without it the vectors of a
 generator of noise are worth something, or cost something, in a third to a half of all cases.
 
 The interval is d.. +- t(nu) sqrt(Var), with Satterthwaite's degrees of freedom nu for the sum of all mean squares.
@@ -82,32 +83,23 @@ def worth_of(value, control, paired=False):
         result.se_users = float(np.sqrt(of_users / users))
         result.se_permutations = float(np.sqrt(of_permutations / permutations))
         result.se_rest = float(np.sqrt(rest / each.size))
-    of_seeds, times = 0.0 if seeds is None else float(seeds.components()[1]), 0.0
-    if seeds is not None and not paired:
-        result.se_seeds, times = float(np.sqrt(of_seeds / value.shape[1])), 1 / value.shape[1]
     more = []                           # (layout, how often its component of columns counts)
+    if seeds is not None and not paired:
+        result.se_seeds = float(np.sqrt(seeds.components()[1] / value.shape[1]))
+        more += [(seeds, 1 / value.shape[1])]
     if permutations > 1:
         orders = layout(control)
-        draw = _beyond(float(orders.components()[1]), of_seeds)
-        result.se_draw = float(np.sqrt(draw))
-        if draw > 0:
-            times -= 1                  # of the seeds, which are in the control's component
-            if paired:
-                more += [(orders, 1.0)]
-            else:                       # the differences' own, as the value is one constant of each user
-                coefficients = coefficients + COLUMNS / users
-    if of_seeds > 0 and times:
-        more += [(seeds, times)]
+        result.se_draw = float(np.sqrt(orders.components()[1]))
+        if paired:
+            more += [(orders, 1.0)]
+        elif result.se_draw > 0:        # the differences' own, as the value is one constant of each user
+            coefficients = coefficients + COLUMNS / users
     for table, count in more:
-        squares, freedom = np.append(squares, table.squares), np.append(freedom, table.freedom)
-        coefficients = np.append(coefficients, count * COLUMNS / users)
+        if table.components()[1] > 0:
+            squares, freedom = np.append(squares, table.squares), np.append(freedom, table.freedom)
+            coefficients = np.append(coefficients, count * COLUMNS / users)
     result.half, result.freedom = half_width(squares, coefficients, freedom)
     return result
-
-
-def _beyond(orders, seeds):
-    """The variance of orders beyond that of seeds, 0 where it is smaller, or only the rounding of the difference."""
-    return orders - seeds if orders - seeds > 1e-9 * orders else 0.0
 
 
 def worth_of_means(value, control, paired=False):
@@ -129,13 +121,11 @@ def worth_of_means(value, control, paired=False):
     result.se_permutations = float(np.sqrt(squares[0] / sizes[0]))
     if len(columns) > 1:
         result.se_seeds = float(np.sqrt(squares[1] / sizes[1]))
-    own = [control, *([value] if len(value) > 1 else [])]
-    draw = _beyond(float(own[0].var(ddof=1)), sum(float(v.var(ddof=1)) for v in own[1:]))
-    result.se_draw = float(np.sqrt(draw))
-    if draw > 0 and not paired:             # the columns are those of the control, and of the value's seeds
-        shares = shares + np.array([1.0, -1.0])[:len(shares)]
-    elif draw > 0:
-        squares = np.append(squares, [v.var(ddof=1) for v in own])
-        shares, sizes = np.append(shares, [1.0, -1.0]), np.append(sizes, [len(v) for v in own])
+    result.se_draw = float(control.std(ddof=1))
+    if paired:
+        squares, sizes = np.append(squares, control.var(ddof=1)), np.append(sizes, float(len(control)))
+        shares = np.append(shares, 1.0)
+    else:                                   # the first column is the control
+        shares = shares + np.eye(len(shares))[0]
     result.half, result.freedom = half_width(squares, shares, sizes - 1)
     return result

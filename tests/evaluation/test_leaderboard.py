@@ -189,7 +189,7 @@ def test_the_control_is_the_mean_over_permutations_beside_the_value(tmp_path, sh
 
 
 def test_each_permutation_is_paired_with_the_seed_of_the_same_number(tmp_path):
-    """Value and control of a seed differ by 0.1 exactly, whatever the seeds do: paired, nothing is uncertain."""
+    """Value and control of a seed differ by 0.1 exactly, whatever the seeds do: paired, the differences do not vary."""
     rng = np.random.default_rng(0)
     for seed in (1, 2, 3):
         base = rng.random(4)
@@ -199,7 +199,8 @@ def test_each_permutation_is_paired_with_the_seed_of_the_same_number(tmp_path):
         make_run(tmp_path, "shallow", "mert", base, seed=seed + 10, shuffle=True)
     numbers, _ = tables(tmp_path)
     row, other = line(numbers, "Shallow Net", "mfcc"), line(numbers, "Shallow Net", "mert")
-    assert row.worth == pytest.approx(0.1) and row.half_worth == pytest.approx(0, abs=1e-9)   # rounding of 0.1
+    assert row.worth == pytest.approx(0.1) and row.se_users == pytest.approx(0, abs=1e-9)     # rounding of 0.1
+    assert row.se_permutations == pytest.approx(0, abs=1e-9) and row.se_draw >= 0             # that of the control alone
     assert other.worth == pytest.approx(0.1) and other.half_worth > 0.01 and other.se_seeds >= 0
 
 
