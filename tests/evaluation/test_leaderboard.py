@@ -189,7 +189,7 @@ def test_the_control_is_the_mean_over_permutations_beside_the_value(tmp_path, sh
 
 
 def test_each_permutation_is_paired_with_the_seed_of_the_same_number(tmp_path):
-    """Value and control of a seed differ by 0.1 exactly, whatever the seeds do: paired, the differences do not vary."""
+    """Value and control of a seed differ by 0.1 exactly, whatever the seeds do: paired, differences do not vary."""
     rng = np.random.default_rng(0)
     for seed in (1, 2, 3):
         base = rng.random(4)
