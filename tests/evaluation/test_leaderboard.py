@@ -200,7 +200,7 @@ def test_each_permutation_is_paired_with_the_seed_of_the_same_number(tmp_path):
     numbers, _ = tables(tmp_path)
     row, other = line(numbers, "Shallow Net", "mfcc"), line(numbers, "Shallow Net", "mert")
     assert row.worth == pytest.approx(0.1) and row.se_users == pytest.approx(0, abs=1e-9)     # rounding of 0.1
-    assert row.se_permutations == pytest.approx(0, abs=1e-9) and row.se_draw >= 0             # that of the control alone
+    assert row.se_permutations == pytest.approx(0, abs=1e-9) and row.se_draw >= 0    # of the control alone
     assert other.worth == pytest.approx(0.1) and other.half_worth > 0.01 and other.se_seeds >= 0
 
 
