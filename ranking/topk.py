@@ -140,17 +140,21 @@ def _product(vectors, matrix, out=None):
 
 def _hashes(matrix):
     """uint64 (n,) of the rows of a float32 (n, D); equal rows have equal ones, and hardly any others."""
-    bits = (np.ascontiguousarray(matrix) + np.float32(0)).view(np.uint32)   # -0.0 becomes 0.0
+    even = np.zeros((len(matrix), matrix.shape[1] + matrix.shape[1] % 2), np.float32)
+    np.add(matrix, np.float32(0), out=even[:, :matrix.shape[1]])       # -0.0 becomes 0.0
+    bits = even.view(np.uint64)                                        # two columns at once
     return bits @ (np.random.default_rng(0).integers(1 << 63, size=bits.shape[1], dtype=np.uint64) | np.uint64(1))
 
 
 def distinct_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows of float32 (n, D), in a fixed order, and for each row the index of its like."""
+    """Distinct rows of float32 (n, D), in a fixed order (their own where all are), and the place of each row's like."""
     matrix = np.ascontiguousarray(matrix) + np.float32(0)  # -0.0 becomes 0.0, so that equal rows have equal bytes
     if not len(matrix):
         return matrix, np.zeros(0, np.int64)
     bits = matrix.view(np.uint32)
     _, first, index = np.unique(_hashes(matrix), return_index=True, return_inverse=True)
+    if len(first) == len(matrix):
+        return matrix, np.arange(len(matrix))
     if not np.array_equal(bits, bits[first][index]):  # two rows share a hash
         rows = bits.view(np.dtype((np.void, 4 * bits.shape[1]))).ravel()
         _, first, index = np.unique(rows, return_index=True, return_inverse=True)
