@@ -12,8 +12,8 @@ stay together; of each segment with its own n - 1, as it may be small), V_perm t
 V_seeds that of the value over seeds of its own, divided by their number, where they are not those of the permutations.
 The true order of the rows is one more draw, as in evaluation/worth.py: the covariance of the control over permutations
 counts once more, undivided (with that of the seeds in it, where each permutation is a training). The spread of users
-within a permutation or seed is in all, which makes the test cautious (of worlds without a difference .4 to 6 % alarm at
-.05, most where orders and seeds are nearly all that varies). V has nu degrees of freedom, by Satterthwaite's formula
+within a permutation or seed is in all, which makes the test cautious (of worlds without a difference .3 to 5 % alarm at
+.05, with three permutations up to 7 %). V has nu degrees of freedom, by Satterthwaite's formula
 from the traces of the parts, so that W (nu - q + 1) / nu is compared with F(q, nu - q + 1), as Hotelling's T2 is. With
 one permutation, or one seed, there is no such part; tables test from three permutations on (profits.py).
 

@@ -14,8 +14,8 @@ To that comes the true order of the rows, which is one more draw from all orders
 their tracks, the value would be one more of the control's figures, and would lie as far from their mean as any of them.
 Its variance is the component of the permutations in the control, not divided by P (a prediction interval). Where each
 permutation is a training of its own, that has the spread of trainings in it, too: it then stands for the seed of a
-value that ran once, and makes the interval of one with several seeds somewhat wide. Without it the vectors of a
-generator of noise are worth something, or cost something, in a third to a half of all cases.
+value that ran once, and makes the interval of one with several seeds somewhat wide. Without it vectors of noise were
+worth something, or cost something, in 28 to 47 % of simulated worlds in which orders matter.
 
 The interval is d.. +- t(nu) sqrt(Var), with Satterthwaite's degrees of freedom nu for the sum of all mean squares.
 """

@@ -300,10 +300,8 @@ class Parser:
         self.log, self.integers, self.ids = log, integers, pa.array(listed, pa.string())
         line = header.decode("utf-8-sig", errors="replace").strip()
         if b"\0" in header or "\ufffd" in line:
-            raise WorkError(f"the log {log} is no UTF-8 text; unpack it (gz and bz2 are read as they are), or convert "
-                            "it, for example with iconv")
-        self.delimiter = "\t" if "\t" in line else ","
-        self.quoted = self.delimiter == ","
+            raise WorkError(f"the log {log} is no UTF-8 text; unpack it (gz, bz2 are read as they are) or convert it")
+        self.delimiter, self.quoted = ("\t", False) if "\t" in line else (",", True)
         self.names = [c.strip().strip('"') for c in quotes.cells_of(line, self.delimiter, self.quoted)]
         if not line:
             raise WorkError(f"the log {log} is empty, or its first line is; "

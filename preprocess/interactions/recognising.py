@@ -1,13 +1,14 @@
 """The form of a text log: what delimits its cells, whether its first line is a header, and how its lines end."""
 import csv
+import itertools
 import re
 
 from harness.errors import UsageError, WorkError
 from preprocess.interactions import quoting
 from preprocess.interactions.columns import compared, plain, role_of
 
-DELIMITERS = ("\t", "::", ";", ",", "|", " ")     # of two of a kind that cut into equally many cells the first counts
-KINDS = (("\t", "::"), (";", ","), ("|",), (" ",))    # from those that texts hold least
+KINDS = (("\t", "::"), (";", ","), ("|",), (" ",))    # delimiters, from those that texts hold least
+DELIMITERS = tuple(itertools.chain(*KINDS))           # of two that cut into equally many cells the first counts
 SAMPLE = 256 << 10        # bytes of a text that are looked at to recognise its form
 START = 64 << 10          # bytes of every further text of a log: its first line, and some rows below
 BLANKS = re.compile(rb"[ \t]+")
