@@ -66,7 +66,8 @@ def worth_of(value, control, paired=False):
     known = np.isfinite(value).all(axis=0) & np.isfinite(control).all(axis=0)
     value, control = value[:, known].T, control[:, known].T                            # (U, S), (U, P)
     users, permutations = control.shape
-    paired = paired and bool((value != value[:, :1]).any())      # equal values have no seeds to pair
+    if (value == value[:, :1]).all():        # nothing in it is random: one value, which has no seeds to pair
+        value, paired = value[:, :1], False
     each = (value if paired else value.mean(axis=1, keepdims=True)) - control          # (U, P)
     result = Worth(float(each.mean()) if users else np.nan, np.nan, NO_INTERVAL, users, permutations, paired)
     if users < 2:
@@ -109,7 +110,8 @@ def worth_of_means(value, control, paired=False):
     others and several.
     """
     value, control = np.asarray(value, np.float64), np.asarray(control, np.float64)
-    paired = paired and bool((value != value[0]).any())
+    if (value == value[0]).all():
+        value, paired = value[:1], False
     result = Worth(float(value.mean() - control.mean()), np.nan, PERMUTATIONS_ONLY, 0, len(control), paired)
     columns = [value - control] if paired else [control] + ([value] if len(value) > 1 else [])
     if len(control) < 2:

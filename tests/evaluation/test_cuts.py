@@ -210,3 +210,16 @@ def test_cuts_by_user_need_no_lists_and_are_those_of_the_lists(world, monkeypatc
         lists.unlink()
     table.main(argv)
     pd.testing.assert_frame_equal(pd.read_csv(path), of_lists, rtol=1e-12)
+
+
+def test_the_worth_by_segment_goes_with_its_controls(world, tmp_path):
+    workdir = shutil.copytree(world, tmp_path / "w")
+    argv = ["--workdir", str(workdir), "--metrics", "NDCG@10", "--by", "user-mainstream", "--parts", "test"]
+    table.main(argv)
+    path = workdir / "tables" / "worth_test_by_user_mainstream.csv"
+    assert path.exists()
+    for name, config in runs.find_runs(workdir):
+        if runs.is_shuffled(config["request"]):
+            shutil.rmtree(workdir / "runs" / name)
+    table.main(argv)
+    assert not path.exists()

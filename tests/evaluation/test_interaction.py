@@ -50,6 +50,18 @@ def test_users_who_all_have_one_difference_leave_the_permutations_to_test_with()
     assert found.freedom == 4 and 0 < found.p < 1
 
 
+def test_where_permutations_alone_vary_it_is_hotellings_test():
+    """Three segments of users who are all alike, six permutations: T2 with n - 1 degrees of freedom, by hand."""
+    rows = np.random.default_rng(21).normal(size=(6, 3)) + [0, 1, 2]
+    users = [np.arange(i * 9, i * 9 + 9) for i in range(3)]
+    found = interaction(users, [np.repeat(row[:, None], 9, 1) for row in rows.T])
+    contrasts = np.diff(rows, axis=1)                                                   # (6, 2)
+    mean, covariance = contrasts.mean(axis=0), np.cov(contrasts.T) * (1 + 1 / 6)
+    t2 = mean @ np.linalg.solve(covariance, mean)
+    assert found.freedom == pytest.approx(5)
+    assert found.p == pytest.approx(stats.f.sf(t2 * (5 - 2 + 1) / (5 * 2), 2, 5 - 2 + 1), rel=1e-9)
+
+
 def test_seeds_of_the_value_that_are_not_the_permutations_count_too():
     """Five seeds whose effect differs from segment to segment, ten permutations: false alarms as often as stated."""
     rng, alarms = np.random.default_rng(14), 0

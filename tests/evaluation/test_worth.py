@@ -176,3 +176,14 @@ def test_an_interval_over_users_alone_is_too_short_where_permutations_matter():
     """s2_b (1 + 1 / P) = .048 beside s2_a / U + s2_e (1 + 1 / P) / U = .0065: 1.96 sqrt(.0065 / .0545) = .68 sd."""
     _, over_users = coverage(200, 5, 1, (1, 0.2, 0.5, 0), False, seed=5)
     assert abs(over_users - 0.50) < 0.05
+
+
+@pytest.mark.numeric
+def test_equal_values_under_the_seeds_of_the_permutations_are_one_value():
+    """Runs without chance, repeated: pairing them would count the control's spread twice, as if it were two samples."""
+    control = np.random.default_rng(6).normal(size=(4, 12)) + np.arange(4)[:, None]
+    value = np.random.default_rng(7).normal(size=12)
+    assert worth_of(np.tile(value, (4, 1)), control, paired=True) == worth_of(value[None], control)
+    means = control.mean(axis=1)
+    repeated, once = worth_of_means([0.5] * 4, means, paired=True), worth_of_means([0.5], means)
+    assert (repeated.half, repeated.freedom) == (once.half, once.freedom)

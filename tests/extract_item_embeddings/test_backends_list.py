@@ -142,6 +142,8 @@ def test_published_names_and_wrong_words(sounds, tmp_path, weights):
                             (["mfcc --batch 0"], "--batch must be at least 1, not 0")):
         with pytest.raises(UsageError, match=re.escape(sentence)):
             several.main([*words, *common])
+    with pytest.raises(UsageError, match="two backends would write embeddings/mert-95m-layer1.npy"):
+        several.main([f"mert --size 95M --layer {layer} --weights {weights}" for layer in ("all", "1")] + common)
     with pytest.raises(SystemExit) as end:
         several.main(["mfcc --seconds 3", *common])
     assert end.value.code == 2
