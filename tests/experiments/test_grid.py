@@ -156,6 +156,8 @@ def test_extraction_comes_first_shard_by_shard(lines, tmp_path):
     assert got == [f"{extract} --shard 0/2", f"{extract} --shard 1/2",
                    f"python extract_item_embeddings/mfcc.py --merge --audio {tmp_path}",
                    "python preprocess/1_train_test_split.py --protocol random", "python knn.py mfcc"]
+    once, twice = (lines("--extract", *names, "--audio", str(tmp_path)) for names in (["mfcc"], ["mfcc", "mfcc"]))
+    assert len(once) == 1 and twice == once                 # a backend that is named twice is extracted once
     assert lines("--extract", "mfcc", "--audio", str(tmp_path), "--seconds", "10", "--overwrite") == [
         f"{extract} --seconds 10 --overwrite"]
 
